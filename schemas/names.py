@@ -1,0 +1,40 @@
+"""What names may look like. Each pattern is the whole rule: nothing else is checked anywhere."""
+
+import re
+from typing import Annotated, Final
+
+import msgspec
+
+PACKAGE_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}(?!\n)$"
+CHANNEL_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,31}(?!\n)$"
+DEVICE_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}(?!\n)$"
+PLATFORM_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,31}(?!\n)$"
+SHA256_PATTERN: Final = r"^[0-9a-f]{64}(?!\n)$"
+UUID7_PATTERN: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}(?!\n)$"
+KEY_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_.-]{0,62}(?!\n)$"
+SERVICE_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,31}(?!\n)$"
+
+# `(?!\n)$` rather than `$`: Python's `$` also matches before a last newline, and `\Z` is not known to
+# the regular expressions of JSON Schema, into which these patterns are exported.
+PackageName = Annotated[str, msgspec.Meta(pattern=PACKAGE_PATTERN, max_length=63)]
+ChannelName = Annotated[str, msgspec.Meta(pattern=CHANNEL_PATTERN, max_length=32)]
+DeviceId = Annotated[str, msgspec.Meta(pattern=DEVICE_PATTERN, max_length=63)]
+Platform = Annotated[str, msgspec.Meta(pattern=PLATFORM_PATTERN, max_length=32)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=SHA256_PATTERN, max_length=64)]
+Uuid7 = Annotated[str, msgspec.Meta(pattern=UUID7_PATTERN, max_length=36)]
+Key = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN, max_length=63)]
+ServiceName = Annotated[str, msgspec.Meta(pattern=SERVICE_PATTERN, max_length=32)]
+VersionText = Annotated[str, msgspec.Meta(min_length=5, max_length=256)]
+
+ANY_PLATFORM: Final = "any"
+"""The platform of packages that run everywhere."""
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether the whole of `text` has the form of `pattern`."""
+    return re.search(pattern, text) is not None
+
+
+def platform_fits(package_platform: str, device_platform: str) -> bool:
+    """Whether a package for `package_platform` may run on `device_platform` (e.g. `linux-aarch64`)."""
+    return package_platform in (ANY_PLATFORM, device_platform)
