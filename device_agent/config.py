@@ -1,0 +1,332 @@
+"""What the owner of a device says: `agent.toml` and flags, as one frozen, checked value.
+
+Flags go before the file, the file before the defaults. Whatever is wrong gives one line that names the
+file (or the flag) and the key. Nothing here is read from the network.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from schemas.errors import ContractError, OperatorError, one_line
+from schemas.messages import FactValue, TagValue
+from schemas.names import PACKAGE_PATTERN, ChannelName, DeviceId, Key, PackageName, matches
+from schemas.topics import DEFAULT_ROOT, Topics
+from transport.errors import SettingsError
+from transport.settings import LinkSettings
+
+DEFAULT_FILE: Final = Path("/etc/flotilla/agent.toml")
+DEFAULT_FOLDER: Final = Path("/var/lib/flotilla")
+DEFAULT_BROKER: Final = "mqtt://127.0.0.1:1883"
+EVERY_PACKAGE: Final = "*"
+MAX_FILE_BYTES: Final = 256 * 1024
+
+SettingValue = str | int | float | bool
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all parts of the configuration."""
+
+
+class BrokerAuth(Section, frozen=True, kw_only=True):
+    """How the agent shows the broker who it is. A password is only ever read from a file.
+
+    Attributes:
+        username: name the broker knows the device by.
+        password_file: file that holds its password in one line.
+        ca: PEM file of the authorities to trust instead of the system's; `mqtts://` only, as the next two.
+        cert: PEM certificate of the device.
+        key: its private key.
+    """
+
+    username: str | None = None
+    password_file: Path | None = None
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
+class DevicePolicy(Section, frozen=True, kw_only=True):
+    """What the owner wants done in the cases where there is a choice.
+
+    Attributes:
+        local_changes: what to do where installed files were changed on the device: refuse the update
+            (`abort`), lose the changes (`overwrite`), or keep a copy of them first (`keep-copy`).
+        link_install_path: whether a package's install path (e.g. `/opt/tacho`) is made a link to it.
+        install_paths: package to the install path to use instead of the package's own.
+    """
+
+    local_changes: Literal["abort", "overwrite", "keep-copy"] = "abort"
+    link_install_path: bool = True
+    install_paths: dict[PackageName, Path] = {}
+
+
+class AgentConfig(Section, frozen=True, kw_only=True):
+    """All of it. Every key of `agent.toml` has the same name here, and a flag of the same name.
+
+    Attributes:
+        id: the device's name in topics; from the host name where it is not given.
+        root: folder that holds everything the agent keeps.
+        broker: `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`.
+        channel: which releases the device follows.
+        packages: which packages it takes; `["*"]` means all of the channel.
+        repositories: base URLs that are tried before an announcement's.
+        trusted_root: file with the trusted root; read at the first start only.
+        topic_root: first levels of every topic.
+        broker_auth: see there.
+        tags: what rollouts may ask for, e.g. `site = "harbour"`.
+        facts: added to what the agent finds out by itself.
+        settings: package to the values that its templates and commands use.
+        policy: see there.
+    """
+
+    id: DeviceId
+    root: Path = DEFAULT_FOLDER
+    broker: str = DEFAULT_BROKER
+    channel: ChannelName = "stable"
+    packages: list[str] = msgspec.field(default_factory=lambda: [EVERY_PACKAGE])
+    repositories: list[str] = []
+    trusted_root: Path | None = None
+    topic_root: str = DEFAULT_ROOT
+    broker_auth: BrokerAuth = BrokerAuth()
+    tags: dict[Key, TagValue] = {}
+    facts: dict[Key, FactValue] = {}
+    settings: dict[PackageName, dict[Key, SettingValue]] = {}
+    policy: DevicePolicy = DevicePolicy()
+
+    @property
+    def named_packages(self) -> frozenset[str]:
+        """The packages that are named one by one."""
+        return frozenset(self.packages) - {EVERY_PACKAGE}
+
+    @property
+    def takes_every_package(self) -> bool:
+        """Whether any package of the channel is taken."""
+        return EVERY_PACKAGE in self.packages
+
+    def link_settings(self) -> LinkSettings:
+        """How to reach the broker. The client id is the device's, so that two agents with one id are noticed."""
+        auth = self.broker_auth
+        return LinkSettings(
+            url=self.broker,
+            client_id=self.id,
+            username=auth.username,
+            password_file=auth.password_file,
+            ca_file=auth.ca,
+            cert_file=auth.cert,
+            key_file=auth.key,
+            session_expiry_s=7 * 86_400,
+        )
+
+    def settings_of(self, package: str) -> dict[str, str]:
+        """A package's settings as text; true and false are spelt as in JSON."""
+        values = self.settings.get(package, {})
+        return {key: str(v).lower() if isinstance(v, bool) else str(v) for key, v in values.items()}
+
+
+class Flag(msgspec.Struct, frozen=True):
+    """A value from the command line and how the user wrote it, e.g. `--channel`."""
+
+    name: str
+    value: Any
+
+
+def load_config(file: Path | None, flags: Mapping[str, Flag], *, host_name: str) -> AgentConfig:
+    """The configuration from `file` (None: none) and flags.
+
+    Args:
+        file: must exist where it is given. Relative paths in it are relative to its folder.
+        flags: dotted key (`broker_auth.username`) to value; these go before the file's.
+        host_name: the device's id is made from it where neither says one.
+
+    Raises:
+        OperatorError: `config.bad` or `config.missing`, one line.
+    """
+    table = _read(file) if file is not None else {}
+    origin = _Origin(file, {key: flag.name for key, flag in flags.items()})
+    _refuse_unknown(table, AgentConfig, "", origin)
+    if file is not None:
+        _anchor_paths(table, file.resolve().parent)
+    for key, flag in flags.items():
+        _put(table, key.split("."), flag.value)
+    if "id" not in table:
+        table["id"] = device_id_from(host_name)
+    try:
+        config = msgspec.convert(table, AgentConfig, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise _translate(error, table, origin) from error
+    _check(config, origin)
+    return config
+
+
+def device_id_from(host_name: str) -> str:
+    """A device id made from a host name: its first label, lower case, other characters as `-`.
+
+    Raises:
+        OperatorError: `config.missing`; nothing usable is left, or every machine has that name.
+    """
+    label = host_name.partition(".")[0].lower()
+    text = "".join(c if c.isascii() and c.isalnum() else "-" for c in label).strip("-")[:63].rstrip("-")
+    if text in ("", "localhost"):
+        raise OperatorError(
+            "config.missing",
+            f"id: the host name {one_line(host_name)!r} does not tell devices apart; set id in agent.toml or give --id",
+        )
+    return text
+
+
+class _Origin:
+    """Says where a key's value came from."""
+
+    def __init__(self, file: Path | None, flags: Mapping[str, str]) -> None:
+        self._file = file
+        self._flags = flags
+
+    def of(self, key: str) -> str:
+        """`--channel`, or `agent.toml: channel`."""
+        for flag_key, name in self._flags.items():
+            if key == flag_key or key.startswith(flag_key + "."):
+                return name
+        return f"{self._file}: {key}" if self._file is not None else key
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise OperatorError(
+            "config.missing", f"{file}: no such file; `flotilla-agent install-service` writes one"
+        ) from error
+    except OSError as error:
+        raise OperatorError("config.bad", f"{file}: cannot be read: {error.strerror}") from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise OperatorError("config.bad", f"{file}: is over {MAX_FILE_BYTES} bytes")
+    try:
+        return tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise OperatorError("config.bad", f"{file}: is not TOML: {one_line(error)}") from error
+
+
+def _refuse_unknown(table: Mapping[str, Any], kind: type[Section], prefix: str, origin: _Origin) -> None:
+    fields = {f.name: f.type for f in msgspec.structs.fields(kind)}
+    for key, value in table.items():
+        where = prefix + key
+        if key not in fields:
+            raise OperatorError("config.bad", f"{origin.of(where)}: no such key{_near(key, fields)}")
+        part = fields[key]
+        if isinstance(part, type) and issubclass(part, Section) and isinstance(value, dict):
+            _refuse_unknown(value, part, f"{where}.", origin)
+
+
+def _near(key: str, known: Mapping[str, Any]) -> str:
+    import difflib  # noqa: PLC0415 - only a wrong key needs it
+
+    close = difflib.get_close_matches(key, known, n=2, cutoff=0.6)
+    if close:
+        return "; did you mean " + " or ".join(f"`{name}`" for name in close) + "?"
+    return "; known keys here: " + ", ".join(sorted(known))
+
+
+_PATH_KEYS: Final = (
+    ("root",),
+    ("trusted_root",),
+    ("broker_auth", "password_file"),
+    ("broker_auth", "ca"),
+    ("broker_auth", "cert"),
+    ("broker_auth", "key"),
+)
+
+
+def _anchor_paths(table: dict[str, Any], folder: Path) -> None:
+    for keys in _PATH_KEYS:
+        inner: Any = table
+        for key in keys[:-1]:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get(keys[-1]), str):
+            inner[keys[-1]] = str(folder / Path(inner[keys[-1]]).expanduser())
+
+
+def _put(table: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = table.get(key)
+        table[key] = dict(inner) if isinstance(inner, dict) else {}
+        table = table[key]
+    old = table.get(keys[-1])
+    # `--tag a=b` adds to the file's tags instead of dropping them
+    table[keys[-1]] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+
+
+def _path(kind: type[Any], value: Any) -> Any:
+    """msgspec knows no paths by itself."""
+    if kind is not Path:
+        raise NotImplementedError(kind)
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("Expected the path of a file or folder")
+    return Path(value).expanduser()
+
+
+def _translate(error: msgspec.ValidationError, table: Mapping[str, Any], origin: _Origin) -> OperatorError:
+    text, _, path = str(error).partition(" - at ")
+    key = path.strip("`").replace("key` in `", "").removeprefix("$").lstrip(".")
+    if "..." in key or "key` in" in path:
+        key = _culprit(table, key.replace("[...]", ""))
+    return OperatorError("config.bad", f"{origin.of(key)}: {one_line(text).replace(_NO_NEWLINE, '')}")
+
+
+_NO_NEWLINE: Final = repr(r"(?!\n)")[1:-1]
+"""What the contract's patterns need besides `$`; nobody wants to read it in a message."""
+
+
+def _culprit(table: Mapping[str, Any], section: str) -> str:
+    """The entry of a table with free keys that is wrong; msgspec says `[...]` there."""
+    fields = {f.name: f.type for f in msgspec.structs.fields(AgentConfig)}
+    kind: Any = fields.get(section, dict[PackageName, Path])
+    inner: Any = table
+    for key in section.split("."):
+        inner = inner[key]
+    for key, value in inner.items():
+        try:
+            msgspec.convert({key: value}, kind, dec_hook=_path)
+        except msgspec.ValidationError:
+            return f"{section}.{one_line(key)}"
+    return section
+
+
+def _check(config: AgentConfig, origin: _Origin) -> None:
+    """What types cannot say."""
+    for key, problem in (*_list_problems(config), *_broker_problems(config)):
+        raise OperatorError("config.bad", f"{origin.of(key)}: {one_line(problem)}")
+
+
+def _list_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
+    if not config.packages:
+        yield "packages", 'is empty; name packages, or write ["*"] for all'
+    for name in sorted(config.named_packages):
+        if not matches(PACKAGE_PATTERN, name):
+            yield "packages", f"{name!r} is not a package name (a-z, 0-9 and -) and not '*'"
+    for url in config.repositories:
+        if not url.startswith(("http://", "https://")) or not url.isprintable() or " " in url:
+            yield "repositories", f"{url!r} is not an http:// or https:// address"
+    for package, path in config.policy.install_paths.items():
+        if not path.is_absolute() or ".." in path.parts or path == Path("/"):
+            yield f"policy.install_paths.{package}", f"{str(path)!r} is not a plain absolute path"
+
+
+def _broker_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
+    try:
+        Topics(config.topic_root)
+    except ContractError as error:
+        yield "topic_root", str(error)
+    auth = config.broker_auth
+    if auth.password_file is not None and auth.username is None:
+        yield "broker_auth.password_file", "needs a username beside it"
+    if (auth.cert is None) != (auth.key is None):
+        yield "broker_auth.cert", "cert and key go together"
+    try:
+        config.link_settings().address()
+    except SettingsError as error:
+        yield "broker", str(error)
