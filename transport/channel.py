@@ -1,0 +1,320 @@
+"""paho-mqtt's callbacks turned into futures and a bounded inbox: everything between `Wire` and `Link`.
+
+All callbacks run on the event loop, inside paho's loop functions, and never raise into paho.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from .errors import LinkLost, PublishRefused, SubscribeRefused, TakenOver
+from .properties import Properties, properties
+from .wire import Wire
+
+__all__ = ["FAILURE", "Channel", "Greeting", "Message", "reason_text"]
+
+FAILURE: Final = 0x80  # reason codes from here on say no (MQTT 5, 2.4)
+_PROTOCOL_ERROR: Final = 0x82
+_KEEPALIVE: Final = 0x8D
+_TAKEN_OVER: Final = 0x8E
+_WITH_WILL: Final = 0x04
+_UNSPECIFIED: Final = 0x80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A message as it came in.
+
+    Attributes:
+        topic: where it was published.
+        payload: the bytes; empty for a retained message that was cleared.
+        retain: it is the topic's retained message, sent because of the subscription.
+        qos: 0 or 1; only 1 needs acknowledgement.
+        content_type: MQTT content type, if the publisher gave one.
+        expiry_s: seconds it would have lived on, if it expires.
+    """
+
+    topic: str
+    payload: bytes
+    retain: bool
+    qos: int
+    content_type: str | None
+    expiry_s: int | None
+    handle: tuple[int, int] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What the broker said in CONNACK."""
+
+    reason: ReasonCode
+    session_present: bool
+    properties: Properties
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    topic: str
+    payload: bytes
+    retain: bool
+    details: Properties | None
+    done: "asyncio.Future[None]"
+
+
+class Channel:
+    """One paho client, its callbacks, and what is under way on it.
+
+    Args:
+        client: made for this one connection, with manual acknowledgement, never connected before.
+        send_maximum: messages under way without PUBACK; further ones wait in order.
+        receive_maximum: messages taken in and not acknowledged; the broker was told so in CONNECT.
+    """
+
+    def __init__(self, client: Client, *, send_maximum: int, receive_maximum: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._client = client
+        self._receive_maximum = receive_maximum
+        self._waiting: deque[_Outgoing] = deque()
+        self._publishes: dict[int, _Outgoing] = {}
+        self._requests: dict[int, tuple[list[str], asyncio.Future[None]]] = {}
+        self._unacknowledged: set[int] = set()
+        self._arrived = asyncio.Event()
+        self.send_maximum = send_maximum
+        self.inbox: deque[Message] = deque()
+        self.dropped = 0
+        self.lost: LinkLost | None = None
+        self.ended = asyncio.Event()
+        self.greeting: asyncio.Future[Greeting] = loop.create_future()
+        self.wire = Wire(client, on_broken=self._broken)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
+
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool, content_type: str | None, expiry_s: int | None
+    ) -> "asyncio.Future[None]":
+        """Send at QoS 1, or queue in order while `send_maximum` are under way; done at PUBACK."""
+        details = _publish_properties(content_type, expiry_s)
+        outgoing = _Outgoing(topic, payload, retain, details, self._loop.create_future())
+        if self.lost is not None:
+            outgoing.done.set_exception(self.loss())
+        elif self._waiting or len(self._publishes) >= self.send_maximum:
+            self._waiting.append(outgoing)
+        else:
+            self._send(outgoing)
+        return outgoing.done
+
+    def subscribe(self, topics: list[str]) -> "asyncio.Future[None]":
+        """Ask for QoS 1 on all topics in one packet; done at SUBACK."""
+        options = SubscribeOptions(qos=1)
+        return self._request(topics, self._client.subscribe([(topic, options) for topic in topics]))
+
+    def unsubscribe(self, topics: list[str]) -> "asyncio.Future[None]":
+        """Done at UNSUBACK."""
+        return self._request(topics, self._client.unsubscribe(topics))
+
+    def acknowledge(self, message: Message) -> None:
+        """Send PUBACK; nothing for QoS 0 or when it was sent before.
+
+        Raises:
+            LinkLost: the connection is gone, or the message came on another one.
+        """
+        connection, mid = message.handle
+        if self.lost is not None:
+            raise self.loss()
+        if connection != id(self):
+            raise LinkLost(f"message on {message.topic}: came on an earlier connection, it will come again")
+        if message.qos > 0 and mid in self._unacknowledged:
+            self._unacknowledged.remove(mid)
+            self._client.ack(mid, message.qos)
+
+    async def arrival(self) -> None:
+        """Wait until the inbox holds a message or the connection is lost."""
+        if not self.inbox and self.lost is None:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def say_goodbye(self, *, with_will: bool) -> None:
+        """Queue DISCONNECT; `ended` is set once it has gone out."""
+        code = ReasonCode(PacketTypes.DISCONNECT, identifier=_WITH_WILL if with_will else 0)
+        self._client.disconnect(reasoncode=code)
+
+    def lose(self, lost: LinkLost) -> None:
+        """Everything that waits ends with this error; the first reason counts."""
+        if self.lost is not None:
+            return
+        self.lost = lost
+        self.ended.set()
+        self._arrived.set()
+        self.inbox.clear()
+        waiting = [out.done for out in (*self._publishes.values(), *self._waiting)]
+        waiting += [done for _, done in self._requests.values()]
+        for done in waiting:
+            if not done.done():
+                done.set_exception(self.loss())
+        self._waiting.clear()
+        self._publishes.clear()
+        self._requests.clear()
+        if not self.greeting.done():
+            self.greeting.set_exception(self.loss())
+
+    def loss(self) -> LinkLost:
+        """A new exception each time: one raised by several tasks would collect all their tracebacks."""
+        assert self.lost is not None  # noqa: S101 - callers have looked
+        return type(self.lost)(str(self.lost), reason_code=self.lost.reason_code)
+
+    def _send(self, outgoing: _Outgoing) -> None:
+        info = self._client.publish(
+            outgoing.topic, outgoing.payload, qos=1, retain=outgoing.retain, properties=outgoing.details
+        )
+        if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._publishes[info.mid] = outgoing
+        elif not outgoing.done.done():
+            outgoing.done.set_exception(LinkLost("the connection to the broker is closed"))
+
+    def _request(self, topics: list[str], sent: tuple[MQTTErrorCode, int | None]) -> "asyncio.Future[None]":
+        done: asyncio.Future[None] = self._loop.create_future()
+        rc, mid = sent
+        if self.lost is not None:
+            done.set_exception(self.loss())
+        elif rc != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
+            done.set_exception(LinkLost("the connection to the broker is closed"))
+        else:
+            self._requests[mid] = (topics, done)
+        return done
+
+    def _broken(self, line: str) -> None:
+        self.lose(LinkLost(line, reason_code=_PROTOCOL_ERROR))
+
+    def _on_connect(
+        self, _client: Client, _userdata: Any, flags: Any, reason: ReasonCode, details: Properties | None
+    ) -> None:
+        self.wire.count_packet()
+        if not self.greeting.done():
+            empty = properties(PacketTypes.CONNACK)
+            self.greeting.set_result(Greeting(reason, bool(flags.session_present), details or empty))
+
+    def _on_disconnect(
+        self, _client: Client, _userdata: Any, flags: Any, reason: ReasonCode, details: Properties | None
+    ) -> None:
+        code = int(reason.value)
+        if flags.is_disconnect_packet_from_server:
+            text = f"the broker closed the connection: {reason_text(reason, details)}"
+        elif code == _KEEPALIVE:
+            text = "the broker gave no sign of life for the keep-alive time"
+        elif code == _PROTOCOL_ERROR:
+            text = "the broker sent something that isn't MQTT 5"
+        elif code >= FAILURE:
+            text = "the connection to the broker broke"
+        else:
+            text = "disconnected"
+        if code == _TAKEN_OVER:
+            taken = "another connection uses the same client id, and the broker closed this one for it"
+            self.lose(TakenOver(taken, reason_code=code))
+        else:
+            self.lose(LinkLost(text, reason_code=code))
+
+    def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
+        self.wire.count_packet()
+        if message.qos == 0 and len(self.inbox) >= self._receive_maximum:
+            self.dropped += 1  # QoS 0 may be lost by definition, and nothing else bounds it
+            return
+        if message.qos > 0:
+            if len(self._unacknowledged) >= self._receive_maximum and message.mid not in self._unacknowledged:
+                self._broken("the broker sent more messages than the receive maximum allows")
+                self.wire.close()
+                return
+            self._unacknowledged.add(message.mid)
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            self.dropped += 1  # not ours, and it would come again for ever
+            self._unacknowledged.discard(message.mid)
+            self._client.ack(message.mid, message.qos)
+            return
+        details = message.properties
+        self.inbox.append(
+            Message(
+                topic=topic,
+                payload=bytes(message.payload),
+                retain=bool(message.retain),
+                qos=message.qos,
+                content_type=getattr(details, "ContentType", None),
+                expiry_s=getattr(details, "MessageExpiryInterval", None),
+                handle=(id(self), message.mid),
+            )
+        )
+        self._arrived.set()
+
+    def _on_publish(
+        self, _client: Client, _userdata: Any, mid: int, reason: ReasonCode, details: Properties | None
+    ) -> None:
+        self.wire.count_packet()
+        outgoing = self._publishes.pop(mid, None)
+        if outgoing is not None and not outgoing.done.done():
+            code = int(reason.value)
+            if code >= FAILURE:
+                line = f"message on {outgoing.topic}: refused by the broker: {reason_text(reason, details)}"
+                outgoing.done.set_exception(PublishRefused(line, topic=outgoing.topic, reason_code=code))
+            else:
+                outgoing.done.set_result(None)
+        while self._waiting and len(self._publishes) < self.send_maximum:
+            following = self._waiting.popleft()
+            if not following.done.done():  # its caller may have given up
+                self._send(following)
+
+    def _on_subscribe(
+        self, _client: Client, _userdata: Any, mid: int, reasons: Any, details: Properties | None
+    ) -> None:
+        self._answer(mid, reasons, details, least=1, action="subscription to")
+
+    def _on_unsubscribe(
+        self, _client: Client, _userdata: Any, mid: int, reasons: Any, details: Properties | None
+    ) -> None:
+        self._answer(mid, reasons, details, least=0, action="end of subscription to")
+
+    def _answer(
+        self, mid: int, reasons: list[ReasonCode], details: Properties | None, *, least: int, action: str
+    ) -> None:
+        self.wire.count_packet()
+        topics, done = self._requests.pop(mid, ([], None))
+        if done is None or done.done():
+            return
+        for topic, reason in zip(topics, reasons, strict=False):
+            code = int(reason.value)
+            if code >= FAILURE or code < least:
+                line = f"{action} {topic}: refused by the broker: {reason_text(reason, details)}"
+                done.set_exception(SubscribeRefused(line, topic=topic, reason_code=code))
+                return
+        if len(reasons) != len(topics):
+            line = f"{action} {topics[0]}: the broker answered {len(reasons)} of {len(topics)} topics"
+            done.set_exception(SubscribeRefused(line, topic=topics[0], reason_code=_UNSPECIFIED))
+        else:
+            done.set_result(None)
+
+
+def reason_text(reason: ReasonCode, details: Properties | None) -> str:
+    """The reason's name in MQTT 5, its number, and the broker's own words if there are any."""
+    words = getattr(details, "ReasonString", None)
+    text = f"{reason.getName()} (0x{int(reason.value):02X})"
+    return f"{text}, {words[:200]!r}" if isinstance(words, str) and words else text
+
+
+@lru_cache(maxsize=64)
+def _publish_properties(content_type: str | None, expiry_s: int | None) -> Properties | None:
+    # Making one costs more than sending one, and a sender uses only a few.
+    if content_type is None and expiry_s is None:
+        return None
+    return properties(PacketTypes.PUBLISH, ContentType=content_type, MessageExpiryInterval=expiry_s)
