@@ -25,6 +25,7 @@ Mode = Annotated[int, msgspec.Meta(ge=0, le=0o777)]
 Limit = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 Argument = Annotated[str, msgspec.Meta(max_length=4096)]
 Arguments = Annotated[list[Argument], msgspec.Meta(min_length=1, max_length=128)]
+Status = Annotated[int, msgspec.Meta(ge=100, le=599)]
 RangeText = Annotated[str, msgspec.Meta(max_length=512)]
 
 
@@ -116,9 +117,7 @@ class HttpCheck(Part, frozen=True, kw_only=True, tag="http", tag_field="type"):
     """Healthy when a GET answers with one of `status` and, where given, a body that holds `contains`."""
 
     url: Annotated[str, msgspec.Meta(pattern=r"^https?://", max_length=2048)]
-    status: Annotated[list[Annotated[int, msgspec.Meta(ge=100, le=599)]], msgspec.Meta(min_length=1, max_length=20)] = [
-        200
-    ]
+    status: Annotated[tuple[Status, ...], msgspec.Meta(min_length=1, max_length=20)] = (200,)
     contains: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
     timeout_s: Limit = 5
 
