@@ -46,7 +46,7 @@ def decode(payload: bytes, kind: type[M]) -> M:
     try:
         head = msgspec.json.decode(payload, type=_Head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ContractError("message.json", f"{kind.__name__}: {one_line(error)}") from error
+        raise ContractError("message.json", f"{kind.__name__}: {_line(error)}") from error
     if head.schema > SCHEMA:
         raise ContractError(
             "message.schema",
@@ -55,9 +55,14 @@ def decode(payload: bytes, kind: type[M]) -> M:
     try:
         return msgspec.json.decode(payload, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ContractError("message.json", f"{kind.__name__}: {one_line(error)}") from error
+        raise ContractError("message.json", f"{kind.__name__}: {_line(error)}") from error
 
 
 def decode_retained(payload: bytes, kind: type[M]) -> M | None:
     """As `decode`; None for a tombstone (an empty payload clears a retained topic)."""
     return decode(payload, kind) if payload else None
+
+
+def _line(error: Exception) -> str:
+    # the guard against a trailing newline is noise to a person (see schemas.names)
+    return one_line(error).replace(r"(?!\\n)", "")

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Sets up what `make demo` and `make test` need, and only what is missing:
+#   .ci/setup.sh venv        .venv with every package of requirements.lock, by hash, and this project in it
+#   .ci/setup.sh mosquitto   the MQTT broker
+# System packages are installed through apt or brew only by root or where sudo asks for no password, and
+# never with FLOTILLA_NO_INSTALL=1; otherwise one line says what to install.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# install WHAT APT-PACKAGES BREW-PACKAGES
+install() {
+    local what=$1 apt=$2 brew=$3
+    if [ "${FLOTILLA_NO_INSTALL:-}" != 1 ]; then
+        if command -v apt-get >/dev/null 2>&1; then
+            local as=""
+            [ "$(id -u)" -eq 0 ] || as="sudo -n"
+            if [ -z "$as" ] || $as true 2>/dev/null; then
+                say "installing $apt"
+                # shellcheck disable=SC2086 # a list of package names, and an optional sudo
+                { $as apt-get update -qq && $as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $apt; } \
+                    >/dev/null 2>&1 && return 0
+                die "apt-get could not install $apt; run: sudo apt-get install $apt"
+            fi
+            die "$what is missing; run: sudo apt-get install $apt"
+        elif command -v brew >/dev/null 2>&1; then
+            say "installing $brew"
+            # shellcheck disable=SC2086
+            brew install --quiet $brew >/dev/null && return 0
+            die "brew could not install $brew; run: brew install $brew"
+        fi
+    fi
+    die "$what is missing; install it: apt-get install $apt, or brew install $brew"
+}
+
+find_python() {
+    local name
+    for name in python3 python3.13 python3.12 python3.11 python3.14; do
+        if command -v "$name" >/dev/null 2>&1 && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$name"
+            return 0
+        fi
+    done
+    return 1
+}
+
+setup_venv() {
+    local python stamp
+    stamp=.venv/flotilla-$(cat requirements.lock pyproject.toml .ci/setup.sh | cksum | tr ' ' -)
+    [ -e "$stamp" ] && return 0
+    python=$(find_python) || die "Python 3.11 or later is missing; run: sudo apt-get install python3 python3-venv, or brew install python"
+    if [ ! -x .venv/bin/python ]; then
+        "$python" -c 'import ensurepip, venv' 2>/dev/null || install "Python's venv module" python3-venv python
+        say "making .venv with $("$python" --version)"
+        "$python" -m venv .venv
+    fi
+    say "installing the packages of requirements.lock (once; takes up to a minute)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+    rm -f .venv/flotilla-*
+    touch "$stamp"
+}
+
+setup_mosquitto() {
+    local folder
+    command -v mosquitto >/dev/null 2>&1 && return 0
+    for folder in /usr/sbin /usr/local/sbin /opt/homebrew/sbin; do
+        [ -x "$folder/mosquitto" ] && return 0
+    done
+    install "the MQTT broker Mosquitto" mosquitto mosquitto
+}
+
+for part in "$@"; do
+    case "$part" in
+        venv) setup_venv ;;
+        mosquitto) setup_mosquitto ;;
+        *) die "unknown part '$part'; there are: venv mosquitto" ;;
+    esac
+done

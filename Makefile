@@ -1,0 +1,39 @@
+# `make demo` and `make test` set up all that they need. `make help` lists the rest.
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo test lint types format contract bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## .venv from the hash-pinned lock, and Mosquitto where it is missing
+	@.ci/setup.sh venv mosquitto
+
+demo: setup ## a broker, a controller and six agents: publish, update, break, roll back
+	@$(BIN)/flotilla demo
+
+test: setup ## all tests, against a real Mosquitto
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: setup ## ruff: rules and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
+
+types: setup ## mypy, strict
+	@$(BIN)/mypy
+
+format: setup ## lay the code out
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix-only .
+
+contract: setup ## write docs/contract/ and the life-cycle diagram anew from the code
+	@$(BIN)/python -m tests.contract_documents
+
+bench: setup ## every benchmark: prints tables, states the machine
+	@for file in benchmarks/bench_*.py; do $(BIN)/python "$$file" || exit 1; done
+
+lock: setup ## pin every package anew, by hash
+	@$(BIN)/uv pip compile pyproject.toml --extra controller --group dev --universal --generate-hashes \
+		--no-header --no-annotate --quiet --upgrade -o requirements.lock
+
+clean: ## everything that the commands above made
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
