@@ -1,0 +1,180 @@
+"""What the update engine keeps and is asked for, as frozen values."""
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from schemas.messages import ErrorReport, FactValue, Phase
+
+
+class Origin(StrEnum):
+    """Who wants an update."""
+
+    ANNOUNCEMENT = "announcement"
+    FILE = "file"
+    ROLLBACK = "rollback"
+    """The operator asked for the previous release."""
+    REVERT = "revert"
+    """The rollout was reverted."""
+
+
+class UpdateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish to install a release, after targeting and windows were decided on.
+
+    Attributes:
+        package: its name.
+        version: SemVer text.
+        rollout: the announcement's; None for a local installation.
+        origin: who wants it.
+        repository: base URLs in order, or the absolute path of one exported file; given to the source factory.
+        allow_downgrade: whether it may be older than what is installed.
+        retries: how often to try again after a failure that may pass.
+        not_before: the update is deferred until then.
+        deadline: it is rejected (`conflict.deadline`) where it could not start by then.
+        reason: one word for people why it is deferred, e.g. `jitter`, `window`, `not_before`.
+    """
+
+    package: str
+    version: str
+    rollout: str | None = None
+    origin: Origin = Origin.ANNOUNCEMENT
+    repository: list[str] = []
+    allow_downgrade: bool = False
+    retries: int = 3
+    not_before: datetime | None = None
+    deadline: datetime | None = None
+    reason: str = ""
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that is on the device. `manifest` is the sha256 of its plain manifest."""
+
+    version: str
+    manifest: str
+    rollout: str | None = None
+    installed_at: datetime
+
+
+class Install(msgspec.Struct, frozen=True, kw_only=True):
+    """What the device runs of a package, and what it can go back to."""
+
+    package: str
+    current: Release
+    previous: Release | None = None
+
+
+class Update(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the journal.
+
+    Attributes:
+        id: UUIDv7.
+        request: what was asked for.
+        phase: None where the journal holds one that this agent does not know.
+        attempt: 1, and one more for each try after a failure that passed.
+        manifest: sha256 of the release's plain manifest, once it is known.
+        before: what was installed when work began; what a rollback goes back to.
+        not_before: when a deferred update is due.
+        restarts: agent starts in a watched phase since it last was well for a while.
+        switch_begun: written before the first thing is changed; a failure from then on is undone.
+        probation_done_s: healthy time so far. Counted with the monotonic clock and only while the agent
+            runs, so a wrong time of day neither shortens nor lengthens a probation.
+        error: why it is rolled back or ended badly.
+    """
+
+    id: str
+    request: UpdateRequest
+    phase: Phase | None
+    attempt: int = 1
+    created_at: datetime
+    changed_at: datetime
+    manifest: str | None = None
+    before: Install | None = None
+    not_before: datetime | None = None
+    restarts: int = 0
+    switch_begun: bool = False
+    probation_done_s: float = 0.0
+    error: ErrorReport | None = None
+
+    @property
+    def package(self) -> str:
+        """The package's name."""
+        return self.request.package
+
+    @property
+    def version(self) -> str:
+        """The version that is to be installed (or left, by a rollback or revert)."""
+        return self.request.version
+
+    @property
+    def rollout(self) -> str | None:
+        """The rollout's id."""
+        return self.request.rollout
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether the wish is to leave `version` rather than to get it."""
+        return self.request.origin in (Origin.ROLLBACK, Origin.REVERT)
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """How a rollout's release ended here, so that hearing of it again changes nothing."""
+
+    phase: Phase
+    code: str | None = None
+
+
+class Answer(StrEnum):
+    """What `UpdateManager.submit` made of a request."""
+
+    ACCEPTED = "accepted"
+    DEFERRED = "deferred"
+    REJECTED = "rejected"
+    UNDER_WAY = "under way"
+    INSTALLED = "installed"
+    GIVEN_UP = "given up"
+    """It ended badly before; `retry`, a newer release or another rollout would be tried."""
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer, and the update it is about where there is one."""
+
+    answer: Answer
+    update: str | None = None
+
+
+class Cancelled(StrEnum):
+    """What `UpdateManager.cancel` could do."""
+
+    CANCELLED = "cancelled"
+    TOO_LATE = "too late"
+    """The switch has begun; `rollback` undoes it."""
+    NOTHING = "nothing"
+
+
+class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """What a release is checked against and configured from; asked for anew with each update.
+
+    Attributes:
+        device: its id.
+        platform: e.g. `linux-aarch64`.
+        agent_version: the agent's own.
+        facts: as in Reported; `model` is what `requires.hardware` is matched with.
+        tags: as in Reported.
+        settings: package to setting to value.
+    """
+
+    device: str
+    platform: str
+    agent_version: str
+    facts: dict[str, FactValue] = {}
+    tags: dict[str, str] = {}
+    settings: dict[str, dict[str, str]] = {}
+
+
+class LocalChanges(StrEnum):
+    """What to do where installed files were changed on the device."""
+
+    ABORT = "abort"
+    OVERWRITE = "overwrite"
+    KEEP_COPY = "keep-copy"
