@@ -299,6 +299,7 @@ def _names_prerelease_of(key: PrecedenceKey, alternative: _Alternative) -> bool:
 def _what_is_wrong(term: str) -> str:
     """One line on a word that cannot be read; the hints are for what people write most often."""
     hints = (
+        (not term.isascii(), "a character that is not ASCII"),
         ("," in term, "a comma; write a blank between comparators, as in >=1 <3"),
         ("|" in term, "a single |; alternatives are joined by ||"),
         (term.startswith("!"), "a 'not', which ranges do not know; write <1.2.3 || >1.2.3 instead"),
