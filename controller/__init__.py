@@ -1,0 +1,1 @@
+"""The controller: builds, stores and announces releases, and keeps the books on the fleet."""

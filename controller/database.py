@@ -1,0 +1,187 @@
+"""The controller's database: one engine for all stores, upgraded when it is opened.
+
+SQLite is the default (WAL, every commit on the disk before it is reported); any other database that
+SQLAlchemy and Alembic know works by URL, PostgreSQL is the one meant. Tables are declared on `metadata`
+beside the code that uses them and created by the revisions in `controller/migrations/`.
+
+Use `reading` and `writing` rather than the engine itself: on SQLite a transaction that means to write has
+to say so when it begins, because one that finds out later fails at once instead of waiting its turn.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import URL, BigInteger, Connection, Engine, Integer, MetaData, create_engine, event, make_url, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from schemas.errors import OperatorError, one_line
+
+__all__ = ["RowId", "from_db", "metadata", "open_database", "reading", "sqlite_url", "to_db", "utc_now", "writing"]
+
+BUSY_TIMEOUT_S: Final = 30
+"""How long a transaction waits for another process's before it gives up."""
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_UPGRADE_LOCK_KEY: Final = 0x666C6F74  # any number that other users of the same PostgreSQL do not take
+_READ_ONLY: Final = "flotilla_read_only"
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+"""All tables of the controller. Constraint names are fixed, so that later revisions can name them."""
+
+RowId: Final = BigInteger().with_variant(Integer(), "sqlite")
+"""Type of a primary key that the database numbers; only an INTEGER key numbers itself in SQLite."""
+
+_upgrading: Final = threading.Lock()  # Alembic keeps the connection at work in module globals
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file."""
+    return URL.create("sqlite+pysqlite", database=str(path)).render_as_string(hide_password=False)
+
+
+def utc_now() -> datetime:
+    """The present moment, with its time zone."""
+    return datetime.now(UTC)
+
+
+def to_db(moment: datetime) -> int:
+    """Microseconds since 1970 UTC: the same in every database, and sorted as the moments are."""
+    if moment.tzinfo is None:
+        raise ValueError("a moment without a time zone")
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_db(value: int) -> datetime:
+    """The moment that `to_db` wrote, in UTC."""
+    return _EPOCH + value * _MICROSECOND
+
+
+def open_database(url: str) -> Engine:
+    """Open the database, making it or upgrading it to this version's tables first.
+
+    Several processes may do this at once: one upgrades, the others wait for it.
+
+    Args:
+        url: a SQLAlchemy URL, see `sqlite_url`. SQLite must be a file, as every thread has a connection of its own.
+
+    Raises:
+        OperatorError: `config.bad` for a URL that cannot be used, `config.missing` for a driver that is not
+            installed, `data.bad` for a database that cannot be opened or was written by a newer version.
+    """
+    engine = _make_engine(url)
+    shown = _shown(engine.url)
+    try:
+        with _upgrading, writing(engine) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK_KEY})
+            _upgrade(connection)
+    except CommandError as error:
+        engine.dispose()
+        raise OperatorError(
+            "data.bad", f"database {shown}: {one_line(error)}; it was written by a newer Flotilla, update this one"
+        ) from error
+    except (DBAPIError, sqlite3.Error) as error:
+        engine.dispose()
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise OperatorError("data.bad", f"database {shown} cannot be opened: {one_line(reason)}") from error
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may write; committed at the end of the block, rolled back by an exception.
+
+    On SQLite it is the only one of its kind from the beginning of the block on, so keep it short.
+    """
+    with engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that only reads: it sees one state of the database and waits for nobody."""
+    with engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
+        yield connection
+
+
+def _make_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_pre_ping=True)
+        if not parsed.database or parsed.database == ":memory:":
+            raise OperatorError("config.bad", f"database URL {_shown(parsed)} names no file")
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise OperatorError("config.bad", f"database URL cannot be used: {one_line(error)}") from error
+    except ModuleNotFoundError as error:
+        raise OperatorError(
+            "config.missing", f"the database needs the Python module {error.name!r}; install it beside Flotilla"
+        ) from error
+    event.listen(engine, "connect", _on_sqlite_connect)
+    event.listen(engine, "begin", _on_sqlite_begin)
+    return engine
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _on_sqlite_connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    # None: the driver begins no transactions of its own, `_on_sqlite_begin` does.
+    sqlite: Any = dbapi_connection
+    sqlite.isolation_level = None
+    cursor = sqlite.cursor()
+    try:
+        _set_wal(cursor)
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+    finally:
+        cursor.close()
+
+
+def _set_wal(cursor: sqlite3.Cursor) -> None:
+    """Switch to write-ahead logging; of two processes that do so at once, SQLite lets one fail without waiting."""
+    give_up = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _shown(url: URL) -> str:
+    return one_line(url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True))

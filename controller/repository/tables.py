@@ -1,0 +1,82 @@
+"""The index's tables. What devices trust is the signed metadata in the folder; this is for finding things."""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from controller.database import RowId, metadata
+
+ADDING: Final = "adding"
+STORED: Final = "stored"
+DELETING: Final = "deleting"
+DELETED: Final = "deleted"
+"""A row says what is about to happen before the signed metadata is changed, and what has happened after.
+
+So whoever finds `adding` or `deleting` knows from the metadata whether it did happen. Deleted rows stay: a
+version that was published once never comes back with other content.
+"""
+
+releases: Final = Table(
+    "releases",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("package", String(63), nullable=False),
+    Column("version", String(256), nullable=False),
+    # Sorts, byte by byte, as SemVer orders versions; see controller.repository.ordering.
+    Column("version_key", LargeBinary, nullable=False),
+    Column("platform", String(32), nullable=False),
+    Column("manifest", String(64), nullable=False),  # sha256 of the plain manifest: the release's identity
+    Column("target", String(64), nullable=False),  # sha256 of the packed manifest: its name in targets/
+    Column("description", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("packed", BigInteger, nullable=False),
+    Column("files", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger, nullable=True),
+    Column("state", String(16), nullable=False),
+    UniqueConstraint("package", "version", "platform"),
+    CheckConstraint("state IN ('adding', 'stored', 'deleting', 'deleted')", name="state"),
+    Index(None, "package", "version_key"),
+    Index(None, "created_at"),
+    Index(None, "state"),
+)
+
+release_tags: Final = Table(
+    "release_tags",
+    metadata,
+    Column("release_id", RowId, ForeignKey("releases.id", ondelete="CASCADE"), primary_key=True),
+    Column("tag", String(64), primary_key=True),
+    Index(None, "tag"),
+)
+
+channels: Final = Table(
+    "channels",
+    metadata,
+    Column("package", String(63), primary_key=True),
+    Column("channel", String(32), primary_key=True),
+    Column("version", String(256), nullable=False),
+    Column("set_at", BigInteger, nullable=False),
+    Index(None, "channel"),
+)
+
+channel_history: Final = Table(
+    "channel_history",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("package", String(63), nullable=False),
+    Column("channel", String(32), nullable=False),
+    Column("version", String(256), nullable=True),  # null: the channel was taken back
+    Column("set_at", BigInteger, nullable=False),
+    Index(None, "package", "channel"),
+)
