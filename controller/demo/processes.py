@@ -1,0 +1,103 @@
+"""The demo's processes: each in a group of its own, its output kept in a file, none left behind."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from schemas.errors import OperatorError, one_line
+
+STOP_SECONDS = 10.0
+
+
+class Processes:
+    """Starts processes and ends them all; a context manager.
+
+    Args:
+        logs: folder for one log file a process.
+    """
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "Processes":
+        self._logs.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, name: str, command: Sequence[str]) -> None:
+        """Start `command`; its output goes to `{name}.log`."""
+        with (self._logs / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def check(self) -> None:
+        """Raise `OperatorError` (`service.crashed`) where a process has ended, with its last line."""
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                raise OperatorError(
+                    "service.crashed",
+                    f"{name} ended with status {process.returncode}: {one_line(self.last_line(name))}"
+                    f" (all of it: {self._logs / name}.log)",
+                )
+
+    def last_line(self, name: str) -> str:
+        """The last line that a process printed, or that it printed none."""
+        with (self._logs / f"{name}.log").open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(0, size - 4096))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it printed nothing"
+
+    def stop(self) -> None:
+        """End all processes, the last started first: SIGTERM, and SIGKILL for whom it takes too long."""
+        running = list(reversed(self._running.values()))
+        for process in running:
+            _signal_group(process, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal_group(process, signal.SIGKILL)
+                process.wait(STOP_SECONDS)
+        self._running.clear()
+
+
+def program(name: str) -> str:
+    """A command of this installation, beside the running interpreter.
+
+    Raises `OperatorError` (`config.missing`) where it is not installed.
+    """
+    path = Path(sys.executable).with_name(name)
+    if not path.is_file():
+        raise OperatorError(
+            "config.missing", f"{name} is not installed beside {sys.executable}; install flotilla-ota there"
+        )
+    return str(path)
+
+
+def free_ports(count: int) -> list[int]:
+    """As many loopback ports as asked for, different ones, free at this moment."""
+    with contextlib.ExitStack() as held:
+        ports = []
+        for _ in range(count):
+            listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            listener.bind(("127.0.0.1", 0))
+            ports.append(int(listener.getsockname()[1]))
+    return ports
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
