@@ -1,0 +1,56 @@
+"""Tables of the rollouts: what was asked for, how far each device is, and what each topic announces."""
+
+from typing import Final
+
+from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, Text
+
+from controller.database import metadata
+
+rollouts: Final = Table(
+    "rollouts",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("package", String(63), nullable=False),
+    Column("version", String(256), nullable=False),
+    Column("channel", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("targets", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("repository", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Index(None, "channel", "package"),
+)
+
+rollout_devices: Final = Table(
+    "rollout_devices",
+    metadata,
+    Column("rollout", String(36), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    # The device's last word about this rollout; empty for one that has said nothing.
+    Column("life", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("update_id", String(36)),
+    Column("attempt", Integer),
+    Column("from_version", String(256)),
+    Column("phase", String(16)),
+    Column("at", BigInteger),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("bytes_done", BigInteger),
+    Column("bytes_total", BigInteger),
+    Column("verdict", String(16)),  # the engine's; empty until it has looked
+    Index(None, "rollout", "verdict"),
+)
+
+announcements: Final = Table(
+    "announcements",
+    metadata,
+    Column("channel", String(32), primary_key=True),
+    Column("package", String(63), primary_key=True),
+    Column("rollout", String(36), nullable=False),
+    Column("revision", BigInteger, nullable=False),  # of the topic: grows across rollouts, for ever
+    Column("payload", Text),  # empty: the topic is cleared
+    Column("changed_at", BigInteger, nullable=False),
+    Column("published_revision", BigInteger, nullable=False),
+)
