@@ -5,61 +5,93 @@ methods block (use `threads.in_thread`) and may be called from any thread; one p
 (`conflict.busy` tells a second one), any number may read with `read_only=True`.
 """
 
-from collections.abc import Callable, Sequence
+import sqlite3
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
+import msgspec
+
+from device_agent import lifecycle
 from device_agent.lifecycle import Outcome
+from device_agent.outbox import KeptEvent, Outbox
+from device_agent.reports import detail as clean_detail
 from device_agent.updates import Install, Update, UpdateRequest, Verdict
-from schemas.messages import ErrorReport, InstalledPackage, Progress
+from schemas.messages import LAST_WORDS, ErrorReport, InstalledPackage, Phase, Progress, UpdateEvent
 
-DATABASE: Final = "agent.db"
-MAX_EVENTS: Final = 10_000
-"""Events kept for `replay`. Beyond it the oldest that the broker has confirmed go first; then, because a
-disk is finite, the oldest at all. That is about a thousand updates without a controller ever answering."""
+__all__ = ["Journal", "KeptEvent"]
+
 MAX_UPDATES: Final = 500
 """Ended updates kept; verdicts outlive them."""
+MAX_VERDICTS: Final = 2000
+
+_GOING_BACK: Final = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK})
+_FORGIVEN: Final = frozenset({"conflict.superseded", "conflict.halted", "conflict.deadline"})
+"""Ends that say nothing about the release: hearing of it again is a new wish."""
+
+_update_body = msgspec.json.Decoder(Update)
+_install_body = msgspec.json.Decoder(Install)
 
 
-class KeptEvent:
-    """One event of the outbox: its `seq` and the payload exactly as it is to be published."""
+class Journal(Outbox):
+    """Updates, installs, verdicts, and with them the outbox. See the module."""
 
-    seq: int
-    payload: bytes
-
-
-class Journal:
-    """Updates, installs, the outbox, counters and notes. See the module."""
-
-    def __init__(self, root: Path, *, device: str, boot_id: str, read_only: bool = False) -> None:
+    def __init__(self, root: Path, *, device: str = "", boot_id: str = "", read_only: bool = False) -> None:
         """Open or create `root/agent.db`.
+
+        Args:
+            root: the agent's folder.
+            device: id that events carry.
+            boot_id: of this boot, that events carry.
+            read_only: for looking only.
 
         Raises:
             DeviceError: `conflict.busy` where another process has it open for writing, `disk.full`, `disk.io`.
+            OperatorError: `data.bad`.
         """
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Let go of the file and its lock."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    # updates: a phase and the event that tells of it are one transaction
+        super().__init__(root, read_only=read_only)
+        self._listeners = []
+        self._device = device
+        self._boot_id = boot_id
 
     def begin(
-        self, request: UpdateRequest, outcome: Outcome, *, update: str, at: datetime, error: ErrorReport | None = None
+        self,
+        request: UpdateRequest,
+        outcome: Outcome,
+        *,
+        update: str,
+        at: datetime,
+        error: ErrorReport | None = None,
     ) -> Update:
-        """Write down a new update in its first phase, and the event."""
-        raise NotImplementedError
+        """Write down a new update in its first phase, and the event.
+
+        Args:
+            outcome: ACCEPT, DEFER or REJECT.
+            update: its id, UUIDv7.
+            error: why it is rejected.
+        """
+        phase = lifecycle.begin(outcome)
+        with self._transaction() as connection:
+            row = Update(
+                id=update,
+                request=request,
+                phase=phase,
+                created_at=at,
+                changed_at=at,
+                before=_read_install(connection, request.package),
+                not_before=request.not_before if phase is Phase.DEFERRED else None,
+                error=error,
+            )
+            connection.execute(
+                "INSERT INTO updates (id, package, phase, body) VALUES (?, ?, ?, ?)",
+                (row.id, row.package, phase.value, _encode(row)),
+            )
+            because = {"reason": request.reason, "not_before": request.not_before} if row.not_before else {}
+            self._tell(connection, row, phase, at, detail={"origin": request.origin.value, **because})
+            _note_verdict(connection, row)
+            _prune(connection)
+        self._tell_listeners()
+        return row
 
     def advance(
         self,
@@ -74,79 +106,195 @@ class Journal:
         install: Install | None = None,
         uninstall: bool = False,
     ) -> Update:
-        """Move an update by `outcome`, with its event, field changes and the installed release, all or nothing."""
-        raise NotImplementedError
+        """Move an update by `outcome`, with its event, all or nothing.
+
+        Args:
+            error: why, where it did not go well. A rollback keeps the error that caused it unless told otherwise.
+            detail: for the event.
+            progress: for the event.
+            changes: fields of `Update` that change with the phase.
+            install: what the package's row in `installs` is from now on.
+            uninstall: whether that row goes away.
+
+        Raises:
+            IllegalMoveError: the table has no such move; nothing was changed.
+        """
+        with self._transaction() as connection:
+            row = _read_update(connection, update)
+            phase = lifecycle.advance(row.phase, outcome)
+            error = error or (row.error if phase in _GOING_BACK else None)
+            row = msgspec.structs.replace(row, **(changes or {}), phase=phase, changed_at=at, error=error)
+            _write_update(connection, row)
+            if install is not None:
+                connection.execute(
+                    "INSERT OR REPLACE INTO installs VALUES (?, ?)", (row.package, _text(msgspec.json.encode(install)))
+                )
+            elif uninstall:
+                connection.execute("DELETE FROM installs WHERE package = ?", (row.package,))
+            self._tell(connection, row, phase, at, detail=detail, progress=progress)
+            _note_verdict(connection, row)
+        self._tell_listeners()
+        return row
+
+    def tell(self, update: str, *, at: datetime, progress: Progress, detail: dict[str, Any] | None = None) -> None:
+        """An event about how far the current phase is; nothing else changes."""
+        with self._transaction() as connection:
+            row = _read_update(connection, update)
+            if row.phase is not None and row.phase not in LAST_WORDS:
+                self._tell(connection, row, row.phase, at, detail=detail, progress=progress)
+        self._tell_listeners()
+
+    def change(self, update: str, **changes: Any) -> Update:
+        """Change fields of an update that no event tells of."""
+        with self._transaction() as connection:
+            row = msgspec.structs.replace(_read_update(connection, update), **changes)
+            connection.execute("UPDATE updates SET body = ? WHERE id = ?", (_encode(row), row.id))
+        return row
 
     def unfinished(self) -> list[Update]:
         """Updates without a last word, oldest first."""
-        raise NotImplementedError
+        ended = ", ".join(f"'{phase}'" for phase in sorted(LAST_WORDS))
+        rows = self._rows(f"SELECT phase, body FROM updates WHERE phase NOT IN ({ended}) ORDER BY number")  # noqa: S608  # our own words
+        return [_decode(*row) for row in rows]
+
+    def get(self, update: str) -> Update | None:
+        """One update by its id."""
+        rows = self._rows("SELECT phase, body FROM updates WHERE id = ?", update)
+        return _decode(*rows[0]) if rows else None
 
     def last_update(self, package: str) -> Update | None:
         """The package's newest update, whatever its phase."""
-        raise NotImplementedError
+        return next(iter(self.history(package, limit=1)), None)
 
     def history(self, package: str | None = None, limit: int = 50) -> list[Update]:
         """Updates, newest first."""
-        raise NotImplementedError
+        rows = self._rows(
+            "SELECT phase, body FROM updates WHERE ? IS NULL OR package = ? ORDER BY number DESC LIMIT ?",
+            package,
+            package,
+            limit,
+        )
+        return [_decode(*row) for row in rows]
 
     def verdict(self, package: str, rollout: str, version: str) -> Verdict | None:
-        """How the rollout's release ended here before."""
-        raise NotImplementedError
+        """How the rollout's release ended here before; None where it may be tried."""
+        rows = self._rows(
+            "SELECT phase, code FROM verdicts WHERE package = ? AND rollout = ? AND version = ?",
+            package,
+            rollout,
+            version,
+        )
+        return Verdict(phase=Phase(rows[0][0]), code=rows[0][1]) if rows else None
 
-    # installs
+    def forgive(self, package: str) -> None:
+        """Forget what ended badly, so that it may be tried again."""
+        with self._transaction() as connection:
+            connection.execute(
+                "DELETE FROM verdicts WHERE package = ? AND phase <> ?", (package, Phase.SUCCEEDED.value)
+            )
 
     def installs(self) -> dict[str, Install]:
-        """Every installed package."""
-        raise NotImplementedError
+        """Every installed package, by name."""
+        rows = self._rows("SELECT body FROM installs ORDER BY package")
+        found = [_install_body.decode(row[0]) for row in rows]
+        return {install.package: install for install in found}
 
     def installed(self) -> dict[str, InstalledPackage]:
         """The same as `Reported.packages` has it; `phase` is that of the package's latest update."""
-        raise NotImplementedError
+        return {name: self._as_reported(install) for name, install in self.installs().items()}
 
-    # outbox
+    def _as_reported(self, install: Install) -> InstalledPackage:
+        rows = self._rows("SELECT phase FROM updates WHERE package = ? ORDER BY number DESC LIMIT 1", install.package)
+        phase = lifecycle.read_phase(rows[0][0]) if rows else Phase.SUCCEEDED
+        return InstalledPackage(
+            version=install.current.version,
+            manifest=install.current.manifest,
+            installed_at=install.current.installed_at,
+            previous=install.previous.version if install.previous else None,
+            phase=phase or Phase.ROLLING_BACK,
+            rollout=install.current.rollout,
+        )
 
-    def unsent(self, limit: int = 100) -> list[KeptEvent]:
-        """The oldest events that the broker has not confirmed, by `seq`."""
-        raise NotImplementedError
+    def _tell(
+        self,
+        connection: sqlite3.Connection,
+        row: Update,
+        phase: Phase,
+        at: datetime,
+        *,
+        detail: dict[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        error = row.error
+        if error is not None and phase is Phase.ROLLED_BACK:
+            # `rolling_back` has just carried the output; once is enough
+            error = msgspec.structs.replace(error, log_tail="")
+        self._add_event(
+            connection,
+            lambda seq: UpdateEvent(
+                device=self._device,
+                boot_id=self._boot_id,
+                seq=seq,
+                update=row.id,
+                rollout=row.rollout,
+                attempt=row.attempt,
+                package=row.package,
+                version=row.version,
+                from_version=row.from_version,
+                phase=phase,
+                at=at,
+                progress=progress,
+                error=error,
+                detail=clean_detail(detail or {}),
+            ),
+        )
 
-    def mark_sent(self, seqs: Sequence[int]) -> None:
-        """The broker has confirmed these with success. They stay for `events_after`."""
-        raise NotImplementedError
 
-    def events_after(self, seq: int, limit: int = 100) -> list[KeptEvent]:
-        """Events above `seq`, confirmed or not, by `seq`; for `replay`."""
-        raise NotImplementedError
+def _read_update(connection: sqlite3.Connection, update: str) -> Update:
+    row = connection.execute("SELECT phase, body FROM updates WHERE id = ?", (update,)).fetchone()
+    if row is None:
+        raise KeyError(update)
+    return _decode(*row)
 
-    def forget_through(self, seq: int) -> None:
-        """The controller has all up to `seq`: confirmed ones are dropped."""
-        raise NotImplementedError
 
-    def last_seq(self) -> int:
-        """The last event's `seq`; 0 before the first. It never goes back, whatever is dropped."""
-        raise NotImplementedError
+def _write_update(connection: sqlite3.Connection, row: Update) -> None:
+    assert row.phase is not None, "an unknown phase is never written"  # noqa: S101  # for the type checker
+    connection.execute("UPDATE updates SET phase = ?, body = ? WHERE id = ?", (row.phase.value, _encode(row), row.id))
 
-    def on_event(self, listener: Callable[[], None]) -> None:
-        """Have `listener` called, from any thread, after each commit that added events."""
-        raise NotImplementedError
 
-    async def wait_for_events(self, after_seq: int, timeout_s: float) -> bool:
-        """Wait until `last_seq()` is above `after_seq`; False when `timeout_s` have passed."""
-        raise NotImplementedError
+def _read_install(connection: sqlite3.Connection, package: str) -> Install | None:
+    row = connection.execute("SELECT body FROM installs WHERE package = ?", (package,)).fetchone()
+    return _install_body.decode(row[0]) if row else None
 
-    # counters and notes
 
-    def next_session(self) -> int:
-        """The number of the next connection, for Presence; grows for ever."""
-        raise NotImplementedError
+def _note_verdict(connection: sqlite3.Connection, row: Update) -> None:
+    code = row.error.code if row.error else None
+    forgiven = code in _FORGIVEN or (row.goes_back and row.phase not in (Phase.ROLLED_BACK, Phase.FAILED))
+    if row.phase not in LAST_WORDS or row.rollout is None or forgiven:
+        return
+    connection.execute(
+        "INSERT OR REPLACE INTO verdicts (package, rollout, version, phase, code) VALUES (?, ?, ?, ?, ?)",
+        (row.package, row.rollout, row.version, row.phase.value, code),
+    )
+    connection.execute("DELETE FROM verdicts WHERE number <= (SELECT MAX(number) FROM verdicts) - ?", (MAX_VERDICTS,))
 
-    def get_note(self, key: str) -> str | None:
-        """A small fact that must survive, e.g. the last revision seen of an announcement."""
-        raise NotImplementedError
 
-    def set_note(self, key: str, value: str | None) -> None:
-        """Keep, replace or (None) drop a note, durably."""
-        raise NotImplementedError
+def _prune(connection: sqlite3.Connection) -> None:
+    ended = tuple(sorted(LAST_WORDS))
+    connection.execute(
+        "DELETE FROM updates WHERE number <= (SELECT MAX(number) FROM updates) - ? AND phase IN (?, ?, ?, ?, ?)",
+        (MAX_UPDATES, *ended),
+    )
 
-    def notes(self, prefix: str) -> dict[str, str]:
-        """All notes whose key begins with `prefix`."""
-        raise NotImplementedError
+
+def _encode(row: Update) -> str:
+    # the column holds the phase, so that one which this agent does not know can still be read
+    return _text(msgspec.json.encode(msgspec.structs.replace(row, phase=None)))
+
+
+def _decode(phase: str, body: str) -> Update:
+    return msgspec.structs.replace(_update_body.decode(body), phase=lifecycle.read_phase(phase))
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode()

@@ -113,17 +113,24 @@ def begin(outcome: Outcome) -> Phase:
     return ENTRIES[outcome]
 
 
-def advance(phase: Phase, outcome: Outcome) -> Phase:
-    """The phase that follows; raises `IllegalMoveError` where the table has none."""
+def advance(phase: Phase | None, outcome: Outcome) -> Phase:
+    """The phase that follows; raises `IllegalMoveError` where the table has none.
+
+    From a phase that this agent does not know (None) the only way is back.
+    """
+    if phase is None:
+        if outcome is not Outcome.GO_BACK:
+            raise IllegalMoveError(f"an unknown phase has no outcome '{outcome}'")
+        return Phase.ROLLING_BACK
     try:
         return TRANSITIONS[phase, outcome]
     except KeyError:
         raise IllegalMoveError(f"phase '{phase}' has no outcome '{outcome}'") from None
 
 
-def allows(phase: Phase, outcome: Outcome) -> bool:
+def allows(phase: Phase | None, outcome: Outcome) -> bool:
     """Whether the table has a move for it."""
-    return (phase, outcome) in TRANSITIONS
+    return (phase, outcome) in TRANSITIONS or (phase is None and outcome is Outcome.GO_BACK)
 
 
 def read_phase(text: str) -> Phase | None:

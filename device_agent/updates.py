@@ -112,6 +112,19 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         return self.request.rollout
 
     @property
+    def from_version(self) -> str | None:
+        """The version a rollback goes back to: what was installed before."""
+        target = self.comes_from
+        return target.version if target else None
+
+    @property
+    def comes_from(self) -> Release | None:
+        """The release that a rollback of this update goes back to; None means nothing installed."""
+        if self.before is None:
+            return None
+        return self.before.previous if self.goes_back else self.before.current
+
+    @property
     def goes_back(self) -> bool:
         """Whether the wish is to leave `version` rather than to get it."""
         return self.request.origin in (Origin.ROLLBACK, Origin.REVERT)

@@ -59,6 +59,8 @@ CODES: Final[dict[str, str]] = {
     "conflict.superseded": "a newer announcement took this one's place",
     "conflict.cancelled": "cancelled on request",
     "conflict.halted": "the rollout was halted",
+    "conflict.reverted": "the rollout was reverted",
+    "conflict.deadline": "the time in which the update had to start was over",
     "conflict.busy": "another process works on this root folder",
     "hook.failed": "a hook ended with an error",
     "hook.timeout": "a hook took longer than its limit",

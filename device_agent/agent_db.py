@@ -1,0 +1,181 @@
+"""Opening agent.db: its tables, its lock, its transactions, and foreign errors translated."""
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from device_agent.durability import disk_errors
+from schemas.errors import DeviceError, OperatorError, one_line
+
+DATABASE: Final = "agent.db"
+LOCK: Final = "agent.lock"
+SCHEMA_VERSION: Final = 1
+BUSY_TIMEOUT_S: Final = 10.0
+
+_SCHEMA: Final = """
+CREATE TABLE updates (
+    number  INTEGER PRIMARY KEY AUTOINCREMENT,
+    id      TEXT NOT NULL UNIQUE,
+    package TEXT NOT NULL,
+    phase   TEXT NOT NULL,
+    body    TEXT NOT NULL
+);
+CREATE INDEX updates_of_package ON updates (package, number);
+CREATE TABLE installs (package TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE verdicts (
+    number  INTEGER PRIMARY KEY AUTOINCREMENT,
+    package TEXT NOT NULL,
+    rollout TEXT NOT NULL,
+    version TEXT NOT NULL,
+    phase   TEXT NOT NULL,
+    code    TEXT,
+    UNIQUE (package, rollout, version)
+);
+CREATE TABLE events (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL, sent INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX events_unsent ON events (seq) WHERE sent = 0;
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+_FULL: Final = sqlite3.SQLITE_FULL
+
+
+class AgentDatabase:
+    """One connection, used by one thread at a time.
+
+    A writer holds a lock on the root folder for as long as it lives: two agents on one folder would each
+    undo what the other does.
+    """
+
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
+        """Open or create `root/agent.db`.
+
+        Args:
+            root: created where it is missing, unless `read_only`.
+            read_only: for looking at what an agent does, beside it.
+
+        Raises:
+            DeviceError: `conflict.busy`, `disk.full`, `disk.io`.
+            OperatorError: `data.bad`: nothing to read, or a newer agent wrote it.
+        """
+        self._mutex = threading.RLock()
+        self._lock: int | None = None
+        path = root / DATABASE
+        if read_only and not path.exists():
+            raise OperatorError("data.bad", f"{root} holds no {DATABASE}: no agent has ever run there")
+        with disk_errors(f"open {path}"):
+            if not read_only:
+                root.mkdir(parents=True, exist_ok=True)
+                self._lock = _lock(root)
+            try:
+                self._connection = _connect(path, read_only)
+            except BaseException:
+                self._unlock()
+                raise
+
+    def close(self) -> None:
+        """Let go of the file and the lock."""
+        with self._mutex:
+            self._connection.close()
+            self._unlock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, durable when the block has been left."""
+        with self._mutex, _database_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._mutex, _database_errors():
+            return self._connection.execute(sql, values).fetchall()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def next_number(connection: sqlite3.Connection, name: str) -> int:
+    """Count up inside a transaction. It never goes back, whatever rows are dropped elsewhere."""
+    row = connection.execute(
+        "INSERT INTO counters VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+        (name,),
+    ).fetchone()
+    return int(row[0])
+
+
+def _lock(root: Path) -> int:
+    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise DeviceError("conflict.busy", f"another process works on {root}; stop that agent first") from error
+    return descriptor
+
+
+def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
+    with _database_errors():
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            _prepare(connection, path, read_only)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, read_only: bool) -> None:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > SCHEMA_VERSION:
+        raise OperatorError(
+            "data.bad", f"{path} was written by a newer agent (schema {found}, this one knows {SCHEMA_VERSION})"
+        )
+    if read_only:
+        return
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    if found == 0:
+        connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """SQLite's errors about the disk and the file as `DeviceError`; those about our own SQL stay what they are."""
+    try:
+        yield
+    except sqlite3.ProgrammingError:
+        raise
+    except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        primary = code & 0xFF if code is not None else None
+        if primary == _FULL:
+            raise DeviceError("disk.full", "agent.db cannot grow: the disk is full") from error
+        raise DeviceError("disk.io", f"agent.db: {one_line(error)}") from error
