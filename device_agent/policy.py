@@ -1,23 +1,19 @@
 """What to do about an announcement. Pure: values in, a decision out; time and zone are passed in.
 
-The order of the questions is the rule: is it news, is it ours, may it start at all, may it start now.
+The order of the questions is the rule: is it news, is it ours, may it start at all, and when. What the
+journal alone can answer (is it installed, is it under way, did it fail here before) is the update
+manager's to say when it is asked to install; asking twice changes nothing.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Final
 
 from schemas.errors import PublisherError
-from schemas.messages import Announcement, Desired, FactValue, Phase, ReleaseState, Window
+from schemas.messages import Announcement, Desired, FactValue, ReleaseState, Window
 from schemas.targeting import is_meant
-from schemas.versions import compare, parse
-
-BEFORE_SWITCH: Final = frozenset({Phase.DEFERRED, Phase.ACCEPTED, Phase.FETCHING, Phase.STAGED})
-"""Phases in which nothing that runs was touched yet: stopping costs nothing."""
-
-HALTED_CODE: Final = "conflict.halted"
+from schemas.versions import parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +23,8 @@ class DeviceView:
     Attributes:
         packages: those that are named in the configuration.
         every_package: any package of the channel is taken.
+        installed: packages that are installed, whoever brought them.
+        pins: package to the version it stays at.
         zone: the device's own time zone; windows are meant in it.
     """
 
@@ -34,43 +32,30 @@ class DeviceView:
     channel: str
     packages: frozenset[str] = frozenset()
     every_package: bool = True
+    installed: frozenset[str] = frozenset()
+    pins: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, FactValue] = field(default_factory=dict)
     zone: tzinfo = UTC
 
+    def told(self, desired: Desired | None) -> "DeviceView":
+        """The same device after `desired` took the place of its configuration."""
+        if desired is None:
+            return self
+        return replace(
+            self,
+            channel=self.channel if desired.channel is None else desired.channel,
+            tags=self.tags if desired.tags is None else desired.tags,
+            pins=desired.pins or {},
+        )
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Underway:
-    """An update of the package that has not had its last word. `rollout` is None for a pin or a file."""
+    def takes(self, package: str) -> bool:
+        """Whether releases of the package are this device's business."""
+        return self.every_package or package in self.packages or package in self.installed or package in self.pins
 
-    version: str
-    rollout: str | None
-    phase: Phase
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """The last word of an update, and its error's code where it had one."""
-
-    phase: Phase
-    code: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageView:
-    """What the journal says about a package.
-
-    Attributes:
-        installed: the version that runs, or None.
-        installed_by: rollout that brought it.
-        underway: the update that is going on.
-        ended: how this announcement's rollout (or this pin) ended here, since it was last reopened.
-    """
-
-    installed: str | None = None
-    installed_by: str | None = None
-    underway: Underway | None = None
-    ended: Ended | None = None
+    def followed_packages(self) -> frozenset[str]:
+        """The packages that must be subscribed to one by one."""
+        return self.packages | self.installed | frozenset(self.pins)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,98 +73,86 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Install it now."""
+    """Install it, now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defer:
-    """Not yet. `until` is None where nobody knows when."""
+    """Install it, but not before `until`; `reason` is one word for people."""
 
-    until: datetime | None
+    until: datetime
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """Nothing to do. `reason` is for the log."""
+    """Nothing to do; `reason` is for the log."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
-    """It is meant for this device, and will never be installed as it is."""
-
-    code: str
-    message: str
+class Pause:
+    """Start nothing of this rollout; what has started goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Stop the update that is under way: it has not switched yet."""
-
-    reason: str
+    """As `Pause`, and what has not switched yet stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revert:
-    """Go back to the previous release."""
-
-    reason: str
+    """Go back, if this rollout's release was taken."""
 
 
-Decision = Accept | Defer | Ignore | Reject | Halt | Revert
+Decision = Accept | Defer | Ignore | Pause | Halt | Revert
+
+_STOPS: Mapping[ReleaseState, Decision] = {
+    ReleaseState.PAUSED: Pause(),
+    ReleaseState.HALTED: Halt(),
+    ReleaseState.REVERTED: Revert(),
+}
 
 
-def decide(
-    announcement: Announcement,
-    *,
-    device: DeviceView,
-    desired: Desired | None,
-    package: PackageView,
-    known: Known | None,
-    now: datetime,
-) -> Decision:
+def decide(announcement: Announcement, *, device: DeviceView, known: Known | None, now: datetime) -> Decision:
     """What to do about an announcement.
+
+    A complete rollout is as good as an active one: a device that comes later still takes the release.
+    The three states that stop something go before targets and pins, because they only ever concern what
+    this very rollout began here.
 
     Args:
         known: what was taken in from the same topic so far; may be this very announcement.
-        now: the later of the clock and the last time seen.
+        now: the time, with a zone.
     """
+    stranger = _not_ours(announcement, device, known)
+    if stranger:
+        return Ignore(stranger)
+    if announcement.state in _STOPS:
+        return _STOPS[announcement.state]
+    unfit = _not_meant(announcement, device)
+    if unfit:
+        return Ignore(unfit)
+    heard_at = known.heard_at if known and known.rollout == announcement.rollout else now
+    return _when(announcement, device, heard_at=heard_at, now=now)
+
+
+def _not_ours(announcement: Announcement, device: DeviceView, known: Known | None) -> str:
     if is_older(announcement, known):
-        return Ignore("older than what is known")
+        return "older than what is known"
     if announcement.channel != device.channel:
-        return Ignore(f"this device follows {device.channel}")
-    if not _is_taken(announcement.package, device, desired, package):
-        return Ignore("not among this device's packages")
-    if announcement.state in (ReleaseState.HALTED, ReleaseState.REVERTED):
-        return _stop(announcement, package)
-    return _may_start(announcement, device, desired, package) or _when(
-        announcement, device, desired, heard_at=known.heard_at if known and _same(announcement, known) else now, now=now
+        return f"this device follows {device.channel}"
+    return "" if device.takes(announcement.package) else "not among this device's packages"
+
+
+def _not_meant(announcement: Announcement, device: DeviceView) -> str:
+    if announcement.package in device.pins:
+        return f"pinned to {device.pins[announcement.package]}"
+    meant = is_meant(
+        announcement.targets, rollout=announcement.rollout, device=device.id, tags=device.tags, facts=device.facts
     )
-
-
-def decide_pin(
-    version: str, *, announced: Announcement | None, desired: Desired, package: PackageView, now: datetime
-) -> Decision:
-    """What to do about a package that `desired` pins to `version`, whatever its channel says.
-
-    Args:
-        announced: the channel's announcement, whose window and repositories are used where there is one.
-    """
-    del announced, now  # a pin is meant for this one device: no jitter, no window
-    problem = _version_problem(version)
-    if problem:
-        return Ignore(problem)
-    if package.installed == version and (package.underway is None or package.underway.phase is Phase.DEFERRED):
-        return Ignore("already installed")
-    if package.underway and package.underway.version == version and package.underway.phase is not Phase.DEFERRED:
-        return Ignore(f"under way: {package.underway.phase}")
-    if package.ended:
-        return Ignore(f"tried before: {package.ended.phase}; `retry` starts it again")
-    if desired.hold:
-        return Defer(None, "on hold")
-    return Accept()
+    return version_problem(announcement.version) or ("" if meant else "not among the targets")
 
 
 def is_older(announcement: Announcement, known: Known | None) -> bool:
@@ -191,7 +164,7 @@ def is_older(announcement: Announcement, known: Known | None) -> bool:
     """
     if known is None:
         return False
-    if _same(announcement, known):
+    if announcement.rollout == known.rollout:
         return announcement.revision < known.revision
     return announcement.rollout < known.rollout and announcement.revision <= known.revision
 
@@ -223,79 +196,22 @@ def next_in_window(window: Window, moment: datetime, zone: tzinfo) -> datetime:
     raise ValueError("a window with a day has a next opening within eight days")
 
 
-def _same(announcement: Announcement, known: Known) -> bool:
-    return announcement.rollout == known.rollout
+def version_problem(version: str) -> str:
+    """One line on what is wrong with a version, or an empty string."""
+    try:
+        parse(version)
+    except PublisherError as error:
+        return str(error)
+    return ""
 
 
-def _is_taken(name: str, device: DeviceView, desired: Desired | None, package: PackageView) -> bool:
-    pinned = name in (desired.pins or {}) if desired else False
-    return device.every_package or name in device.packages or package.installed is not None or pinned
-
-
-def _stop(announcement: Announcement, package: PackageView) -> Decision:
-    word = announcement.state.value
-    underway = package.underway
-    if underway and underway.rollout == announcement.rollout:
-        if underway.phase in BEFORE_SWITCH:
-            return Halt(f"the rollout was {word}")
-        if announcement.state is ReleaseState.REVERTED and underway.phase is not Phase.ROLLING_BACK:
-            return Revert("the rollout was reverted")
-        return Ignore(f"{word}; under way: {underway.phase}")
-    took_it = package.installed == announcement.version and package.installed_by == announcement.rollout
-    if announcement.state is ReleaseState.REVERTED and took_it and underway is None:
-        return Revert("the rollout was reverted")
-    return Ignore(word)
-
-
-def _may_start(
-    announcement: Announcement, device: DeviceView, desired: Desired | None, package: PackageView
-) -> Decision | None:
-    """Why this device does not start it, now or ever; None where only the time is left to be looked at."""
-    pin = (desired.pins or {}).get(announcement.package) if desired else None
-    underway, ended = package.underway, package.ended
-    reason = _version_problem(announcement.version)
-    if pin is not None:
-        reason = f"pinned to {pin}"
-    elif reason:
-        pass
-    elif underway and underway.rollout == announcement.rollout and underway.phase is not Phase.DEFERRED:
-        reason = f"under way: {underway.phase}"
-    elif not is_meant(
-        announcement.targets, rollout=announcement.rollout, device=device.id, tags=device.tags, facts=device.facts
-    ):
-        reason = "not among the targets"
-    elif announcement.state is ReleaseState.PAUSED:
-        reason = "paused"
-    elif package.installed == announcement.version and underway is None:
-        reason = "already installed"
-    elif ended and ended.code != HALTED_CODE:
-        reason = f"ended before: {ended.phase}; `retry` starts it again"
-    if reason:
-        return Ignore(reason)
-    if package.installed and not announcement.policy.allow_downgrade:
-        return _downgrade(announcement.version, package.installed)
-    return None
-
-
-def _downgrade(version: str, installed: str) -> Reject | None:
-    if compare(version, installed) >= 0:
-        return None
-    return Reject(
-        "requires.downgrade", f"{version} is older than the installed {installed} and downgrades are not allowed"
-    )
-
-
-def _when(
-    announcement: Announcement, device: DeviceView, desired: Desired | None, *, heard_at: datetime, now: datetime
-) -> Decision:
+def _when(announcement: Announcement, device: DeviceView, *, heard_at: datetime, now: datetime) -> Decision:
     policy = announcement.policy
     if policy.deadline and now > policy.deadline:
         return Ignore(f"nobody starts after {policy.deadline.isoformat()}")
-    if desired and desired.hold:
-        return Defer(None, "on hold")
     due, reason = now, ""
     if policy.not_before and policy.not_before > due:
-        due, reason = policy.not_before, "not before"
+        due, reason = policy.not_before, "not_before"
     spread = max(heard_at, policy.not_before or heard_at) + jitter_of(announcement.rollout, device.id, policy.jitter_s)
     if spread > due:
         due, reason = spread, "jitter"
@@ -303,17 +219,7 @@ def _when(
         opens = next_in_window(policy.window, due, device.zone)
         if opens > due:
             due, reason = opens, "window"
-    if policy.deadline and due > policy.deadline:
-        return Ignore(f"could not start before {policy.deadline.isoformat()}")
     return Defer(due, reason) if due > now else Accept()
-
-
-def _version_problem(version: str) -> str:
-    try:
-        parse(version)
-    except PublisherError as error:
-        return str(error)
-    return ""
 
 
 def _minutes(clock: str) -> int:
