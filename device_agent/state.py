@@ -1,0 +1,80 @@
+"""What survives updates: a package's state folder, and its first content from the release."""
+
+import os
+import pwd
+import shutil
+import stat
+from pathlib import Path
+
+from device_agent.durability import disk_errors
+from device_agent.layout import PackageFolders
+from device_agent.objects import ObjectStore
+from schemas.errors import DeviceError
+from schemas.manifest import Manifest
+from schemas.paths import is_under, parents_of
+
+
+def seed_state(folders: PackageFolders, manifest: Manifest, objects: ObjectStore) -> list[str]:
+    """Give each state path that does not exist yet what the release packs there; gives the paths that were made.
+
+    A path appears whole, by one rename, so that what an application finds there is never half a
+    beginning. A path with nothing packed becomes an empty folder. What exists is left alone, whatever it is.
+
+    Raises:
+        DeviceError: `disk.full`, `disk.io`, or `conflict.local_changes` where a link stands in the way: the
+            package's own account may write there, so the agent does not follow what it put.
+    """
+    made: list[str] = []
+    with disk_errors(f"prepare the state of {manifest.package}"):
+        folders.state.mkdir(parents=True, exist_ok=True)
+        for path in manifest.state:
+            place = folders.state / path
+            _check_parents(folders.state, path)
+            if os.path.lexists(place):
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            seed = folders.staging / "state"
+            if os.path.lexists(seed):
+                shutil.rmtree(seed) if seed.is_dir() else seed.unlink()
+            folders.staging.mkdir(exist_ok=True)
+            _plant(seed, path, manifest, objects)
+            _give_to_service_user(seed, manifest)
+            seed.rename(place)
+            made.append(path)
+    return made
+
+
+def _plant(seed: Path, path: str, manifest: Manifest, objects: ObjectStore) -> None:
+    files = [entry for entry in manifest.files if is_under(entry.path, path)]
+    if not any(entry.path == path for entry in files):
+        seed.mkdir()
+    for folder in manifest.directories:
+        if is_under(folder.path, path):
+            below = seed / folder.path[len(path) :].lstrip("/")
+            below.mkdir(parents=True, exist_ok=True)
+            below.chmod(folder.mode)
+    for entry in files:
+        target = seed if entry.path == path else seed / entry.path[len(path) + 1 :]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(objects.path(entry), target)
+        target.chmod(entry.mode)
+
+
+def _check_parents(state: Path, path: str) -> None:
+    for parent in parents_of(path):
+        place = state / parent
+        if os.path.lexists(place) and not stat.S_ISDIR(place.lstat().st_mode):
+            raise DeviceError("conflict.local_changes", f"{place} is not a folder, but state is to be kept below it")
+
+
+def _give_to_service_user(seed: Path, manifest: Manifest) -> None:
+    """Where root keeps services that all run as one other account, state belongs to that account."""
+    users = {service.user for service in manifest.services if service.command is not None}
+    if os.geteuid() != 0 or len(users) != 1 or None in users:
+        return
+    try:
+        account = pwd.getpwnam(users.pop() or "")
+    except KeyError:
+        return  # starting the service will say so
+    for path in (seed, *seed.rglob("*")):
+        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)

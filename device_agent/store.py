@@ -1,0 +1,192 @@
+"""The release store: stages whole trees, switches between them, removes what is not needed any more.
+
+Everything a rename can do is done by a rename; whatever is deleted is renamed into the trash first, so
+that nothing half-deleted ever stands where something looks for it. See docs/durability.md for what is
+flushed before what.
+"""
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from device_agent.durability import (
+    FreeSpace,
+    Space,
+    disk_errors,
+    flush_file_system,
+    free_space,
+    remove_link,
+    replace_link,
+)
+from device_agent.layout import DeviceFolders, PackageFolders
+from device_agent.local_changes import Change, Rendered, find_changes
+from device_agent.objects import ObjectStore, sha256_of
+from device_agent.trees import build_tree, current_release, finish_tree, release_link
+from schemas.errors import DeviceError
+from schemas.manifest import Manifest, decode_manifest
+
+_rendered = msgspec.json.Decoder(dict[str, Rendered])
+
+
+class ReleaseStore:
+    """Releases on the disk. All methods block and raise `DeviceError` `disk.full` or `disk.io`."""
+
+    def __init__(self, root: Path, *, space: FreeSpace = free_space, flush: Callable[[Path], None] = flush_file_system):
+        """
+        Args:
+            root: the agent's folder.
+            space: tells what is free.
+            flush: writes a whole file system to the disk.
+        """
+        self.folders = DeviceFolders(root.absolute())
+        self.objects = ObjectStore(self.folders)
+        self._space = space
+        self._flush = flush
+
+    def package(self, name: str) -> PackageFolders:
+        """Where a package's releases are."""
+        return self.folders.package(name)
+
+    def room(self) -> Space:
+        """What is free on the disk."""
+        with disk_errors(f"ask for the free space of {self.folders.root}"):
+            return self._space(self.folders.root)
+
+    def stage(self, manifest: Manifest, sha256: str, plain: bytes, render: Callable[[Path], None]) -> None:
+        """Build the release's tree beside the running one; its contents are in the object store.
+
+        Afterwards the tree and its manifest are complete, flushed, and nothing uses them yet.
+
+        Args:
+            sha256: of the plain manifest.
+            plain: the plain manifest, kept beside the tree.
+            render: writes the templates' targets into the folder it is given.
+        """
+        folders = self.package(manifest.package)
+        release = folders.release(manifest.version, sha256)
+        building = folders.staging / release.name
+        with disk_errors(f"stage {manifest.package} {manifest.version}"):
+            self._discard(folders.staging)
+            build_tree(building, manifest, self.objects)
+        render(building)
+        with disk_errors(f"stage {manifest.package} {manifest.version}"):
+            rendered = _seal_rendered(building, manifest)
+            finish_tree(building, manifest)
+            folders.manifests.mkdir(exist_ok=True)
+            folders.manifest(manifest.version, sha256).write_bytes(plain)
+            folders.rendered(manifest.version, sha256).write_bytes(msgspec.json.encode(rendered))
+            self._discard(release)
+            folders.releases.mkdir(exist_ok=True)
+            building.rename(release)
+            self._flush(self.folders.root)
+        self.objects.seal(manifest)
+
+    def manifest(self, package: str, version: str, sha256: str) -> Manifest:
+        """The manifest of a release that is here. It was verified before it was kept."""
+        with disk_errors(f"read the manifest of {package} {version}"):
+            plain = self.package(package).manifest(version, sha256).read_bytes()
+        return decode_manifest(plain)
+
+    def changes(self, manifest: Manifest, sha256: str) -> list[Change]:
+        """Where a release's tree is not as it was staged."""
+        folders = self.package(manifest.package)
+        path = folders.rendered(manifest.version, sha256)
+        with disk_errors(f"read {path}"):
+            rendered = _rendered.decode(path.read_bytes()) if path.exists() else {}
+        return find_changes(folders.release(manifest.version, sha256), manifest, rendered)
+
+    def point_to(self, package: str, version: str, sha256: str) -> None:
+        """The switch: one atomic, durable rename of the current link. The tree must be there."""
+        folders = self.package(package)
+        release = folders.release(version, sha256)
+        if not release.is_dir():
+            raise DeviceError("disk.io", f"the tree of {package} {version} is gone from {folders.releases}")
+        with disk_errors(f"switch to {package} {version}"):
+            replace_link(folders.current, release_link(release))
+
+    def point_nowhere(self, package: str) -> None:
+        """Nothing of the package is installed any more."""
+        folders = self.package(package)
+        with disk_errors(f"take {package} out of use"):
+            if folders.root.is_dir():
+                remove_link(folders.current)
+
+    def running(self, package: str) -> str | None:
+        """The name of the folder that the current link points to, or None."""
+        with disk_errors(f"read the current link of {package}"):
+            return current_release(self.package(package))
+
+    def sweep(self, package: str, keep: Iterable[tuple[str, str]]) -> None:
+        """Remove the package's trees and manifests except those to `keep`, given as version and manifest hash.
+
+        What the current link points to stays in any case.
+        """
+        folders = self.package(package)
+        kept = {folders.release(version, sha256).name for version, sha256 in keep}
+        with disk_errors(f"remove old releases of {package}"):
+            kept |= {current_release(folders) or ""}
+            self._discard(folders.staging)
+            for tree in _children(folders.releases):
+                if tree.name not in kept:
+                    self._discard(tree)
+            for file in _children(folders.manifests):
+                if file.name.removesuffix(".json").removesuffix(".rendered") not in kept:
+                    file.unlink()
+
+    def packages(self) -> list[str]:
+        """Packages that have a folder here, installed or not."""
+        with disk_errors("list the packages"):
+            return sorted(path.name for path in _children(self.folders.packages))
+
+    def empty_trash(self) -> None:
+        """Delete what was taken out of use."""
+        with disk_errors("empty the trash"):
+            for path in _children(self.folders.trash):
+                _delete(path)
+
+    def flush(self) -> None:
+        """Everything written so far survives a power cut."""
+        with disk_errors("flush the disk"):
+            self._flush(self.folders.root)
+
+    def _discard(self, path: Path) -> None:
+        if not os.path.lexists(path):
+            return
+        self.folders.trash.mkdir(exist_ok=True)
+        path.rename(Path(tempfile.mkdtemp(dir=self.folders.trash)) / path.name)
+
+
+def _seal_rendered(folder: Path, manifest: Manifest) -> dict[str, Rendered]:
+    found = {}
+    for template in manifest.templates:
+        path = folder / template.target
+        looks = path.lstat()
+        mode = stat.S_IMODE(looks.st_mode)
+        found[template.target] = Rendered(size=looks.st_size, sha256=sha256_of(path), mode=mode)
+    return found
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    _open_up(path)
+    shutil.rmtree(path)
+
+
+def _open_up(folder: Path) -> None:
+    # a release may have folders without the read or write bit, which only root could empty
+    folder.chmod(0o700)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _open_up(Path(entry.path))
