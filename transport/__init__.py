@@ -4,8 +4,8 @@ One connection is an async context manager (`connect`), its messages are an asyn
 `keep_connected` makes one connection after the other. Topics and payloads mean nothing here.
 """
 
-from .channel import Message
-from .errors import (
+from transport.channel import Message
+from transport.errors import (
     BrokerUnreachable,
     BrokerUntrusted,
     ConnectError,
@@ -20,10 +20,10 @@ from .errors import (
     TransportError,
     WrongProtocol,
 )
-from .keeping import Backoff, LinkState, keep_connected
-from .link import Link
-from .opening import connect
-from .settings import MAX_PACKET_BYTES, Address, LinkSettings, Will
+from transport.keeping import Backoff, LinkState, keep_connected
+from transport.link import Link
+from transport.opening import connect
+from transport.settings import MAX_PACKET_BYTES, Address, LinkSettings, Will
 
 __all__ = [
     "MAX_PACKET_BYTES",

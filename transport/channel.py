@@ -15,9 +15,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from .errors import LinkLost, PublishRefused, SubscribeRefused, TakenOver
-from .properties import Properties, properties
-from .wire import Wire
+from transport.errors import LinkLost, PublishRefused, SubscribeRefused, TakenOver
+from transport.properties import Properties, properties
+from transport.wire import Wire
 
 __all__ = ["FAILURE", "Channel", "Greeting", "Message", "reason_text"]
 

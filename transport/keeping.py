@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from .errors import LinkLost, SettingsError, TransportError
-from .link import Link
-from .opening import connect
-from .settings import LinkSettings, Will
+from transport.errors import LinkLost, SettingsError, TransportError
+from transport.link import Link
+from transport.opening import connect
+from transport.settings import LinkSettings, Will
 
 __all__ = ["Backoff", "LinkState", "keep_connected"]
 

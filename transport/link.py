@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Final
 
-from .channel import Channel, Message
-from .errors import LinkLost, LinkTimeout, PublishRefused
+from transport.channel import Channel, Message
+from transport.errors import LinkLost, LinkTimeout, PublishRefused
 
 __all__ = ["Link"]
 

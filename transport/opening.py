@@ -11,8 +11,8 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 
-from .channel import FAILURE, Channel, Greeting, reason_text
-from .errors import (
+from transport.channel import FAILURE, Channel, Greeting, reason_text
+from transport.errors import (
     BrokerUnreachable,
     BrokerUntrusted,
     ConnectError,
@@ -22,9 +22,9 @@ from .errors import (
     TransportError,
     WrongProtocol,
 )
-from .link import Link
-from .properties import properties
-from .settings import Address, LinkSettings, Will
+from transport.link import Link
+from transport.properties import properties
+from transport.settings import Address, LinkSettings, Will
 
 __all__ = ["connect"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
-from .errors import SettingsError
+from transport.errors import SettingsError
 
 __all__ = ["MAX_PACKET_BYTES", "Address", "LinkSettings", "Will"]
 

@@ -1,0 +1,82 @@
+"""Fixtures that give a real Mosquitto; see tests/support/broker.py for which one."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import Broker, ProductionBroker, new_broker, new_production_broker
+
+_BROKERS = {"broker", "make_broker", "production_broker", "make_production_broker"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever uses one of the brokers has the marker `broker`."""
+    for item in items:
+        if _BROKERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.broker)
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    """Makes names that no other test uses: `unique("pi")` gives `pi-3f0c9a1e`."""
+    return lambda prefix: f"{prefix}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def topic_root(unique: Callable[[str], str]) -> str:
+    """A topic root that only this test uses, for the shared broker."""
+    return f"{unique('test')}/v1"
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One broker with development.conf for all tests: use ids and topics of your own, and don't stop it."""
+    shared = new_broker(tmp_path_factory.mktemp("broker"))
+    try:
+        shared.start()
+        yield shared
+    finally:
+        shared.remove()
+
+
+@pytest.fixture
+def make_broker(tmp_path: Path) -> Iterator[Callable[[], Broker]]:
+    """Starts brokers that belong to the test: it may kill and restart them."""
+    with ExitStack() as stack:
+
+        def make() -> Broker:
+            own = new_broker(tmp_path / f"broker-{uuid.uuid4().hex[:8]}")
+            stack.callback(own.remove)
+            own.start()
+            return own
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def production_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProductionBroker]:
+    """One broker with production.conf for all tests; users controller, watcher, dev-a, dev-b, dev-c."""
+    users = ("controller", "watcher", "dev-a", "dev-b", "dev-c")
+    shared = new_production_broker(tmp_path_factory.mktemp("production"), users=users)
+    try:
+        shared.broker.start()
+        yield shared
+    finally:
+        shared.broker.remove()
+
+
+@pytest.fixture
+def make_production_broker(tmp_path: Path) -> Iterator[Callable[[tuple[str, ...]], ProductionBroker]]:
+    """Starts brokers with production.conf for the given users: the test may kill and restart them."""
+    with ExitStack() as stack:
+
+        def make(users: tuple[str, ...]) -> ProductionBroker:
+            own = new_production_broker(tmp_path / f"production-{uuid.uuid4().hex[:8]}", users=users)
+            stack.callback(own.broker.remove)
+            own.broker.start()
+            return own
+
+        yield make
