@@ -55,6 +55,15 @@ class SeqTrack:
             return SeqTrack(seq, (*self.missing[:-1], (self.missing[-1][0], seq)))
         return SeqTrack(seq, _bounded((*self.missing, (self.highest + 1, seq))))
 
+    def forget_beyond(self, seq: int) -> "SeqTrack":
+        """The same without what was only ever expected beyond `seq`: the device takes it back."""
+        if not self.missing or self.missing[-1][1] != self.highest or self.highest <= seq:
+            return self
+        first = self.missing[-1][0]
+        if first > seq:
+            return SeqTrack(first - 1, self.missing[:-1])
+        return SeqTrack(seq, (*self.missing[:-1], (first, seq)))
+
     def gaps_text(self) -> str | None:
         """The gaps as the database keeps them; None for none."""
         return json.dumps(self.missing) if self.missing else None

@@ -47,6 +47,13 @@ def test_a_report_beyond_makes_the_rest_missing_and_replay_heals_it(numbers: lis
     assert (track.contiguous, track.missing) == (track.highest, ())
 
 
+@given(seqs, st.integers(0, 80), st.integers(0, 80))
+def test_a_report_that_takes_numbers_back_leaves_only_what_came(numbers: list[int], reported: int, later: int) -> None:
+    track = track_of(numbers).expect(reported).forget_beyond(later)
+    assert [n for n in range(90) if track.has(n)] == sorted(set(numbers))
+    assert track == track_of(numbers).expect(min(reported, later))
+
+
 @given(seqs, st.integers(0, 80))
 def test_what_the_database_keeps_is_the_same_track(numbers: list[int], reported: int) -> None:
     track = track_of(numbers).expect(reported)

@@ -1,0 +1,154 @@
+"""A device's row while a batch is taken in: read once, changed in memory by the rules below, written once."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from controller.database import to_db
+from controller.fleet.progress import SeqTrack
+from controller.fleet.sql import chunks, insert_into, text_of, time_of
+from controller.fleet.tables import devices
+from schemas.messages import FactValue, Presence, Reported
+
+_DRIFTING: Final = frozenset({"disk_free", "memory", "boot_id", "uptime", "temperature"})
+"""Facts that change by themselves all the time; no rollout is decided by them anew for that."""
+
+_COLUMNS: Final = [column.name for column in devices.columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a report brought. `matters`: something a rollout may look at. `journal_fell`: see `take_report`."""
+
+    matters: bool
+    journal_fell: bool
+
+
+class DeviceRow:
+    """One device. The attributes are the columns of `devices`; `track` stands for `highest` and `missing`."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+        self.id: str = self._values["id"]
+        self.life: int = self._values["life"]
+        self.life_began = False
+        self.track = SeqTrack.read(self._values["highest"], self._values["missing"])
+
+    @classmethod
+    def new(cls, device: str, now: datetime) -> "DeviceRow":
+        """A device that was never heard of before."""
+        nothing: dict[str, Any] = dict.fromkeys(_COLUMNS)
+        moment = to_db(now)
+        return cls(
+            nothing
+            | {"id": device, "first_seen": moment, "last_seen": moment}
+            | {"online": False, "session": 0, "life": 1, "highest": 0}
+        )
+
+    @property
+    def channel(self) -> str | None:
+        """The channel that the device reported."""
+        channel: str | None = self._values["channel"]
+        return channel
+
+    def values(self) -> dict[str, Any]:
+        """The row as it is to be written."""
+        return self._values | {
+            "life": self.life,
+            "highest": self.track.highest,
+            "missing": self.track.gaps_text(),
+        }
+
+    def heard(self, now: datetime) -> None:
+        """The device is alive: something came from it just now."""
+        self._values["last_seen"] = max(to_db(now), self._values["last_seen"])
+
+    def begin_life(self) -> int:
+        """The device's journal began again; returns the number of its new life."""
+        self.life += 1
+        self.life_began = True
+        self.track = SeqTrack()
+        return self.life
+
+    def take_presence(self, presence: Presence) -> bool:
+        """Take in a presence; False for an `online: false` of an older session, which is ignored.
+
+        A word of being online is always believed: messages of one device come in order, and after its disk
+        was replaced its sessions begin again at 1.
+        """
+        if not presence.online and presence.session < self._values["session"]:
+            return False
+        self._values |= {
+            "online": presence.online,
+            "session": presence.session,
+            "presence_at": time_of(presence.at),
+            "boot_id": text_of(presence.boot_id),
+            "agent_version": text_of(presence.agent_version),
+        }
+        return True
+
+    def clear_presence(self) -> None:
+        """The retained presence was cleared: nobody vouches for the device being there."""
+        self._values |= {"online": False, "session": 0}
+
+    def take_report(self, reported: Reported) -> Told:
+        """Take in a report.
+
+        Its `seq` says how many events there are. One that is lower than an earlier report's means that the
+        device's journal began again (`journal_fell`): reports of one device come in order.
+        """
+        before = self._values
+        earlier = before["reported_seq"]
+        facts, tags = _json(reported.facts), _json(reported.tags)
+        matters = (before["channel"], before["tags"]) != (reported.channel, tags) or _steady(
+            before["facts"]
+        ) != _steady(facts)
+        journal_fell = earlier is not None and reported.seq < earlier
+        track = self.track.forget_beyond(reported.seq) if journal_fell else self.track
+        self.track = track.expect(reported.seq)
+        self._values = before | {
+            "reported_at": time_of(reported.at),
+            "reported_seq": reported.seq,
+            "channel": reported.channel,
+            "tags": tags,
+            "facts": facts,
+        }
+        return Told(matters=matters, journal_fell=journal_fell)
+
+    def clear_report(self) -> None:
+        """The retained report was cleared: the device belongs to no channel any more."""
+        self._values |= dict.fromkeys(("reported_at", "reported_seq", "channel", "tags", "facts"))
+
+
+def load_rows(connection: Connection, ids: set[str], now: datetime) -> dict[str, DeviceRow]:
+    """The rows of these devices, locked against other writers; new ones for those never heard of."""
+    rows: dict[str, DeviceRow] = {}
+    for some in chunks(sorted(ids)):
+        found = select(devices).where(devices.c.id.in_(some)).order_by(devices.c.id).with_for_update()
+        rows |= {row["id"]: DeviceRow(dict(row)) for row in connection.execute(found).mappings()}
+    for device in ids - rows.keys():
+        rows[device] = DeviceRow.new(device, now)
+    return rows
+
+
+def save_rows(connection: Connection, rows: Iterable[DeviceRow]) -> None:
+    """Write the rows back."""
+    values = [row.values() for row in sorted(rows, key=lambda row: row.id)]
+    if not values:
+        return
+    statement = insert_into(connection, devices)
+    changed = {name: statement.excluded[name] for name in _COLUMNS if name not in {"id", "first_seen"}}
+    connection.execute(statement.on_conflict_do_update(index_elements=[devices.c.id], set_=changed), values)
+
+
+def _json(value: Mapping[str, FactValue]) -> str:
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
+def _steady(facts: str | None) -> dict[str, Any]:
+    read: dict[str, Any] = msgspec.json.decode(facts) if facts else {}
+    return {name: value for name, value in read.items() if name not in _DRIFTING}

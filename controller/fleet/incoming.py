@@ -1,0 +1,96 @@
+"""From a topic and its payload to a typed value, or one line that says why not. The edge: no I/O."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from schemas.codec import decode
+from schemas.errors import ContractError, one_line
+from schemas.messages import Presence, Reported, UpdateEvent
+from schemas.topics import DeviceTopic, Topics
+
+INTAKE_KINDS = ("events", "reported", "status")
+"""The topics of a device that it writes itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventIn:
+    """An event, and the bytes it came as."""
+
+    event: UpdateEvent
+    payload: bytes
+
+    @property
+    def device(self) -> str:
+        """Who says so."""
+        return self.event.device
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedIn:
+    """A device's report of what is true. `live` tells it from one that the broker had kept."""
+
+    reported: Reported
+    live: bool
+
+    @property
+    def device(self) -> str:
+        """Who says so."""
+        return self.reported.device
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceIn:
+    """A device's presence. `live` tells it from one that the broker had kept."""
+
+    presence: Presence
+    live: bool
+
+    @property
+    def device(self) -> str:
+        """Who says so."""
+        return self.presence.device
+
+
+@dataclass(frozen=True, slots=True)
+class ClearedIn:
+    """A retained topic was cleared: the device is taken out of service. `kind` is `reported` or `status`."""
+
+    device: str
+    kind: str
+
+
+Incoming = EventIn | ReportedIn | PresenceIn | ClearedIn
+
+
+class Reader:
+    """Reads what devices publish, under one topic root."""
+
+    def __init__(self, topics: Topics) -> None:
+        # Devices talk again and again; taking a topic apart costs as much as decoding a small message.
+        self._parse = lru_cache(maxsize=8192)(topics.parse)
+
+    def read(self, topic: str, payload: bytes, *, retained: bool = False) -> Incoming:
+        """The value in a message.
+
+        Raises:
+            ContractError: it breaks the contract; the message is one line, and asking again is no use.
+        """
+        place = self._parse(topic)
+        if not isinstance(place, DeviceTopic) or place.kind not in INTAKE_KINDS:
+            raise ContractError("message.topic", f"nothing is taken in from {one_line(topic)}")
+        if not payload and place.kind != "events":
+            return ClearedIn(place.device, place.kind)
+        incoming = _decoded(place.kind, payload, live=not retained)
+        if incoming.device != place.device:
+            raise ContractError("message.topic", f"a message of device {incoming.device} came on {one_line(topic)}")
+        return incoming
+
+
+def _decoded(kind: str, payload: bytes, *, live: bool) -> Incoming:
+    match kind:
+        case "events":
+            return EventIn(decode(payload, UpdateEvent), payload)
+        case "reported":
+            return ReportedIn(decode(payload, Reported), live)
+        case _:
+            return PresenceIn(decode(payload, Presence), live)

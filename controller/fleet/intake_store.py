@@ -1,0 +1,191 @@
+"""Takes a batch of incoming messages into the database, in one transaction.
+
+Whatever is committed here may be acknowledged; whatever is not comes again, and then changes nothing twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, select
+
+from controller.database import to_db, writing
+from controller.fleet.device_rows import DeviceRow, load_rows, save_rows
+from controller.fleet.incoming import ClearedIn, EventIn, Incoming, PresenceIn, ReportedIn
+from controller.fleet.lives import StoredEvents, place
+from controller.fleet.packages import forget_packages, write_packages
+from controller.fleet.progress import SeqTrack
+from controller.fleet.sql import insert_into, text_of, time_of
+from controller.fleet.tables import events
+from controller.rollouts.words import note_words
+from schemas.messages import UpdateEvent
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event that was new: its place in the order of intake, the life of its journal, and the event."""
+
+    id: int
+    life: int
+    event: UpdateEvent
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a batch changed.
+
+    Attributes:
+        stored: events that were new, in the order of intake.
+        repeated: events that were here already.
+        devices: ids of devices whose presence or report changed.
+        new_lives: device to the number of the life that its journal began with this batch.
+        tracks: device to what is known of its numbers, for every device that was heard of.
+        journal_fell: devices whose report is behind an earlier one, so that their journal began again.
+        rollouts: ids of rollouts that devices spoke of.
+        channels: channels whose devices changed in a way that a rollout may look at.
+    """
+
+    stored: list[StoredEvent] = field(default_factory=list)
+    repeated: int = 0
+    devices: set[str] = field(default_factory=set)
+    new_lives: dict[str, int] = field(default_factory=dict)
+    tracks: dict[str, SeqTrack] = field(default_factory=dict)
+    journal_fell: set[str] = field(default_factory=set)
+    rollouts: set[str] = field(default_factory=set)
+    channels: set[str] = field(default_factory=set)
+
+
+class IntakeStore:
+    """The database side of intake; synchronous, safe from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def take_in(self, batch: Sequence[Incoming], now: datetime) -> Outcome:
+        """Take in a batch, all of it or nothing.
+
+        Args:
+            batch: in the order in which it came.
+            now: the controller's clock.
+        """
+        outcome = Outcome()
+        with writing(self._engine) as connection:
+            rows = load_rows(connection, {one.device for one in batch}, now)
+            _take_events(connection, [one for one in batch if isinstance(one, EventIn)], rows, now, outcome)
+            _take_state(connection, [one for one in batch if not isinstance(one, EventIn)], rows, now, outcome)
+            save_rows(connection, rows.values())
+        outcome.tracks = {row.id: row.track for row in rows.values()}
+        return outcome
+
+
+def _take_events(
+    connection: Connection, batch: Sequence[EventIn], rows: dict[str, DeviceRow], now: datetime, outcome: Outcome
+) -> None:
+    if not batch:
+        return
+    # In a first life an event beyond all that is known is new without asking; only the others are looked up.
+    known = StoredEvents(connection)
+    known.load(
+        (one.device, one.event.seq)
+        for one in batch
+        if rows[one.device].life > 1 or one.event.seq <= rows[one.device].track.highest
+    )
+    values: list[dict[str, Any]] = []
+    placed: dict[tuple[str, int, int], UpdateEvent] = {}
+    received_at = to_db(now)
+    for one in batch:
+        row, event = rows[one.device], one.event
+        row.heard(now)
+        life = place(event, row, known)
+        if life is None:
+            outcome.repeated += 1
+            continue
+        placed[row.id, life, event.seq] = event
+        values.append(_event_values(one, life, received_at))
+    outcome.new_lives = {row.id: row.life for row in rows.values() if row.life_began}
+    if values:
+        outcome.stored = _insert_events(connection, values, placed)
+        outcome.rollouts = note_words(connection, ((life, event) for (_, life, _), event in placed.items()))
+
+
+def _event_values(one: EventIn, life: int, received_at: int) -> dict[str, Any]:
+    event = one.event
+    return {
+        "device": event.device,
+        "life": life,
+        "seq": event.seq,
+        "update_id": event.update,
+        "rollout": event.rollout,
+        "package": event.package,
+        "version": text_of(event.version),
+        "phase": event.phase.value,
+        "at": time_of(event.at),
+        "received_at": received_at,
+        "error_code": event.error.code if event.error else None,
+        "payload": one.payload.decode(),
+    }
+
+
+def _insert_events(
+    connection: Connection, values: list[dict[str, Any]], placed: dict[tuple[str, int, int], UpdateEvent]
+) -> list[StoredEvent]:
+    """Insert many at once; one that another controller has just taken in is left as it is."""
+    before = connection.scalar(select(func.coalesce(func.max(events.c.id), 0))) or 0
+    connection.execute(insert_into(connection, events).on_conflict_do_nothing(), values)
+    fresh = select(events.c.id, events.c.device, events.c.life, events.c.seq).where(events.c.id > before)
+    return [
+        StoredEvent(number, life, placed[device, life, seq])
+        for number, device, life, seq in connection.execute(fresh.order_by(events.c.id))
+        if (device, life, seq) in placed
+    ]
+
+
+def _take_state(
+    connection: Connection,
+    batch: Sequence[ReportedIn | PresenceIn | ClearedIn],
+    rows: dict[str, DeviceRow],
+    now: datetime,
+    outcome: Outcome,
+) -> None:
+    reports: dict[str, ReportedIn] = {}
+    cleared: set[str] = set()
+    for one in batch:
+        row = rows[one.device]
+        match one:
+            case PresenceIn():
+                if row.take_presence(one.presence):
+                    outcome.devices.add(row.id)
+            case ReportedIn():
+                reports[row.id] = one
+                cleared.discard(row.id)
+            case ClearedIn(kind="reported"):
+                reports.pop(row.id, None)
+                cleared.add(row.id)
+            case ClearedIn():
+                row.clear_presence()
+                outcome.devices.add(row.id)
+        if isinstance(one, (PresenceIn, ReportedIn)) and one.live:
+            row.heard(now)
+    _take_reports(connection, reports, rows, outcome)
+    for device in sorted(cleared):
+        channel = rows[device].channel
+        outcome.channels |= {channel} if channel else set()
+        rows[device].clear_report()
+        outcome.devices.add(device)
+    forget_packages(connection, cleared)
+
+
+def _take_reports(
+    connection: Connection, reports: dict[str, ReportedIn], rows: dict[str, DeviceRow], outcome: Outcome
+) -> None:
+    changed = write_packages(connection, {device: one.reported.packages for device, one in reports.items()})
+    for device, one in sorted(reports.items()):
+        row = rows[device]
+        channel = row.channel
+        told = row.take_report(one.reported)
+        if told.journal_fell:
+            outcome.journal_fell.add(device)
+        if told.matters or device in changed:
+            outcome.channels |= {name for name in (channel, row.channel) if name}
+        outcome.devices.add(device)

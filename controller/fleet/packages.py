@@ -1,0 +1,67 @@
+"""What each device reported to have installed, one row a package."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, delete, select
+
+from controller.fleet.sql import chunks, insert_into, text_of, time_of
+from controller.fleet.tables import device_packages
+from schemas.messages import InstalledPackage
+
+_KEY = (device_packages.c.device, device_packages.c.package)
+
+
+def write_packages(connection: Connection, reports: Mapping[str, Mapping[str, InstalledPackage]]) -> set[str]:
+    """Make the rows say what the devices reported, and touch only what differs.
+
+    Args:
+        connection: in a writing transaction.
+        reports: device to package to what is installed of it.
+
+    Returns:
+        The devices for which something changed.
+    """
+    before = {
+        (row["device"], row["package"]): dict(row)
+        for some in chunks(sorted(reports))
+        for row in connection.execute(select(device_packages).where(device_packages.c.device.in_(some))).mappings()
+    }
+    after = {
+        (device, package): _row(device, package, installed)
+        for device, packages in reports.items()
+        for package, installed in packages.items()
+    }
+    changed = [row for key, row in sorted(after.items()) if before.get(key) != row]
+    gone = sorted(before.keys() - after.keys())
+    for device, package in gone:
+        connection.execute(delete(device_packages).where(_KEY[0] == device, _KEY[1] == package))
+    if changed:
+        statement = insert_into(connection, device_packages)
+        names = [column.name for column in device_packages.columns if not column.primary_key]
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=list(_KEY), set_={name: statement.excluded[name] for name in names}
+            ),
+            changed,
+        )
+    return {row["device"] for row in changed} | {device for device, _ in gone}
+
+
+def forget_packages(connection: Connection, gone: Iterable[str]) -> None:
+    """Remove all rows of these devices."""
+    for some in chunks(sorted(gone)):
+        connection.execute(delete(device_packages).where(device_packages.c.device.in_(some)))
+
+
+def _row(device: str, package: str, installed: InstalledPackage) -> dict[str, Any]:
+    return {
+        "device": device,
+        "package": package,
+        "version": text_of(installed.version),
+        "manifest": installed.manifest,
+        "installed_at": time_of(installed.installed_at),
+        "previous": text_of(installed.previous) if installed.previous else None,
+        "phase": installed.phase.value,
+        "rollout": installed.rollout,
+    }

@@ -1,0 +1,74 @@
+"""Keeps each device's latest word about each rollout, from its events."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, func, or_
+
+from controller.fleet.sql import bigint_of, insert_into, int_of, text_of, time_of
+from controller.rollouts.tables import rollout_devices
+from schemas.messages import UpdateEvent
+
+_WORD = ("life", "seq", "update_id", "attempt", "from_version", "phase", "at", "error_code", "error_message")
+_PROGRESS = ("bytes_done", "bytes_total")
+
+
+def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]]) -> set[str]:
+    """Take in what events say about rollouts; an event that is older than the word kept changes nothing.
+
+    Args:
+        connection: in a writing transaction.
+        events: each with the life of the device's journal that it belongs to.
+
+    Returns:
+        Ids of the rollouts that were spoken of.
+    """
+    latest: dict[tuple[str, str], dict[str, Any]] = {}
+    for life, event in sorted(events, key=lambda one: (one[0], one[1].seq)):
+        if event.rollout is None:
+            continue
+        key = (event.rollout, event.device)
+        before = latest.get(key)
+        word = _word(life, event)
+        if before is not None and before["update_id"] == event.update and event.progress is None:
+            word |= {name: before[name] for name in _PROGRESS}
+        latest[key] = word
+    _write(connection, [latest[key] for key in sorted(latest)])
+    return {rollout for rollout, _device in latest}
+
+
+def _word(life: int, event: UpdateEvent) -> dict[str, Any]:
+    return {
+        "rollout": event.rollout,
+        "device": event.device,
+        "life": life,
+        "seq": event.seq,
+        "update_id": event.update,
+        "attempt": int_of(event.attempt),
+        "from_version": text_of(event.from_version) if event.from_version else None,
+        "phase": event.phase.value,
+        "at": time_of(event.at),
+        "error_code": event.error.code if event.error else None,
+        "error_message": text_of(event.error.message) if event.error else None,
+        "bytes_done": bigint_of(event.progress.bytes_done) if event.progress else None,
+        "bytes_total": bigint_of(event.progress.bytes_total) if event.progress else None,
+    }
+
+
+def _write(connection: Connection, words: Sequence[dict[str, Any]]) -> None:
+    if not words:
+        return
+    kept = rollout_devices.c
+    statement = insert_into(connection, rollout_devices)
+    new = statement.excluded
+    # The bytes of an update are said while it fetches, and are worth knowing to its end.
+    same = new.update_id == kept.update_id
+    progress = {name: case((same, func.coalesce(new[name], kept[name])), else_=new[name]) for name in _PROGRESS}
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[kept.rollout, kept.device],
+            set_={name: new[name] for name in _WORD} | progress,
+            where=or_(new.life > kept.life, and_(new.life == kept.life, new.seq > kept.seq)),
+        ),
+        list(words),
+    )
