@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from schemas.errors import DeviceError, one_line
 
@@ -107,7 +107,7 @@ class Child:
             )
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *_guarded(command),
+                    *_guarded(command, user),
                     cwd=folder,
                     env=dict(environment),
                     stdin=asyncio.subprocess.DEVNULL,
@@ -116,7 +116,6 @@ class Child:
                     stdout=writing,
                     stderr=asyncio.subprocess.STDOUT,
                     start_new_session=True,
-                    **_credentials(user),
                 )
             except BaseException:
                 transport.close()
@@ -282,27 +281,21 @@ def process_fields(pid: int) -> list[str] | None:
     return text.rpartition(")")[2].split()  # the name before it may hold anything
 
 
-def _guarded(command: Sequence[str]) -> list[str]:
-    if sys.platform != "linux":
-        return list(command)
-    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command]
+def _guarded(command: Sequence[str], user: str | None) -> list[str]:
+    account = "" if user is None else _account(user)
+    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), account, *command]
 
 
-def _credentials(user: str | None) -> dict[str, Any]:
-    if user is None:
-        return {}
+def _account(user: str) -> str:
+    """The account that the launcher changes to; empty where it is the agent's own."""
     import pwd  # noqa: PLC0415  # only where an account is named
 
     try:
-        account = pwd.getpwnam(user)
+        entry = pwd.getpwnam(user)
     except KeyError as error:
         raise OSError(None, f"there is no account {user!r} on this device") from error
-    if account.pw_uid == os.geteuid():
-        return {}
+    if entry.pw_uid == os.geteuid():
+        return ""
     if os.geteuid() != 0:
         raise OSError(None, f"only root can start a program as {user!r}")
-    return {
-        "user": account.pw_uid,
-        "group": account.pw_gid,
-        "extra_groups": os.getgrouplist(user, account.pw_gid),
-    }
+    return user

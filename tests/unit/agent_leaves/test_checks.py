@@ -127,7 +127,7 @@ async def test_an_http_answer_that_does_not_pass(
     tmp_path: Path, answer: bytes, contains: str | None, says: str
 ) -> None:
     async with listening(answering(answer)) as port:
-        check = HttpCheck(url=f"http://127.0.0.1:{port}/", status=[200, 204], contains=contains)
+        check = HttpCheck(url=f"http://127.0.0.1:{port}/", status=(200, 204), contains=contains)
         failed = await problem(tmp_path, check)
     assert failed is not None
     assert failed.code == "health.http"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from device_agent import rendering
 from device_agent.rendering import MAX_TEMPLATE_BYTES, FileTemplateRenderer, context_environment, context_values
 from schemas.errors import DeviceError, PublisherError
 from schemas.manifest import FileEntry, Manifest, Template
@@ -82,7 +81,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor, mode)
 
-    monkeypatch.setattr(rendering.os, "fchmod", full_at_the_second)
+    monkeypatch.setattr("os.fchmod", full_at_the_second)
     templates = [Template(source="a.in", target="x/one"), Template(source="a.in", target="y/two")]
     with pytest.raises(DeviceError) as caught:
         FileTemplateRenderer().render(manifest(*templates), context)
