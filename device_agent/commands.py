@@ -1,0 +1,120 @@
+"""Carries out what a controller asks of this device: replay, report, retry, cancel, rollback, check.
+
+At most once each: a command's id is noted before anything is done, because a rollback that is done twice
+goes back two releases. Whoever asked sees what came of it in events and in the report.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from device_agent.heard import Heard
+from device_agent.logs import line, logger
+from device_agent.threads import in_thread
+from device_agent.updates import Cancelled, Submitted
+from schemas.errors import ContractError, FlotillaError
+from schemas.messages import Command, Verb
+from schemas.names import PACKAGE_PATTERN, matches
+
+MAX_WAITING: Final = 64
+"""Commands that wait for the one that is being carried out; more are refused."""
+MAX_SEQ: Final = 2**53 - 1
+
+
+class Updates(Protocol):
+    """The part of the update manager that this needs."""
+
+    async def cancel(self, package: str, code: str = "conflict.cancelled") -> Cancelled:
+        """Stop what has not begun to switch."""
+        ...
+
+    async def rollback(self, package: str) -> str:
+        """Go back to the previous release."""
+        ...
+
+    async def retry(self, package: str) -> Submitted | None:
+        """Try what ended badly once more."""
+        ...
+
+
+class Commands:
+    """See the module. `take` is the inbox's, `serve` a task of its own: a cancellation may take half a minute."""
+
+    def __init__(
+        self,
+        *,
+        updates: Updates,
+        heard: Heard,
+        now: Callable[[], datetime],
+        replay: Callable[[int], None],
+        report: Callable[[], None],
+        check: Callable[[], Awaitable[None]],
+    ) -> None:
+        """
+        Args:
+            replay: send the events above a `seq` again.
+            report: publish what is true, soon.
+            check: look at the configuration, broker, repository, disk and clock, and have the result reported.
+        """
+        self._updates = updates
+        self._heard = heard
+        self._now = now
+        self._replay = replay
+        self._report = report
+        self._check = check
+        self._waiting: asyncio.Queue[Command] = asyncio.Queue(MAX_WAITING)
+
+    async def take(self, command: Command) -> None:
+        """Note a command and have it carried out. Expired and repeated ones are left alone."""
+        if command.expires_at <= self._now():
+            logger().info(line("command", "has expired and is ignored", verb=command.verb.value, id=command.id))
+        elif self._waiting.full():
+            logger().warning(line("command", "too many at once, ignored", verb=command.verb.value, id=command.id))
+        elif await in_thread(self._heard.take_command, command.id, command.expires_at, self._now()):
+            self._waiting.put_nowait(command)
+        else:
+            logger().debug(line("command", "came again", verb=command.verb.value, id=command.id))
+
+    async def serve(self) -> None:
+        """Carry out commands in the order in which they came, until cancelled."""
+        while True:
+            command = await self._waiting.get()
+            try:
+                outcome = await self._carry_out(command)
+            except FlotillaError as error:
+                logger().warning(line("command", error, verb=command.verb.value, id=command.id, code=error.code))
+            else:
+                logger().info(line("command", outcome, verb=command.verb.value, id=command.id))
+
+    async def _carry_out(self, command: Command) -> str:
+        outcome = "done"
+        match command.verb:
+            case Verb.REPLAY:
+                self._replay(_seq(command.args))
+            case Verb.REPORT:
+                self._report()
+            case Verb.CHECK:
+                await self._check()
+            case Verb.RETRY:
+                again = await self._updates.retry(_package(command.args))
+                outcome = again.answer.value if again else "nothing ended badly"
+            case Verb.CANCEL:
+                outcome = (await self._updates.cancel(_package(command.args))).value
+            case Verb.ROLLBACK:
+                outcome = f"update {await self._updates.rollback(_package(command.args))}"
+        return outcome
+
+
+def _package(args: dict[str, Any]) -> str:
+    name = args.get("package")
+    if not isinstance(name, str) or not matches(PACKAGE_PATTERN, name):
+        raise ContractError("message.json", "args.package is missing or is not a package name")
+    return name
+
+
+def _seq(args: dict[str, Any]) -> int:
+    seq = args.get("after_seq", 0)
+    if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq <= MAX_SEQ:
+        raise ContractError("message.json", f"args.after_seq is not a number from 0 to {MAX_SEQ}")
+    return seq
