@@ -1,0 +1,88 @@
+"""What the commands share: where the controller is, and how facts are printed."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from controller.client import ControllerClient
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_URL = "http://127.0.0.1:8420"
+
+
+def controller_options(command: F) -> F:
+    """Add --url and --token; the command gets a `client` instead."""
+
+    @click.option("--url", envvar="FLOTILLA_URL", default=DEFAULT_URL, show_default=True, help="The controller.")
+    @click.option("--token", envvar="FLOTILLA_TOKEN", help="Its API token, where it asks for one.")
+    @functools.wraps(command)
+    def with_client(*args: Any, url: str, token: str | None, **kwargs: Any) -> Any:
+        return command(*args, client=ControllerClient(url, token), **kwargs)
+
+    return with_client  # type: ignore[return-value]  # click's options keep the type, functools hides it
+
+
+def json_option(command: F) -> F:
+    """Add --json as the argument `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")(command)
+
+
+def print_json(facts: Any) -> None:
+    """Any msgspec struct, list or dict as indented JSON on stdout."""
+    plain = msgspec.json.encode(facts)
+    click.echo(msgspec.json.format(plain, indent=2).decode())
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """Rows under headings; without rows the one line `empty`. Piped output has no colours and is not cut."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=not sys.stdout.isatty())
+    count = 0
+    for row in rows:
+        table.add_row(*row)
+        count += 1
+    if not count:
+        click.echo(empty)
+        return
+    width = None if sys.stdout.isatty() else 400
+    Console(highlight=False, width=width).print(table)
+
+
+def size_text(count: int | None) -> str:
+    """Bytes for people, with binary units: `1.4 MiB`."""
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def time_text(moment: datetime | None) -> str:
+    """A moment in the reader's own zone, to the second."""
+    return "-" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def parse_day(text: str | None, option: str) -> str | None:
+    """A date or RFC 3339 time given on the command line, as RFC 3339 in UTC; usage error where it is none."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r} is no date like 2026-03-01 or 2026-03-01T12:00:00Z", param_hint=option
+        ) from error
+    aware = moment if moment.tzinfo else moment.astimezone()
+    return aware.astimezone(UTC).isoformat().replace("+00:00", "Z")

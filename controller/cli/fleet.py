@@ -1,0 +1,171 @@
+"""`flotilla devices`, `device`, `rollouts` and `rollout`: how the fleet stands."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import click
+
+from controller.cli.common import controller_options, json_option, print_json, print_table, size_text, time_text
+from controller.client import ControllerClient
+from controller.http.views import DeviceView, Page, RolloutDetail, RolloutView, UpdateView
+from controller.rollouts.plan import Verdict
+from schemas.messages import UpdateEvent
+
+T = TypeVar("T")
+
+PAGE = 500
+EVENTS_SHOWN = 50
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="At most so many.")
+@controller_options
+@json_option
+def devices(limit: int, client: ControllerClient, *, as_json: bool) -> None:
+    """List the devices that were ever heard of, by id."""
+    found = collect(client, DeviceView, "devices", limit)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("DEVICE", "ONLINE", "LAST SEEN", "CHANNEL", "PACKAGES", "NEWEST UPDATE"),
+        (
+            (
+                d.id,
+                "yes" if d.online else "no",
+                time_text(d.last_seen),
+                d.channel or "-",
+                installed_text(d),
+                update_text(d.update),
+            )
+            for d in found
+        ),
+        empty="no device has been heard of yet",
+    )
+
+
+@click.command()
+@click.argument("device_id", metavar="ID")
+@controller_options
+@json_option
+def device(device_id: str, client: ControllerClient, *, as_json: bool) -> None:
+    """Show one device: what it runs, its facts, and its newest events."""
+    view = client.get(DeviceView, "devices", device_id)
+    history = client.get(Page[UpdateEvent], "devices", device_id, "events", query={"limit": EVENTS_SHOWN, "newest": 1})
+    if as_json:
+        print_json({"device": view, "events": history.items})
+        return
+    click.echo(f"{view.id}: {'online' if view.online else 'offline'}, last seen {time_text(view.last_seen)}")
+    click.echo(f"channel {view.channel or '-'}, agent {view.agent_version or '-'}")
+    click.echo("tags    " + (", ".join(f"{key}={value}" for key, value in sorted(view.tags.items())) or "-"))
+    click.echo("facts   " + (", ".join(f"{key}={value}" for key, value in sorted(view.facts.items())) or "-"))
+    for name, package in sorted(view.packages.items()):
+        before = f", before it {package.previous}" if package.previous else ""
+        click.echo(
+            f"runs    {name} {package.version} ({package.phase}) since {time_text(package.installed_at)}{before}"
+        )
+    click.echo()
+    print_table(
+        ("SEQ", "TIME", "PACKAGE", "VERSION", "PHASE", "WHAT"),
+        ((str(e.seq), time_text(e.at), e.package, e.version, e.phase, event_text(e)) for e in history.items),
+        empty="it has reported no event yet",
+    )
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many, newest first.")
+@controller_options
+@json_option
+def rollouts(limit: int, client: ControllerClient, *, as_json: bool) -> None:
+    """List the rollouts, newest first."""
+    found = collect(client, RolloutView, "rollouts", limit)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("ROLLOUT", "PACKAGE", "VERSION", "CHANNEL", "STATE", "BEGUN", "DEVICES"),
+        (
+            (r.id, r.package, r.version, r.channel, r.state, time_text(r.created_at), counts_text(r.counts))
+            for r in found
+        ),
+        empty="nothing has been released yet",
+    )
+
+
+@click.command()
+@click.argument("rollout_id", metavar="ID")
+@controller_options
+@json_option
+def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None:
+    """Show one rollout: every device's verdict, and the failures grouped by their code."""
+    view = client.get(RolloutDetail, "rollouts", rollout_id)
+    if as_json:
+        print_json(view)
+        return
+    click.echo(f"{view.package} {view.version} on channel {view.channel}: {view.state}, revision {view.revision}")
+    click.echo(f"{counts_text(view.counts)}\n")
+    print_table(
+        ("DEVICE", "VERDICT", "FROM", "TIME", "BYTES", "WHAT"),
+        (
+            (
+                one.device,
+                one.verdict,
+                (one.update.from_version if one.update else None) or "-",
+                time_text(one.update.at if one.update else None),
+                size_text(one.update.wire_bytes if one.update else None),
+                update_text(one.update),
+            )
+            for one in view.devices
+        ),
+        empty="it means no device that has been heard of",
+    )
+    for failure in view.failures:
+        click.echo(f"\n{failure.count} x {failure.code}: {failure.message}")
+        click.echo(f"  on {', '.join(failure.devices)}{' …' if failure.count > len(failure.devices) else ''}")
+        for line in failure.log_tail.splitlines()[-8:]:
+            click.echo(f"  | {line}")
+
+
+def collect(client: ControllerClient, type_: type[T], path: str, limit: int) -> list[T]:
+    """Pages of a list until `limit` items or its end."""
+    found: list[T] = []
+    after: str | None = None
+    while len(found) < limit:
+        query = {"limit": min(PAGE, limit - len(found)), "after": after}
+        page = client.get(Page[type_], path, query=query)  # type: ignore[valid-type]  # the item's type is a value here
+        found += page.items
+        after = page.next
+        if after is None:
+            break
+    return found
+
+
+def installed_text(view: DeviceView) -> str:
+    """`tacho 1.1.0, base 2.0.0`."""
+    return ", ".join(f"{name} {package.version}" for name, package in sorted(view.packages.items())) or "-"
+
+
+def counts_text(counts: Mapping[Verdict, int]) -> str:
+    """`succeeded 5, failed 1`."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "no device"
+
+
+def update_text(update: UpdateView | None) -> str:
+    """What a device last said, in a few words."""
+    if update is None:
+        return "-"
+    text = f"{update.package} {update.version} {update.phase}"
+    if update.error:
+        return f"{text}: {update.error.code}: {update.error.message}"
+    if update.progress and update.progress.bytes_total and update.phase == "fetching":
+        return f"{text} {100 * update.progress.bytes_done // update.progress.bytes_total} %"
+    return text
+
+
+def event_text(event: UpdateEvent) -> str:
+    """What an event adds to its phase."""
+    if event.error:
+        return f"{event.error.code}: {event.error.message}"
+    if event.progress:
+        return f"{size_text(event.progress.bytes_done)} of {size_text(event.progress.bytes_total)}"
+    return ", ".join(f"{key}={value}" for key, value in sorted((event.detail or {}).items()))

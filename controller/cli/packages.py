@@ -1,0 +1,155 @@
+"""`flotilla push`, `packages`, `export` and `root`: what the repository holds."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from controller.cli.common import (
+    controller_options,
+    json_option,
+    parse_day,
+    print_json,
+    print_table,
+    size_text,
+    time_text,
+)
+from controller.cli.uploading import push_file
+from controller.client import ControllerClient, save_atomically
+from controller.http.views import Page
+from controller.repository.records import ReleaseRecord
+from schemas.layout import package_file_name
+
+PAGE = 500
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@controller_options
+@json_option
+def push(files: tuple[Path, ...], client: ControllerClient, *, as_json: bool) -> None:
+    """Store package FILES in the controller's repository and sign them.
+
+    The same file twice changes nothing; the same version with other content is refused. Nothing is announced yet:
+    that is `flotilla release`.
+    """
+    pushed = [push_file(client, path) for path in files]
+    if as_json:
+        print_json(pushed)
+        return
+    for one in pushed:
+        word = "stored" if one.new else "was already there:"
+        record = one.release
+        click.echo(
+            f"{word} {record.key}  {size_text(record.size)}, {record.files} files, manifest {record.manifest[:12]}"
+        )
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--version", "version_range", metavar="RANGE", help="Only versions in this range, e.g. '^1.2'.")
+@click.option("--platform", help="Only releases that run on this platform, e.g. linux-aarch64.")
+@click.option("--tag", "tags", multiple=True, help="Only releases with this tag; all that are given must be there.")
+@click.option("--channel", help="Only what this channel points at.")
+@click.option("--since", metavar="DATE", help="Only releases stored at or after this.")
+@click.option("--until", metavar="DATE", help="Only releases stored before this.")
+@controller_options
+@json_option
+def packages(
+    name: str | None,
+    version_range: str | None,
+    platform: str | None,
+    tags: tuple[str, ...],
+    channel: str | None,
+    since: str | None,
+    until: str | None,
+    client: ControllerClient,
+    *,
+    as_json: bool,
+) -> None:
+    """List what the repository holds, newest version first; all conditions must hold."""
+    query: dict[str, str | int | list[str] | None] = {
+        "name": name,
+        "version": version_range,
+        "platform": platform,
+        "tag": list(tags),
+        "channel": channel,
+        "since": parse_day(since, "--since"),
+        "until": parse_day(until, "--until"),
+        "limit": PAGE,
+    }
+    found: list[ReleaseRecord] = []
+    while True:
+        page = client.get(Page[ReleaseRecord], "packages", query=query)
+        found += page.items
+        if page.next is None:
+            break
+        query["after"] = page.next
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("PACKAGE", "VERSION", "PLATFORM", "SIZE", "STORED", "CHANNELS", "DESCRIPTION"),
+        (
+            (
+                r.package,
+                r.version,
+                r.platform,
+                size_text(r.size),
+                time_text(r.created_at),
+                ", ".join(r.channels),
+                r.description,
+            )
+            for r in found
+        ),
+        empty="no release fits",
+    )
+
+
+@click.command()
+@click.argument("name")
+@click.argument("version")
+@click.option("--platform", help="Needed where the version exists for several platforms.")
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
+@click.option(
+    "--valid-days", type=click.IntRange(1, 3650), help="How long a device may wait before it installs the file."
+)
+@controller_options
+@json_option
+def export(
+    name: str,
+    version: str,
+    platform: str | None,
+    out: Path | None,
+    valid_days: int | None,
+    client: ControllerClient,
+    *,
+    as_json: bool,
+) -> None:
+    """Write a release with its signed metadata into one file, for `flotilla-agent install` without a network."""
+    destination = out or Path(package_file_name(name, version, platform or "export"))
+    query = {"platform": platform, "valid_days": valid_days}
+    size = save_atomically(client.download("packages", name, version, "export", query=query), destination)
+    if as_json:
+        print_json({"file": str(destination), "size": size})
+    else:
+        click.echo(f"wrote {destination}, {size_text(size)}; install it with: flotilla-agent install {destination}")
+
+
+@click.command()
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; stdout without it."
+)
+@controller_options
+def root(out: Path | None, client: ControllerClient) -> None:
+    """Write the trusted root file that agents start from.
+
+    Bring it to the devices by a way you trust: whoever controls this file controls what they install.
+    """
+    pieces = client.download("root")
+    if out is None:
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
+        return
+    save_atomically(pieces, out)
+    click.echo(f"wrote {out}; name it as trusted_root in each device's agent.toml", err=True)

@@ -1,0 +1,126 @@
+"""`flotilla release` and `publish`: announcing a version to a channel."""
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from controller.cli.common import controller_options, json_option, print_json
+from controller.cli.uploading import push_file
+from controller.client import ControllerClient
+from controller.http.views import ReleaseWish, RolloutView
+from controller.packaging.package_creator import PackageCreator
+from schemas.errors import OperatorError
+from schemas.messages import RolloutPolicy, Targets
+from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, KEY_PATTERN, PACKAGE_PATTERN, matches
+from schemas.versions import parse
+
+
+@click.command()
+@click.argument("name")
+@click.argument("version")
+@click.option("--channel", required=True, help="Devices of this channel are meant.")
+@click.option("--where", "conditions", multiple=True, metavar="KEY=VALUE", help="Only devices with this tag or fact.")
+@click.option("--device", "devices", multiple=True, metavar="ID", help="Only this device; may be given several times.")
+@click.option("--jitter", type=click.FloatRange(0, 86_400), default=0, help="Devices wait up to so many seconds.")
+@click.option("--allow-downgrade", is_flag=True, help="Also where a newer version is installed.")
+@controller_options
+@json_option
+def release(
+    name: str,
+    version: str,
+    channel: str,
+    conditions: tuple[str, ...],
+    devices: tuple[str, ...],
+    jitter: float,
+    client: ControllerClient,
+    *,
+    allow_downgrade: bool,
+    as_json: bool,
+) -> None:
+    """Announce VERSION of package NAME to a channel: its devices fetch, switch, prove it, and report."""
+    rollout = announce(
+        client,
+        name=name,
+        version=version,
+        channel=channel,
+        targets=_targets(conditions, devices),
+        policy=RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade),
+    )
+    _tell(rollout, as_json=as_json)
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option("--channel", required=True, help="Devices of this channel are meant.")
+@click.option("--version", help="Instead of the version that the source names.")
+@click.option("--platform", help="Instead of the platform that the source names.")
+@controller_options
+@json_option
+def publish(
+    source: Path, channel: str, version: str | None, platform: str | None, client: ControllerClient, *, as_json: bool
+) -> None:
+    """Build, push and release in one: SOURCE is a folder with flotilla.toml, or a package file."""
+    _check_channel(channel)
+    if source.is_file():
+        if version or platform:
+            raise OperatorError("input.bad", "--version and --platform are for folders; a package file has its own")
+        pushed = push_file(client, source)
+    else:
+        with tempfile.TemporaryDirectory(prefix="flotilla-") as folder:
+            built = PackageCreator(source).build(version=version, platform=platform, out=Path(folder))
+            pushed = push_file(client, built.path)
+    record = pushed.release
+    _tell(announce(client, name=record.package, version=record.version, channel=channel), as_json=as_json)
+
+
+def announce(
+    client: ControllerClient,
+    *,
+    name: str,
+    version: str,
+    channel: str,
+    targets: Targets | None = None,
+    policy: RolloutPolicy | None = None,
+) -> RolloutView:
+    """Start a rollout; raises `OperatorError` for names that can be none before anything is sent."""
+    _check_channel(channel)
+    if not matches(PACKAGE_PATTERN, name):
+        raise OperatorError("input.bad", f"{name!r} is no package name; it has small letters, digits and '-'")
+    wish = ReleaseWish(
+        package=name,
+        version=str(parse(version)),
+        channel=channel,
+        targets=targets or Targets(),
+        policy=policy or RolloutPolicy(),
+    )
+    return client.send("POST", RolloutView, "releases", body=wish)
+
+
+def _check_channel(channel: str) -> None:
+    if not matches(CHANNEL_PATTERN, channel):
+        raise OperatorError(
+            "input.bad", f"{channel!r} is no channel name; it has small letters, digits and '-', at most 32"
+        )
+
+
+def _targets(conditions: tuple[str, ...], devices: tuple[str, ...]) -> Targets:
+    where: dict[str, str | list[str]] = {}
+    for condition in conditions:
+        key, separator, value = condition.partition("=")
+        if not separator or not matches(KEY_PATTERN, key):
+            raise OperatorError("input.bad", f"--where {condition!r} is not of the form KEY=VALUE")
+        known = where.get(key)
+        where[key] = value if known is None else [*([known] if isinstance(known, str) else known), value]
+    for device in devices:
+        if not matches(DEVICE_PATTERN, device):
+            raise OperatorError("input.bad", f"--device {device!r} is no device id")
+    return Targets(upto=0, devices=list(devices), where=where) if devices else Targets(where=where)
+
+
+def _tell(rollout: RolloutView, *, as_json: bool) -> None:
+    if as_json:
+        print_json(rollout)
+        return
+    click.echo(f"announced {rollout.package} {rollout.version} on channel {rollout.channel}, rollout {rollout.id}")
+    click.echo(f"follow it with: flotilla watch, or flotilla rollout {rollout.id}")

@@ -1,0 +1,48 @@
+"""Sending a package file to the controller, with progress where a person watches."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from controller.client import ControllerClient
+from controller.http.views import PushView
+from schemas.errors import OperatorError
+
+
+def push_file(client: ControllerClient, path: Path) -> PushView:
+    """Upload one package file; raises as `ControllerClient` does, or `OperatorError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+                task = progress.add_task(f"push {path.name}", total=size)
+                reader = _Counted(file, lambda count: progress.advance(task, count))
+                return client.upload(PushView, io.BufferedReader(reader, 1 << 20), size, "packages")
+    except OSError as error:
+        raise OperatorError("input.bad", f"cannot read {path}: {error.strerror}") from error
+
+
+class _Counted(io.RawIOBase):
+    """Passes a file through and says how much of it has been read."""
+
+    def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:
+        self._file = file
+        self._on_bytes = on_bytes
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read the next piece."""
+        with memoryview(buffer) as view:
+            piece = self._file.read(len(view))
+            view[: len(piece)] = piece
+        self._on_bytes(len(piece))
+        return len(piece)

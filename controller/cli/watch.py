@@ -1,0 +1,60 @@
+"""`flotilla watch`: every step of every device as it happens."""
+
+import sys
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from controller.cli.common import controller_options, time_text
+from controller.cli.fleet import event_text
+from controller.client import ControllerClient
+from schemas.messages import Phase, Presence, UpdateEvent
+
+STYLES = {
+    Phase.SUCCEEDED: "green",
+    Phase.ROLLED_BACK: "yellow",
+    Phase.ROLLING_BACK: "yellow",
+    Phase.FAILED: "red",
+    Phase.REJECTED: "red",
+    Phase.CANCELLED: "dim",
+}
+
+
+@click.command()
+@click.option("--package", help="Only updates of this package.")
+@click.option("--device", "only", help="Only this device.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@controller_options
+def watch(package: str | None, only: str | None, client: ControllerClient, *, as_json: bool) -> None:
+    """Show what devices report, live, until Ctrl-C."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
+    if not as_json:
+        click.echo("watching; Ctrl-C ends it", err=True)
+    for kind, data in client.follow("watch"):
+        if only and data.get("device") != only:
+            continue
+        if package and data.get("package") != package:
+            continue
+        if as_json:
+            click.echo(msgspec.json.encode({"kind": kind} | data).decode())
+        elif line := _line(kind, data):
+            console.print(line)
+
+
+def _line(kind: str, data: dict[str, Any]) -> Text | None:
+    if kind == "update":
+        event = msgspec.convert(data, UpdateEvent)
+        text = f"{time_text(event.at)}  {event.device:<20} {event.package} {event.version:<10} {event.phase:<12} "
+        return Text(text + event_text(event), style=STYLES.get(event.phase, ""))
+    if kind == "presence":
+        presence = msgspec.convert(data, Presence)
+        word = "online" if presence.online else "offline"
+        return Text(f"{time_text(presence.at)}  {presence.device:<20} {word}", style="dim")
+    if kind == "rollout":
+        return Text(
+            f"{'':19}  rollout {data['package']} {data['version']} on {data['channel']}: {data['state']}", style="bold"
+        )
+    return None
