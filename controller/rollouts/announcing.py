@@ -1,0 +1,160 @@
+"""The announcements as the database keeps them: one row a retained topic, the source of truth for the broker.
+
+The revision belongs to the topic. It grows by one with every change, from one rollout to the next and after a
+tombstone too, so that nobody ever takes an older announcement for a newer one.
+"""
+
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection, Engine, select, update
+
+from controller.database import reading, to_db, writing
+from controller.fleet.sql import insert_into
+from controller.rollouts.tables import announcements
+from schemas.codec import encode
+from schemas.errors import ContractError, OperatorError
+from schemas.messages import Announcement, ReleaseState, RolloutPolicy, Targets
+
+
+class Intention(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be announced of a rollout, whatever the revision will be."""
+
+    rollout: str
+    package: str
+    version: str
+    channel: str
+    targets: Targets
+    policy: RolloutPolicy
+    repository: list[str]
+
+
+class TopicState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a release topic is to hold. `payload` is None where it is to be cleared."""
+
+    channel: str
+    package: str
+    revision: int
+    payload: bytes | None
+
+
+def announce(connection: Connection, intention: Intention, state: ReleaseState, now: datetime) -> int:
+    """Make `intention` what its topic says from now on; returns the revision.
+
+    Raises:
+        OperatorError: `input.bad` where something breaks the contract, or is too large for a message.
+    """
+    revision = _next_revision(connection, intention.channel, intention.package)
+    message = Announcement(
+        rollout=intention.rollout,
+        revision=revision,
+        package=intention.package,
+        version=intention.version,
+        channel=intention.channel,
+        state=state,
+        targets=intention.targets,
+        policy=intention.policy,
+        repository=intention.repository,
+        published_at=now,
+    )
+    payload = checked(message).decode()
+    _write(
+        connection,
+        channel=intention.channel,
+        package=intention.package,
+        rollout=intention.rollout,
+        revision=revision,
+        payload=payload,
+        now=now,
+    )
+    return revision
+
+
+def withdraw(connection: Connection, channel: str, package: str, now: datetime) -> None:
+    """Clear the topic: the package has left the channel."""
+    rollout = current_rollout(connection, channel, package)
+    if rollout is not None:
+        revision = _next_revision(connection, channel, package)
+        _write(
+            connection,
+            channel=channel,
+            package=package,
+            rollout=rollout,
+            revision=revision,
+            payload=None,
+            now=now,
+        )
+
+
+def current_rollout(connection: Connection, channel: str, package: str) -> str | None:
+    """The rollout that the topic tells of; None for a topic that is clear."""
+    key = (announcements.c.channel == channel, announcements.c.package == package)
+    return connection.scalar(select(announcements.c.rollout).where(*key, announcements.c.payload.is_not(None)))
+
+
+def checked(message: Announcement) -> bytes:
+    """The message as bytes, after every rule of the contract was applied to it.
+
+    Raises:
+        OperatorError: `input.bad`, in one line that names the field.
+    """
+    try:
+        payload = encode(message)
+        msgspec.json.decode(payload, type=Announcement)
+    except ContractError as error:
+        raise OperatorError("input.bad", f"the announcement would be too large: {error}") from error
+    except msgspec.ValidationError as error:
+        raise OperatorError("input.bad", f"the announcement would break the contract: {error}") from error
+    return payload
+
+
+class AnnouncementStore:
+    """What the announcer reads and writes; synchronous, safe from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def topics(self, *, changed_only: bool) -> list[TopicState]:
+        """What the topics are to hold: all of them, or those that changed since they were published."""
+        found = select(announcements).order_by(announcements.c.changed_at)
+        if changed_only:
+            found = found.where(announcements.c.published_revision < announcements.c.revision)
+        with reading(self._engine) as connection:
+            return [
+                TopicState(
+                    channel=row["channel"],
+                    package=row["package"],
+                    revision=row["revision"],
+                    payload=None if row["payload"] is None else row["payload"].encode(),
+                )
+                for row in connection.execute(found).mappings()
+            ]
+
+    def mark_published(self, state: TopicState) -> None:
+        """The broker has taken this revision."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                update(announcements)
+                .where(
+                    announcements.c.channel == state.channel,
+                    announcements.c.package == state.package,
+                    announcements.c.published_revision < state.revision,
+                )
+                .values(published_revision=state.revision)
+            )
+
+
+def _next_revision(connection: Connection, channel: str, package: str) -> int:
+    key = (announcements.c.channel == channel, announcements.c.package == package)
+    return (connection.scalar(select(announcements.c.revision).where(*key).with_for_update()) or 0) + 1
+
+
+def _write(connection: Connection, *, now: datetime, **values: str | int | None) -> None:
+    statement = insert_into(connection, announcements).values(**values, changed_at=to_db(now), published_revision=0)
+    changed = ("rollout", "revision", "payload", "changed_at")
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[announcements.c.channel, announcements.c.package],
+            set_={name: statement.excluded[name] for name in changed},
+        )
+    )

@@ -1,0 +1,206 @@
+"""Rollouts in the database: made, changed, evaluated. Every change is announced in the same transaction."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from controller.database import reading, to_db, utc_now, writing
+from controller.rollouts import announcing
+from controller.rollouts.engine import decide
+from controller.rollouts.observing import observe, write_verdicts
+from controller.rollouts.plan import ENDED, MOVES, Plan, RolloutState
+from controller.rollouts.reader import read_rollout
+from controller.rollouts.tables import rollouts
+from controller.rollouts.views import Rollout
+from schemas.errors import OperatorError, one_line
+from schemas.ids import uuid7
+from schemas.messages import ReleaseState, RolloutPolicy, Targets
+from schemas.versions import parse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a look at a rollout changed. `verdicts` is how many devices have another verdict now."""
+
+    rollout: str
+    state: RolloutState
+    state_changed: bool
+    verdicts: int
+
+
+class RolloutStore:
+    """Synchronous, safe from any thread and from several processes: each change is one transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(
+        self,
+        *,
+        package: str,
+        version: str,
+        channel: str,
+        repository: Sequence[str],
+        targets: Targets | None = None,
+        policy: RolloutPolicy | None = None,
+        now: datetime | None = None,
+    ) -> Rollout:
+        """Ask the devices of a channel to take a release, in place of what the channel announced so far.
+
+        Args:
+            package: its name; that the release exists is the caller's to know.
+            version: a full version.
+            channel: whose devices are asked.
+            repository: base URLs, tried in order.
+            targets: which of them; all unless given.
+            policy: how they may go about it.
+            now: the controller's clock.
+
+        Raises:
+            PublisherError: `version.bad`.
+            OperatorError: `input.bad` for anything that breaks the contract.
+        """
+        parse(version)
+        now = now or utc_now()
+        intention = announcing.Intention(
+            rollout=uuid7(to_db(now) // 1000, secrets.token_bytes(10)),
+            package=package,
+            version=version,
+            channel=channel,
+            targets=targets or Targets(),
+            policy=policy or RolloutPolicy(),
+            repository=list(repository),
+        )
+        with writing(self._engine) as connection:
+            before = announcing.current_rollout(connection, channel, package)
+            announcing.announce(connection, intention, ReleaseState.ACTIVE, now)
+            if before is not None:
+                _set_state(connection, before, RolloutState.SUPERSEDED, now)
+                _evaluate(connection, before, now)
+            connection.execute(insert(rollouts).values(_values(intention, now)))
+            _evaluate(connection, intention.rollout, now)
+            return read_rollout(connection, intention.rollout)
+
+    def set_state(self, rollout: str, state: RolloutState, now: datetime | None = None) -> Rollout:
+        """Pause, halt, revert or go on with a rollout; asking for the state it is in changes nothing.
+
+        Raises:
+            OperatorError: `rollout.unknown`, or `rollout.state` where `MOVES` has no such move.
+        """
+        now = now or utc_now()
+        with writing(self._engine) as connection:
+            row = _row(connection, rollout)
+            present = RolloutState(row["state"])
+            if state is not present and not (state is RolloutState.ACTIVE and present is RolloutState.COMPLETE):
+                if state not in MOVES[present]:
+                    possible = ", ".join(sorted(MOVES[present])) or "nothing: it is over, release the package anew"
+                    raise OperatorError(
+                        "rollout.state",
+                        f"rollout {rollout} is {present} and can't become {state}; possible: {possible}",
+                    )
+                _change(connection, row, state, now)
+                _evaluate(connection, rollout, now)
+            return read_rollout(connection, rollout)
+
+    def withdraw(self, channel: str, package: str, now: datetime | None = None) -> Rollout:
+        """Announce the package on the channel no more; devices keep what they have.
+
+        Raises:
+            OperatorError: `rollout.unknown` where the channel announces no such package.
+        """
+        now = now or utc_now()
+        with writing(self._engine) as connection:
+            rollout = announcing.current_rollout(connection, channel, package)
+            if rollout is None:
+                raise OperatorError(
+                    "rollout.unknown", f"channel {one_line(channel)} announces no package {one_line(package)}"
+                )
+            announcing.withdraw(connection, channel, package, now)
+            _set_state(connection, rollout, RolloutState.WITHDRAWN, now)
+            _evaluate(connection, rollout, now)
+            return read_rollout(connection, rollout)
+
+    def evaluate(self, rollout: str, now: datetime | None = None) -> Evaluation | None:
+        """Let the engine look at a rollout and keep what it decides; None for one that is not known here."""
+        now = now or utc_now()
+        with writing(self._engine) as connection:
+            return _evaluate(connection, rollout, now)
+
+    def announced(self, channels: set[str] | None = None) -> list[str]:
+        """Ids of the rollouts that are announced now, in all channels or in these."""
+        found = select(rollouts.c.id).where(rollouts.c.state.not_in([state.value for state in ENDED]))
+        if channels is not None:
+            found = found.where(rollouts.c.channel.in_(sorted(channels)))
+        with reading(self._engine) as connection:
+            return list(connection.scalars(found.order_by(rollouts.c.id)))
+
+
+def _evaluate(connection: Connection, rollout: str, now: datetime) -> Evaluation | None:
+    row = connection.execute(select(rollouts).where(rollouts.c.id == rollout).with_for_update()).mappings().first()
+    if row is None:
+        return None
+    state = RolloutState(row["state"])
+    targets = msgspec.json.decode(row["targets"], type=Targets)
+    policy = msgspec.json.decode(row["policy"], type=RolloutPolicy)
+    plan = Plan(rollout=rollout, version=row["version"], state=state, targets=targets, deadline=policy.deadline)
+    observed = observe(connection, plan, channel=row["channel"], package=row["package"])
+    decisions = decide(plan, observed.observations, now)
+    changed = write_verdicts(connection, rollout, observed, decisions.verdicts)
+    if decisions.state is not state:
+        _change(connection, row, decisions.state, now)
+    return Evaluation(
+        rollout=rollout, state=decisions.state, state_changed=decisions.state is not state, verdicts=changed
+    )
+
+
+def _change(connection: Connection, row: Any, state: RolloutState, now: datetime) -> None:
+    """Set the state of a rollout that is announced, and announce it."""
+    _set_state(connection, row["id"], state, now)
+    announced = state.announced
+    if announced is None or announcing.current_rollout(connection, row["channel"], row["package"]) != row["id"]:
+        raise OperatorError("rollout.state", f"rollout {row['id']} is not what its channel announces")
+    announcing.announce(connection, _intention(row), announced, now)
+
+
+def _set_state(connection: Connection, rollout: str, state: RolloutState, now: datetime) -> None:
+    changed = update(rollouts).where(rollouts.c.id == rollout)
+    connection.execute(changed.values(state=state.value, changed_at=to_db(now)))
+
+
+def _row(connection: Connection, rollout: str) -> Any:
+    found = connection.execute(select(rollouts).where(rollouts.c.id == rollout).with_for_update()).mappings().first()
+    if found is None:
+        raise OperatorError("rollout.unknown", f"there is no rollout {one_line(rollout)}")
+    return found
+
+
+def _values(intention: announcing.Intention, now: datetime) -> dict[str, Any]:
+    return {
+        "id": intention.rollout,
+        "package": intention.package,
+        "version": intention.version,
+        "channel": intention.channel,
+        "state": RolloutState.ACTIVE.value,
+        "targets": msgspec.json.encode(intention.targets).decode(),
+        "policy": msgspec.json.encode(intention.policy).decode(),
+        "repository": msgspec.json.encode(intention.repository).decode(),
+        "created_at": to_db(now),
+        "changed_at": to_db(now),
+    }
+
+
+def _intention(row: Any) -> announcing.Intention:
+    return announcing.Intention(
+        rollout=row["id"],
+        package=row["package"],
+        version=row["version"],
+        channel=row["channel"],
+        targets=msgspec.json.decode(row["targets"], type=Targets),
+        policy=msgspec.json.decode(row["policy"], type=RolloutPolicy),
+        repository=msgspec.json.decode(row["repository"], type=list[str]),
+    )

@@ -1,0 +1,237 @@
+"""Rollouts in the database: made, superseded, changed, completed, and what their topics announce."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from controller.fleet.incoming import Incoming
+from controller.fleet.intake_store import IntakeStore
+from controller.rollouts.announcing import AnnouncementStore
+from controller.rollouts.plan import RolloutState, Verdict
+from controller.rollouts.reader import RolloutReader
+from controller.rollouts.store import RolloutStore
+from controller.rollouts.views import Rollout
+from schemas.codec import decode
+from schemas.errors import OperatorError, PublisherError
+from schemas.messages import Announcement, ErrorReport, Phase, ReleaseState, RolloutPolicy, Targets
+from tests.unit.fleet.builders import NOW, event_in, installed, reported_in
+
+
+def create(engine: Engine, version: str = "2.0.0", **changes: Any) -> Rollout:
+    values = {"package": "tacho", "version": version, "channel": "stable", "repository": ["http://127.0.0.1:1/repo"]}
+    return RolloutStore(engine).create(**(values | {"now": NOW} | changes))
+
+
+def take_in(engine: Engine, *batch: Incoming) -> None:
+    IntakeStore(engine).take_in(batch, NOW)
+
+
+def says(engine: Engine, rollout: Rollout, device: str, phase: Phase, seq: int, **changes: Any) -> RolloutState:
+    take_in(engine, event_in(device, seq, phase, rollout=rollout.id, version=rollout.version, **changes))
+    evaluation = RolloutStore(engine).evaluate(rollout.id, NOW)
+    assert evaluation is not None
+    return evaluation.state
+
+
+def verdicts(engine: Engine, rollout: Rollout) -> dict[str, Verdict | None]:
+    return {one.device: one.verdict for one in RolloutReader(engine).devices(rollout.id)}
+
+
+def announced(engine: Engine) -> Announcement | None:
+    (topic,) = AnnouncementStore(engine).topics(changed_only=False)
+    return decode(topic.payload, Announcement) if topic.payload is not None else None
+
+
+def test_a_new_rollout_is_announced_to_all_of_its_channel(engine: Engine) -> None:
+    take_in(engine, reported_in("pi-1"), reported_in("pi-2"), reported_in("pi-3", channel="beta"))
+    rollout = create(engine)
+    assert (rollout.state, rollout.meant, rollout.verdicts) == (RolloutState.ACTIVE, 2, {"pending": 2})
+    message = announced(engine)
+    assert message is not None
+    assert (message.rollout, message.revision, message.state) == (rollout.id, 1, ReleaseState.ACTIVE)
+    assert (message.version, message.published_at, message.targets) == ("2.0.0", NOW, Targets())
+
+
+def test_the_devices_words_complete_it_and_the_announcement_says_so(engine: Engine) -> None:
+    take_in(engine, reported_in("pi-1"), reported_in("pi-2"))
+    rollout = create(engine)
+    assert says(engine, rollout, "pi-1", Phase.SUCCEEDED, 1) is RolloutState.ACTIVE
+    error = ErrorReport(code="health.http", message="answered 500")
+    assert says(engine, rollout, "pi-2", Phase.ROLLED_BACK, 1, error=error) is RolloutState.COMPLETE
+    message = announced(engine)
+    assert message is not None
+    assert (message.revision, message.state) == (2, ReleaseState.COMPLETE)
+    view = RolloutReader(engine).rollout(rollout.id)
+    assert (view.verdicts, view.phases) == ({"rolled_back": 1, "succeeded": 1},) * 2
+    failed = RolloutReader(engine).devices(rollout.id, after="pi-1")
+    assert [(one.device, one.error_code, one.error_message) for one in failed] == [
+        ("pi-2", "health.http", "answered 500")
+    ]
+
+
+def test_a_device_that_has_the_version_already_needs_no_word(engine: Engine) -> None:
+    take_in(engine, reported_in("pi-1", packages={"tacho": installed("2.0.0")}))
+    rollout = create(engine)
+    assert rollout.state is RolloutState.COMPLETE
+    assert verdicts(engine, rollout) == {"pi-1": Verdict.SUCCEEDED}
+
+
+def test_a_device_that_joins_later_reopens_it_and_one_that_leaves_is_forgotten(engine: Engine) -> None:
+    take_in(engine, reported_in("pi-1"))
+    rollout = create(engine)
+    says(engine, rollout, "pi-1", Phase.SUCCEEDED, 1)
+    take_in(engine, reported_in("pi-2"))
+    evaluation = RolloutStore(engine).evaluate(rollout.id, NOW)
+    assert evaluation is not None
+    assert (evaluation.state, evaluation.verdicts) == (RolloutState.ACTIVE, 1)
+    take_in(engine, reported_in("pi-1", seq=1, channel="beta"), reported_in("pi-2", channel="beta"))
+    assert says(engine, rollout, "pi-3", Phase.REJECTED, 1) is RolloutState.COMPLETE
+    assert verdicts(engine, rollout) == {"pi-1": Verdict.SUCCEEDED, "pi-3": Verdict.REJECTED}
+
+
+def test_looking_again_changes_nothing(engine: Engine) -> None:
+    take_in(engine, reported_in("pi-1"))
+    rollout = create(engine)
+    says(engine, rollout, "pi-1", Phase.SUCCEEDED, 1)
+    before = announced(engine)
+    evaluation = RolloutStore(engine).evaluate(rollout.id, NOW)
+    assert evaluation is not None
+    assert (evaluation.state_changed, evaluation.verdicts) == (False, 0)
+    assert announced(engine) == before
+
+
+def test_a_newer_rollout_supersedes_the_older_one_and_revisions_go_on(engine: Engine) -> None:
+    take_in(engine, reported_in("pi-1"), reported_in("pi-2"))
+    first = create(engine)
+    says(engine, first, "pi-1", Phase.SUCCEEDED, 1)
+    second = create(engine, "2.1.0", now=NOW + timedelta(seconds=1))
+    message = announced(engine)
+    assert message is not None
+    assert (message.rollout, message.revision, message.version) == (second.id, 2, "2.1.0")
+    assert second.id > first.id
+    old = RolloutReader(engine).rollout(first.id)
+    assert (old.state, old.revision) == (RolloutState.SUPERSEDED, None)
+    assert verdicts(engine, first) == {"pi-1": Verdict.SUCCEEDED, "pi-2": Verdict.HELD}
+    take_in(engine, reported_in("pi-9"))
+    assert says(engine, first, "pi-2", Phase.CANCELLED, 1) is RolloutState.SUPERSEDED
+    assert verdicts(engine, first) == {"pi-1": Verdict.SUCCEEDED, "pi-2": Verdict.CANCELLED}
+    assert [one.id for one in RolloutReader(engine).rollouts()] == [second.id, first.id]
+    assert [one.id for one in RolloutReader(engine).rollouts(before=second.id)] == [first.id]
+    assert [one.id for one in RolloutReader(engine).rollouts(state=RolloutState.ACTIVE)] == [second.id]
+    assert RolloutStore(engine).announced({"stable"}) == [second.id]
+
+
+def test_other_packages_and_channels_have_topics_of_their_own(engine: Engine) -> None:
+    create(engine)
+    create(engine, channel="beta")
+    create(engine, package="radio")
+    assert len(RolloutStore(engine).announced()) == 3
+    assert {topic.revision for topic in AnnouncementStore(engine).topics(changed_only=True)} == {1}
+
+
+def test_halting_holds_who_has_not_started_and_going_on_lets_them(engine: Engine) -> None:
+    take_in(engine, reported_in("pi-1"), reported_in("pi-2"))
+    rollout = create(engine)
+    says(engine, rollout, "pi-1", Phase.FETCHING, 1)
+    store = RolloutStore(engine)
+    assert store.set_state(rollout.id, RolloutState.HALTED, NOW).state is RolloutState.HALTED
+    assert verdicts(engine, rollout) == {"pi-1": Verdict.UPDATING, "pi-2": Verdict.HELD}
+    message = announced(engine)
+    assert message is not None
+    assert (message.state, message.revision) == (ReleaseState.HALTED, 2)
+    assert says(engine, rollout, "pi-1", Phase.CANCELLED, 2) is RolloutState.HALTED
+    assert store.set_state(rollout.id, RolloutState.HALTED, NOW).revision == 2
+    assert store.set_state(rollout.id, RolloutState.ACTIVE, NOW).revision == 3
+    assert verdicts(engine, rollout)["pi-2"] is Verdict.PENDING
+
+
+def test_a_complete_rollout_can_be_reverted_and_that_is_for_good(engine: Engine) -> None:
+    take_in(engine, reported_in("pi-1"))
+    rollout = create(engine)
+    says(engine, rollout, "pi-1", Phase.SUCCEEDED, 1)
+    store = RolloutStore(engine)
+    assert store.set_state(rollout.id, RolloutState.ACTIVE, NOW).state is RolloutState.COMPLETE
+    store.set_state(rollout.id, RolloutState.REVERTED, NOW)
+    assert says(engine, rollout, "pi-1", Phase.ROLLED_BACK, 2) is RolloutState.REVERTED
+    for state in (RolloutState.ACTIVE, RolloutState.PAUSED, RolloutState.COMPLETE, RolloutState.SUPERSEDED):
+        with pytest.raises(OperatorError, match="is reverted and can't become") as caught:
+            store.set_state(rollout.id, state, NOW)
+        assert caught.value.code == "rollout.state"
+
+
+def test_a_package_that_leaves_a_channel_leaves_a_tombstone_and_may_come_back(engine: Engine) -> None:
+    rollout = create(engine)
+    store = RolloutStore(engine)
+    assert store.withdraw("stable", "tacho", NOW).state is RolloutState.WITHDRAWN
+    assert announced(engine) is None
+    with pytest.raises(OperatorError) as caught:
+        store.withdraw("stable", "tacho", NOW)
+    assert caught.value.code == "rollout.unknown"
+    with pytest.raises(OperatorError):
+        store.set_state(rollout.id, RolloutState.PAUSED, NOW)
+    assert create(engine).revision == 3
+
+
+def test_only_what_changed_is_to_be_published(engine: Engine) -> None:
+    create(engine)
+    store = AnnouncementStore(engine)
+    (first,) = store.topics(changed_only=True)
+    create(engine, "2.0.1")
+    store.mark_published(first)
+    (second,) = store.topics(changed_only=True)
+    assert (first.revision, second.revision) == (1, 2)
+    store.mark_published(second)
+    assert store.topics(changed_only=True) == []
+    assert len(store.topics(changed_only=False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "code", "words"),
+    [
+        ({"version": "2"}, PublisherError, "version.bad", "2"),
+        ({"channel": "Stable"}, OperatorError, "input.bad", "channel"),
+        ({"package": "../tacho"}, OperatorError, "input.bad", "package"),
+        ({"targets": Targets(upto=10_001)}, OperatorError, "input.bad", "upto"),
+        ({"policy": RolloutPolicy(retries=-1)}, OperatorError, "input.bad", "retries"),
+        ({"targets": Targets(where={"a": "x" * 257})}, OperatorError, "input.bad", "where"),
+        (
+            {"targets": Targets(where={f"k{n}": ["v" * 256] * 200 for n in range(9)})},
+            OperatorError,
+            "input.bad",
+            "large",
+        ),
+    ],
+)
+def test_what_breaks_the_contract_is_refused_and_changes_nothing(
+    engine: Engine, changes: dict[str, Any], error: type[Exception], code: str, words: str
+) -> None:
+    kept = create(engine)
+    with pytest.raises(error, match=words) as caught:
+        create(engine, **changes)
+    assert getattr(caught.value, "code", None) == code
+    assert "\n" not in str(caught.value)
+    assert [one.state for one in RolloutReader(engine).rollouts()] == [RolloutState.ACTIVE]
+    message = announced(engine)
+    assert message is not None
+    assert message.rollout == kept.id
+
+
+def test_an_unknown_rollout_is_said_so(engine: Engine) -> None:
+    assert RolloutStore(engine).evaluate("nope") is None
+    for ask in (RolloutReader(engine).rollout, lambda name: RolloutStore(engine).set_state(name, RolloutState.PAUSED)):
+        with pytest.raises(OperatorError) as caught:
+            ask("nope")
+        assert caught.value.code == "rollout.unknown"
+
+
+def test_where_asks_for_facts_and_tags_of_the_report(engine: Engine) -> None:
+    take_in(
+        engine,
+        reported_in("pi-1", facts={"model": "pi4"}),
+        reported_in("pi-2", facts={"model": "pi5"}),
+        reported_in("pi-3", facts={"model": "pi5"}, tags={"model": "pi4"}),
+    )
+    rollout = create(engine, targets=Targets(where={"model": "pi4"}))
+    assert verdicts(engine, rollout) == {"pi-1": Verdict.PENDING, "pi-3": Verdict.PENDING}
