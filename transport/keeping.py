@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from transport.errors import LinkLost, SettingsError, TransportError
+from transport.errors import LinkLost, SettingsError, TakenOver, TransportError
 from transport.link import Link
 from transport.opening import connect
 from transport.settings import LinkSettings, Will
@@ -18,6 +18,9 @@ __all__ = ["Backoff", "LinkState", "keep_connected"]
 # A link that lasted this long was a good one: the next loss starts from the shortest wait again. Shorter
 # ones don't count, or two devices with one id would throw each other out every second for ever.
 _STABLE_S: Final = 30.0
+# Mosquitto before 2.0.15 closes a connection that another one takes over without saying why (seen with 2.0.11).
+# This many short links in a row, each closed without a word after the broker had let us in, mean the same.
+_SHORT_LINKS: Final = 3
 
 
 class Backoff:
@@ -78,6 +81,9 @@ async def keep_connected(
     `stop` the link is still open while it unwinds, so that a `finally` may publish a last word. Transport
     errors it raises, alone or in exception groups, count as a loss; any other error ends this function.
 
+    Two processes with one client id throw each other out. `LinkState.error` is then `TakenOver`: at once when
+    the broker says so, after three short links in a row when it doesn't.
+
     Args:
         settings: where to connect to, and as whom.
         session: what to do with each link.
@@ -115,6 +121,7 @@ async def _keep(
     stop: asyncio.Event,
 ) -> None:
     clock = asyncio.get_running_loop().time
+    short_links = 0
     while True:
         tell(LinkState(state="connecting"))
         connected_at = math.inf
@@ -133,6 +140,13 @@ async def _keep(
             return
         if clock() - connected_at >= _STABLE_S:
             backoff.reset()
+            short_links = 0
+        elif connected_at < math.inf and type(error) is LinkLost:
+            short_links += 1
+            if short_links >= _SHORT_LINKS:
+                error = _suspected(error, settings)
+        else:
+            short_links = 0
         wait_s = backoff.next_s()
         tell(LinkState(state="waiting", error=error, wait_s=wait_s))
         await asyncio.sleep(wait_s)
@@ -157,6 +171,14 @@ async def _cancelled(*tasks: "asyncio.Future[Any]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+
+
+def _suspected(lost: LinkLost, settings: LinkSettings) -> TakenOver:
+    who = settings.client_id
+    line = f"the broker closes each connection soon after it lets us in: does somebody else use the client id {who}?"
+    taken = TakenOver(line, reason_code=lost.reason_code)
+    taken.__cause__ = lost
+    return taken
 
 
 def _loss_in(caught: TransportError | BaseExceptionGroup[BaseException]) -> TransportError:

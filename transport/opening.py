@@ -149,6 +149,8 @@ def _translated(error: Exception, address: Address, settings: LinkSettings, comp
             translated = BrokerUntrusted(f"{address}: its certificate is not trusted: {why}")
         case ssl.SSLError():
             translated = BrokerUntrusted(f"{address}: no TLS: {error.reason or error}; is this the TLS port?")
+        case ConnectionResetError() if address.tls:
+            translated = BrokerUntrusted(f"{address}: no TLS: {error.strerror}; is this the TLS port?")
         case TimeoutError():
             translated = BrokerUnreachable(f"{address}: no answer within {settings.connect_timeout_s:g} s")
         case socket.gaierror():
@@ -166,7 +168,10 @@ def _closed_early(lost: LinkLost, address: Address, said: str) -> ConnectError:
         return BrokerUntrusted(f"{address}: the broker ended TLS: {said.rpartition('] ')[2] or said}")
     if lost.reason_code == _PROTOCOL_ERROR:
         return WrongProtocol(f"{address}: what answers is not an MQTT 5 broker")
-    how = "with TLS" if address.tls else "without TLS"
+    if address.tls:
+        return BrokerUntrusted(
+            f"{address} closed the connection before answering: does it want a client certificate, or another one?"
+        )
     return BrokerUnreachable(
-        f"{address} closed the connection before answering: is an MQTT 5 broker, {how}, on that port?"
+        f"{address} closed the connection before answering: is that an MQTT 5 broker, and a port without TLS?"
     )

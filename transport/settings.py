@@ -151,7 +151,8 @@ class Will:
         payload: what, at most 65535 bytes.
         qos: 0 or 1.
         retain: whether it replaces the topic's retained message.
-        delay_s: seconds the broker waits for our return first; then nothing is published.
+        delay_s: seconds the broker waits for our return first; then nothing is published. It waits no longer than
+            the session lasts, so `session_expiry_s` must be at least as long.
         content_type: MQTT content type of the payload.
         expiry_s: seconds after which the broker drops it undelivered; None for never.
     """
