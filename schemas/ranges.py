@@ -226,11 +226,10 @@ def _read_hyphen_range(low: _Partial, high: _Partial, lowest: str | None) -> lis
         _refuse_prefix(low)
     if not low.is_any:
         bounds.append(low.compared(">=", low.prerelease or lowest))
-    if high.is_full and high.prerelease is not None:
+    if high.is_full:
+        if high.prerelease is None:
+            _refuse_prefix(high)
         bounds.append(high.compared("<=", high.prerelease))
-    elif high.is_full and lowest is None:
-        _refuse_prefix(high)
-        bounds.append(high.compared("<=", None))
     elif not high.is_any:
         bounds.append(high.next("<", len(high.numbers) - 1, "0"))
     return bounds
