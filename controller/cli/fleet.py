@@ -7,8 +7,10 @@ import click
 
 from controller.cli.common import controller_options, json_option, print_json, print_table, size_text, time_text
 from controller.client import ControllerClient
-from controller.http.views import DeviceView, Page, RolloutDetail, RolloutView, UpdateView
+from controller.fleet.views import Device, TakenEvent, Update
+from controller.http.views import Page, RolloutDetail
 from controller.rollouts.plan import Verdict
+from controller.rollouts.views import Rollout, RolloutDevice
 from schemas.messages import UpdateEvent
 
 T = TypeVar("T")
@@ -23,7 +25,7 @@ EVENTS_SHOWN = 50
 @json_option
 def devices(limit: int, client: ControllerClient, *, as_json: bool) -> None:
     """List the devices that were ever heard of, by id."""
-    found = collect(client, DeviceView, "devices", limit)
+    found = collect(client, Device, "devices", limit)
     if as_json:
         print_json(found)
         return
@@ -50,8 +52,8 @@ def devices(limit: int, client: ControllerClient, *, as_json: bool) -> None:
 @json_option
 def device(device_id: str, client: ControllerClient, *, as_json: bool) -> None:
     """Show one device: what it runs, its facts, and its newest events."""
-    view = client.get(DeviceView, "devices", device_id)
-    history = client.get(Page[UpdateEvent], "devices", device_id, "events", query={"limit": EVENTS_SHOWN, "newest": 1})
+    view = client.get(Device, "devices", device_id)
+    history = client.get(Page[TakenEvent], "devices", device_id, "events", query={"limit": EVENTS_SHOWN, "newest": 1})
     if as_json:
         print_json({"device": view, "events": history.items})
         return
@@ -65,9 +67,10 @@ def device(device_id: str, client: ControllerClient, *, as_json: bool) -> None:
             f"runs    {name} {package.version} ({package.phase}) since {time_text(package.installed_at)}{before}"
         )
     click.echo()
+    events = [taken.event for taken in history.items]
     print_table(
         ("SEQ", "TIME", "PACKAGE", "VERSION", "PHASE", "WHAT"),
-        ((str(e.seq), time_text(e.at), e.package, e.version, e.phase, event_text(e)) for e in history.items),
+        ((str(e.seq), time_text(e.at), e.package, e.version, e.phase, event_text(e)) for e in events),
         empty="it has reported no event yet",
     )
 
@@ -78,14 +81,14 @@ def device(device_id: str, client: ControllerClient, *, as_json: bool) -> None:
 @json_option
 def rollouts(limit: int, client: ControllerClient, *, as_json: bool) -> None:
     """List the rollouts, newest first."""
-    found = collect(client, RolloutView, "rollouts", limit)
+    found = collect(client, Rollout, "rollouts", limit)
     if as_json:
         print_json(found)
         return
     print_table(
         ("ROLLOUT", "PACKAGE", "VERSION", "CHANNEL", "STATE", "BEGUN", "DEVICES"),
         (
-            (r.id, r.package, r.version, r.channel, r.state, time_text(r.created_at), counts_text(r.counts))
+            (r.id, r.package, r.version, r.channel, r.state, time_text(r.created_at), counts_text(r.verdicts))
             for r in found
         ),
         empty="nothing has been released yet",
@@ -98,32 +101,40 @@ def rollouts(limit: int, client: ControllerClient, *, as_json: bool) -> None:
 @json_option
 def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None:
     """Show one rollout: every device's verdict, and the failures grouped by their code."""
-    view = client.get(RolloutDetail, "rollouts", rollout_id)
+    detail = client.get(RolloutDetail, "rollouts", rollout_id)
     if as_json:
-        print_json(view)
+        print_json(detail)
         return
+    view = detail.rollout
     click.echo(f"{view.package} {view.version} on channel {view.channel}: {view.state}, revision {view.revision}")
-    click.echo(f"{counts_text(view.counts)}\n")
+    click.echo(f"{counts_text(view.verdicts)}\n")
     print_table(
         ("DEVICE", "VERDICT", "FROM", "TIME", "BYTES", "WHAT"),
-        (
-            (
-                one.device,
-                one.verdict,
-                (one.update.from_version if one.update else None) or "-",
-                time_text(one.update.at if one.update else None),
-                size_text(one.update.wire_bytes if one.update else None),
-                update_text(one.update),
-            )
-            for one in view.devices
-        ),
+        (_device_row(one) for one in detail.devices.items),
         empty="it means no device that has been heard of",
     )
-    for failure in view.failures:
+    if detail.devices.next:
+        click.echo(f"… the first {len(detail.devices.items)} of them")
+    for failure in detail.failures:
         click.echo(f"\n{failure.count} x {failure.code}: {failure.message}")
         click.echo(f"  on {', '.join(failure.devices)}{' …' if failure.count > len(failure.devices) else ''}")
         for line in failure.log_tail.splitlines()[-8:]:
             click.echo(f"  | {line}")
+
+
+def _device_row(one: RolloutDevice) -> tuple[str, ...]:
+    update = one.update
+    if update is None:
+        return (one.device, one.verdict, "-", "-", "-", "-")
+    from_version = update.from_version or "-"
+    return (
+        one.device,
+        one.verdict,
+        from_version,
+        time_text(update.at),
+        size_text(update.wire_bytes),
+        update_text(update),
+    )
 
 
 def collect(client: ControllerClient, type_: type[T], path: str, limit: int) -> list[T]:
@@ -140,7 +151,7 @@ def collect(client: ControllerClient, type_: type[T], path: str, limit: int) -> 
     return found
 
 
-def installed_text(view: DeviceView) -> str:
+def installed_text(view: Device) -> str:
     """`tacho 1.1.0, base 2.0.0`."""
     return ", ".join(f"{name} {package.version}" for name, package in sorted(view.packages.items())) or "-"
 
@@ -150,7 +161,7 @@ def counts_text(counts: Mapping[Verdict, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "no device"
 
 
-def update_text(update: UpdateView | None) -> str:
+def update_text(update: Update | None) -> str:
     """What a device last said, in a few words."""
     if update is None:
         return "-"

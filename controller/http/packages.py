@@ -1,0 +1,178 @@
+"""`/api/v1/packages` and `/api/v1/root`: what the repository holds, and what is put into it."""
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import aiofiles
+import aiofiles.os
+from aiofiles.threadpool.binary import AsyncBufferedReader
+from anyio import to_thread
+from litestar import Controller, Request, Response, delete, get, post
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from controller.http.views import MAX_PAGE, Page, PushView
+from controller.repository.package_repository import PackageRepository
+from controller.repository.records import ReleaseRecord, Statistics
+from schemas.errors import OperatorError, PublisherError, one_line
+
+MAX_UPLOAD_BYTES: Final = 16 * 1024**3
+SPARE_BYTES: Final = 64 * 1024**2
+_PIECE: Final = 1024 * 1024
+
+Limit = Annotated[int, Parameter(ge=1, le=MAX_PAGE)]
+
+
+class Spool:
+    """Where uploads wait while they are checked; emptied at start, because a killed upload is void."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def prepare(self) -> None:
+        """Make the folder, without leftovers."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def new(self) -> Path:
+        """A name for one upload."""
+        return self.folder / f"{secrets.token_hex(8)}.part"
+
+
+class Packages(Controller):
+    """Releases in the repository."""
+
+    path = "/packages"
+    tags = ("packages",)
+
+    @post("", summary="Store a package file")
+    async def push(
+        self, request: Request[Any, Any, Any], repository: PackageRepository, spool: Spool
+    ) -> Response[PushView]:
+        """Take the bytes of a package file, as `flotilla build` makes it, verify, store and sign them."""
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/octet-stream":
+            raise OperatorError("input.bad", "send the package file as it is, as application/octet-stream")
+        begun = datetime.now(UTC)
+        path = spool.new()
+        try:
+            await _receive(request.stream(), path, request.headers.get("content-length"))
+            record = await to_thread.run_sync(repository.add, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                await aiofiles.os.remove(path)
+        new = record.created_at >= begun
+        return Response(PushView(release=record, new=new), status_code=201 if new else 200)
+
+    @get("", summary="Search the repository")
+    async def search(
+        self,
+        repository: PackageRepository,
+        name: str | None = None,
+        version: Annotated[str | None, Parameter(description="a version range, e.g. ^1.2")] = None,
+        platform: str | None = None,
+        tag: list[str] | None = None,
+        channel: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: str | None = None,
+        limit: Limit = 100,
+    ) -> Page[ReleaseRecord]:
+        """Releases that fit every condition, newest version of each package first."""
+        found = await to_thread.run_sync(
+            lambda: repository.search(
+                name=name,
+                version_range=version,
+                platform=platform,
+                tags=tuple(tag or ()),
+                channel=channel,
+                since=since,
+                until=until,
+                limit=limit + 1,
+                after=after,
+            )
+        )
+        return Page(items=found[:limit], next=found[limit - 1].key if len(found) > limit else None)
+
+    @get("/{name:str}/{version:str}", summary="One version, for each of its platforms")
+    async def version(self, repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:
+        """The releases of a version; 404 where there is none."""
+        found = await to_thread.run_sync(lambda: repository.search(name=name, version_range=f"={version}"))
+        if not found:
+            raise PublisherError(
+                "release.unknown", f"there is no {one_line(name)} {one_line(version)} in the repository"
+            )
+        return found
+
+    @delete("/{name:str}/{version:str}", summary="Remove a version", status_code=204)
+    async def remove(self, repository: PackageRepository, name: str, version: str, platform: str | None = None) -> None:
+        """Withdraw a version from the signed metadata and the index; 409 while a channel points at it."""
+        await to_thread.run_sync(repository.delete, name, version, platform)
+
+    @get("/{name:str}/{version:str}/export", summary="One file for devices without a network")
+    async def export(
+        self,
+        repository: PackageRepository,
+        spool: Spool,
+        name: str,
+        version: str,
+        platform: str | None = None,
+        valid_days: Annotated[int | None, Parameter(ge=1, le=3650)] = None,
+    ) -> Stream:
+        """The release with the signed metadata in it, for `flotilla-agent install`."""
+        path = spool.new()
+        try:
+            await to_thread.run_sync(repository.export, name, version, platform, path, valid_days)
+            # open before the name goes: the content lives as long as the answer needs it
+            file = await aiofiles.open(path, "rb")
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                await aiofiles.os.remove(path)
+        size = (await aiofiles.os.stat(file.fileno())).st_size
+        headers = {"Content-Length": str(size), "Content-Disposition": "attachment"}
+        return Stream(_pieces(file), media_type="application/octet-stream", headers=headers)
+
+
+@get("/root", tags=["packages"], summary="The trusted root that agents start from", media_type="application/json")
+async def trusted_root(repository: PackageRepository) -> bytes:
+    """The first root metadata of TUF: bring it to devices by a way that you trust."""
+    return await to_thread.run_sync(repository.trusted_root)
+
+
+@get("/statistics", tags=["packages"], summary="How much the repository holds")
+async def statistics(repository: PackageRepository) -> Statistics:
+    """Numbers of packages, releases and objects, and their bytes."""
+    return await to_thread.run_sync(repository.statistics)
+
+
+async def _receive(pieces: AsyncIterator[bytes], path: Path, announced: str | None) -> None:
+    """Write an upload to the spool, refusing it as soon as it is too large or the disk too small."""
+    free = (await to_thread.run_sync(shutil.disk_usage, path.parent)).free - SPARE_BYTES
+    limit = min(MAX_UPLOAD_BYTES, free)
+    if announced and announced.isascii() and announced.isdigit() and int(announced) > limit:
+        raise _too_large(int(announced), limit)
+    size = 0
+    async with aiofiles.open(path, "wb") as file:
+        async for piece in pieces:
+            size += len(piece)
+            if size > limit:
+                raise _too_large(size, limit)
+            await file.write(piece)
+
+
+def _too_large(size: int, limit: int) -> Exception:
+    if limit < MAX_UPLOAD_BYTES:
+        return OperatorError("disk.full", f"the controller has room for {limit} bytes, not for {size}; free some space")
+    return PublisherError("package.limit", f"a package file of {size} bytes is over the limit of {MAX_UPLOAD_BYTES}")
+
+
+async def _pieces(file: AsyncBufferedReader) -> AsyncIterator[bytes]:
+    try:
+        while piece := await file.read(_PIECE):
+            yield piece
+    finally:
+        await file.close()
