@@ -3,15 +3,18 @@
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select
 
 from controller.database import from_db, reading
-from controller.fleet.tables import devices
-from controller.rollouts.plan import RolloutState
-from controller.rollouts.tables import announcements, rollout_devices, rollouts
-from controller.rollouts.views import Rollout, RolloutDevice, device_view
+from controller.fleet.tables import devices, events
+from controller.fleet.views import update_view
+from controller.rollouts.plan import RolloutState, Verdict
+from controller.rollouts.tables import rollout_devices, rollouts
+from controller.rollouts.views import Failure, Rollout, RolloutDevice
 from schemas.errors import OperatorError, one_line
-from schemas.messages import RolloutPolicy, Targets
+from schemas.messages import RolloutPolicy, Targets, UpdateEvent
+
+_word = rollout_devices.c
 
 MAX_PAGE = 1000
 """Rows that one answer may have."""
@@ -59,28 +62,31 @@ class RolloutReader:
     def devices(self, rollout: str, *, after: str = "", limit: int = 100) -> list[RolloutDevice]:
         """The devices that a rollout concerns, by id, from the one after `after` on."""
         found = (
-            select(rollout_devices, devices.c.online)
-            .outerjoin(devices, devices.c.id == rollout_devices.c.device)
-            .where(rollout_devices.c.rollout == rollout, rollout_devices.c.device > after)
-            .order_by(rollout_devices.c.device)
+            _words()
+            .where(_word.rollout == rollout, _word.device > after)
+            .order_by(_word.device)
             .limit(min(max(limit, 1), MAX_PAGE))
         )
         with reading(self._engine) as connection:
-            return [device_view(row) for row in connection.execute(found).mappings()]
+            return [_device(row) for row in connection.execute(found).mappings()]
 
     def of_device(self, device: str, *, limit: int = 20) -> list[tuple[Rollout, RolloutDevice]]:
         """The latest rollouts that concern a device, the newest first, and how it stands in each."""
         found = (
-            select(rollout_devices, devices.c.online)
-            .join(devices, devices.c.id == rollout_devices.c.device)
-            .where(rollout_devices.c.device == device)
-            .order_by(rollout_devices.c.rollout.desc())
-            .limit(min(max(limit, 1), MAX_PAGE))
+            _words().where(_word.device == device).order_by(_word.rollout.desc()).limit(min(max(limit, 1), MAX_PAGE))
         )
         with reading(self._engine) as connection:
             rows = connection.execute(found).mappings().all()
             known = {one.id: one for one in _read(connection, [row["rollout"] for row in rows])}
-            return [(known[row["rollout"]], device_view(row)) for row in rows if row["rollout"] in known]
+            return [(known[row["rollout"]], _device(row)) for row in rows if row["rollout"] in known]
+
+    def failures(self, rollout: str, *, devices_shown: int = 5) -> list[Failure]:
+        """What went wrong in a rollout, grouped by error code, the most frequent first."""
+        failed = (_word.rollout == rollout, _word.error_code.is_not(None))
+        counted = select(_word.error_code, func.count()).where(*failed).group_by(_word.error_code)
+        with reading(self._engine) as connection:
+            counts = sorted(connection.execute(counted).all(), key=lambda row: (-row[1], row[0]))
+            return [_failure(connection, rollout, code, count, devices_shown) for code, count in counts]
 
 
 def read_rollout(connection: Connection, rollout: str) -> Rollout:
@@ -93,25 +99,21 @@ def read_rollout(connection: Connection, rollout: str) -> Rollout:
 
 def _read(connection: Connection, ids: list[str]) -> list[Rollout]:
     """These rollouts, the newest first."""
-    own = and_(
-        announcements.c.channel == rollouts.c.channel,
-        announcements.c.package == rollouts.c.package,
-        announcements.c.rollout == rollouts.c.id,
-        announcements.c.payload.is_not(None),
-    )
-    found = select(rollouts, announcements.c.revision).outerjoin(announcements, own).where(rollouts.c.id.in_(ids))
-    rows = connection.execute(found.order_by(rollouts.c.id.desc())).mappings().all()
-    verdicts = _counts(connection, ids, "verdict")
-    phases = _counts(connection, ids, "phase")
-    return [_view(row, verdicts.get(row["id"], {}), phases.get(row["id"], {})) for row in rows]
+    found = select(rollouts).where(rollouts.c.id.in_(ids)).order_by(rollouts.c.id.desc())
+    # A word that came in a moment ago has no verdict yet: the device is busy, or nearly done.
+    verdicts = _counts(connection, ids, func.coalesce(_word.verdict, Verdict.UPDATING.value))
+    phases = _counts(connection, ids, _word.phase)
+    return [
+        _view(row, verdicts.get(row["id"], {}), phases.get(row["id"], {}))
+        for row in connection.execute(found).mappings()
+    ]
 
 
-def _counts(connection: Connection, ids: list[str], column: str) -> dict[str, dict[str, int]]:
-    what = rollout_devices.c[column]
+def _counts(connection: Connection, ids: list[str], what: ColumnElement[Any]) -> dict[str, dict[str, int]]:
     found = (
-        select(rollout_devices.c.rollout, what, func.count())
-        .where(rollout_devices.c.rollout.in_(ids), what.is_not(None))
-        .group_by(rollout_devices.c.rollout, what)
+        select(_word.rollout, what, func.count())
+        .where(_word.rollout.in_(ids), what.is_not(None))
+        .group_by(_word.rollout, what)
         .order_by(what)
     )
     counts: dict[str, dict[str, int]] = {}
@@ -133,7 +135,40 @@ def _view(row: Any, verdicts: dict[str, int], phases: dict[str, int]) -> Rollout
         repository=msgspec.json.decode(row["repository"], type=list[str]),
         created_at=from_db(row["created_at"]),
         changed_at=from_db(row["changed_at"]),
-        meant=sum(verdicts.values()),
-        verdicts=verdicts,
+        verdicts={Verdict(name): number for name, number in verdicts.items()},
         phases=phases,
+    )
+
+
+def _words() -> Select[Any]:
+    """Rows of `rollout_devices`, each with its latest event and whether the device is there."""
+    latest = and_(events.c.device == _word.device, events.c.life == _word.life, events.c.seq == _word.seq)
+    return (
+        select(rollout_devices, devices.c.online, events.c.payload)
+        .join(devices, devices.c.id == _word.device)
+        .outerjoin(events, latest)
+    )
+
+
+def _device(row: Any) -> RolloutDevice:
+    event = msgspec.json.decode(row["payload"], type=UpdateEvent) if row["payload"] else None
+    verdict = Verdict(row["verdict"]) if row["verdict"] else Verdict.UPDATING
+    return RolloutDevice(
+        device=row["device"],
+        verdict=verdict,
+        online=row["online"],
+        update=update_view(event, row) if event else None,
+    )
+
+
+def _failure(connection: Connection, rollout: str, code: str, count: int, shown: int) -> Failure:
+    found = _words().where(_word.rollout == rollout, _word.error_code == code).order_by(_word.device).limit(shown)
+    some = [_device(row) for row in connection.execute(found).mappings()]
+    error = next((one.update.error for one in some if one.update and one.update.error), None)
+    return Failure(
+        code=code,
+        count=count,
+        devices=[one.device for one in some],
+        message=error.message if error else "",
+        log_tail=error.log_tail if error else "",
     )

@@ -78,11 +78,11 @@ class RolloutStore:
         )
         with writing(self._engine) as connection:
             before = announcing.current_rollout(connection, channel, package)
-            announcing.announce(connection, intention, ReleaseState.ACTIVE, now)
+            revision = announcing.announce(connection, intention, ReleaseState.ACTIVE, now)
             if before is not None:
                 _set_state(connection, before, RolloutState.SUPERSEDED, now)
                 _evaluate(connection, before, now)
-            connection.execute(insert(rollouts).values(_values(intention, now)))
+            connection.execute(insert(rollouts).values(_values(intention, revision, now)))
             _evaluate(connection, intention.rollout, now)
             return read_rollout(connection, intention.rollout)
 
@@ -164,7 +164,8 @@ def _change(connection: Connection, row: Any, state: RolloutState, now: datetime
     announced = state.announced
     if announced is None or announcing.current_rollout(connection, row["channel"], row["package"]) != row["id"]:
         raise OperatorError("rollout.state", f"rollout {row['id']} is not what its channel announces")
-    announcing.announce(connection, _intention(row), announced, now)
+    revision = announcing.announce(connection, _intention(row), announced, now)
+    connection.execute(update(rollouts).where(rollouts.c.id == row["id"]).values(revision=revision))
 
 
 def _set_state(connection: Connection, rollout: str, state: RolloutState, now: datetime) -> None:
@@ -179,7 +180,7 @@ def _row(connection: Connection, rollout: str) -> Any:
     return found
 
 
-def _values(intention: announcing.Intention, now: datetime) -> dict[str, Any]:
+def _values(intention: announcing.Intention, revision: int, now: datetime) -> dict[str, Any]:
     return {
         "id": intention.rollout,
         "package": intention.package,
@@ -189,6 +190,7 @@ def _values(intention: announcing.Intention, now: datetime) -> dict[str, Any]:
         "targets": msgspec.json.encode(intention.targets).decode(),
         "policy": msgspec.json.encode(intention.policy).decode(),
         "repository": msgspec.json.encode(intention.repository).decode(),
+        "revision": revision,
         "created_at": to_db(now),
         "changed_at": to_db(now),
     }

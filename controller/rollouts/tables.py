@@ -17,6 +17,7 @@ rollouts: Final = Table(
     Column("targets", Text, nullable=False),
     Column("policy", Text, nullable=False),
     Column("repository", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),  # of its latest announcement
     Column("created_at", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
     Index(None, "channel", "package"),
@@ -36,9 +37,9 @@ rollout_devices: Final = Table(
     Column("phase", String(16)),
     Column("at", BigInteger),
     Column("error_code", String(64)),
-    Column("error_message", Text),
     Column("bytes_done", BigInteger),
     Column("bytes_total", BigInteger),
+    Column("wire_bytes", BigInteger),
     Column("verdict", String(16)),  # the engine's; empty until it has looked
     Index(None, "rollout", "verdict"),
 )

@@ -9,8 +9,8 @@ from controller.fleet.sql import bigint_of, insert_into, int_of, text_of, time_o
 from controller.rollouts.tables import rollout_devices
 from schemas.messages import UpdateEvent
 
-_WORD = ("life", "seq", "update_id", "attempt", "from_version", "phase", "at", "error_code", "error_message")
-_PROGRESS = ("bytes_done", "bytes_total")
+_WORD = ("life", "seq", "update_id", "attempt", "from_version", "phase", "at", "error_code")
+_BYTES = ("bytes_done", "bytes_total", "wire_bytes")
 
 
 def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]]) -> set[str]:
@@ -30,8 +30,8 @@ def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]]
         key = (event.rollout, event.device)
         before = latest.get(key)
         word = _word(life, event)
-        if before is not None and before["update_id"] == event.update and event.progress is None:
-            word |= {name: before[name] for name in _PROGRESS}
+        if before is not None and before["update_id"] == event.update:
+            word |= {name: before[name] for name in _BYTES if word[name] is None}
         latest[key] = word
     _write(connection, [latest[key] for key in sorted(latest)])
     return {rollout for rollout, _device in latest}
@@ -49,10 +49,16 @@ def _word(life: int, event: UpdateEvent) -> dict[str, Any]:
         "phase": event.phase.value,
         "at": time_of(event.at),
         "error_code": event.error.code if event.error else None,
-        "error_message": text_of(event.error.message) if event.error else None,
         "bytes_done": bigint_of(event.progress.bytes_done) if event.progress else None,
         "bytes_total": bigint_of(event.progress.bytes_total) if event.progress else None,
+        "wire_bytes": wire_bytes(event),
     }
+
+
+def wire_bytes(event: UpdateEvent) -> int | None:
+    """What the device received for its update, metadata included, where the event says so in its detail."""
+    value = (event.detail or {}).get("wire_bytes")
+    return bigint_of(value) if isinstance(value, int) and value >= 0 else None
 
 
 def _write(connection: Connection, words: Sequence[dict[str, Any]]) -> None:
@@ -63,11 +69,11 @@ def _write(connection: Connection, words: Sequence[dict[str, Any]]) -> None:
     new = statement.excluded
     # The bytes of an update are said while it fetches, and are worth knowing to its end.
     same = new.update_id == kept.update_id
-    progress = {name: case((same, func.coalesce(new[name], kept[name])), else_=new[name]) for name in _PROGRESS}
+    counts = {name: case((same, func.coalesce(new[name], kept[name])), else_=new[name]) for name in _BYTES}
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=[kept.rollout, kept.device],
-            set_={name: new[name] for name in _WORD} | progress,
+            set_={name: new[name] for name in _WORD} | counts,
             where=or_(new.life > kept.life, and_(new.life == kept.life, new.seq > kept.seq)),
         ),
         list(words),

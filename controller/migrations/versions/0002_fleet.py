@@ -123,6 +123,7 @@ def _make_rollouts() -> None:
         sa.Column("targets", sa.Text(), nullable=False),
         sa.Column("policy", sa.Text(), nullable=False),
         sa.Column("repository", sa.Text(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("changed_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rollouts")),
@@ -140,9 +141,9 @@ def _make_rollouts() -> None:
         sa.Column("phase", sa.String(length=16), nullable=True),
         sa.Column("at", sa.BigInteger(), nullable=True),
         sa.Column("error_code", sa.String(length=64), nullable=True),
-        sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("bytes_done", sa.BigInteger(), nullable=True),
         sa.Column("bytes_total", sa.BigInteger(), nullable=True),
+        sa.Column("wire_bytes", sa.BigInteger(), nullable=True),
         sa.Column("verdict", sa.String(length=16), nullable=True),
         sa.PrimaryKeyConstraint("rollout", "device", name=op.f("pk_rollout_devices")),
     )

@@ -65,10 +65,12 @@ def test_the_devices_words_complete_it_and_the_announcement_says_so(engine: Engi
     assert (message.revision, message.state) == (2, ReleaseState.COMPLETE)
     view = RolloutReader(engine).rollout(rollout.id)
     assert (view.verdicts, view.phases) == ({"rolled_back": 1, "succeeded": 1},) * 2
-    failed = RolloutReader(engine).devices(rollout.id, after="pi-1")
-    assert [(one.device, one.error_code, one.error_message) for one in failed] == [
-        ("pi-2", "health.http", "answered 500")
-    ]
+    (failed,) = RolloutReader(engine).devices(rollout.id, after="pi-1")
+    assert failed.update is not None
+    assert (failed.device, failed.verdict, failed.update.error) == ("pi-2", Verdict.ROLLED_BACK, error)
+    (failure,) = RolloutReader(engine).failures(rollout.id)
+    assert (failure.code, failure.count, failure.devices) == ("health.http", 1, ["pi-2"])
+    assert (failure.message, failure.log_tail) == ("answered 500", "")
 
 
 def test_a_device_that_has_the_version_already_needs_no_word(engine: Engine) -> None:
@@ -112,7 +114,7 @@ def test_a_newer_rollout_supersedes_the_older_one_and_revisions_go_on(engine: En
     assert (message.rollout, message.revision, message.version) == (second.id, 2, "2.1.0")
     assert second.id > first.id
     old = RolloutReader(engine).rollout(first.id)
-    assert (old.state, old.revision) == (RolloutState.SUPERSEDED, None)
+    assert (old.state, old.revision) == (RolloutState.SUPERSEDED, 1)
     assert verdicts(engine, first) == {"pi-1": Verdict.SUCCEEDED, "pi-2": Verdict.HELD}
     take_in(engine, reported_in("pi-9"))
     assert says(engine, first, "pi-2", Phase.CANCELLED, 1) is RolloutState.SUPERSEDED

@@ -1,0 +1,120 @@
+"""What the stores give back about devices: values for the API, the command line and watchers."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from controller.rollouts.words import wire_bytes
+from schemas.messages import ErrorReport, FactValue, InstalledPackage, Phase, Progress, UpdateEvent, Verb
+
+
+class Update(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one device is with one update: its latest event, and what earlier ones said of the bytes.
+
+    Attributes:
+        at: when it said so, by its own clock.
+        progress: of content, as it said while fetching.
+        wire_bytes: what it received, metadata included, once it has said so.
+    """
+
+    update: str
+    rollout: str | None
+    package: str
+    version: str
+    from_version: str | None
+    phase: Phase
+    at: datetime
+    attempt: int
+    progress: Progress | None
+    error: ErrorReport | None
+    wire_bytes: int | None
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """A device as it was heard of.
+
+    Attributes:
+        first_seen: by the controller's clock, as `last_seen`.
+        reported_at: by the device's clock; None as long as it has reported nothing, like channel and packages.
+        life: grows when its journal began again at 1, as after its disk was replaced.
+        seq: the number up to which all its events are here.
+        missing: how many events it has beyond that which are not.
+        update: what it does, or did last.
+    """
+
+    id: str
+    online: bool
+    session: int
+    first_seen: datetime
+    last_seen: datetime
+    agent_version: str | None
+    boot_id: str | None
+    reported_at: datetime | None
+    channel: str | None
+    tags: dict[str, str]
+    facts: dict[str, FactValue]
+    packages: dict[str, InstalledPackage]
+    life: int
+    seq: int
+    missing: int
+    update: Update | None
+
+
+class TakenEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event in the order of intake. `id` grows, and is what `after` of the next question is."""
+
+    id: int
+    life: int
+    received_at: datetime
+    event: UpdateEvent
+
+
+class SentCommand(msgspec.Struct, frozen=True, kw_only=True):
+    """A command, and when the broker took it; None as long as it waits for the connection or has expired."""
+
+    id: str
+    device: str
+    verb: Verb
+    args: dict[str, Any]
+    created_at: datetime
+    expires_at: datetime
+    sent_at: datetime | None
+
+
+class FleetStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers about the fleet. `installed` maps package to version to the number of devices that run it."""
+
+    devices: int
+    online: int
+    events: int
+    channels: dict[str, int]
+    installed: dict[str, dict[str, int]]
+
+
+def update_view(event: UpdateEvent, word: Mapping[str, Any] | None = None) -> Update:
+    """The update that `event` is the latest word of.
+
+    Args:
+        event: as the device sent it.
+        word: the row of `rollout_devices` for the event's rollout and device, if there is one.
+    """
+    progress, received = event.progress, wire_bytes(event)
+    if word is not None and word["update_id"] == event.update:
+        received = word["wire_bytes"] if received is None else received
+        if progress is None and word["bytes_done"] is not None:
+            progress = Progress(bytes_done=word["bytes_done"], bytes_total=word["bytes_total"])
+    return Update(
+        update=event.update,
+        rollout=event.rollout,
+        package=event.package,
+        version=event.version,
+        from_version=event.from_version,
+        phase=event.phase,
+        at=event.at,
+        attempt=event.attempt,
+        progress=progress,
+        error=event.error,
+        wire_bytes=received,
+    )
