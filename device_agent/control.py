@@ -173,6 +173,19 @@ async def hand_over_to(root: Path) -> AsyncIterator[HandOver | None]:
         writer.close()
 
 
+def is_listening(root: Path) -> bool:
+    """Whether an agent runs on `root`; a socket that a killed one left behind does not count."""
+    try:
+        with _short(root / SOCKET) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.settimeout(REQUEST_S)
+            asking.connect(address)
+    except PermissionError:
+        return True  # somebody else's, as far as this account may know
+    except OSError:
+        return False
+    return True
+
+
 async def _say(writer: asyncio.StreamWriter, reply: Reply) -> None:
     with contextlib.suppress(ConnectionError):
         writer.write(msgspec.json.encode(reply) + b"\n")

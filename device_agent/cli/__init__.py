@@ -1,0 +1,1 @@
+"""The command `flotilla-agent`. Built on argparse: everything imported here stays in an agent's memory."""

@@ -1,0 +1,45 @@
+"""`flotilla-agent check`: what is wrong, one line each."""
+
+import argparse
+import asyncio
+import sys
+
+from device_agent.cli.options import config_file, config_from
+from device_agent.cli.status import print_json
+from device_agent.config import AgentConfig
+from device_agent.diagnosis import Finding, examine
+from device_agent.heard import Heard
+from device_agent.journal import Journal
+from schemas.errors import FlotillaError, one_line
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Print the findings; the exit status is 1 where one is bad."""
+    findings = asyncio.run(_findings(arguments))
+    if arguments.as_json:
+        print_json({"ok": all(one.ok for one in findings), "findings": findings})
+    else:
+        for one in findings:
+            sys.stdout.write(f"{'ok ' if one.ok else 'BAD'} {one.name}: {one_line(one.text, 500)}\n")
+    return 0 if all(one.ok for one in findings) else 1
+
+
+async def _findings(arguments: argparse.Namespace) -> list[Finding]:
+    try:
+        config = config_from(arguments)
+    except FlotillaError as error:
+        # nothing else can be looked at without one
+        return [Finding(name="configuration", ok=False, text=str(error))]
+    file = config_file(arguments)
+    good = Finding(name="configuration", ok=True, text=f"device {config.id}, {file or 'no agent.toml, defaults'}")
+    return [good, *await examine(config, announced=_announced(config))]
+
+
+def _announced(config: AgentConfig) -> list[str]:
+    """Repositories that announcements have named; none where no agent has run yet."""
+    try:
+        with Journal(config.root, read_only=True) as journal:
+            heard = Heard(journal).announcements()
+    except FlotillaError:
+        return []
+    return [url for one in heard if one.announcement is not None for url in one.announcement.repository]

@@ -1,0 +1,87 @@
+"""`flotilla-agent`: the agent itself and what its owner does with it by hand.
+
+Each command's module is imported when it is asked for: a running agent does not carry the others along.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from device_agent.cli.options import add_config_options
+from device_agent.version import VERSION
+from schemas.errors import FlotillaError, one_line
+
+BAD_USAGE = 2
+INTERRUPTED = 130
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 1 for a failure with one line on stderr, or 2 for wrong usage."""
+    given = _parser().parse_args(arguments)
+    try:
+        module, function = given.handler
+        handler: Handler = getattr(import_module(f"device_agent.cli.{module}"), function)
+        return handler(given)
+    except FlotillaError as error:
+        sys.stderr.write(f"flotilla-agent: {one_line(error, 1000)}\n")
+        return BAD_USAGE if error.code == "input.bad" else 1
+    except BrokenPipeError:
+        # whoever read the output has seen enough; nothing more can be written, not even at exit
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flotilla-agent",
+        description="Keeps this device's software up to date: hears releases, proves them, goes back.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, module: str, function: str, text: str, *, config: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(handler=(module, function))
+        if config:
+            add_config_options(command)
+        return command
+
+    run = add("run", "run", "run", "run the agent until it is told to end (SIGTERM or Ctrl-C)")
+    run.add_argument("--verbose", action="store_true", help="log more")
+
+    status = add("status", "status", "status", "show what is installed and what is going on")
+    _add_json(status)
+
+    install = add("install", "local", "install", "install an exported release, without controller and broker")
+    install.add_argument("file", type=Path, metavar="FILE", help="what `flotilla export` wrote")
+    _add_json(install)
+
+    rollback = add("rollback", "local", "rollback", "go back to a package's previous release")
+    rollback.add_argument("package", metavar="NAME")
+    _add_json(rollback)
+
+    check = add(
+        "check", "check", "check", "say what is wrong with configuration, broker, repository, trust, disk, clock"
+    )
+    _add_json(check)
+
+    service = add("install-service", "service", "install_service", "have systemd run the agent from now on")
+    service.add_argument("--print", action="store_true", dest="only_print", help="print the unit, change nothing")
+
+    version = add("version", "status", "version", "print the agent's version", config=False)
+    _add_json(version)
+    parser.add_argument("--version", action="version", version=f"flotilla-agent {VERSION}")
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print JSON")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""`flotilla-agent install-service`: a unit for systemd, and an agent.toml where there is none."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from device_agent.cli.options import config_from
+from device_agent.config import DEFAULT_FILE
+from device_agent.install_service import agent_command, config_text, install, unit_text
+
+
+def install_service(arguments: argparse.Namespace) -> int:
+    """Write the unit and the configuration, enable and start the agent; or only print the unit."""
+    file: Path = (arguments.config or DEFAULT_FILE).expanduser().absolute()
+    unit = unit_text(command=agent_command(), config=file)
+    if arguments.only_print:
+        sys.stdout.write(unit)
+        return 0
+    if not file.exists():
+        arguments.config = None
+    text = config_text(config_from(arguments))
+    for line in install(unit=unit, config_file=file, config_text=text):
+        sys.stdout.write(line + "\n")
+    return 0
