@@ -28,16 +28,12 @@ class ObjectStore:
         """The file that a release's entry is linked from."""
         return self._folders.object(entry.sha256, installed_mode(entry.mode))
 
-    def missing(self, manifest: Manifest, *, thorough: bool) -> list[WantedObject]:
-        """What has to be fetched for a release; what turns out to be damaged is dropped on the way.
-
-        Args:
-            thorough: hash everything, sealed or not (after an interruption).
-        """
+    def missing(self, manifest: Manifest) -> list[WantedObject]:
+        """What has to be fetched for a release; what turns out to be damaged is dropped on the way."""
         wanted: list[WantedObject] = []
         with disk_errors(f"look for the contents of {manifest.package} {manifest.version}"):
             for variants in _variants(manifest):
-                whole = [entry for entry in variants if self._is_whole(entry, thorough)]
+                whole = [entry for entry in variants if self._is_whole(entry)]
                 if not whole:
                     first = variants[0]
                     wanted.append(WantedObject(sha256=first.sha256, size=first.size, destination=self.path(first)))
@@ -66,13 +62,14 @@ class ObjectStore:
                     if not _is_sealed(path.lstat(), entry):
                         os.utime(path, (FIXED_MTIME, FIXED_MTIME))
 
-    def collect(self) -> int:
-        """Remove what no release links; gives the bytes that became free."""
+    def collect(self, keep: Manifest | None = None) -> int:
+        """Remove what no release links, except what `keep` has; gives the bytes that became free."""
         freed = 0
+        kept = {self.path(entry) for entry in keep.files} if keep else set()
         with disk_errors("remove contents that no release needs"):
             for path in self._all():
                 found = path.lstat()
-                if found.st_nlink == 1:
+                if found.st_nlink == 1 and path not in kept:
                     path.unlink()
                     freed += found.st_size
         return freed
@@ -81,13 +78,13 @@ class ObjectStore:
         if self._folders.objects.is_dir():
             yield from self._folders.objects.glob("??/*")
 
-    def _is_whole(self, entry: FileEntry, thorough: bool) -> bool:
+    def _is_whole(self, entry: FileEntry) -> bool:
         path = self.path(entry)
         try:
             found = path.lstat()
         except FileNotFoundError:
             return False
-        if _is_sealed(found, entry) and not thorough:
+        if _is_sealed(found, entry):
             return True
         if stat.S_ISREG(found.st_mode) and found.st_size == entry.size and sha256_of(path) == entry.sha256:
             return True

@@ -50,14 +50,16 @@ def _plant(seed: Path, path: str, manifest: Manifest, objects: ObjectStore) -> N
         seed.mkdir()
     for folder in manifest.directories:
         if is_under(folder.path, path):
-            below = seed / folder.path[len(path) :].lstrip("/")
-            below.mkdir(parents=True, exist_ok=True)
-            below.chmod(folder.mode)
+            (seed / folder.path[len(path) :].lstrip("/")).mkdir(parents=True, exist_ok=True)
     for entry in files:
         target = seed if entry.path == path else seed / entry.path[len(path) + 1 :]
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(objects.path(entry), target)
         target.chmod(entry.mode)
+    # deepest first, and once nothing is to be put into them any more
+    for folder in sorted(manifest.directories, key=lambda e: e.path, reverse=True):
+        if is_under(folder.path, path):
+            (seed / folder.path[len(path) :].lstrip("/")).chmod(folder.mode)
 
 
 def _check_parents(state: Path, path: str) -> None:

@@ -4,14 +4,40 @@ Everything it knows is in the journal, so that a new one on the same root folder
 was cut off. It is used from one event loop.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
+import msgspec
+
+from device_agent import wishes
 from device_agent.clock import Clock
 from device_agent.journal import Journal
+from device_agent.lifecycle import Outcome
 from device_agent.seams import HealthProbe, HookRunner, ServiceManager, SourceFactory, TemplateRenderer
-from device_agent.updates import Cancelled, DeviceProfile, LocalChanges, Submitted, Update, UpdateRequest
-from schemas.messages import InstalledPackage
+from device_agent.start import Start
+from device_agent.steps.assembly import make_steps
+from device_agent.store import ReleaseStore
+from device_agent.threads import in_thread
+from device_agent.update_queue import UpdateQueue
+from device_agent.updates import (
+    Answer,
+    Cancelled,
+    DeviceProfile,
+    Install,
+    LocalChanges,
+    Origin,
+    Submitted,
+    Update,
+    UpdateRequest,
+)
+from schemas.errors import DeviceError, OperatorError, one_line
+from schemas.messages import LAST_WORDS, InstalledPackage, Phase
+from schemas.versions import parse
+
+TROUBLE_PAUSE_S: Final = 10.0
+"""Time between two tries to go on where the disk refuses."""
 
 
 class UpdateManager:
@@ -33,6 +59,7 @@ class UpdateManager:
         local_changes: LocalChanges = LocalChanges.ABORT,
         link_install_path: bool = True,
         install_paths: Mapping[str, Path] | None = None,
+        store: ReleaseStore | None = None,
     ) -> None:
         """
         Args:
@@ -42,32 +69,87 @@ class UpdateManager:
             local_changes: what to do where installed files were changed.
             link_install_path: whether packages' install paths are made links to them.
             install_paths: package to another install path.
+            store: the one below `root` unless given.
         """
-        raise NotImplementedError
+        self._journal = journal
+        self._clock = clock
+        store = store or ReleaseStore(root)
+        self._steps = make_steps(
+            journal=journal,
+            store=store,
+            sources=sources,
+            hooks=hooks,
+            services=services,
+            probe=probe,
+            templates=templates,
+            profile=profile,
+            clock=clock,
+            local_changes=local_changes,
+            link_install_path=link_install_path,
+            install_paths=install_paths or {},
+        )
+        self._start = Start(journal, store, services, self._steps)
+        self._queue = UpdateQueue(
+            journal=journal, store=store, steps=self._steps, clock=clock, random_bytes=random_bytes
+        )
+        self._trouble = ""
 
     async def recover(self) -> list[str]:
         """Once, at the start: clear what an interruption left behind, start the services of what is installed.
 
         Returns:
             One line for each thing that did not go well (the agent goes on regardless).
+
+        Raises:
+            DeviceError: `disk.*`: the journal cannot be read or written.
         """
-        raise NotImplementedError
+        return await self._start.recover()
 
     async def serve(self) -> None:
         """Work on updates, one at a time, until cancelled. What is interrupted goes on with the next start."""
-        raise NotImplementedError
+        while True:
+            try:
+                update = await self._queue.work_on_next()
+                if update.phase in LAST_WORDS:
+                    await self._steps.commit.sweep(collect=update.phase in (Phase.SUCCEEDED, Phase.ROLLED_BACK))
+                self._trouble = ""
+            except DeviceError as error:
+                # the journal or the disk refuses; what is journaled is where it goes on once that is over
+                self._trouble = one_line(error)
+                await self._clock.sleep(TROUBLE_PAUSE_S)
 
     async def submit(self, request: UpdateRequest) -> Submitted:
         """Take a wish. The answer is journaled (with its event, where there is one) before this returns.
 
         The same wish twice changes nothing. A newer one for the same package takes the place of one that
         has not begun to switch (`conflict.superseded`), and waits for one that has.
+
+        Raises:
+            PublisherError: `version.bad`.
+            DeviceError: `disk.*`: nothing can be journaled.
         """
-        raise NotImplementedError
+        parse(request.version)
+        async with self._queue.choosing:
+            judgement = await self._judge(request)
+            if judgement.same is not None:
+                await self._queue.reschedule(judgement.same, request)
+                return Submitted(answer=judgement.answer, update=judgement.same.id)
+            for update in judgement.replaces:
+                newer = f"{request.package} {request.version} takes the place of {update.version}"
+                await self._queue.stop(update, DeviceError("conflict.superseded", newer))
+            if judgement.begin is None:
+                return Submitted(answer=judgement.answer)
+            begun = await self._queue.begin(request, judgement.begin, judgement.error)
+            return Submitted(answer=judgement.answer, update=begun)
 
     async def cancel(self, package: str, code: str = "conflict.cancelled") -> Cancelled:
         """Stop what has not begun to switch. Returns when it has ended, within half a minute."""
-        raise NotImplementedError
+        error = DeviceError(code, f"the update of {package} was cancelled")
+        async with self._queue.choosing:
+            stopped = [await self._queue.stop(update, error) for update in await self._queue.unfinished(package)]
+        if any(stopped):
+            return Cancelled.CANCELLED
+        return Cancelled.TOO_LATE if stopped else Cancelled.NOTHING
 
     async def rollback(self, package: str) -> str:
         """The operator wants the previous release: an update in probation is undone, else one that goes back begins.
@@ -78,37 +160,113 @@ class UpdateManager:
         Raises:
             OperatorError: `release.unknown`: the package is not installed or has nothing to go back to.
         """
-        raise NotImplementedError
+        wish = f"the operator wants {package} to go back"
+        async with self._queue.choosing:
+            undone = self._queue.undo(package, None, DeviceError("conflict.cancelled", wish))
+            if undone is not None:
+                return undone
+            unfinished = await self._queue.unfinished(package)
+            going_back = next((u for u in unfinished if u.goes_back), None)
+            if going_back is not None:
+                return going_back.id
+            install = (await in_thread(self._journal.installs)).get(package)
+            if install is None or install.previous is None:
+                raise OperatorError("release.unknown", f"{package} has no previous release to go back to")
+            for update in unfinished:
+                await self._queue.stop(update, DeviceError("conflict.superseded", wish))
+            return await self._queue.begin(_way_back(install, Origin.ROLLBACK), Outcome.ACCEPT)
 
     async def retry(self, package: str) -> Submitted | None:
-        """Try what ended badly once more; None where the package's last update did not."""
-        raise NotImplementedError
+        """Try what ended badly once more, or what waits to be tried again at once.
+
+        None where the package's last update neither ended badly nor waits.
+        """
+        history = await in_thread(self._journal.history, package)
+        wanted = next((u for u in history if not u.goes_back), None)
+        if wanted is None or history[0].phase is Phase.SUCCEEDED:
+            return None
+        if wanted.phase is Phase.DEFERRED:
+            async with self._queue.choosing:
+                await self._queue.hurry(wanted)
+            return Submitted(answer=Answer.UNDER_WAY, update=wanted.id)
+        await in_thread(self._journal.forgive, package)
+        return await self.submit(msgspec.structs.replace(wanted.request, not_before=None, deadline=None, reason=""))
 
     async def pause(self, rollout: str) -> None:
         """The rollout is paused: its updates that have not started are withdrawn (`conflict.halted`)."""
-        raise NotImplementedError
+        async with self._queue.choosing:
+            running = self.current_update()
+            for update in await self._queue.unfinished():
+                waits = update.phase in wishes.WAITING and (running is None or update.id != running.id)
+                if update.rollout == rollout and waits and not update.goes_back:
+                    await self._queue.stop(update, DeviceError("conflict.halted", "the rollout does not go on"))
 
     async def halt(self, rollout: str) -> None:
         """The rollout is halted: its updates that have not begun to switch are stopped (`conflict.halted`)."""
-        raise NotImplementedError
+        async with self._queue.choosing:
+            await self._stop_all(rollout, DeviceError("conflict.halted", "the rollout was halted"))
 
     async def revert(self, rollout: str) -> list[str]:
         """Whoever took the rollout's release goes back to the one before (`conflict.reverted`); ids of updates."""
-        raise NotImplementedError
+        error = DeviceError("conflict.reverted", "the rollout was reverted")
+        async with self._queue.choosing:
+            undone = self._queue.undo(None, rollout, error)
+            await self._stop_all(rollout, error)
+            busy = {u.package for u in await self._queue.unfinished() if u.goes_back or u.rollout == rollout}
+            begun = [undone] if undone else []
+            for package, install in (await in_thread(self._journal.installs)).items():
+                if install.current.rollout == rollout and package not in busy:
+                    begun.append(await self._queue.begin(_way_back(install, Origin.REVERT), Outcome.ACCEPT))
+        return begun
 
     def hold(self, on: bool) -> None:
-        """While on, no update is started; one that has started goes on."""
-        raise NotImplementedError
+        """While on, no update is started; one that has started goes on, and going back is allowed."""
+        self._queue.hold(on)
 
     async def installed(self) -> dict[str, InstalledPackage]:
         """What the device runs now, as `Reported.packages`."""
-        raise NotImplementedError
+        return await in_thread(self._journal.installed)
 
     def current_update(self) -> Update | None:
         """The update that is being worked on."""
-        raise NotImplementedError
+        return self._queue.running
+
+    async def wait(self, update: str, timeout_s: float) -> Update | None:
+        """Wait for an update's last word; None when `timeout_s` have passed or there is no such update."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while True:
+            seq = await in_thread(self._journal.last_seq)
+            row = await in_thread(self._journal.get, update)
+            if row is None or row.phase in LAST_WORDS:
+                return row
+            if not await self._journal.wait_for_events(seq, until - loop.time()):
+                return None
 
     @property
     def trouble(self) -> str:
-        """Empty, or one line on why nothing can be journaled at the moment (a full or broken disk)."""
-        raise NotImplementedError
+        """Empty, or one line on why nothing can be journaled or cleared at the moment (a full or broken disk)."""
+        return self._trouble
+
+    async def _judge(self, request: UpdateRequest) -> wishes.Judgement:
+        verdict = None
+        if request.rollout is not None:
+            verdict = await in_thread(self._journal.verdict, request.package, request.rollout, request.version)
+        installs = await in_thread(self._journal.installs)
+        return wishes.judge(
+            request,
+            install=installs.get(request.package),
+            unfinished=await self._queue.unfinished(request.package),
+            verdict=verdict,
+            now=self._clock.now(),
+        )
+
+    async def _stop_all(self, rollout: str, error: DeviceError) -> None:
+        for update in await self._queue.unfinished():
+            if update.rollout == rollout and not update.goes_back:
+                await self._queue.stop(update, error)
+
+
+def _way_back(install: Install, origin: Origin) -> UpdateRequest:
+    current = install.current
+    return UpdateRequest(package=install.package, version=current.version, rollout=current.rollout, origin=origin)

@@ -1,0 +1,235 @@
+"""Runs one update from its journaled phase to its last word, one step after the other, each journaled first."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+from device_agent import lifecycle
+from device_agent.clock import Clock
+from device_agent.journal import Journal
+from device_agent.lifecycle import Outcome, Step
+from device_agent.reports import defect, report
+from device_agent.steps.assembly import Steps
+from device_agent.steps.fetch import Prepared
+from device_agent.steps.move import Move
+from device_agent.store import ReleaseStore
+from device_agent.threads import in_thread
+from device_agent.updates import Update
+from schemas.errors import DeviceError, FlotillaError, NetworkError, PublisherError, TrustError
+from schemas.manifest import Manifest
+from schemas.messages import Phase, Progress
+
+FIRST_RETRY_S: Final = 5.0
+LONGEST_RETRY_S: Final = 600.0
+
+_UNTOUCHED: Final = frozenset({Phase.ACCEPTED, Phase.FETCHING})
+_CHANGED: Final = frozenset({Phase.SWITCHED, Phase.PROBATION})
+
+
+class Runner:
+    """See the module. Made for one update, run once.
+
+    Attributes:
+        update: as last journaled.
+        ended: set when `run` has ended.
+    """
+
+    def __init__(
+        self,
+        update: Update,
+        *,
+        steps: Steps,
+        store: ReleaseStore,
+        journal: Journal,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self.update = update
+        self.ended = asyncio.Event()
+        self._steps = steps
+        self._store = store
+        self._journal = journal
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._prepared: Prepared | None = None
+        self._restarted = True  # since its phase was journaled, for all that this runner knows
+        self._switch_begun = update.switch_begun
+        self._wish: Move | None = None
+        self._task: asyncio.Task[Move] | None = None
+
+    async def run(self) -> Update:
+        """Go on until the last word, or until the update is deferred.
+
+        Raises:
+            DeviceError: `disk.*`: the journal cannot be written; a new runner may go on later.
+        """
+        try:
+            while (move := self._granted()) is not None or self._step() is not None:
+                await self._advance(move or await self._next_move())
+        finally:
+            self.ended.set()
+        return self.update
+
+    def request_cancel(self, error: FlotillaError) -> bool:
+        """Stop before anything is changed; False where that is too late."""
+        if self._switch_begun or self._wish is not None:
+            return False
+        return self._request(Move(outcome=Outcome.CANCEL, error=report(error)))
+
+    def request_return(self, error: FlotillaError) -> bool:
+        """Go back to what was installed before; False where nothing was changed yet, or it is being undone."""
+        if self.update.phase not in _CHANGED and not (self.update.phase is Phase.STAGED and self._switch_begun):
+            return False
+        if self._wish is not None:
+            return True
+        return self._request(Move(outcome=Outcome.GO_BACK, error=report(error)), stop=self.update.phase in _CHANGED)
+
+    def _request(self, wish: Move, *, stop: bool = True) -> bool:
+        if not lifecycle.allows(self.update.phase, wish.outcome):
+            return False
+        self._wish = wish
+        if stop and self._task is not None:
+            self._task.cancel()
+        return True
+
+    def _step(self) -> Step | None:
+        step = lifecycle.step_for(self.update.phase, self.update.restarts)
+        return None if step in (Step.NOTHING, Step.WAIT) else step
+
+    async def _next_move(self) -> Move:
+        step = self._step()
+        if step is None or (step is Step.ROLLBACK and self.update.phase is not Phase.ROLLING_BACK):
+            return _broken_off(self.update)
+        move = await self._attempt(step)
+        # a wish that came while the step was ending goes before its result
+        return self._granted() or move
+
+    def _granted(self) -> Move | None:
+        wish = self._wish
+        return wish if wish is not None and lifecycle.allows(self.update.phase, wish.outcome) else None
+
+    async def _attempt(self, step: Step) -> Move:
+        """One step, in a task of its own so that a wish can stop it and nothing else."""
+        self._task = asyncio.create_task(self._do(step), name=f"{step} {self.update.package} {self.update.version}")
+        try:
+            await asyncio.wait([self._task])
+        except asyncio.CancelledError:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            raise
+        finally:
+            task, self._task = self._task, None
+        if task.cancelled():
+            if self._wish is None:
+                raise asyncio.CancelledError
+            return self._wish
+        try:
+            return task.result()
+        except FlotillaError as error:
+            return await self._after(error)
+        except Exception as error:  # noqa: BLE001  # a defect in a step must not leave the device half-way
+            return await self._after(defect(error))
+
+    async def _do(self, step: Step) -> Move:
+        update = self.update
+        match step:
+            case Step.CHECK:
+                move, self._prepared = await self._steps.fetch.check(update)
+                return move
+            case Step.FETCH:
+                return await self._fetch()
+            case Step.SWITCH:
+                return await self._steps.switch.run(update, self._begin_switch)
+            case Step.HEALTH:
+                return await self._steps.health.begin(await self._manifest(), restarted=self._restarted)
+            case Step.PROBATION:
+                manifest = await self._manifest()
+                move = await self._steps.health.prove(update, manifest, restarted=self._restarted)
+                settled = await self._steps.commit.settle(update, manifest)
+                return Move(outcome=move.outcome, changes=move.changes, detail={**move.detail, **settled})
+            case Step.ROLLBACK:
+                return await self._steps.rollback.run(update)
+            case _:
+                raise lifecycle.IllegalMoveError(f"'{step}' is nothing to do")
+
+    async def _fetch(self) -> Move:
+        prepared = self._prepared or await self._steps.fetch.prepare(self.update)
+        wire_bytes = await self._steps.fetch.fetch(self.update, prepared)
+        await self._steps.stage.run(prepared.signed)
+        return Move(
+            outcome=Outcome.DONE,
+            progress=Progress(bytes_done=prepared.size, bytes_total=prepared.size),
+            detail={"wire_bytes": wire_bytes, "objects": len(prepared.missing)},
+            changes={"manifest": prepared.signed.sha256, "restarts": 0},
+        )
+
+    async def _begin_switch(self) -> None:
+        self._switch_begun = True
+        self.update = await in_thread(self._journal.change, self.update.id, switch_begun=True)
+
+    async def _manifest(self) -> Manifest:
+        sha256 = self.update.manifest or ""
+        return await in_thread(self._store.manifest, self.update.package, self.update.version, sha256)
+
+    async def _after(self, error: FlotillaError) -> Move:
+        """What becomes of the update when its step has failed."""
+        phase, reason = self.update.phase, report(error)
+        if phase is Phase.ROLLING_BACK:
+            return await self._steps.rollback.give_up(self.update, error)
+        if phase in _CHANGED or self._switch_begun:
+            return Move(outcome=Outcome.GO_BACK, error=reason)
+        if phase in _UNTOUCHED and _is_decision(error):
+            return Move(outcome=Outcome.REJECT, error=reason)
+        if phase in _UNTOUCHED and _may_pass(error) and self.update.attempt <= self.update.request.retries:
+            return self._again(error)
+        return Move(outcome=Outcome.FAIL, error=reason)
+
+    def _again(self, error: FlotillaError) -> Move:
+        longest = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (self.update.attempt - 1))
+        # half of it by chance, so that a fleet does not come back to a repository all at once
+        delay = longest * (0.5 + 0.5 * self._random_bytes(1)[0] / 255)
+        due = self._clock.now() + timedelta(seconds=delay)
+        return Move(
+            outcome=Outcome.DEFER,
+            error=report(error),
+            detail={"reason": "retry", "not_before": due, "retries_left": self._retries_left()},
+            changes={"not_before": due},
+        )
+
+    def _retries_left(self) -> int:
+        return self.update.request.retries + 1 - self.update.attempt
+
+    async def _advance(self, move: Move) -> None:
+        self.update = await in_thread(
+            self._journal.advance,
+            self.update.id,
+            move.outcome,
+            at=self._clock.now(),
+            error=move.error,
+            detail=move.detail,
+            progress=move.progress,
+            changes=move.changes,
+            install=move.install,
+            uninstall=move.uninstall,
+        )
+        self._restarted = False
+
+
+def _broken_off(update: Update) -> Move:
+    if update.phase is None:
+        error = DeviceError("interrupted.journal", "the journal holds a phase that this agent does not know")
+    else:
+        error = DeviceError(
+            "interrupted.restarts",
+            f"the agent was restarted {update.restarts} times while {update.package} was {update.phase}",
+        )
+    return Move(outcome=Outcome.GO_BACK, error=report(error))
+
+
+def _is_decision(error: FlotillaError) -> bool:
+    return isinstance(error, TrustError | PublisherError) or error.code.startswith(("trust.", "requires."))
+
+
+def _may_pass(error: FlotillaError) -> bool:
+    return isinstance(error, NetworkError) and error.code != "fetch.not_found"

@@ -1,0 +1,68 @@
+"""The agent's start: clear up after an interruption, and have what is installed run."""
+
+from typing import Any
+
+from device_agent.journal import Journal
+from device_agent.lifecycle import WATCHED_PHASES
+from device_agent.seams import ServiceManager
+from device_agent.steps.assembly import Steps
+from device_agent.store import ReleaseStore
+from device_agent.threads import in_thread
+from device_agent.updates import Install, Update
+from schemas.errors import FlotillaError, one_line
+from schemas.messages import Phase
+
+
+class Start:
+    """See the module."""
+
+    def __init__(self, journal: Journal, store: ReleaseStore, services: ServiceManager, steps: Steps) -> None:
+        self._journal = journal
+        self._store = store
+        self._services = services
+        self._steps = steps
+
+    async def recover(self) -> list[str]:
+        """Count the restart, remove leftovers, start services; one line for each thing that did not go well.
+
+        Raises:
+            DeviceError: `disk.*`: the journal cannot be read or written.
+        """
+        unfinished = await in_thread(self._count_restart)
+        troubles: list[str] = []
+        try:
+            await self._steps.commit.sweep(collect=True)
+        except FlotillaError as error:
+            troubles.append(one_line(error))
+        changing = {update.package for update in unfinished if has_changed_things(update)}
+        for package, install in (await in_thread(self._journal.installs)).items():
+            if package in changing:
+                continue  # the step that is done again sees to it
+            try:
+                await self._run(install)
+            except FlotillaError as error:
+                troubles.append(f"{package} {install.current.version}: {one_line(error)}")
+        return troubles
+
+    def _count_restart(self) -> list[Update]:
+        unfinished = self._journal.unfinished()
+        for update in unfinished:
+            if update.phase in WATCHED_PHASES:
+                changes: dict[str, Any] = {"restarts": update.restarts + 1}
+                self._journal.change(update.id, **changes)
+        return unfinished
+
+    async def _run(self, install: Install) -> None:
+        package, current = install.package, install.current
+        manifest = await in_thread(self._store.manifest, package, current.version, current.manifest)
+        release = self._store.package(package).release(current.version, current.manifest)
+        if await in_thread(self._store.running, package) != release.name:
+            await in_thread(self._store.point_to, package, current.version, current.manifest)
+        await self._services.start(manifest.services, await in_thread(self._steps.contexts.of_running, manifest))
+
+
+def has_changed_things(update: Update) -> bool:
+    """Whether the device may run something else than what the journal has as installed, because of this update."""
+    if update.phase is None or update.phase in (Phase.SWITCHED, Phase.PROBATION, Phase.ROLLING_BACK):
+        return True
+    return update.phase is Phase.STAGED and update.switch_begun

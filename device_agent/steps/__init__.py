@@ -1,0 +1,1 @@
+"""The steps of an update, one module each, named as in the life cycle. Each may be done again after a restart."""

@@ -1,0 +1,72 @@
+"""Commit: what the release before needed and this one does not goes away; then only two releases are kept."""
+
+from device_agent.install_path import InstallPaths
+from device_agent.journal import Journal
+from device_agent.seams import ServiceManager
+from device_agent.store import ReleaseStore
+from device_agent.threads import in_thread
+from device_agent.updates import Update
+from schemas.errors import DeviceError, one_line
+from schemas.manifest import Manifest, Service
+
+
+class CommitStep:
+    """See the module."""
+
+    def __init__(self, *, journal: Journal, store: ReleaseStore, services: ServiceManager, paths: InstallPaths) -> None:
+        self._journal = journal
+        self._store = store
+        self._services = services
+        self._paths = paths
+
+    async def settle(self, update: Update, new: Manifest) -> dict[str, str]:
+        """Before the last word: services and links that only the release before had are removed.
+
+        Gives details for the event. Trouble here is told and does not undo a release that has proven itself.
+        """
+        old = update.before.current if update.before else None
+        if old is None:
+            return {}
+        try:
+            before = await in_thread(self._store.manifest, update.package, old.version, old.manifest)
+            await self._services.remove(update.package, only_in(before, new))
+            await in_thread(self._paths.remove, before, new)
+        except DeviceError as error:
+            return {"left_behind": one_line(error)}
+        return {}
+
+    async def sweep(self, *, collect: bool) -> None:
+        """Keep each package's current and previous release and what an unfinished update needs; remove the rest.
+
+        Args:
+            collect: remove contents that no release has, too. Left out after a failed fetch, so that trying
+                again need not fetch everything again.
+
+        Raises:
+            DeviceError: `disk.io`.
+        """
+        await in_thread(self._sweep, collect)
+
+    def _sweep(self, collect: bool) -> None:
+        installs, unfinished = self._journal.installs(), self._journal.unfinished()
+        keep: dict[str, list[tuple[str, str]]] = {}
+        for package, install in installs.items():
+            kept = [install.current, *([install.previous] if install.previous else [])]
+            keep[package] = [(release.version, release.manifest) for release in kept]
+        for update in unfinished:
+            needed = keep.setdefault(update.package, [])
+            if update.manifest is not None:
+                needed.append((update.version, update.manifest))
+            if update.comes_from is not None:
+                needed.append((update.comes_from.version, update.comes_from.manifest))
+        for package in self._store.packages():
+            self._store.sweep(package, keep.get(package, []))
+        if collect and not unfinished:
+            self._store.objects.collect()
+        self._store.empty_trash()
+
+
+def only_in(one: Manifest, other: Manifest | None) -> list[Service]:
+    """The services of `one` that `other` has none of the same name for."""
+    names = {service.name for service in other.services} if other else set()
+    return [service for service in one.services if service.name not in names]

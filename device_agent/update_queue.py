@@ -1,0 +1,170 @@
+"""Which update is next, and how one that waits or runs is stopped: the journal's rows and the one that runs."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from device_agent import wishes
+from device_agent.clock import Clock
+from device_agent.journal import Journal
+from device_agent.lifecycle import Outcome, allows
+from device_agent.reports import report
+from device_agent.runner import Runner
+from device_agent.steps.assembly import Steps
+from device_agent.store import ReleaseStore
+from device_agent.threads import in_thread
+from device_agent.updates import Update, UpdateRequest
+from schemas.errors import DeviceError, FlotillaError
+from schemas.ids import uuid7
+from schemas.messages import Phase
+
+STOP_LIMIT_S: Final = 30.0
+"""How long a caller waits for an update that was asked to stop."""
+LONGEST_WAIT_S: Final = 60.0
+"""Deferred updates are looked at this often at least: the time of day may jump."""
+
+
+class UpdateQueue:
+    """See the module.
+
+    Attributes:
+        choosing: held while somebody decides by what is unfinished, so that nothing is begun or picked meanwhile.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        store: ReleaseStore,
+        steps: Steps,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self.choosing = asyncio.Lock()
+        self._journal = journal
+        self._store = store
+        self._steps = steps
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._runner: Runner | None = None
+        self._wake = asyncio.Event()
+        self._hold = False
+
+    @property
+    def running(self) -> Update | None:
+        """The update that is being worked on."""
+        return self._runner.update if self._runner else None
+
+    async def work_on_next(self) -> Update:
+        """Wait for an update that may be worked on, and run it to its last word or until it is deferred."""
+        while True:
+            async with self.choosing:
+                self._wake.clear()
+                update, unfinished = await self._pick()
+                if update is not None:
+                    runner = self._runner = Runner(
+                        update,
+                        steps=self._steps,
+                        store=self._store,
+                        journal=self._journal,
+                        clock=self._clock,
+                        random_bytes=self._random_bytes,
+                    )
+                    break
+            await self._rest(unfinished)
+        try:
+            return await runner.run()
+        finally:
+            self._runner = None
+
+    async def unfinished(self, package: str | None = None) -> list[Update]:
+        """Updates without a last word, of one package or all."""
+        found = await in_thread(self._journal.unfinished)
+        return [update for update in found if package in (None, update.package)]
+
+    async def begin(self, request: UpdateRequest, outcome: Outcome, error: FlotillaError | None = None) -> str:
+        """Journal a new update; gives its id."""
+        now = self._clock.now()
+        update = uuid7(int(now.timestamp() * 1000), self._random_bytes(10))
+        reason = report(error) if error else None
+        await in_thread(self._journal.begin, request, outcome, update=update, at=now, error=reason)
+        self._wake.set()
+        return update
+
+    async def stop(self, update: Update, error: FlotillaError) -> bool:
+        """Cancel an update for which nothing has been changed yet; whether it was cancelled, within half a minute."""
+        runner = self._runner
+        if runner is not None and runner.update.id == update.id:
+            if not runner.request_cancel(error):
+                return False
+            try:
+                await asyncio.wait_for(runner.ended.wait(), STOP_LIMIT_S)
+            except TimeoutError:
+                return False
+            return runner.update.phase is Phase.CANCELLED
+        if update.switch_begun or not allows(update.phase, Outcome.CANCEL):
+            return False
+        await self._move(update, Outcome.CANCEL, error=report(error))
+        return True
+
+    def undo(self, package: str | None, rollout: str | None, error: FlotillaError) -> str | None:
+        """Have the running update go back if it is the package's or the rollout's and has changed things; its id."""
+        runner = self._runner
+        if runner is None or runner.update.goes_back:
+            return None
+        if package not in (None, runner.update.package) or rollout not in (None, runner.update.rollout):
+            return None
+        return runner.update.id if runner.request_return(error) else None
+
+    async def reschedule(self, update: Update, request: UpdateRequest) -> None:
+        """The same wish again: where it still waits for its time, that may have changed. A retry's pause stays."""
+        if update.phase is not Phase.DEFERRED or update.error is not None or update.not_before == request.not_before:
+            return
+        due = request.not_before or self._clock.now()
+        detail = {"reason": request.reason, "not_before": due}
+        await self._move(update, Outcome.DEFER, detail=detail, changes={"request": request, "not_before": due})
+        self._wake.set()
+
+    async def hurry(self, update: Update) -> None:
+        """Do not wait any longer with a deferred update."""
+        await self._move(update, Outcome.DUE, changes=_due_changes(update))
+        self._wake.set()
+
+    def hold(self, on: bool) -> None:
+        """While on, nothing is started."""
+        self._hold = on
+        self._wake.set()
+
+    async def _pick(self) -> tuple[Update | None, list[Update]]:
+        unfinished, now = await self.unfinished(), self._clock.now()
+        update = wishes.choose(unfinished, now=now, hold=self._hold)
+        if update is None or update.phase is not Phase.DEFERRED:
+            return update, unfinished
+        deadline = update.request.deadline
+        if update.error is None and deadline is not None and now > deadline:
+            late = DeviceError("conflict.deadline", f"{update.package} was to start by {deadline.isoformat()}")
+            return await self._move(update, Outcome.REJECT, error=report(late)), unfinished
+        return await self._move(update, Outcome.DUE, changes=_due_changes(update)), unfinished
+
+    async def _rest(self, unfinished: list[Update]) -> None:
+        """Wait until something has changed, or an update may be due."""
+        due = None if self._hold else wishes.next_due(unfinished)
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(self._wake.wait(), name="wait for a wish")]
+        if due is not None:
+            seconds = (due - self._clock.now()).total_seconds()
+            pause = self._clock.sleep(min(max(seconds, 0.0), LONGEST_WAIT_S))
+            waits.append(asyncio.create_task(pause, name="wait for a deferred update"))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
+
+    async def _move(self, update: Update, outcome: Outcome, **more: Any) -> Update:
+        return await in_thread(self._journal.advance, update.id, outcome, at=self._clock.now(), **more)
+
+
+def _due_changes(update: Update) -> dict[str, Any]:
+    again = update.error is not None  # it was deferred because an attempt failed
+    return {"not_before": None, "attempt": update.attempt + 1 if again else update.attempt}

@@ -1,0 +1,94 @@
+"""What to make of a wish for a release, given what is installed, under way and behind. Pure."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from device_agent.lifecycle import Outcome
+from device_agent.updates import Answer, Install, Update, UpdateRequest, Verdict
+from schemas.errors import DeviceError, FlotillaError
+from schemas.messages import Phase
+
+WAITING = frozenset({Phase.DEFERRED, Phase.ACCEPTED})
+"""Phases in which nobody works on an update yet."""
+
+
+class Judgement(NamedTuple):
+    """What is to be done about a wish.
+
+    Attributes:
+        begin: how a new update begins; None where there is none.
+        error: why it is rejected.
+        same: the update that is this wish already.
+        replaces: unfinished updates whose place it takes.
+    """
+
+    answer: Answer
+    begin: Outcome | None = None
+    error: FlotillaError | None = None
+    same: Update | None = None
+    replaces: tuple[Update, ...] = ()
+
+
+def judge(
+    request: UpdateRequest,
+    *,
+    install: Install | None,
+    unfinished: Sequence[Update],
+    verdict: Verdict | None,
+    now: datetime,
+) -> Judgement:
+    """Decide on a wish to install a release.
+
+    Args:
+        install: what is installed of the package.
+        unfinished: the package's updates without a last word.
+        verdict: how the same rollout's release ended here before.
+    """
+    same = next((u for u in unfinished if is_same_wish(u.request, request)), None)
+    if same is not None:
+        return Judgement(Answer.UNDER_WAY, same=same)
+    if verdict is not None:
+        return Judgement(Answer.INSTALLED if verdict.phase is Phase.SUCCEEDED else Answer.GIVEN_UP)
+    replaces = tuple(u for u in unfinished if can_be_replaced(u))
+    if _is_installed(request, install) and len(replaces) == len(unfinished):
+        return Judgement(Answer.INSTALLED, replaces=replaces)
+    if request.deadline is not None and now > request.deadline:
+        late = DeviceError(
+            "conflict.deadline", f"{request.package} {request.version} was to start by {request.deadline.isoformat()}"
+        )
+        return Judgement(Answer.REJECTED, Outcome.REJECT, error=late)
+    if request.not_before is not None and request.not_before > now:
+        return Judgement(Answer.DEFERRED, Outcome.DEFER, replaces=replaces)
+    return Judgement(Answer.ACCEPTED, Outcome.ACCEPT, replaces=replaces)
+
+
+def is_same_wish(one: UpdateRequest, other: UpdateRequest) -> bool:
+    """Whether both want the same release for the same rollout. When it may start is no part of it."""
+    wanted = (one.package, one.version, one.rollout, one.origin)
+    return wanted == (other.package, other.version, other.rollout, other.origin)
+
+
+def can_be_replaced(update: Update) -> bool:
+    """Whether an update may be dropped without a trace: nothing has been changed for it."""
+    untouched = update.phase in (Phase.DEFERRED, Phase.ACCEPTED, Phase.FETCHING, Phase.STAGED)
+    return untouched and not update.switch_begun and not update.goes_back
+
+
+def choose(unfinished: Sequence[Update], *, now: datetime, hold: bool) -> Update | None:
+    """The update to work on next: what has been started first, then who goes back, then the oldest that is due."""
+    started = [u for u in unfinished if u.phase not in WAITING]
+    going_back = [u for u in unfinished if u.goes_back]
+    due = [u for u in unfinished if not hold and (u.not_before is None or u.not_before <= now)]
+    return next(iter([*started, *going_back, *due]), None)
+
+
+def next_due(unfinished: Iterable[Update]) -> datetime | None:
+    """When the first deferred update is due."""
+    return min((u.not_before for u in unfinished if u.not_before is not None), default=None)
+
+
+def _is_installed(request: UpdateRequest, install: Install | None) -> bool:
+    if install is None or install.current.version != request.version:
+        return False
+    return request.rollout is None or request.rollout == install.current.rollout
