@@ -1,0 +1,236 @@
+"""What single devices are told: the state they are to be in (`desired`), and commands. Stored, then published."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+
+from controller.database import from_db, reading, to_db, utc_now, writing
+from controller.fleet.sql import insert_into
+from controller.fleet.tables import commands, counters, desired, devices
+from controller.fleet.views import SentCommand
+from schemas.codec import encode
+from schemas.errors import ContractError, OperatorError, one_line
+from schemas.ids import uuid7
+from schemas.messages import Command, Desired, Message, Verb
+from schemas.names import PACKAGE_PATTERN, matches
+from schemas.versions import parse
+
+DEFAULT_EXPIRY: Final = timedelta(hours=1)
+KEPT: Final = timedelta(days=30)
+"""Commands are kept this long after they expired."""
+
+_SESSIONS: Final = "controller.session"
+_OF_PACKAGE: Final = frozenset({Verb.RETRY, Verb.CANCEL, Verb.ROLLBACK})
+
+
+class DesiredRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device's `desired` topic is to hold."""
+
+    device: str
+    rev: int
+    payload: bytes
+
+
+class OrderStore:
+    """Synchronous, safe from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def set_desired(
+        self,
+        device: str,
+        *,
+        channel: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        pins: Mapping[str, str] | None = None,
+        hold: bool | None = None,
+        now: datetime | None = None,
+    ) -> Desired:
+        """Say what one device is to be like, in place of all that was said before.
+
+        Args:
+            device: its id.
+            channel: instead of the one it is configured with; None leaves that.
+            tags: likewise.
+            pins: package to the version it stays at.
+            hold: start no update at all.
+            now: the controller's clock.
+
+        Raises:
+            OperatorError: `device.unknown`, or `input.bad` where something breaks the contract.
+            PublisherError: `version.bad` for a pin.
+        """
+        for version in (pins or {}).values():
+            parse(version)
+        with writing(self._engine) as connection:
+            _require(connection, device)
+            rev = connection.scalar(select(desired.c.rev).where(desired.c.device == device).with_for_update()) or 0
+            message = Desired(
+                rev=rev + 1,
+                channel=channel,
+                tags=None if tags is None else dict(tags),
+                pins=None if pins is None else dict(pins),
+                hold=hold,
+            )
+            statement = insert_into(connection, desired).values(
+                device=device,
+                rev=message.rev,
+                payload=_checked(message).decode(),
+                changed_at=to_db(now or utc_now()),
+                published_rev=0,
+            )
+            new = {name: statement.excluded[name] for name in ("rev", "payload", "changed_at")}
+            connection.execute(statement.on_conflict_do_update(index_elements=[desired.c.device], set_=new))
+        return message
+
+    def desired(self, device: str) -> Desired | None:
+        """What was said last, or None."""
+        with reading(self._engine) as connection:
+            payload = connection.scalar(select(desired.c.payload).where(desired.c.device == device))
+        return msgspec.json.decode(payload, type=Desired) if payload is not None else None
+
+    def desired_rows(self, *, changed_only: bool, after: str = "", limit: int = 500) -> list[DesiredRow]:
+        """What `desired` topics are to hold, by device; all of them, or those not published yet."""
+        found = select(desired).where(desired.c.device > after).order_by(desired.c.device).limit(limit)
+        if changed_only:
+            found = found.where(desired.c.published_rev < desired.c.rev)
+        with reading(self._engine) as connection:
+            return [
+                DesiredRow(device=row["device"], rev=row["rev"], payload=row["payload"].encode())
+                for row in connection.execute(found).mappings()
+            ]
+
+    def mark_published(self, rows: Iterable[DesiredRow]) -> None:
+        """The broker has taken these."""
+        with writing(self._engine) as connection:
+            for row in rows:
+                key = (desired.c.device == row.device, desired.c.published_rev < row.rev)
+                connection.execute(update(desired).where(*key).values(published_rev=row.rev))
+
+    def send_command(
+        self,
+        device: str,
+        verb: Verb,
+        args: Mapping[str, Any] | None = None,
+        *,
+        expires_in: timedelta = DEFAULT_EXPIRY,
+        now: datetime | None = None,
+    ) -> SentCommand:
+        """Ask a device for something; it is published as soon as there is a connection.
+
+        Args:
+            device: its id.
+            verb: what for.
+            args: `replay` takes `after_seq`; `retry`, `cancel` and `rollback` take `package`; the others nothing.
+            expires_in: after this it is not worth doing any more.
+            now: the controller's clock.
+
+        Raises:
+            OperatorError: `device.unknown`, or `input.bad`.
+        """
+        now = now or utc_now()
+        _check_args(verb, args or {})
+        if expires_in <= timedelta():
+            raise OperatorError("input.bad", "a command must not have expired before it is sent")
+        command = Command(
+            id=uuid7(to_db(now) // 1000, secrets.token_bytes(10)),
+            verb=verb,
+            args=dict(args or {}),
+            expires_at=now + expires_in,
+        )
+        _checked(command)
+        row = {
+            "id": command.id,
+            "device": device,
+            "verb": verb.value,
+            "args": msgspec.json.encode(command.args).decode(),
+            "created_at": to_db(now),
+            "expires_at": to_db(command.expires_at),
+            "sent_at": None,
+        }
+        with writing(self._engine) as connection:
+            _require(connection, device)
+            connection.execute(insert(commands).values(row))
+        return _command(row)
+
+    def commands(self, device: str, *, limit: int = 50) -> list[SentCommand]:
+        """The latest commands to a device, the newest first."""
+        found = select(commands).where(commands.c.device == device).order_by(commands.c.id.desc()).limit(limit)
+        with reading(self._engine) as connection:
+            return [_command(row) for row in connection.execute(found).mappings()]
+
+    def pending(self, now: datetime, *, limit: int = 500) -> list[SentCommand]:
+        """Commands that wait to be published and have not expired, the oldest first."""
+        found = select(commands).where(commands.c.sent_at.is_(None), commands.c.expires_at > to_db(now))
+        with reading(self._engine) as connection:
+            rows = connection.execute(found.order_by(commands.c.id).limit(limit)).mappings()
+            return [_command(row) for row in rows]
+
+    def mark_sent(self, ids: Iterable[str], now: datetime) -> None:
+        """The broker has taken these."""
+        with writing(self._engine) as connection:
+            for one in ids:
+                connection.execute(update(commands).where(commands.c.id == one).values(sent_at=to_db(now)))
+
+    def forget_old(self, now: datetime) -> int:
+        """Remove commands that expired long ago; returns how many."""
+        with writing(self._engine) as connection:
+            return connection.execute(delete(commands).where(commands.c.expires_at < to_db(now - KEPT))).rowcount
+
+    def next_session(self) -> int:
+        """The number of the controller's next connection; grows for ever."""
+        with writing(self._engine) as connection:
+            statement = insert_into(connection, counters).values(name=_SESSIONS, value=1)
+            grown = statement.on_conflict_do_update(
+                index_elements=[counters.c.name], set_={"value": counters.c.value + 1}
+            )
+            connection.execute(grown)
+            return connection.scalar(select(counters.c.value).where(counters.c.name == _SESSIONS)) or 1
+
+
+def _require(connection: Connection, device: str) -> None:
+    if connection.scalar(select(devices.c.id).where(devices.c.id == device)) is None:
+        raise OperatorError("device.unknown", f"no device {one_line(device)} has been heard of")
+
+
+def _check_args(verb: Verb, args: Mapping[str, Any]) -> None:
+    if verb in _OF_PACKAGE:
+        package = args.get("package")
+        good = set(args) == {"package"} and isinstance(package, str) and matches(PACKAGE_PATTERN, package)
+        wanted = '{"package": NAME}'
+    elif verb is Verb.REPLAY:
+        after = args.get("after_seq")
+        good = set(args) == {"after_seq"} and isinstance(after, int) and not isinstance(after, bool) and after >= 0
+        wanted = '{"after_seq": NUMBER}'
+    else:
+        good, wanted = not args, "none"
+    if not good:
+        raise OperatorError("input.bad", f"arguments of {verb}: {wanted}, and not {one_line(dict(args), 100)}")
+
+
+def _checked(message: Message) -> bytes:
+    """The message as bytes, after every rule of the contract was applied to it."""
+    try:
+        payload = encode(message)
+        msgspec.json.decode(payload, type=type(message))
+    except (ContractError, msgspec.ValidationError) as error:
+        name = type(message).__name__.lower()
+        raise OperatorError("input.bad", f"the {name} message would break the contract: {one_line(error)}") from error
+    return payload
+
+
+def _command(row: Any) -> SentCommand:
+    return SentCommand(
+        id=row["id"],
+        device=row["device"],
+        verb=Verb(row["verb"]),
+        args=msgspec.json.decode(row["args"]),
+        created_at=from_db(row["created_at"]),
+        expires_at=from_db(row["expires_at"]),
+        sent_at=None if row["sent_at"] is None else from_db(row["sent_at"]),
+    )
