@@ -10,6 +10,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -74,8 +75,14 @@ class Wire:
                 connect()
             except Exception as caught:  # noqa: BLE001 - handed over to the waiting task, whatever it is
                 error = caught
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                # paho leaves the socket of a failed handshake to its frames' locals: let go of them now.
+                traceback.clear_frames(caught.__traceback__)
+            try:
                 self._loop.call_soon_threadsafe(settle, error)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits
+            finally:
+                error = None  # its traceback leads back to this frame
 
         threading.Thread(target=run, name="mqtt-connect", daemon=True).start()
         await outcome
