@@ -22,7 +22,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL, BigInteger, Connection, Engine, Integer, MetaData, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from schemas.errors import OperatorError, one_line
@@ -113,16 +113,30 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that may write; committed at the end of the block, rolled back by an exception.
 
     On SQLite it is the only one of its kind from the beginning of the block on, so keep it short.
+
+    Raises:
+        OperatorError: `data.bad` or `disk.full`, where the database itself fails (locked for too long, disk
+            full, connection lost). What a statement does wrong stays SQLAlchemy's error.
     """
-    with engine.begin() as connection:
+    with _failures(engine), engine.begin() as connection:
         yield connection
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that only reads: it sees one state of the database and waits for nobody."""
-    with engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
+    """A transaction that only reads: it sees one state of the database and waits for nobody. Raises as `writing`."""
+    with _failures(engine), engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
         yield connection
+
+
+@contextmanager
+def _failures(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        reason = one_line(error.orig)
+        code = "disk.full" if "disk is full" in reason else "data.bad"
+        raise OperatorError(code, f"database {_shown(engine.url)}: {reason}") from error
 
 
 def _make_engine(url: str) -> Engine:

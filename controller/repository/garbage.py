@@ -1,0 +1,127 @@
+"""Finds out how much there is, and removes what no release needs any more."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from controller.packaging.package_file import distinct_contents
+from controller.repository.files import disk_errors
+from controller.repository.index import Entry, Index
+from controller.repository.manifests import read_manifest
+from controller.repository.metadata import TIMESTAMP_FILE, TrustedMetadata
+from controller.repository.records import Garbage, Statistics
+from controller.repository.storage import Storage, remove_if_older
+from controller.repository.tables import STORED
+from controller.repository.tuf_api import Root, TargetFile
+from schemas.errors import OperatorError
+
+GRACE_S: Final = 3600.0
+"""What is younger stays: a push that is under way may be about to need it."""
+METADATA_GRACE_S: Final = 86_400.0
+"""Superseded metadata stays for a day, for devices in the middle of reading it."""
+
+
+def statistics(storage: Storage, index: Index) -> Statistics:
+    """Count releases in the index and bytes on the disk. Raises `OperatorError`, `disk.io`."""
+    packages, count, size = index.totals()
+    with disk_errors(storage.folder):
+        objects = [path.stat().st_size for _, path in storage.all_objects()]
+        return Statistics(
+            packages=packages,
+            releases=count,
+            release_bytes=size,
+            objects=len(objects),
+            object_bytes=sum(objects),
+            target_bytes=_bytes_in(storage.targets),
+            metadata_bytes=_bytes_in(storage.metadata),
+        )
+
+
+def collect(
+    storage: Storage, index: Index, writing: Callable[[], AbstractContextManager[TrustedMetadata]], grace_s: float
+) -> Garbage:
+    """See `PackageRepository.collect_garbage`.
+
+    What is needed is found out twice: the bulk before the lock is taken, and under it what came in between.
+    Then nothing can be signed for while files are removed, and `add` looks whether all is there when it has
+    the lock.
+
+    Args:
+        writing: takes the repository's lock and gives the present metadata.
+        grace_s: seconds.
+    """
+    needed = _Needed(storage)
+    needed.look(TrustedMetadata(storage.metadata), index.entries(STORED))
+    with writing() as trusted, disk_errors(storage.folder):
+        needed.look(trusted, index.entries(STORED))
+        moment = time.time() - grace_s
+        objects = _remove((path for sha256, path in storage.all_objects() if sha256 not in needed.objects), moment)
+        targets = _remove((path for path in _visible(storage.targets) if path not in needed.targets), moment)
+        kept = {TIMESTAMP_FILE, *trusted.file_names().values()}
+        superseded = (
+            path
+            for path in _visible(storage.metadata)
+            if path.name not in kept and not path.name.endswith(f".{Root.type}.json")
+        )
+        metadata = _remove(superseded, time.time() - max(grace_s, METADATA_GRACE_S))
+        leftovers = storage.remove_leftovers(moment)
+    return Garbage(
+        objects=objects[0],
+        targets=targets[0],
+        metadata=metadata[0],
+        leftovers=leftovers[0],
+        freed_bytes=objects[1] + targets[1] + metadata[1] + leftovers[1],
+    )
+
+
+class _Needed:
+    """What the releases need that were looked at so far.
+
+    Attributes:
+        objects: plain hashes.
+        targets: files of signed manifests.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.objects: set[str] = set()
+        self.targets: set[Path] = set()
+
+    def look(self, trusted: TrustedMetadata, entries: Iterable[Entry]) -> None:
+        """Take in every signed release that is new.
+
+        Raises:
+            OperatorError: `data.bad`, when a manifest cannot be read or the index names a release that is not signed.
+        """
+        signed = trusted.all_targets()
+        for entry in entries:
+            if entry.target_name not in signed:
+                raise OperatorError(
+                    "data.bad",
+                    f"the signed metadata does not name {entry.package} {entry.version} for {entry.platform}; "
+                    "nothing was removed, verify the repository first",
+                )
+        for name, target in signed.items():
+            self._look_at(name, target)
+
+    def _look_at(self, name: str, target: TargetFile) -> None:
+        path = self._storage.target_file(target.hashes["sha256"], name)
+        if path not in self.targets:
+            manifest = read_manifest(self._storage, name, target)
+            self.objects.update(sha256 for sha256, _ in distinct_contents(manifest))
+            self.targets.add(path)
+
+
+def _remove(paths: Iterable[Path], moment: float) -> tuple[int, int]:
+    removed = [remove_if_older(path, moment) for path in paths]
+    return sum(count for count, _ in removed), sum(size for _, size in removed)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())

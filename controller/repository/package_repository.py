@@ -1,0 +1,296 @@
+"""PackageRepository: stores releases, signs for them, finds them again, and never loses or changes one."""
+
+from collections.abc import Callable, Collection
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Engine
+
+from controller.database import utc_now
+from controller.packaging.package_file import Progress
+from controller.repository import export, garbage, refresh, verification
+from controller.repository.channels import Channels
+from controller.repository.index import Index
+from controller.repository.keys import KeyStore
+from controller.repository.manifests import read_manifest
+from controller.repository.metadata import TrustedMetadata
+from controller.repository.publishing import Publisher
+from controller.repository.records import ChannelEntry, Garbage, Problem, Refreshed, ReleaseRecord, Statistics
+from controller.repository.signing import Lifetimes, replace_root_key
+from controller.repository.storage import Storage
+from schemas.errors import OperatorError, PublisherError, TrustError, one_line
+from schemas.layout import target_name
+from schemas.manifest import Manifest
+from schemas.ranges import Range
+
+LOCK_WAIT_S: Final = 60
+"""How long a writer waits for another; signing takes well under a second."""
+
+
+class PackageRepository:
+    """One repository folder with its index and keys. Safe to use from several threads and processes.
+
+    All methods block; asyncio code calls them in threads.
+
+    Attributes:
+        folder: what a web server serves at the base URL.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        engine: Engine,
+        *,
+        keys: Path | None = None,
+        clock: Callable[[], datetime] = utc_now,
+        lifetimes: Lifetimes | None = None,
+        lock_wait_s: float = LOCK_WAIT_S,
+    ) -> None:
+        """Open the repository, or make an empty one with new keys, and heal what a killed process left.
+
+        Args:
+            folder: the repository; made where it is missing.
+            engine: see `controller.database.open_database`.
+            keys: folder of the private keys; `keys` beside the repository if not given.
+            clock: gives the present moment.
+            lifetimes: how long signatures are good for.
+            lock_wait_s: seconds to wait for another writer.
+
+        Raises:
+            OperatorError: `data.bad`, `disk.full` or `disk.io`.
+            TrustError: `trust.metadata`, when part of the metadata is gone or was changed.
+        """
+        self.folder = folder
+        self._storage = Storage(folder)
+        self._index = Index(engine)
+        self._channels = Channels(engine)
+        self._keys = KeyStore(keys if keys is not None else folder.parent / "keys")
+        self._clock = clock
+        self._lifetimes = lifetimes or Lifetimes()
+        self._publisher = Publisher(
+            storage=self._storage,
+            index=self._index,
+            channels=self._channels,
+            keys=self._keys,
+            lifetimes=self._lifetimes,
+            clock=clock,
+            lock_wait_s=lock_wait_s,
+        )
+        self._publisher.create()
+
+    # Finding
+
+    def get(self, package: str, version: str, platform: str | None = None) -> ReleaseRecord:
+        """A release; the platform may be left out where there is only one.
+
+        Raises:
+            PublisherError: `release.unknown`.
+            OperatorError: `input.bad`, when the platform must be said.
+        """
+        found = self._index.records(package, version, platform)
+        if len(found) == 1:
+            return found[0]
+        what = one_line(f"{package} {version}" + (f" for {platform}" if platform else ""), 200)
+        if not found:
+            raise PublisherError("release.unknown", f"there is no {what} in the repository")
+        platforms = ", ".join(record.platform for record in found)
+        raise OperatorError("input.bad", f"{what} is there for several platforms, say which: {platforms}")
+
+    def manifest(self, record: ReleaseRecord) -> Manifest:
+        """The manifest of a release.
+
+        Raises:
+            TrustError: `trust.unsigned` or `trust.metadata`.
+            OperatorError: `data.bad`, when the stored manifest is damaged.
+        """
+        trusted = TrustedMetadata(self._storage.metadata)
+        name = target_name(record.package, record.version, record.platform)
+        signed = trusted.target(record.package, name)
+        if signed is None:
+            raise TrustError("trust.unsigned", f"the signed metadata does not name {record.key}")
+        return read_manifest(self._storage, name, signed)
+
+    def search(
+        self,
+        name: str | None = None,
+        *,
+        version_range: str | None = None,
+        platform: str | None = None,
+        tags: Collection[str] = (),
+        channel: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[ReleaseRecord]:
+        """Releases that meet every condition, by package name, newest version first (SemVer order).
+
+        Args:
+            name: a package's name; `*` and `?` stand for any characters and for one.
+            version_range: see `schemas.ranges`.
+            tags: all of them must be there.
+            channel: one that points at the release's version.
+            since, until: when it was added, from and up to but not including.
+            limit: 1 to 1000.
+            after: the `key` of the last record of the page before.
+
+        Raises:
+            PublisherError: `version.range`.
+            OperatorError: `input.bad`.
+        """
+        return self._index.search(
+            name=name,
+            version_range=Range(version_range) if version_range is not None else None,
+            platform=platform,
+            tags=tags,
+            channel=channel,
+            since=since,
+            until=until,
+            limit=limit,
+            after=after,
+        )
+
+    def names(self) -> list[str]:
+        """Names of all packages, sorted."""
+        return self._index.names()
+
+    def statistics(self) -> Statistics:
+        """How much there is; looks at every file's size."""
+        return garbage.statistics(self._storage, self._index)
+
+    def open_file(self, url_path: str) -> Path | None:
+        """The file at a URL path below the base, e.g. `metadata/timestamp.json`; None for anything not served."""
+        return self._storage.open_file(url_path)
+
+    def trusted_root(self) -> bytes:
+        """The root metadata that a new device is to start from: the latest, in which no replaced key is trusted.
+
+        Raises:
+            TrustError: `trust.metadata`.
+        """
+        return TrustedMetadata(self._storage.metadata).roots[-1]
+
+    # Changing
+
+    def add(self, package_file: Path, progress: Progress | None = None) -> ReleaseRecord:
+        """Store and sign a package; one that is there already, with the same content, is left as it is.
+
+        Args:
+            package_file: as `flotilla build` makes it.
+            progress: told about (plain bytes done, plain bytes in all).
+
+        Raises:
+            PublisherError: `release.exists` for the same version and platform with other content, now or
+                before it was deleted; `package.*`, `manifest.bad` and `version.*` for a bad file.
+            TrustError: `trust.keys`, for a new package where the key of targets is not there.
+            OperatorError: `disk.full`, `disk.io` or `data.bad`.
+        """
+        manifest = self._publisher.add(package_file, progress)
+        return self.get(manifest.package, manifest.version, manifest.platform)
+
+    def delete(self, package: str, version: str, platform: str | None = None, *, force: bool = False) -> None:
+        """Take a release out of the signed metadata and the index; `collect_garbage` frees its bytes later.
+
+        Args:
+            platform: all platforms if not given.
+            force: even if a channel points at the version; channels that then point at nothing are taken back.
+
+        Raises:
+            PublisherError: `release.unknown`, or `release.in_use` when a channel points at it.
+            TrustError: `trust.keys`.
+            OperatorError: `disk.full`, `disk.io` or `data.bad`.
+        """
+        self._publisher.delete(package, version, platform, force=force)
+
+    def set_channel(self, package: str, version: str, channel: str) -> None:
+        """Point a channel of a package at a version. Raises `release.unknown` or `input.bad`."""
+        self._channels.set(package, version, channel, self._clock())
+
+    def unset_channel(self, package: str, channel: str) -> bool:
+        """Take a channel of a package back; whether it pointed anywhere."""
+        return self._channels.unset(package, channel, self._clock())
+
+    def channel_of(self, package: str, channel: str) -> str | None:
+        """The version that a channel of a package points at."""
+        return self._channels.version(package, channel)
+
+    def channels(self, package: str | None = None) -> list[ChannelEntry]:
+        """What the channels of one package, or of all, point at."""
+        return self._channels.all(package)
+
+    def channel_history(self, package: str, channel: str, limit: int = 100) -> list[ChannelEntry]:
+        """What a channel pointed at, newest first."""
+        return self._channels.history(package, channel, limit)
+
+    # Keeping
+
+    def refresh_metadata(self, now: datetime | None = None) -> Refreshed:
+        """Sign again whatever has no more than a third of its lifetime left; to be called daily.
+
+        Raises:
+            TrustError: `trust.metadata`, or `trust.keys` when an online key is missing.
+            OperatorError: `disk.full`, `disk.io` or `data.bad`.
+        """
+        with self._publisher.writing() as trusted:
+            return refresh.refresh(trusted, self._keys, self._lifetimes, now or self._clock())
+
+    def rotate_root_key(self) -> None:
+        """Replace the root key; devices follow by themselves. Raises as `refresh_metadata`."""
+        with self._publisher.writing() as trusted:
+            replace_root_key(trusted, self._keys, self._lifetimes, self._clock())
+
+    def verify(self, progress: Progress | None = None) -> list[Problem]:
+        """Check every signature, manifest and object against its hash; empty when all is well.
+
+        Args:
+            progress: told about (packed bytes read, packed bytes in all).
+        """
+        return verification.verify(self._storage, self._index, self._clock(), progress)
+
+    def collect_garbage(self, grace_s: float = garbage.GRACE_S) -> Garbage:
+        """Remove what no release needs any more and what killed processes left.
+
+        Args:
+            grace_s: what is younger than this many seconds stays, as it may be about to be needed.
+
+        Raises:
+            OperatorError: `data.bad`, when a manifest cannot be read; nothing is removed then.
+            TrustError: `trust.metadata`.
+        """
+        return garbage.collect(self._storage, self._index, self._publisher.writing, grace_s)
+
+    def export(
+        self,
+        package: str,
+        version: str,
+        platform: str | None,
+        destination: Path,
+        valid_days: int | None = None,
+    ) -> Path:
+        """Write one file with a release and the metadata that vouches for it, for `flotilla-agent install`.
+
+        Every object is verified on the way.
+
+        Args:
+            destination: the file to make, or a folder to make it in under its usual name.
+            valid_days: how long devices will accept it; as long as the served timestamp if not given.
+
+        Returns:
+            The file.
+
+        Raises:
+            PublisherError: `release.unknown`.
+            TrustError: `trust.keys`, when the metadata must be signed for longer and a key is missing.
+            OperatorError: `input.bad`, `data.bad`, `disk.full` or `disk.io`.
+        """
+        record = self.get(package, version, platform)
+        if valid_days is None:
+            trusted = TrustedMetadata(self._storage.metadata)
+            timestamp = trusted.timestamp_bytes
+        else:
+            with self._publisher.writing() as before:
+                trusted, timestamp = export.metadata_valid_for(
+                    before, self._keys, self._lifetimes, now=self._clock(), package=package, days=valid_days
+                )
+        return export.write_export(self._storage, trusted, timestamp, record, destination)
