@@ -118,6 +118,16 @@ def test_a_conflict_deep_below_the_roots_is_explained_where_it_lies() -> None:
     )
 
 
+def test_a_package_whose_versions_were_ruled_out_by_others_is_not_blamed() -> None:
+    packages: Packages = {
+        "a": [("1.0.0", {"a": "^2"}), ("1.1.0", {"b": "*"}), ("2.0.0", {"a": "*", "b": "*"})],
+        "b": [("1.0.0", {"a": "*", "b": "^2"})],
+    }
+    assert str(refusal(packages, {"a": "*"})) == (
+        "no versions fit together: b is needed in * (by a 2.0.0, 1.1.0) and ^2 (by b 1.0.0), but there is only 1.0.0"
+    )
+
+
 def test_a_missing_package_is_named_with_who_needs_it() -> None:
     assert str(refusal({"tacho": [("1.0.0", {"gauge": ""})]}, {"tacho": "1"})) == (
         "no versions fit together: gauge is needed in * (by tacho 1.0.0), but there is no such package"
