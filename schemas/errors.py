@@ -83,6 +83,7 @@ CODES: Final[dict[str, str]] = {
     "rollout.unknown": "no such rollout",
     "rollout.state": "the rollout is in a state that does not allow this",
     "device.unknown": "no such device",
+    "demo.differed": "the demo did not go as its story says",
     "auth.refused": "the token is missing or wrong",
 }
 """Code to meaning, for ever: a code may be added, never renamed. `docs/contract/errors.md` is made from it."""

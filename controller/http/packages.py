@@ -103,9 +103,8 @@ class Packages(Controller):
         """The releases of a version; 404 where there is none."""
         found = await to_thread.run_sync(lambda: repository.search(name=name, version_range=f"={version}"))
         if not found:
-            raise PublisherError(
-                "release.unknown", f"there is no {one_line(name)} {one_line(version)} in the repository"
-            )
+            missing = f"there is no {one_line(name)} {one_line(version)} in the repository"
+            raise PublisherError("release.unknown", missing)
         return found
 
     @delete("/{name:str}/{version:str}", summary="Remove a version", status_code=204)

@@ -1,0 +1,74 @@
+"""What a controller is told at its start."""
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller.database import sqlite_url
+from schemas.errors import OperatorError, one_line
+from schemas.topics import DEFAULT_ROOT
+from transport.settings import LinkSettings
+
+DEFAULT_HTTP = "127.0.0.1:8420"
+DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
+CLIENT_ID = "flotilla-controller"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpAddress:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "HttpAddress":
+        """Read `HOST:PORT` or `[IPV6]:PORT`; raises `OperatorError` (`input.bad`)."""
+        host, separator, port = text.rpartition(":")
+        if not separator or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise OperatorError("input.bad", f"--http {one_line(text)!r} is not HOST:PORT, e.g. {DEFAULT_HTTP}")
+        return cls(host=host.strip("[]"), port=int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def listens_everywhere(self) -> bool:
+        """Whether the host is a wildcard, which nobody can connect to by that name."""
+        return self.host in ("0.0.0.0", "::")  # noqa: S104  # compared with, not listened on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerSettings:
+    """All that `flotilla serve` can be told.
+
+    Attributes:
+        data: folder of the database, the repository, the keys and the API token.
+        http: where to listen.
+        broker: how to reach the broker; None starts an embedded one.
+        embedded_port: the embedded broker's port; a free one if None.
+        topic_root: see the wire contract.
+        public_urls: base URLs of the repository that announcements name, tried in order.
+        database: SQLAlchemy URL; SQLite in the data folder if None.
+    """
+
+    data: Path
+    http: HttpAddress
+    broker: LinkSettings | None
+    embedded_port: int | None = None
+    topic_root: str = DEFAULT_ROOT
+    public_urls: tuple[str, ...] = ()
+    database: str | None = None
+
+    @property
+    def database_url(self) -> str:
+        """Where the database is."""
+        return self.database or sqlite_url(self.data / "flotilla.db")
+
+    @property
+    def repository_urls(self) -> tuple[str, ...]:
+        """What announcements name: what was given, else this machine's address or name."""
+        if self.public_urls:
+            return self.public_urls
+        host = socket.gethostname() if self.http.listens_everywhere else self.http.host
+        return (f"http://{HttpAddress(host=host, port=self.http.port)}/repo",)
