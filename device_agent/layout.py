@@ -8,6 +8,8 @@ from schemas.layout import release_folder
 from schemas.names import PACKAGE_PATTERN, matches
 
 CURRENT: Final = "current"
+MANIFEST_SUFFIX: Final = ".json"
+RENDERED_SUFFIX: Final = ".rendered.json"
 FIXED_MTIME: Final = 315_532_800
 """1980-01-01 in seconds: every installed file's time, so that a changed one shows without reading it."""
 WRITE_BITS: Final = 0o222
@@ -18,13 +20,13 @@ PLAIN_MODE: Final = 0o444
 class PackageFolders:
     """One package's folders.
 
-        releases/{version}+{digest}/   one whole tree a release, never changed once it is there
-        staging/{version}+{digest}/    a tree being built; whatever is found here at a start is a leftover
-        manifests/{version}+{digest}.json           the plain signed manifest
-        manifests/{version}+{digest}.rendered.json  what the templates gave
-        current → releases/…           the switch is one rename of this link
-        state/                         what survives updates
-        kept/                          copies of files that were changed on the device
+    releases/{version}+{digest}/   one whole tree a release, never changed once it is there
+    staging/{version}+{digest}/    a tree being built; whatever is found here at a start is a leftover
+    manifests/{version}+{digest}.json           the plain signed manifest
+    manifests/{version}+{digest}.rendered.json  what the templates gave
+    current → releases/…           the switch is one rename of this link
+    state/                         what survives updates
+    kept/                          copies of files that were changed on the device
     """
 
     root: Path
@@ -65,11 +67,11 @@ class PackageFolders:
 
     def manifest(self, version: str, manifest: str) -> Path:
         """A release's plain manifest."""
-        return self.manifests / f"{release_folder(version, manifest)}.json"
+        return self.manifests / f"{release_folder(version, manifest)}{MANIFEST_SUFFIX}"
 
     def rendered(self, version: str, manifest: str) -> Path:
         """Sizes and hashes of a release's rendered templates."""
-        return self.manifests / f"{release_folder(version, manifest)}.rendered.json"
+        return self.manifests / f"{release_folder(version, manifest)}{RENDERED_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from device_agent.durability import disk_errors
@@ -62,10 +62,15 @@ class ObjectStore:
                     if not _is_sealed(path.lstat(), entry):
                         os.utime(path, (FIXED_MTIME, FIXED_MTIME))
 
-    def collect(self, keep: Manifest | None = None) -> int:
-        """Remove what no release links, except what `keep` has; gives the bytes that became free."""
+    def collect(self, keep: Iterable[Manifest]) -> int:
+        """Remove what no release links, except what `keep` has; gives the bytes that became free.
+
+        Args:
+            keep: releases whose contents stay though nothing links them: what state begins with, what was
+                fetched for a tree that is not there yet.
+        """
         freed = 0
-        kept = {self.path(entry) for entry in keep.files} if keep else set()
+        kept = {self.path(entry) for manifest in keep for entry in manifest.files}
         with disk_errors("remove contents that no release needs"):
             for path in self._all():
                 found = path.lstat()

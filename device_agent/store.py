@@ -5,6 +5,7 @@ that nothing half-deleted ever stands where something looks for it. See docs/dur
 flushed before what.
 """
 
+import contextlib
 import os
 import shutil
 import stat
@@ -23,11 +24,11 @@ from device_agent.durability import (
     remove_link,
     replace_link,
 )
-from device_agent.layout import DeviceFolders, PackageFolders
+from device_agent.layout import MANIFEST_SUFFIX, RENDERED_SUFFIX, DeviceFolders, PackageFolders
 from device_agent.local_changes import Change, Rendered, find_changes
 from device_agent.objects import ObjectStore, sha256_of
 from device_agent.trees import build_tree, current_release, finish_tree, release_link
-from schemas.errors import DeviceError
+from schemas.errors import DeviceError, PublisherError
 from schemas.manifest import Manifest, decode_manifest
 
 _rendered = msgspec.json.Decoder(dict[str, Rendered])
@@ -92,6 +93,16 @@ class ReleaseStore:
             plain = self.package(package).manifest(version, sha256).read_bytes()
         return decode_manifest(plain)
 
+    def manifests(self) -> list[Manifest]:
+        """The manifests of all releases that are here. One that cannot be read keeps nothing."""
+        found = []
+        with disk_errors("read the manifests"):
+            for path in sorted(self.folders.packages.glob("*/manifests/*.json")):
+                if not path.name.endswith(RENDERED_SUFFIX):
+                    with contextlib.suppress(PublisherError):
+                        found.append(decode_manifest(path.read_bytes()))
+        return found
+
     def changes(self, manifest: Manifest, sha256: str) -> list[Change]:
         """Where a release's tree is not as it was staged."""
         folders = self.package(manifest.package)
@@ -135,7 +146,7 @@ class ReleaseStore:
                 if tree.name not in kept:
                     self._discard(tree)
             for file in _children(folders.manifests):
-                if file.name.removesuffix(".json").removesuffix(".rendered") not in kept:
+                if file.name.removesuffix(RENDERED_SUFFIX).removesuffix(MANIFEST_SUFFIX) not in kept:
                     file.unlink()
 
     def packages(self) -> list[str]:

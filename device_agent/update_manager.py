@@ -74,7 +74,7 @@ class UpdateManager:
         self._journal = journal
         self._clock = clock
         store = store or ReleaseStore(root)
-        self._steps = make_steps(
+        steps = make_steps(
             journal=journal,
             store=store,
             sources=sources,
@@ -88,10 +88,8 @@ class UpdateManager:
             link_install_path=link_install_path,
             install_paths=install_paths or {},
         )
-        self._start = Start(journal, store, services, self._steps)
-        self._queue = UpdateQueue(
-            journal=journal, store=store, steps=self._steps, clock=clock, random_bytes=random_bytes
-        )
+        self._start = Start(journal, store, services, steps)
+        self._queue = UpdateQueue(journal=journal, store=store, steps=steps, clock=clock, random_bytes=random_bytes)
         self._trouble = ""
 
     async def recover(self) -> list[str]:
@@ -109,9 +107,7 @@ class UpdateManager:
         """Work on updates, one at a time, until cancelled. What is interrupted goes on with the next start."""
         while True:
             try:
-                update = await self._queue.work_on_next()
-                if update.phase in LAST_WORDS:
-                    await self._steps.commit.sweep(collect=update.phase in (Phase.SUCCEEDED, Phase.ROLLED_BACK))
+                await self._queue.work_on_next()
                 self._trouble = ""
             except DeviceError as error:
                 # the journal or the disk refuses; what is journaled is where it goes on once that is over
@@ -228,7 +224,7 @@ class UpdateManager:
         return await in_thread(self._journal.installed)
 
     def current_update(self) -> Update | None:
-        """The update that is being worked on."""
+        """The update that is being worked on, or after which is being cleared up."""
         return self._queue.running
 
     async def wait(self, update: str, timeout_s: float) -> Update | None:

@@ -16,7 +16,7 @@ from device_agent.threads import in_thread
 from device_agent.updates import Update, UpdateRequest
 from schemas.errors import DeviceError, FlotillaError
 from schemas.ids import uuid7
-from schemas.messages import Phase
+from schemas.messages import LAST_WORDS, Phase
 
 STOP_LIMIT_S: Final = 30.0
 """How long a caller waits for an update that was asked to stop."""
@@ -52,11 +52,15 @@ class UpdateQueue:
 
     @property
     def running(self) -> Update | None:
-        """The update that is being worked on."""
+        """The update that is being worked on, or after which is being cleared up."""
         return self._runner.update if self._runner else None
 
-    async def work_on_next(self) -> Update:
-        """Wait for an update that may be worked on, and run it to its last word or until it is deferred."""
+    async def work_on_next(self) -> None:
+        """Wait for an update that may be worked on, run it to its last word or until it is deferred, clear up.
+
+        Raises:
+            DeviceError: `disk.*`: the journal refuses, or something cannot be cleared up.
+        """
         while True:
             async with self.choosing:
                 self._wake.clear()
@@ -73,7 +77,9 @@ class UpdateQueue:
                     break
             await self._rest(unfinished)
         try:
-            return await runner.run()
+            update = await runner.run()
+            if update.phase in LAST_WORDS:
+                await self._steps.commit.sweep(collect=update.phase in (Phase.SUCCEEDED, Phase.ROLLED_BACK))
         finally:
             self._runner = None
 

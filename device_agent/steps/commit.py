@@ -61,9 +61,9 @@ class CommitStep:
                 needed.append((update.comes_from.version, update.comes_from.manifest))
         for package in self._store.packages():
             self._store.sweep(package, keep.get(package, []))
-        if collect and not unfinished:
-            self._store.objects.collect()
         self._store.empty_trash()
+        if collect and not unfinished:
+            self._store.objects.collect(keep=self._store.manifests())
 
 
 def only_in(one: Manifest, other: Manifest | None) -> list[Service]:

@@ -135,7 +135,7 @@ class FetchStep:
         needed = needed_bytes(prepared, room.block)
         if room.free < needed or room.inodes < _needed_inodes(manifest, missing):
             # contents of releases that came to nothing may be in the way
-            self._store.objects.collect(keep=manifest)
+            self._store.objects.collect(keep=[manifest, *self._store.manifests()])
             room = self._store.room()
         name = f"{manifest.package} {manifest.version}"
         if room.free < needed:
