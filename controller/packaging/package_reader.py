@@ -198,6 +198,8 @@ class PackageReader:
 
     def _read_small(self, name: str, limit: int) -> bytes:
         block = self.take(tar.BLOCK, f"the header of {name}")
+        if not any(block):
+            raise self._bad(f"{name} is missing")
         member, _ = tar.parse(block, self._name)
         if member.name == name and member.size > limit:
             raise PublisherError("package.limit", f"{self._name}: {name} has {member.size} bytes, over {limit}")
@@ -214,7 +216,7 @@ class PackageReader:
     def _check_header(self, block: bytes, name: str, size: int) -> None:
         if block == tar.header(name, size):
             return
-        if block == bytes(tar.BLOCK):
+        if not any(block):
             raise self._bad(f"{name} is missing")
         member, flag = tar.parse(block, self._name)
         found = one_line(member.name, 120)

@@ -86,7 +86,7 @@ def parse(block: bytes, where: str) -> tuple[Member, bytes]:
         PublisherError: `package.format`.
     """
     sums = sum(block[:148]) + 8 * ord(" ") + sum(block[156:])
-    if _number(block[148:156], where) != sums or block[257:262] != b"ustar":
+    if block[257:262] != b"ustar" or _number(block[148:156], where) != sums:
         raise PublisherError("package.format", f"{where}: this is no tar header; the file is damaged")
     try:
         name = _text(block[:100]).decode("ascii")
