@@ -75,21 +75,23 @@ class DeviceRow:
         return self.life
 
     def take_presence(self, presence: Presence) -> bool:
-        """Take in a presence; False for an `online: false` of an older session, which is ignored.
+        """Take in a presence; returns whether it changed anything.
 
-        A word of being online is always believed: messages of one device come in order, and after its disk
-        was replaced its sessions begin again at 1.
+        An `online: false` of an older session is ignored. A word of being online is always believed: messages
+        of one device come in order, and after its disk was replaced its sessions begin again at 1.
         """
         if not presence.online and presence.session < self._values["session"]:
             return False
-        self._values |= {
+        told = {
             "online": presence.online,
             "session": presence.session,
             "presence_at": time_of(presence.at),
             "boot_id": text_of(presence.boot_id),
             "agent_version": text_of(presence.agent_version),
         }
-        return True
+        changed = any(self._values[name] != value for name, value in told.items())
+        self._values |= told
+        return changed
 
     def clear_presence(self) -> None:
         """The retained presence was cleared: nobody vouches for the device being there."""

@@ -19,7 +19,7 @@ from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import insert_into, text_of, time_of
 from controller.fleet.tables import events
 from controller.rollouts.words import note_words
-from schemas.messages import UpdateEvent
+from schemas.messages import Presence, Reported, UpdateEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Outcome:
     Attributes:
         stored: events that were new, in the order of intake.
         repeated: events that were here already.
-        devices: ids of devices whose presence or report changed.
+        presences: those that changed something; kept and live ones, in the order they came.
+        reports: the latest of each device that sent some.
         new_lives: device to the number of the life that its journal began with this batch.
         tracks: device to what is known of its numbers, for every device that was heard of.
         journal_fell: devices whose report is behind an earlier one, so that their journal began again.
@@ -48,7 +49,8 @@ class Outcome:
 
     stored: list[StoredEvent] = field(default_factory=list)
     repeated: int = 0
-    devices: set[str] = field(default_factory=set)
+    presences: list[Presence] = field(default_factory=list)
+    reports: list[Reported] = field(default_factory=list)
     new_lives: dict[str, int] = field(default_factory=dict)
     tracks: dict[str, SeqTrack] = field(default_factory=dict)
     journal_fell: set[str] = field(default_factory=set)
@@ -155,7 +157,7 @@ def _take_state(
         match one:
             case PresenceIn():
                 if row.take_presence(one.presence):
-                    outcome.devices.add(row.id)
+                    outcome.presences.append(one.presence)
             case ReportedIn():
                 reports[row.id] = one
                 cleared.discard(row.id)
@@ -164,7 +166,6 @@ def _take_state(
                 cleared.add(row.id)
             case ClearedIn():
                 row.clear_presence()
-                outcome.devices.add(row.id)
         if isinstance(one, (PresenceIn, ReportedIn)) and one.live:
             row.heard(now)
     _take_reports(connection, reports, rows, outcome)
@@ -172,7 +173,6 @@ def _take_state(
         channel = rows[device].channel
         outcome.channels |= {channel} if channel else set()
         rows[device].clear_report()
-        outcome.devices.add(device)
     forget_packages(connection, cleared)
 
 
@@ -188,4 +188,4 @@ def _take_reports(
             outcome.journal_fell.add(device)
         if told.matters or device in changed:
             outcome.channels |= {name for name in (channel, row.channel) if name}
-        outcome.devices.add(device)
+        outcome.reports.append(one.reported)

@@ -29,6 +29,11 @@ class ReplayPlanner:
         self._gaps: dict[str, _Gap] = {}
         self._demands: dict[str, float] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many devices have gaps."""
+        return len(self._gaps)
+
     def note(self, device: str, track: SeqTrack, now: float) -> None:
         """What is here of a device now."""
         gap = self._gaps.get(device)

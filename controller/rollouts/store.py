@@ -131,11 +131,13 @@ class RolloutStore:
         with writing(self._engine) as connection:
             return _evaluate(connection, rollout, now)
 
-    def announced(self, channels: set[str] | None = None) -> list[str]:
-        """Ids of the rollouts that are announced now, in all channels or in these."""
+    def announced(self, channels: set[str] | None = None, *, package: str | None = None) -> list[str]:
+        """Ids of the rollouts that are announced now; of all channels or these, of all packages or this one."""
         found = select(rollouts.c.id).where(rollouts.c.state.not_in([state.value for state in ENDED]))
         if channels is not None:
             found = found.where(rollouts.c.channel.in_(sorted(channels)))
+        if package is not None:
+            found = found.where(rollouts.c.package == package)
         with reading(self._engine) as connection:
             return list(connection.scalars(found.order_by(rollouts.c.id)))
 

@@ -17,7 +17,7 @@ from controller.fleet.progress import SeqTrack
 from controller.fleet.tables import device_packages, devices, events
 from controller.rollouts.tables import rollout_devices
 from schemas.messages import ErrorReport, Phase, Progress
-from tests.unit.fleet.builders import NOW, ROLLOUT, an_id, event_in, installed, presence_in, reported_in
+from tests.unit.fleet.builders import NOW, ROLLOUT, an_id, event_in, installed, presence, presence_in, reported_in
 
 
 def take_in(engine: Engine, *batch: Incoming, now: datetime = NOW) -> Outcome:
@@ -121,9 +121,10 @@ def test_whatever_comes_in_whatever_batches_is_there_once(batches: list[list[int
 
 
 def test_presence_of_an_older_session_is_ignored_when_it_says_offline(engine: Engine) -> None:
-    take_in(engine, presence_in(session=4))
+    assert take_in(engine, presence_in(session=4)).presences == [presence(session=4)]
+    assert take_in(engine, presence_in(session=4, live=False)).presences == []
     outcome = take_in(engine, presence_in(online=False, session=3))
-    assert (device(engine)["online"], outcome.devices) == (True, set())
+    assert (device(engine)["online"], outcome.presences) == (True, [])
     take_in(engine, presence_in(online=False, session=4))
     assert device(engine)["online"] is False
     take_in(engine, presence_in(session=1))

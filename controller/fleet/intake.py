@@ -1,0 +1,110 @@
+"""Takes in what devices publish: read, committed in batches, and only then acknowledged.
+
+What was not committed when the controller or the link died is delivered again by the broker; what was
+committed and not acknowledged comes again too, and changes nothing the second time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from controller.database import utc_now
+from controller.fleet.incoming import EventIn, Incoming, Reader
+from controller.fleet.intake_store import IntakeStore, Outcome
+from controller.fleet.patience import patiently
+from controller.fleet.refusals import Refusals
+from schemas.errors import ContractError, one_line
+from transport import Link, Message
+
+MAX_BATCH: Final = 200
+LINGER_S: Final = 0.02
+"""How long a batch waits for more messages: it spares commits, and nobody notices."""
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Feeds one store from one link after the other.
+
+    Args:
+        store: where batches go.
+        reader: knows the topics.
+        on_outcome: told what each batch changed, on the event loop, right after its commit and whatever
+            happens to the link meanwhile.
+        clock: the time of day.
+    """
+
+    def __init__(
+        self,
+        store: IntakeStore,
+        reader: Reader,
+        on_outcome: Callable[[Outcome], None],
+        *,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._on_outcome = on_outcome
+        self._clock = clock
+        self.refusals = Refusals()
+
+    async def run(self, link: Link) -> None:
+        """Take in and acknowledge messages until the link is lost.
+
+        Raises:
+            LinkLost: what is not acknowledged comes again on the next link.
+        """
+        while True:
+            messages = await _gather(link)
+            await self.take_in(messages)
+            for message in messages:
+                await link.acknowledge(message)
+
+    async def take_in(self, messages: Sequence[Message]) -> None:
+        """Commit a batch; returns when each message is in the database or refused for good."""
+        batch: list[Incoming] = []
+        now = asyncio.get_running_loop().time()
+        for message in messages:
+            try:
+                batch.append(self._reader.read(message.topic, message.payload, retained=message.retain))
+            except ContractError as error:
+                self.refusals.refuse(message.topic, error, now)
+        if batch:
+            await self._commit(batch)
+
+    async def _commit(self, batch: Sequence[Incoming]) -> None:
+        work = partial(self._commit_here, batch, asyncio.get_running_loop())
+        try:
+            await patiently(work, doing="intake")
+        except (SQLAlchemyError, ValueError, ArithmeticError) as error:
+            # One message must not hold up all others for ever: find it, say so, go on without it.
+            if len(batch) > 1:
+                for one in batch:
+                    await self._commit([one])
+                return
+            (one,) = batch
+            what = f"event {one.event.seq}" if isinstance(one, EventIn) else type(one).__name__
+            self.refusals.counts["internal.error"] += 1
+            log.error("device %s: %s can't be stored and is left out: %s", one.device, what, one_line(error))  # noqa: TRY400 - one line, and it says which message
+
+    def _commit_here(self, batch: Sequence[Incoming], loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread that nothing cancels: what is committed is always told."""
+        outcome = self._store.take_in(batch, self._clock())
+        loop.call_soon_threadsafe(self._on_outcome, outcome)
+
+
+async def _gather(link: Link) -> list[Message]:
+    """At least one message; more where they come at once or nearly so."""
+    messages = await link.batch(MAX_BATCH)
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while len(messages) < MAX_BATCH:
+                messages += await link.batch(MAX_BATCH - len(messages))
+    except TimeoutError:
+        pass
+    return messages

@@ -1,0 +1,47 @@
+"""Database work for asyncio callers: in a thread, and again while the database is away, locked or full."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from schemas.errors import one_line
+
+_FIRST_WAIT_S: Final = 0.5
+_LONGEST_WAIT_S: Final = 30.0
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+async def patiently(action: Callable[[], T], *, doing: str) -> T:
+    """Run `action` in a thread until the database lets it be done.
+
+    Args:
+        action: may be run again from its beginning; a failed run must have changed nothing.
+        doing: what it is, for the log line that says why it has to wait.
+
+    Raises:
+        SQLAlchemyError: what trying again would not mend.
+    """
+    wait = _FIRST_WAIT_S
+    while True:
+        try:
+            return await asyncio.to_thread(action)
+        except SQLAlchemyError as error:
+            if not passes(error):
+                raise
+            reason = error.orig if isinstance(error, DBAPIError) else error
+            log.warning("%s has to wait for the database: %s; next attempt in %g s", doing, one_line(reason), wait)
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, _LONGEST_WAIT_S)
+
+
+def passes(error: SQLAlchemyError) -> bool:
+    """Whether it is the database's state that is at fault, and not what was asked of it."""
+    if isinstance(error, (OperationalError, InterfaceError, InternalError, PoolTimeout)):
+        return True
+    return isinstance(error, DBAPIError) and error.connection_invalidated

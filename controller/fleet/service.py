@@ -1,0 +1,270 @@
+"""The fleet's side of the controller on one connection to the broker: intake, announcing, replays, rollouts.
+
+`app.py` makes one and runs it. Changes are made through its methods, which are synchronous and safe from any
+thread: they write to the database and then wake whoever has to act on it. Questions go to `registry`,
+`rollouts` and `orders` directly.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Engine
+
+from controller.announcer import Announcer
+from controller.database import utc_now
+from controller.fleet.feed import ChangeFeed, EventTaken, PresenceChanged, ReportTaken, RolloutChanged
+from controller.fleet.incoming import INTAKE_KINDS, Reader
+from controller.fleet.intake import Intake
+from controller.fleet.intake_store import IntakeStore, Outcome
+from controller.fleet.orders import DEFAULT_EXPIRY, OrderStore
+from controller.fleet.patience import patiently
+from controller.fleet.registry import DeviceRegistry
+from controller.fleet.replaying import Replays
+from controller.fleet.session import ControllerSession
+from controller.fleet.views import SentCommand
+from controller.rollouts.announcing import AnnouncementStore
+from controller.rollouts.plan import RolloutState
+from controller.rollouts.reader import RolloutReader
+from controller.rollouts.runner import RolloutRunner
+from controller.rollouts.store import RolloutStore
+from controller.rollouts.views import Rollout
+from schemas.errors import one_line
+from schemas.messages import Desired, RolloutPolicy, Targets, Verb
+from schemas.topics import Topics
+from transport import Backoff, Link, LinkSettings, LinkState, keep_connected
+
+SESSION_EXPIRY_S: Final = 7 * 86_400
+"""The broker keeps what devices say for this long while no controller is there."""
+
+RECEIVE_MAXIMUM: Final = 1000
+"""Messages taken in and not acknowledged: several batches, so that a commit does not stop the flow."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetStatus:
+    """How the service is doing. `error` is why there is no connection; `refused` counts messages by error code."""
+
+    connected: bool
+    error: str | None
+    incomplete_devices: int
+    refused: Mapping[str, int]
+
+
+class FleetService:
+    """Owns the session with the broker.
+
+    Args:
+        engine: the controller's database.
+        settings: the broker, and who the controller is there; session and receive limits are widened.
+        topics: the topic root.
+        version: the controller's own, for its presence.
+        clock: the time of day.
+        backoff: waits between attempts to connect.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: LinkSettings,
+        topics: Topics,
+        *,
+        version: str,
+        clock: Callable[[], datetime] = utc_now,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._settings = replace(
+            settings,
+            clean_start=False,
+            session_expiry_s=max(settings.session_expiry_s, SESSION_EXPIRY_S),
+            receive_maximum=max(settings.receive_maximum, RECEIVE_MAXIMUM),
+        )
+        self._topics = topics
+        self._backoff = backoff
+        self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._link_state = LinkState(state="stopped")
+        self._error: str | None = None
+        self._store = RolloutStore(engine)
+        self.feed = ChangeFeed()
+        self.registry = DeviceRegistry(engine)
+        self.rollouts = RolloutReader(engine)
+        self.orders = OrderStore(engine)
+        self._announcer = Announcer(topics, AnnouncementStore(engine), self.orders, clock=clock)
+        self._replays = Replays(topics, clock=clock)
+        self._runner = RolloutRunner(self._store, self.rollouts, self._rollout_changed, clock=clock)
+        self._intake = Intake(IntakeStore(engine), Reader(topics), self._taken_in, clock=clock)
+        self._session = ControllerSession(topics, self.orders, version=version, clock=clock)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Connect, and stay connected, until `stop` is set.
+
+        Raises:
+            SettingsError: the broker's settings can't be used.
+        """
+        self._loop = asyncio.get_running_loop()
+        await patiently(lambda: self.orders.forget_old(self._clock()), doing="starting")
+        for device, track in (await patiently(self.registry.incomplete, doing="starting")).items():
+            self._replays.note(device, track)
+        running = asyncio.create_task(self._runner.run(), name="rollouts")
+        linked = asyncio.create_task(self._stay_connected(stop), name="fleet-link")
+        try:
+            await asyncio.wait({running, linked}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+            else:
+                await linked
+        finally:
+            for task in (running, linked):
+                task.cancel()
+            await asyncio.gather(running, linked, return_exceptions=True)
+            self._loop = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there."""
+        return self._link_state.state == "connected"
+
+    def status(self) -> FleetStatus:
+        """How the service is doing; for the event loop's thread."""
+        return FleetStatus(
+            connected=self.connected,
+            error=self._error,
+            incomplete_devices=self._replays.waiting,
+            refused=dict(self._intake.refusals.counts),
+        )
+
+    def create_release(
+        self,
+        *,
+        package: str,
+        version: str,
+        channel: str,
+        repository: list[str],
+        targets: Targets | None = None,
+        policy: RolloutPolicy | None = None,
+    ) -> Rollout:
+        """Ask a channel's devices to take a release; see `RolloutStore.create`."""
+        rollout = self._store.create(
+            package=package,
+            version=version,
+            channel=channel,
+            repository=repository,
+            targets=targets,
+            policy=policy,
+            now=self._clock(),
+        )
+        self._tell(self._rollout_changed, rollout, True)
+        return rollout
+
+    def set_state(self, rollout: str, state: RolloutState) -> Rollout:
+        """Pause, halt, revert or go on with a rollout; see `RolloutStore.set_state`."""
+        changed = self._store.set_state(rollout, state, self._clock())
+        self._tell(self._rollout_changed, changed, True)
+        return changed
+
+    def withdraw(self, channel: str, package: str) -> Rollout:
+        """Announce a package on a channel no more; see `RolloutStore.withdraw`."""
+        changed = self._store.withdraw(channel, package, self._clock())
+        self._tell(self._rollout_changed, changed, True)
+        return changed
+
+    def announced(self, package: str, version: str) -> list[Rollout]:
+        """The rollouts that announce a release now: as long as there are any, it is in use."""
+        return [
+            one for one in map(self.rollouts.rollout, self._store.announced(package=package)) if one.version == version
+        ]
+
+    def send_command(
+        self,
+        device: str,
+        verb: Verb,
+        args: Mapping[str, Any] | None = None,
+        *,
+        expires_in: timedelta = DEFAULT_EXPIRY,
+    ) -> SentCommand:
+        """Ask a device for something; see `OrderStore.send_command`."""
+        command = self.orders.send_command(device, verb, args, expires_in=expires_in, now=self._clock())
+        self._tell(self._announcer.wake)
+        return command
+
+    def set_desired(
+        self,
+        device: str,
+        *,
+        channel: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        pins: Mapping[str, str] | None = None,
+        hold: bool | None = None,
+    ) -> Desired:
+        """Say what one device is to be like; see `OrderStore.set_desired`."""
+        desired = self.orders.set_desired(device, channel=channel, tags=tags, pins=pins, hold=hold, now=self._clock())
+        # A pin takes the device out of its channel's rollouts, or lets it in again.
+        follows = self.registry.device(device).channel
+        self._tell(self._desired_changed, follows)
+        return desired
+
+    async def _stay_connected(self, stop: asyncio.Event) -> None:
+        await keep_connected(
+            self._settings,
+            self._attend,
+            will_factory=self._session.will,
+            on_state=self._note_link,
+            backoff=self._backoff,
+            stop=stop,
+        )
+
+    async def _attend(self, link: Link) -> None:
+        await link.subscribe([self._topics.every_device(kind) for kind in INTAKE_KINDS])
+        async with self._session.present(link), asyncio.TaskGroup() as group:
+            group.create_task(self._intake.run(link), name="intake")
+            group.create_task(self._announcer.run(link), name="announcer")
+            group.create_task(self._replays.run(link), name="replays")
+
+    def _note_link(self, state: LinkState) -> None:
+        self._link_state = state
+        if state.state == "connected":
+            self._error = None
+            log.info("connected to the broker at %s", self._settings.url)
+        elif state.state == "waiting":
+            self._error = one_line(state.error)
+            log.warning("no broker: %s; next attempt in %.1f s", self._error, state.wait_s)
+
+    def _taken_in(self, outcome: Outcome) -> None:
+        for device, life in outcome.new_lives.items():
+            log.warning(
+                "device %s counts its events from the beginning again (journal %d): its disk was replaced, or two "
+                "devices have this id; its events so far are kept",
+                device,
+                life,
+            )
+        self._replays.note_outcome(outcome)
+        for one in outcome.stored:
+            self.feed.publish(EventTaken(one.id, one.event))
+        for presence in outcome.presences:
+            self.feed.publish(PresenceChanged(presence))
+        for reported in outcome.reports:
+            self.feed.publish(ReportTaken(reported))
+        self._runner.touch(rollouts=outcome.rollouts, channels=outcome.channels)
+
+    def _rollout_changed(self, rollout: Rollout, announced: bool) -> None:
+        self.feed.publish(RolloutChanged(rollout))
+        if announced:
+            self._announcer.wake()
+
+    def _desired_changed(self, channel: str | None) -> None:
+        self._announcer.wake()
+        self._runner.touch(channels=[channel] if channel else [])
+
+    def _tell(self, what: Callable[..., None], *args: object) -> None:
+        """Run `what` on the event loop, from any thread; when the service does not run, its start will see to it."""
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed
+                loop.call_soon_threadsafe(what, *args)
