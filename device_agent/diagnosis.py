@@ -6,7 +6,7 @@ connection with the device's would throw the agent out.
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -45,10 +45,13 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     date: datetime | None = None
 
 
-async def examine(config: AgentConfig, *, announced: Iterable[str] = ()) -> list[Finding]:
+async def examine(
+    config: AgentConfig, *, announced: Iterable[str] = (), root_check: Callable[[bytes], str] = root_problem
+) -> list[Finding]:
     """All findings, in the order in which they are to be read.
 
     Args:
+        root_check: what is wrong with a trusted root, or an empty string.
         announced: repositories that announcements named, besides the configured ones.
     """
     bases = list(dict.fromkeys([*config.repositories, *announced]))
@@ -56,7 +59,7 @@ async def examine(config: AgentConfig, *, announced: Iterable[str] = ()) -> list
     return [
         await _broker(config),
         _repository(bases, answers),
-        await in_thread(_trusted_root, config),
+        await in_thread(_trusted_root, config, root_check),
         await in_thread(_disk, config.root),
         await in_thread(_clock, config.root, [a.date for a in answers if a.date is not None]),
     ]
@@ -115,14 +118,14 @@ def _repository(bases: Sequence[str], answers: Sequence[_Answer]) -> Finding:
     return Finding(name="repository", ok=True, text=f"{', '.join(bases)} answers")
 
 
-def _trusted_root(config: AgentConfig) -> Finding:
+def _trusted_root(config: AgentConfig, root_check: Callable[[bytes], str]) -> Finding:
     kept = trusted_root_file(config.root)
     file = kept if kept.exists() else config.trusted_root
     if file is None:
         text = "none; set trusted_root in agent.toml (`flotilla root` writes it)"
         return Finding(name="trusted root", ok=False, text=text)
     try:
-        problem = root_problem(file.read_bytes())
+        problem = root_check(file.read_bytes())
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     if problem:
@@ -160,5 +163,5 @@ def _clock(root: Path, dates: Sequence[datetime]) -> Finding:
     elif off_s > WRONG_BY_S:
         problem = f"{off_s:.0f} s away from the repository's; is the time synchronised?"
     elif behind_s > WRONG_BY_S:
-        problem = f"{behind_s:.0f} s behind what this device has seen before; if that was wrong, remove {root}/clock"
+        problem = f"{behind_s:.0f} s behind the last signature that was seen; is the time synchronised?"
     return Finding(name="clock", ok=not problem, text=problem or f"{now:%Y-%m-%d %H:%M:%S}Z")

@@ -62,11 +62,20 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
 class LocalWork:
     """See the module. Used by the program that has the journal open: the agent, or a command while no agent runs."""
 
-    def __init__(self, *, journal: Journal, updates: Updates, read_head: Callable[[Path], FileHead]) -> None:
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        updates: Updates,
+        read_head: Callable[[Path], FileHead],
+        on_hold: Callable[[], bool],
+    ) -> None:
         """
         Args:
             read_head: reads the first member of an exported file; blocks.
+            on_hold: whether the device was told to start no update; blocks.
         """
+        self._on_hold = on_hold
         self._journal = journal
         self._updates = updates
         self._read_head = read_head
@@ -77,6 +86,8 @@ class LocalWork:
         Raises:
             FlotillaError: it is no exported file, or the wish could not be written down.
         """
+        if await in_thread(self._on_hold):
+            raise OperatorError("input.bad", "this device is on hold: its operator wants no update to start")
         head = await in_thread(self._read_head, file)
         if head.kind != "release":
             raise OperatorError(

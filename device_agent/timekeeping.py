@@ -1,34 +1,35 @@
-"""Time on boards without a clock battery: never earlier than what this device has already seen.
+"""Time on boards without a clock battery: never earlier than what was proven on this device.
 
-After a power cut such a board wakes up in the past until the network tells it the time. Metadata would then
-seem to be from the future and windows would open at the wrong hour, so the last time seen is kept as
-the modification time of `{root}/clock` (systemd-timesyncd does the same with a file of its own).
+After a power cut such a board wakes up in the past until the network tells it the time. The time to go by
+is that of the last valid signature (see `trust.py`, which notes it): unlike a clock, that was never wrong
+about the past, and never far in the future.
 """
 
 import asyncio
-import os
 import time
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
-CLOCK_FILE: Final = "clock"
-KEEP_EVERY_S: Final = 600.0
+from schemas.layout import METADATA
+
+LAST_SEEN: Final = "last-seen"
+"""In the metadata folder. The same as `trust.LAST_SEEN` (a test compares them): importing that would cost the memory
+of a TUF client."""
 EARLIEST: Final = datetime(2025, 1, 1, tzinfo=UTC)
 """No agent ever ran before; a clock that says so is wrong."""
 _LOCALTIME: Final = Path("/etc/localtime")
 
 
 class KeptClock:
-    """A `Clock` that does not go behind the last time seen."""
+    """A `Clock` that does not go behind the last time that was proven."""
 
     def __init__(self, root: Path) -> None:
-        self._file = root / CLOCK_FILE
-        self._floor = max(EARLIEST, _seen(self._file))
+        self._floor = max(EARLIEST, _seen(root / METADATA / LAST_SEEN))
 
     def now(self) -> datetime:
-        """The later of the machine's time and the last time seen, UTC."""
+        """The later of the machine's time and the last time that was proven, UTC."""
         return max(datetime.now(UTC), self._floor)
 
     def monotonic(self) -> float:
@@ -41,17 +42,8 @@ class KeptClock:
 
     @property
     def behind_s(self) -> float:
-        """Seconds by which the machine's clock is behind what was seen; 0 while it is not."""
+        """Seconds by which the machine's clock is behind what was proven; 0 while it is not."""
         return max(0.0, (self._floor - datetime.now(UTC)).total_seconds())
-
-    def keep(self) -> None:
-        """Note the time. A disk that is full or read-only is no reason to stop: the time of last year will do."""
-        stamp = self.now().timestamp()
-        try:
-            self._file.touch(mode=0o644)
-            os.utime(self._file, (stamp, stamp))
-        except OSError:
-            return
 
 
 def local_zone(environment_zone: str | None = None, file: Path = _LOCALTIME) -> tzinfo:
@@ -72,6 +64,7 @@ def local_zone(environment_zone: str | None = None, file: Path = _LOCALTIME) -> 
 
 def _seen(file: Path) -> datetime:
     try:
-        return datetime.fromtimestamp(file.stat().st_mtime, UTC)
-    except (OSError, ValueError, OverflowError):
+        seen = datetime.fromisoformat(file.read_text())
+    except (OSError, ValueError):
         return EARLIEST
+    return seen if seen.tzinfo is not None else EARLIEST

@@ -35,7 +35,7 @@ def adopt_trusted_root(root: Path, given: Path | None) -> str:
         return "" if kept.exists() else "no trusted_root is set, so nothing can be installed"
     if not kept.exists():
         content = _read_given(given)
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_file(kept, content, mode=0o644)
         return f"trusting {given} from now on"
     try:

@@ -32,7 +32,7 @@ async def _findings(arguments: argparse.Namespace) -> list[Finding]:
         return [Finding(name="configuration", ok=False, text=str(error))]
     file = config_file(arguments)
     good = Finding(name="configuration", ok=True, text=f"device {config.id}, {file or 'no agent.toml, defaults'}")
-    return [good, *await examine(config, announced=_announced(config))]
+    return [good, *await examine(config, announced=_announced(config), root_check=_root_problem)]
 
 
 def _announced(config: AgentConfig) -> list[str]:
@@ -43,3 +43,13 @@ def _announced(config: AgentConfig) -> list[str]:
     except FlotillaError:
         return []
     return [url for one in heard if one.announcement is not None for url in one.announcement.repository]
+
+
+def _root_problem(content: bytes) -> str:
+    from device_agent.trust import check_root  # noqa: PLC0415 - slow to import, and the last thing that is needed
+
+    try:
+        check_root(content)
+    except FlotillaError as error:
+        return str(error)
+    return ""

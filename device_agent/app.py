@@ -1,0 +1,225 @@
+"""The agent put together: the only place that makes concrete parts and opens connections.
+
+`open_engine` is what works on a root folder, with or without a broker; `run_agent` adds the broker.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from device_agent.checks import ReleaseProbe
+from device_agent.commands import Commands
+from device_agent.config import AgentConfig
+from device_agent.connection import Connection
+from device_agent.control import ControlServer
+from device_agent.decider import Decider
+from device_agent.device import Device
+from device_agent.diagnosis import examine, summary
+from device_agent.event_log import EventLog
+from device_agent.facts import boot_id
+from device_agent.heard import Heard
+from device_agent.hooks import ProcessHookRunner
+from device_agent.inbox import Inbox
+from device_agent.journal import Journal
+from device_agent.local_work import LocalWork
+from device_agent.logs import line, logger
+from device_agent.rendering import FileTemplateRenderer
+from device_agent.reporter import Reporter
+from device_agent.sdnotify import READY, STOPPING, WATCHDOG, Notifier
+from device_agent.services import pick_service_manager
+from device_agent.sources import exported_head, source_factory
+from device_agent.threads import in_thread
+from device_agent.timekeeping import KeptClock, local_zone
+from device_agent.trusted_root import adopt_trusted_root, load_trusted_root
+from device_agent.update_manager import UpdateManager
+from device_agent.updates import LocalChanges
+from schemas.topics import Topics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What works on a root folder: recovered and ready for `manager.serve()`."""
+
+    config: AgentConfig
+    clock: KeptClock
+    journal: Journal
+    heard: Heard
+    device: Device
+    manager: UpdateManager
+    local_work: LocalWork
+
+
+@asynccontextmanager
+async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
+    """Open the root folder for this process alone, and bring it back to a whole state.
+
+    Raises:
+        DeviceError: `conflict.busy`: another process works on it; `disk.*`.
+        OperatorError: the trusted root cannot be taken, or the folder is not an agent's.
+    """
+    clock = KeptClock(config.root)
+    journal = await in_thread(Journal, config.root, device=config.id, boot_id=await in_thread(boot_id))
+    services = pick_service_manager(config.root, clock=clock)
+    try:
+        note = await in_thread(adopt_trusted_root, config.root, config.trusted_root)
+        if note:
+            logger().warning(line("trust", note))
+        heard = Heard(journal)
+        device = Device(
+            config,
+            desired=heard.desired,
+            installs=journal.installs,
+            zone=lambda: local_zone(os.environ.get("TZ")),
+        )
+        manager = UpdateManager(
+            root=config.root,
+            journal=journal,
+            sources=source_factory(
+                root=config.root,
+                trusted_root=lambda: load_trusted_root(config.root),
+                repositories=config.repositories,
+                now=clock.now,
+            ),
+            hooks=ProcessHookRunner(),
+            services=services,
+            probe=ReleaseProbe(),
+            templates=FileTemplateRenderer(),
+            profile=device.profile,
+            clock=clock,
+            random_bytes=os.urandom,
+            local_changes=LocalChanges(config.policy.local_changes),
+            link_install_path=config.policy.link_install_path,
+            install_paths=config.policy.install_paths,
+        )
+        work = LocalWork(journal=journal, updates=manager, read_head=exported_head, on_hold=lambda: _is_on_hold(heard))
+        for problem in await manager.recover():
+            logger().warning(line("recover", problem))
+        yield Engine(
+            config=config,
+            clock=clock,
+            journal=journal,
+            heard=heard,
+            device=device,
+            manager=manager,
+            local_work=work,
+        )
+    finally:
+        await services.close()
+        await in_thread(journal.close)
+
+
+async def run_agent(config: AgentConfig, stop: asyncio.Event, notifier: Notifier) -> None:
+    """Run until `stop` is set.
+
+    Raises:
+        FlotillaError: one line on why it cannot go on, e.g. `broker.duplicate`.
+    """
+    async with open_engine(config) as engine:
+        agent = _Agent(engine, stop)
+        await agent.decider.reconsider()
+        notifier.tell(READY)
+        logger().info(line("ready", device=config.id, channel=config.channel, broker=config.broker, root=config.root))
+        try:
+            await agent.work(notifier)
+        finally:
+            notifier.tell(STOPPING)
+            logger().info(line("ended", device=config.id))
+
+
+class _Agent:
+    """An engine with everything around it that listens and tells."""
+
+    def __init__(self, engine: Engine, stop: asyncio.Event) -> None:
+        config = engine.config
+        topics = Topics(config.topic_root)
+        self._engine = engine
+        self._reporter = Reporter(
+            topics=topics,
+            outbox=engine.journal,
+            view=engine.device.view,
+            boot_id=engine.device.boot_id,
+            device=config.id,
+            now=engine.clock.now,
+        )
+        self.decider = Decider(
+            updates=engine.manager,
+            heard=engine.heard,
+            device=engine.device.view,
+            now=engine.clock.now,
+            changed=self._changed,
+        )
+        self._commands = Commands(
+            updates=engine.manager,
+            heard=engine.heard,
+            now=engine.clock.now,
+            replay=self._reporter.replay,
+            report=self._reporter.report_soon,
+            check=self._check,
+        )
+        inbox = Inbox(topics=topics, device=config.id, decisions=self.decider, take_command=self._commands.take)
+        self._connection = Connection(
+            settings=config.link_settings(),
+            topics=topics,
+            device=config.id,
+            inbox=inbox,
+            reporter=self._reporter,
+            subscriptions=engine.heard,
+            view=engine.device.view,
+            next_session=engine.journal.next_session,
+            stop=stop,
+        )
+        self._log = EventLog(engine.journal, on_last_word=self._connection.refresh)
+
+    async def work(self, notifier: Notifier) -> None:
+        """Everything at once, until the connection is told to end."""
+        loop = asyncio.get_running_loop()
+
+        def stir() -> None:
+            loop.call_soon_threadsafe(self._reporter.stir)
+
+        forget = self._engine.journal.on_event(stir)
+        parts = {
+            "updates": self._engine.manager.serve(),
+            "commands": self._commands.serve(),
+            "control": ControlServer(self._engine.config.root, self._engine.local_work).serve(),
+            "log": self._log.serve(),
+            "watchdog": self._watchdog(notifier),
+        }
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(part, name=name) for name, part in parts.items()]
+                await self._connection.keep()
+                for task in running:
+                    task.cancel()
+        finally:
+            forget()
+
+    def _changed(self) -> None:
+        self._connection.refresh()
+        self._reporter.report_soon()
+
+    async def _check(self) -> None:
+        heard = await in_thread(self._engine.heard.announcements)
+        announced = [url for one in heard if one.announcement for url in one.announcement.repository]
+        findings = await examine(self._engine.config, announced=announced)
+        for one in findings:
+            tell = logger().info if one.ok else logger().warning
+            tell(line("check", one.text, what=one.name, ok=str(one.ok).lower()))
+        self._engine.device.note_check(summary(findings))
+        self._reporter.report_soon()
+
+    async def _watchdog(self, notifier: Notifier) -> None:
+        """A sign of life, as long as the event loop turns and the journal can be written."""
+        if notifier.watchdog_s is None:
+            return
+        while True:
+            notifier.tell(WATCHDOG)
+            notifier.status(self._engine.manager.trouble or self._connection.status)
+            await asyncio.sleep(max(1.0, notifier.watchdog_s / 3))
+
+
+def _is_on_hold(heard: Heard) -> bool:
+    desired = heard.desired()
+    return bool(desired and desired.hold)
