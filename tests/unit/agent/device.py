@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class Device:
         self.flushes = 0
         self.options: dict[str, Any] = {"link_install_path": False, **options}
         self.profile = DeviceProfile(device="pi-1", platform=PLATFORM, agent_version="1.0.0", facts={"model": "Pi 4"})
+        self.profile_of: Callable[[], DeviceProfile] = lambda: self.profile
         self.troubles: list[str] = []
         self._random = 0
         self._journal: CutJournal | None = None
@@ -78,7 +80,7 @@ class Device:
             services=self.services,
             probe=self.probe,
             templates=FakeTemplates(self.power),
-            profile=lambda: self.profile,
+            profile=lambda: self.profile_of(),
             clock=self.clock,
             random_bytes=self._random_bytes,
             store=ReleaseStore(self.root, space=lambda _: self.space, flush=self._flush),
@@ -167,8 +169,14 @@ class Device:
                 words[event.update].append(event.phase.value)
         return words
 
-    def assert_runs(self, *releases: Built, previous: dict[str, Built] | None = None) -> None:
-        """The device runs exactly these releases, whole, and nothing else is left on its disk."""
+    def assert_runs(
+        self, *releases: Built, previous: dict[str, Built] | None = None, spare_objects: bool = False
+    ) -> None:
+        """The device runs exactly these releases, whole, and nothing else is left on its disk.
+
+        Args:
+            spare_objects: contents of a failed fetch may be there besides, for the next try.
+        """
         assert not self._unfinished()
         assert all(len(words) == 1 for words in self.last_words().values()), self.last_words()
         wanted = {built.package: built for built in releases}
@@ -181,7 +189,7 @@ class Device:
         for package in {*wanted, *(path.name for path in self.folders.packages.glob("*"))}:
             self._assert_package(package, wanted.get(package), (previous or {}).get(package))
         assert not list(self.folders.trash.glob("*"))
-        self._assert_objects(kept)
+        self._assert_objects(kept, spare_objects)
         assert {name: dict(running) for name, running in self.services.running.items() if running} == {
             built.package: {service.name: built.version for service in built.manifest.services}
             for built in releases
@@ -209,14 +217,15 @@ class Device:
             for path in built.manifest.state:
                 assert (folders.current / path).exists()
 
-    def _assert_objects(self, kept: list[Built]) -> None:
+    def _assert_objects(self, kept: list[Built], spare: bool) -> None:
         wanted = {
             self.folders.object(entry.sha256, installed_mode(entry.mode)): entry.sha256
             for built in kept
             for entry in built.manifest.files
         }
         found = {path for path in self.folders.objects.rglob("*") if path.is_file()}
-        assert found == set(wanted)
+        assert set(wanted) <= found
+        assert spare or found == set(wanted)
         for path, sha256 in wanted.items():
             assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 

@@ -1,0 +1,107 @@
+"""Whatever goes wrong after the switch, the release before runs again, whole, and the events say why."""
+
+import pytest
+
+from schemas.messages import ErrorReport, Phase
+from tests.unit.agent.device import Device, rollout
+from tests.unit.agent.releases import build
+
+WELL = ["accepted", "fetching", "staged", "switched", "probation", "succeeded"]
+UNDONE = ["accepted", "fetching", "staged", "switched", "rolling_back", "rolled_back"]
+ONE, TWO = build(version="1.0.0"), build(version="1.1.0")
+
+
+@pytest.fixture
+async def updated(device: Device) -> Device:
+    await device.update_to(ONE, 1)
+    return device
+
+
+async def test_an_unhealthy_release(updated: Device) -> None:
+    updated.probe.sick.add("1.1.0")
+    update = await updated.update_to(TWO, 2)
+    assert updated.story(update.id) == UNDONE
+    updated.assert_runs(ONE)
+    back, last = updated.events()[-2:]
+    assert back.error == ErrorReport(code="health.http", message="1.1.0 answered 500", log_tail="last lines of tacho")
+    assert last.error == ErrorReport(code="health.http", message="1.1.0 answered 500")
+    assert last.from_version == "1.0.0"
+    told = (await updated.manager.installed())["tacho"]
+    assert (told.version, told.phase, told.rollout) == ("1.0.0", Phase.ROLLED_BACK, rollout(1))
+
+
+async def test_a_release_that_falls_ill_in_probation(updated: Device) -> None:
+    updated.probe.results["1.1.0"] = [True, True, False, False, True, False, False, False]
+    update = await updated.update_to(TWO, 2)
+    assert updated.story(update.id) == [*WELL[:5], "rolling_back", "rolled_back"]
+    assert updated.probe.rounds["1.1.0"] == 8
+    updated.assert_runs(ONE)
+
+
+async def test_a_service_that_keeps_ending(updated: Device) -> None:
+    updated.services.broken.add(("tacho", "1.1.0"))
+    update = await updated.update_to(TWO, 2)
+    assert updated.story(update.id) == UNDONE
+    assert update.error is not None
+    assert update.error.code == "service.crashed"
+    updated.assert_runs(ONE)
+
+
+async def test_a_service_that_cannot_be_started(updated: Device) -> None:
+    updated.services.unstartable.add(("tacho", "1.1.0"))
+    update = await updated.update_to(TWO, 2)
+    assert updated.story(update.id) == [*WELL[:3], "rolling_back", "rolled_back"]
+    updated.assert_runs(ONE)
+
+
+async def test_a_hook_that_fails_after_the_switch(updated: Device) -> None:
+    two = build(version="1.1.0", hooks=("post_switch", "pre_rollback"))
+    updated.hooks.failing.add(("post_switch", "1.1.0"))
+    update = await updated.update_to(two, 2)
+    assert updated.story(update.id) == [*WELL[:3], "rolling_back", "rolled_back"]
+    back, last = updated.events()[-2:]
+    assert back.error is not None
+    assert (back.error.code, back.error.log_tail) == ("hook.failed", "what the hook printed")
+    assert last.detail == {"pre_rollback": "pre_rollback was here"}
+    updated.assert_runs(ONE)
+
+
+async def test_hooks_that_fail_on_the_way_back_do_not_stop_it(device: Device) -> None:
+    one = build(version="1.0.0", hooks=("post_rollback",))
+    two = build(version="1.1.0", hooks=("pre_rollback",))
+    await device.update_to(one, 1)
+    device.hooks.failing |= {("pre_rollback", "1.1.0"), ("post_rollback", "1.0.0")}
+    device.probe.sick.add("1.1.0")
+    update = await device.update_to(two, 2)
+    assert device.story(update.id) == UNDONE
+    detail = device.events()[-1].detail
+    assert detail is not None
+    assert "pre_rollback ended with 1" in detail["pre_rollback"]
+    assert "what the hook printed" in detail["post_rollback"]
+    device.assert_runs(one)
+
+
+async def test_a_first_installation_goes_back_to_nothing(device: Device) -> None:
+    device.probe.sick.add("1.0.0")
+    update = await device.update_to(ONE, 1)
+    assert device.story(update.id) == UNDONE
+    device.assert_runs()
+    assert await device.manager.installed() == {}
+
+
+async def test_a_release_before_that_is_ill_too_is_the_last_word(updated: Device) -> None:
+    updated.probe.sick |= {"1.0.0", "1.1.0"}
+    update = await updated.update_to(TWO, 2)
+    assert updated.story(update.id) == [*UNDONE[:-1], "failed"]
+    assert update.error is not None
+    assert update.error.code == "health.rollback"
+    assert "1.0.0 answered 500" in update.error.message
+    assert "1.1.0 answered 500" in update.error.message
+    updated.assert_runs(ONE, spare_objects=True)
+
+
+async def test_the_release_before_the_one_before_can_still_be_gone_back_to(updated: Device) -> None:
+    await updated.update_to(TWO, 2)
+    updated.probe.sick.add("1.2.0")
+    await updated.update_to(build(version="1.2.0"), 3)
+    updated.assert_runs(TWO, previous={"tacho": ONE})
