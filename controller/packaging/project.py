@@ -174,7 +174,7 @@ def _readable(message: str) -> str:
     text = message[: found.start()] if found else message
     text = re.sub(r"\(\?!\\+n\)", "", text.replace("`", "'"))
     text = text.replace("Object missing required field", "lacks the key")
-    where = found[2].replace("[...]", "").lstrip(".") if found else ""
+    where = found[2].replace("[...]", ".*").lstrip(".") if found else ""
     if found and found[1]:
         where = f"a key of {where}"
     return one_line(f"{where}: {text}" if where else text)

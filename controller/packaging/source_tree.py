@@ -105,7 +105,8 @@ def scan(root: Path, rules: TreeRules, *, below: str = "", takes_all: bool = Fal
     """Find what goes into the package.
 
     Modes are made the same everywhere, as git does: 0755 for a file that anyone may execute, else 0644; then `modes`.
-    Folders that are left with nothing in them are kept; those that hold something need no entry of their own.
+    Folders that are empty are kept; those that hold something need no entry of their own, and those that hold
+    only what is left out are left out too.
 
     Args:
         root: the folder to go through.
@@ -130,8 +131,8 @@ class _Scan:
         self._tree = tree
         self._takes_all = takes_all
 
-    def folder(self, folder: Path, path: str) -> bool:
-        """Take in a folder; whether anything in it was taken."""
+    def folder(self, folder: Path, path: str) -> tuple[bool, bool]:
+        """Take in a folder; whether anything in it was taken, and whether it is empty."""
         taken = False
         try:
             with os.scandir(folder) as entries:
@@ -140,7 +141,7 @@ class _Scan:
             raise _unreadable(path or folder, error) from error
         for name in names:
             taken |= self._entry(folder / name, f"{path}/{name}" if path else name)
-        return taken
+        return taken, not names
 
     def _entry(self, where: Path, path: str) -> bool:
         try:
@@ -172,8 +173,8 @@ class _Scan:
         return True
 
     def _folder_entry(self, where: Path, path: str) -> bool:
-        taken = self.folder(where, path)
-        empty = not taken and (self._takes_all or self._rules.takes(f"{path}/"))
+        taken, empty = self.folder(where, path)
+        empty = empty and (self._takes_all or self._rules.takes(f"{path}/"))
         if not taken and not empty:
             return False
         mode = self._rules.mode(f"{path}/", 0o755)
