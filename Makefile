@@ -29,7 +29,7 @@ contract: setup ## write docs/contract/ and the life-cycle diagram anew from the
 	@$(BIN)/python -m tests.contract_documents
 
 bench: setup ## every benchmark: prints tables, states the machine
-	@for file in benchmarks/bench_*.py; do $(BIN)/python "$$file" || exit 1; done
+	@for name in idle_agent release_latency; do $(BIN)/python -m benchmarks.bench_$$name || exit 1; done
 
 lock: setup ## pin every package anew, by hash
 	@$(BIN)/uv pip compile pyproject.toml --extra controller --group dev --universal --generate-hashes \

@@ -57,6 +57,10 @@ class DemoFleet:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def pid_of(self, name: str) -> int:
+        """The process id of the controller or of a device's agent."""
+        return self._processes.pid_of(name)
+
     def check(self) -> None:
         """Raise `OperatorError` where a process has ended."""
         self._processes.check()

@@ -40,6 +40,10 @@ class Processes:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
+    def pid_of(self, name: str) -> int:
+        """The process id of what was started under `name`."""
+        return self._running[name].pid
+
     def check(self) -> None:
         """Raise `OperatorError` (`service.crashed`) where a process has ended, with its last line."""
         for name, process in self._running.items():

@@ -1,1 +1,191 @@
 """`/api/v1/releases`, `rollouts`, `devices` and `watch`: what is asked of the fleet, and what it answers."""
+
+from datetime import timedelta
+
+from anyio import to_thread
+from litestar import Controller, get, post, put
+from litestar.response import Stream
+
+from controller.fleet.service import FleetService
+from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEvent
+from controller.http.packages import Limit
+from controller.http.views import (
+    CommandWish,
+    ControllerView,
+    DesiredWish,
+    Page,
+    ReleaseWish,
+    RolloutDetail,
+    StateWish,
+)
+from controller.http.watching import server_sent_events
+from controller.repository.package_repository import PackageRepository
+from controller.rollouts.plan import RolloutState
+from controller.rollouts.views import Rollout, RolloutDevice
+from controller.settings import ControllerSettings
+from controller.version import VERSION
+from schemas.messages import Desired
+
+DEVICES_SHOWN = 500
+
+
+@post("/releases", tags=["rollouts"], summary="Announce a version on a channel")
+async def release(
+    data: ReleaseWish, fleet: FleetService, repository: PackageRepository, settings: ControllerSettings
+) -> Rollout:
+    """Start a rollout; it takes the place of what the channel announced of this package before."""
+
+    def announce() -> Rollout:
+        # the channel is set first: it refuses a version that does not exist, and keeps this one from deletion
+        repository.set_channel(data.package, data.version, data.channel)
+        return fleet.create_release(
+            package=data.package,
+            version=data.version,
+            channel=data.channel,
+            repository=list(settings.repository_urls),
+            targets=data.targets,
+            policy=data.policy,
+        )
+
+    return await to_thread.run_sync(announce)
+
+
+class Rollouts(Controller):
+    """Rollouts, newest first."""
+
+    path = "/rollouts"
+    tags = ("rollouts",)
+
+    @get("", summary="List rollouts")
+    async def rollouts(
+        self,
+        fleet: FleetService,
+        channel: str | None = None,
+        package: str | None = None,
+        rollout_state: RolloutState | None = None,
+        after: str | None = None,
+        limit: Limit = 100,
+    ) -> Page[Rollout]:
+        """The newest first; `rollout_state` keeps those in one state."""
+        found = await to_thread.run_sync(
+            lambda: fleet.rollouts.rollouts(
+                channel=channel, package=package, state=rollout_state, before=after, limit=limit + 1
+            )
+        )
+        return Page(items=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+    @get("/{rollout_id:str}", summary="One rollout")
+    async def rollout(self, fleet: FleetService, rollout_id: str) -> RolloutDetail:
+        """A rollout with its first devices, and its failures grouped by error code."""
+
+        def read() -> RolloutDetail:
+            return RolloutDetail(
+                rollout=fleet.rollouts.rollout(rollout_id),
+                devices=_device_page(fleet, rollout_id, "", DEVICES_SHOWN),
+                failures=fleet.rollouts.failures(rollout_id),
+            )
+
+        return await to_thread.run_sync(read)
+
+    @get("/{rollout_id:str}/devices", summary="The devices of a rollout")
+    async def devices(
+        self, fleet: FleetService, rollout_id: str, after: str = "", limit: Limit = 100
+    ) -> Page[RolloutDevice]:
+        """By id; each with the engine's verdict and its own last words."""
+        return await to_thread.run_sync(_device_page, fleet, rollout_id, after, limit)
+
+    @post("/{rollout_id:str}/state", summary="Pause, resume, halt or revert", status_code=200)
+    async def set_state(self, fleet: FleetService, rollout_id: str, data: StateWish) -> Rollout:
+        """Takes effect with the announcement's next revision; 409 where the present state does not allow it."""
+        return await to_thread.run_sync(fleet.set_state, rollout_id, data.state)
+
+
+class Devices(Controller):
+    """Devices that were ever heard of."""
+
+    path = "/devices"
+    tags = ("devices",)
+
+    @get("", summary="List devices")
+    async def devices(
+        self,
+        fleet: FleetService,
+        channel: str | None = None,
+        online: bool | None = None,
+        after: str = "",
+        limit: Limit = 100,
+    ) -> Page[Device]:
+        """By id."""
+        found = await to_thread.run_sync(
+            lambda: fleet.registry.devices(after=after, limit=limit + 1, channel=channel, online=online)
+        )
+        return Page(items=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+    @get("/{device_id:str}", summary="One device")
+    async def device(self, fleet: FleetService, device_id: str) -> Device:
+        """Presence, what it reported, and its newest update."""
+        return await to_thread.run_sync(fleet.registry.device, device_id)
+
+    @get("/{device_id:str}/events", summary="A device's events")
+    async def events(
+        self, fleet: FleetService, device_id: str, newest: bool = False, after: int = 0, limit: Limit = 100
+    ) -> Page[TakenEvent]:
+        """In the order of intake: from the first, or with `newest` the last ones."""
+
+        def read() -> list[TakenEvent]:
+            fleet.registry.device(device_id)
+            return fleet.registry.device_events(device_id, after=after, limit=limit + (not newest), newest=newest)
+
+        found = await to_thread.run_sync(read)
+        more = not newest and len(found) > limit
+        return Page(items=found[:limit], next=str(found[limit - 1].id) if more else None)
+
+    @get("/{device_id:str}/commands", summary="What a device was asked for")
+    async def commands(self, fleet: FleetService, device_id: str) -> list[SentCommand]:
+        """The newest commands, and when each was sent."""
+        return await to_thread.run_sync(fleet.orders.commands, device_id)
+
+    @post("/{device_id:str}/commands", summary="Ask a device for something")
+    async def command(self, fleet: FleetService, device_id: str, data: CommandWish) -> SentCommand:
+        """Sent as soon as there is a connection; void when it has expired before the device is reached."""
+        expires_in = timedelta(seconds=data.expires_s)
+        return await to_thread.run_sync(
+            lambda: fleet.send_command(device_id, data.verb, data.args, expires_in=expires_in)
+        )
+
+    @put("/{device_id:str}/desired", summary="Tell a device apart from its channel")
+    async def desired(self, fleet: FleetService, device_id: str, data: DesiredWish) -> Desired:
+        """Channel, tags, pins and hold; it replaces what the device was told before."""
+        return await to_thread.run_sync(
+            lambda: fleet.set_desired(device_id, channel=data.channel, tags=data.tags, pins=data.pins, hold=data.hold)
+        )
+
+
+@get("/fleet", tags=["devices"], summary="Numbers about the fleet")
+async def fleet_statistics(fleet: FleetService) -> FleetStatistics:
+    """How many devices, on which channels, with which versions."""
+    return await to_thread.run_sync(fleet.registry.statistics)
+
+
+@get("/watch", tags=["devices"], summary="Changes as they happen", media_type="text/event-stream")
+async def watch(fleet: FleetService) -> Stream:
+    """Server-sent events: `update`, `presence`, `reported`, `rollout`; `too-slow` ends the stream."""
+    return Stream(server_sent_events(fleet.feed), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@get("/controller", tags=["controller"], summary="Where the controller's parts are")
+async def about(fleet: FleetService, settings: ControllerSettings, broker_url: str) -> ControllerView:
+    """For people and programs that connect to the broker or the repository by themselves."""
+    return ControllerView(
+        version=VERSION,
+        broker=broker_url,
+        connected=fleet.connected,
+        topic_root=settings.topic_root,
+        repository=list(settings.repository_urls),
+    )
+
+
+def _device_page(fleet: FleetService, rollout_id: str, after: str, limit: int) -> Page[RolloutDevice]:
+    fleet.rollouts.rollout(rollout_id)
+    found = fleet.rollouts.devices(rollout_id, after=after, limit=limit + 1)
+    return Page(items=found[:limit], next=found[limit - 1].device if len(found) > limit else None)

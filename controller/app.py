@@ -1,0 +1,165 @@
+"""The controller's wiring: the one place on this side that makes things and opens connections."""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from broker_config.errors import BrokerError
+from broker_config.process import MosquittoProcess
+from controller.database import open_database
+from controller.fleet.service import FleetService
+from controller.http.api import make_api
+from controller.http.guard import is_loopback, load_token
+from controller.http.packages import Spool
+from controller.repository.package_repository import PackageRepository
+from controller.settings import CLIENT_ID, ControllerSettings
+from controller.version import VERSION
+from schemas.errors import OperatorError, one_line
+from schemas.topics import Topics
+from transport import LinkSettings
+from transport.errors import SettingsError
+
+REFRESH_EVERY_S: Final = 6 * 3600.0
+GRACE_S: Final = 5
+
+log = logging.getLogger("flotilla.controller")
+
+
+async def run_controller(settings: ControllerSettings) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        OperatorError: the data folder, the address or the broker's settings cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_only_one(settings.data))
+        broker = settings.broker or stack.enter_context(_embedded_broker(settings))
+        engine = open_database(settings.database_url)
+        stack.callback(engine.dispose)
+        keys = settings.data / "keys"
+        repository = await asyncio.to_thread(PackageRepository, settings.data / "repository", engine, keys=keys)
+        spool = Spool(settings.data / "spool")
+        spool.prepare()
+        fleet = FleetService(engine, broker, Topics(settings.topic_root), version=VERSION)
+        token = None if is_loopback(settings.http.host) else load_token(settings.data / "api-token")
+        api = make_api(
+            repository=repository, fleet=fleet, settings=settings, spool=spool, broker_url=broker.url, token=token
+        )
+        await _serve(settings, fleet, repository, _Server(_server_config(settings, api)))
+
+
+async def _serve(
+    settings: ControllerSettings, fleet: FleetService, repository: PackageRepository, server: "_Server"
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    urls = ", ".join(settings.repository_urls)
+    log.info("listening on http://%s, devices fetch from %s", settings.http, urls)
+    parts: dict[str, Callable[[], Awaitable[None]]] = {
+        "fleet": lambda: fleet.run(stop),
+        "http": server.serve,
+        "metadata": lambda: _keep_fresh(repository, stop),
+    }
+    tasks = [asyncio.create_task(_part(name, start), name=name) for name, start in parts.items()]
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        server.should_exit = True
+        stopping.cancel()
+        done, late = await asyncio.wait(tasks, timeout=GRACE_S * 2)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        log.info("stopped")
+    for task in done:
+        task.result()
+
+
+async def _part(name: str, start: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await start()
+    except SettingsError as error:
+        raise OperatorError("config.bad", str(error)) from error
+    except SystemExit as error:
+        # uvicorn ends the process when its address is taken; what it says is in the log already
+        raise OperatorError("input.bad", f"{name} could not start: is the address in use?") from error
+
+
+async def _keep_fresh(repository: PackageRepository, stop: asyncio.Event) -> None:
+    """Sign anew what is near its end, at the start and every few hours."""
+    while not stop.is_set():
+        refreshed = await asyncio.to_thread(repository.refresh_metadata)
+        if refreshed.signed:
+            log.info("signed again: %s", ", ".join(refreshed.signed))
+        for expiry in refreshed.overdue:
+            log.error("the signature of %s ends on %s and %s is not there", expiry.role, expiry.expires, expiry.key)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), REFRESH_EVERY_S)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: they stop all parts, not only this one."""
+        yield
+
+
+def _server_config(settings: ControllerSettings, api: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        api,  # type: ignore[arg-type]  # an ASGI application, typed by another library
+        host=settings.http.host,
+        port=settings.http.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+        http="httptools",
+        lifespan="on",
+    )
+
+
+@contextlib.contextmanager
+def _only_one(data: Path) -> Iterator[None]:
+    """Hold the data folder; raises `OperatorError` (`data.bad`) where it cannot be used or another does."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise OperatorError(
+            "data.bad", f"--data {data}: {error.strerror}; name a folder that can be written"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise OperatorError(
+            "data.bad", f"--data {data} is in use by another controller; stop that one first"
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _embedded_broker(settings: ControllerSettings) -> Iterator[LinkSettings]:
+    broker = MosquittoProcess(settings.data / "broker", name="development.conf", port=settings.embedded_port)
+    try:
+        broker.start()
+    except BrokerError as error:
+        raise OperatorError("broker.unreachable", f"the embedded broker: {one_line(error)}") from error
+    try:
+        log.info("embedded broker at %s, for this machine only", broker.url)
+        yield LinkSettings(url=broker.url, client_id=CLIENT_ID)
+    finally:
+        broker.stop()

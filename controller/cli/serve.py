@@ -1,0 +1,84 @@
+"""`flotilla serve`: the controller."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from controller.app import run_controller
+from controller.settings import CLIENT_ID, DEFAULT_BROKER, DEFAULT_HTTP, ControllerSettings, HttpAddress
+from schemas.errors import OperatorError
+from schemas.topics import DEFAULT_ROOT, Topics
+from transport import LinkSettings
+from transport.errors import SettingsError
+
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command()
+@click.option(
+    "--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for all it keeps."
+)
+@click.option("--http", default=DEFAULT_HTTP, show_default=True, metavar="HOST:PORT", help="Where to listen.")
+@click.option("--broker", metavar="URL", help=f"The MQTT 5 broker, mqtt:// or mqtts://.  [default: {DEFAULT_BROKER}]")
+@click.option("--embedded-broker", is_flag=True, help="Start a Mosquitto of its own, for this machine only.")
+@click.option("--embedded-port", type=click.IntRange(1, 65535), default=1883, show_default=True, help="Its port.")
+@click.option("--broker-username", help="Who the controller is to the broker.")
+@click.option("--broker-password-file", type=FILE, help="File with the password in one line.")
+@click.option("--broker-ca", type=FILE, help="Authorities to trust instead of the system's (PEM).")
+@click.option("--broker-cert", type=FILE, help="The controller's certificate (PEM).")
+@click.option("--broker-key", type=FILE, help="Its key (PEM).")
+@click.option("--public-url", "public_urls", multiple=True, help="Where devices find the repository; tried in order.")
+@click.option("--database", metavar="URL", help="SQLAlchemy URL instead of SQLite in the data folder.")
+@click.option("--topic-root", default=DEFAULT_ROOT, show_default=True, help="First levels of every topic.")
+def serve(
+    data: Path,
+    http: str,
+    broker: str | None,
+    broker_username: str | None,
+    broker_password_file: Path | None,
+    broker_ca: Path | None,
+    broker_cert: Path | None,
+    broker_key: Path | None,
+    public_urls: tuple[str, ...],
+    database: str | None,
+    topic_root: str,
+    embedded_port: int,
+    *,
+    embedded_broker: bool,
+) -> None:
+    """Run the controller: repository, rollouts, HTTP API.
+
+    On an empty data folder it makes the signing keys first. Listening on anything but loopback, the API asks
+    for the token in DATA/api-token.
+    """
+    if broker and embedded_broker:
+        raise OperatorError("input.bad", "--broker and --embedded-broker exclude each other; choose one")
+    Topics(topic_root)
+    try:
+        link = LinkSettings(
+            url=broker or DEFAULT_BROKER,
+            client_id=CLIENT_ID,
+            username=broker_username,
+            password_file=broker_password_file,
+            ca_file=broker_ca,
+            cert_file=broker_cert,
+            key_file=broker_key,
+        )
+    except SettingsError as error:
+        raise OperatorError("config.bad", str(error)) from error
+    settings = ControllerSettings(
+        data=data,
+        http=HttpAddress.parse(http),
+        broker=None if embedded_broker else link,
+        embedded_port=embedded_port,
+        topic_root=topic_root,
+        public_urls=tuple(url.rstrip("/") for url in public_urls),
+        database=database,
+    )
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for noisy in ("alembic", "uvicorn.error", "litestar"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    asyncio.run(run_controller(settings))

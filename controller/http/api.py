@@ -1,0 +1,78 @@
+"""Puts the handlers together as one ASGI application."""
+
+from litestar import Litestar, Response, Router, get
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+
+from controller.fleet.service import FleetService
+from controller.http import fleet as fleet_handlers
+from controller.http import packages as package_handlers
+from controller.http.docs import JSON, PAGE
+from controller.http.guard import Guard
+from controller.http.packages import MAX_UPLOAD_BYTES, Spool
+from controller.http.problems import HANDLERS
+from controller.http.repository_files import repository_files
+from controller.repository.package_repository import PackageRepository
+from controller.settings import ControllerSettings
+from controller.version import VERSION
+
+
+def make_api(
+    *,
+    repository: PackageRepository,
+    fleet: FleetService,
+    settings: ControllerSettings,
+    spool: Spool,
+    broker_url: str,
+    token: str | None,
+) -> Litestar:
+    """The application: `/api/v1`, `/api/docs`, `/repo` and `/healthz`.
+
+    Args:
+        token: what the API insists on; None where only this machine can connect.
+    """
+    api = Router(
+        "/api/v1",
+        route_handlers=[
+            package_handlers.Packages,
+            package_handlers.trusted_root,
+            package_handlers.statistics,
+            fleet_handlers.release,
+            fleet_handlers.Rollouts,
+            fleet_handlers.Devices,
+            fleet_handlers.fleet_statistics,
+            fleet_handlers.watch,
+            fleet_handlers.about,
+        ],
+        guards=[Guard(token)],
+        dependencies={
+            "repository": _always(repository),
+            "fleet": _always(fleet),
+            "settings": _always(settings),
+            "spool": _always(spool),
+            "broker_url": _always(broker_url),
+        },
+    )
+
+    @get("/healthz", include_in_schema=False)
+    async def healthz() -> Response[dict[str, bool]]:
+        """200 while the controller is connected to its broker, else 503."""
+        return Response({"connected": fleet.connected}, status_code=200 if fleet.connected else 503)
+
+    return Litestar(
+        route_handlers=[api, healthz, repository_files(repository)],
+        exception_handlers=HANDLERS,
+        openapi_config=OpenAPIConfig(
+            title="Flotilla",
+            version=VERSION,
+            path="/api/docs",
+            render_plugins=[PAGE, JSON],
+            use_handler_docstrings=True,
+        ),
+        request_max_body_size=MAX_UPLOAD_BYTES,
+        logging_config=None,
+    )
+
+
+def _always(value: object) -> Provide:
+    return Provide(lambda: value, use_cache=True, sync_to_thread=False)
