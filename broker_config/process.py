@@ -5,6 +5,7 @@ Everything here blocks for up to some seconds; an asyncio program calls it throu
 
 import contextlib
 import os
+import secrets
 import shutil
 import socket
 import ssl
@@ -24,6 +25,8 @@ _FOLDERS: Final = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin", "/usr/l
 _START_S: Final = 10.0
 _STOP_S: Final = 5.0
 _ATTEMPTS: Final = 5
+_FIRST_PORT: Final = 20_000
+_PORTS: Final = 12_000
 _LOG_TAIL_BYTES: Final = 2000
 
 # CONNECT, MQTT 5, clean start, keep-alive 10 s, no properties, client id "probe" (MQTT 5, 3.1).
@@ -214,9 +217,19 @@ def _must_be_free(host: str, port: int) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port nobody listens on right now."""
-    with socket.create_server((host, 0)) as server:
-        return int(server.getsockname()[1])
+    """A TCP port nobody listens on right now, and that no outgoing connection will be given.
+
+    Systems take the near end of outgoing connections from 32768 (Linux) or 49152 (macOS) upwards. A port from
+    there could be gone when the broker is started, or restarted after a kill.
+
+    Raises:
+        BrokerFailed: none was found.
+    """
+    for _ in range(100):
+        port = _FIRST_PORT + secrets.randbelow(_PORTS)
+        with contextlib.suppress(OSError), socket.create_server((host, port)):
+            return port
+    raise BrokerFailed(f"no free port found on {host}")
 
 
 def answers(host: str, port: int, *, tls: ssl.SSLContext | None = None, timeout_s: float = 1.0) -> bool:
