@@ -80,7 +80,7 @@ class Device:
             services=self.services,
             probe=self.probe,
             templates=FakeTemplates(self.power),
-            profile=lambda: self.profile_of(),
+            profile=self._profile,
             clock=self.clock,
             random_bytes=self._random_bytes,
             store=ReleaseStore(self.root, space=lambda _: self.space, flush=self._flush),
@@ -241,6 +241,9 @@ class Device:
         self.power.point("before flush")
         self.flushes += 1
         self.power.point("after flush")
+
+    def _profile(self) -> DeviceProfile:
+        return self.profile_of()  # asked for anew each time: a test may put another in its place
 
     def _random_bytes(self, count: int) -> bytes:
         self._random += 1
