@@ -1,8 +1,6 @@
 """The service manager for machines where systemd is init: services live on when the agent restarts."""
 
 import asyncio
-import os
-import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from device_agent.clock import Clock, SystemClock
+from device_agent.durability import write_file
 from device_agent.processes import base_environment
 from device_agent.seams import ReleaseContext
 from device_agent.services.launch import SHORT_RUNS, full_name, prepare
@@ -139,7 +138,7 @@ class SystemdServices:
                 )
             self._notes.mkdir(mode=0o750, parents=True, exist_ok=True)
             (self._notes / f"{full_name(package, service)}.release").unlink(missing_ok=True)
-            _replace_file(path, text)
+            write_file(path, text.encode())
         except OSError as error:
             raise DeviceError("service.unit", f"cannot write {path}: {one_line(error.strerror)}") from error
 
@@ -165,7 +164,7 @@ class SystemdServices:
         self._restarts.pop(unit, None)
         try:
             self._notes.mkdir(mode=0o750, parents=True, exist_ok=True)
-            _replace_file(note, release)
+            write_file(note, release.encode())
         except OSError as error:
             raise DeviceError("disk.io", f"cannot write {note}: {one_line(error.strerror)}") from error
 
@@ -206,18 +205,3 @@ def _read(path: Path) -> str:
 
 def _owner(text: str) -> str | None:
     return next((line[len(ROOT_KEY) :] for line in text.splitlines() if line.startswith(ROOT_KEY)), None)
-
-
-def _replace_file(path: Path, text: str) -> None:
-    """Whole or not at all, and on the disk before anything relies on it. The temporary name is no unit's."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
