@@ -20,7 +20,8 @@ def repository_files(repository: PackageRepository) -> ASGIRouteHandler:
 
     @asgi(PATH, is_mount=True, copy_scope=True)
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(PATH).lstrip("/")
+        # a mount gets the path below it, with a slash at both ends
+        path = scope["path"].strip("/")
         found = await to_thread.run_sync(repository.open_file, path) if scope["method"] in ("GET", "HEAD") else None  # type: ignore[typeddict-item]  # a mount only gets HTTP scopes
         if found is None:
             answer: PlainTextResponse | FileResponse = PlainTextResponse("not in the repository\n", status_code=404)

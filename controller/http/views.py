@@ -44,8 +44,8 @@ class ReleaseWish(Wish, frozen=True, kw_only=True):
     package: PackageName
     version: VersionText
     channel: ChannelName
-    targets: Targets = Targets()
-    policy: RolloutPolicy = RolloutPolicy()
+    targets: Targets = msgspec.field(default_factory=Targets)
+    policy: RolloutPolicy = msgspec.field(default_factory=RolloutPolicy)
 
 
 class StateWish(Wish, frozen=True, kw_only=True):
