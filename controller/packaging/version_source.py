@@ -13,6 +13,16 @@ from schemas.versions import parse
 GIT_TIMEOUT_S: Final = 60.0
 MAX_VERSION_FILE_BYTES: Final = 1024 * 1024
 
+_OF_ANOTHER_CHECKOUT: Final = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+)
+"""What git sets for its own hooks, out of which a build may be started."""
+
 
 def find_version(source: Path, written: str | VersionFrom | None, given: str | None = None) -> str:
     """The version to build, checked.
@@ -126,8 +136,7 @@ def _version_of_tag(tag: str, prefix: str | None) -> str | None:
 
 
 def _git(source: Path, *arguments: str) -> str:
-    # A hook of git's sets GIT_DIR and the like for another folder.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_CHECKOUT}
     try:
         result = subprocess.run(
             ["git", "-C", os.fspath(source), *arguments],
