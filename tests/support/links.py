@@ -14,10 +14,10 @@ def settings(url: str, client_id: str, **changes: Any) -> LinkSettings:
     return LinkSettings(**({"url": url, "client_id": client_id, "session_expiry_s": 300} | changes))
 
 
-async def take(link: Link, count: int, *, acknowledge: bool = True) -> list[Message]:
+async def take(link: Link, count: int, *, acknowledge: bool = True, bound_s: float = BOUND_S) -> list[Message]:
     """The next `count` messages, in the order they come."""
     taken: list[Message] = []
-    async with asyncio.timeout(BOUND_S):
+    async with asyncio.timeout(bound_s):
         while len(taken) < count:
             for message in await link.batch(count - len(taken)):
                 if acknowledge:
