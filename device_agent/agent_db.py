@@ -171,9 +171,9 @@ def _database_errors() -> Iterator[None]:
     """SQLite's errors about the disk and the file as `DeviceError`; those about our own SQL stay what they are."""
     try:
         yield
-    except sqlite3.ProgrammingError:
+    except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
         raise
-    except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+    except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", None)
         primary = code & 0xFF if code is not None else None
         if primary == _FULL:

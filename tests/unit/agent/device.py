@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.unit.agent.fakes import (
 from tests.unit.agent.releases import PLATFORM, Built, expected_tree, tree_of
 
 LIMIT_S = 30.0
+_numbers = itertools.count(1)
 PLENTY = Space(free=10**12, inodes=10**9, block=4096)
 
 
@@ -54,7 +56,6 @@ class Device:
         self.profile = DeviceProfile(device="pi-1", platform=PLATFORM, agent_version="1.0.0", facts={"model": "Pi 4"})
         self.profile_of: Callable[[], DeviceProfile] = lambda: self.profile
         self.troubles: list[str] = []
-        self._random = 0
         self._journal: CutJournal | None = None
         self._manager: UpdateManager | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -246,8 +247,7 @@ class Device:
         return self.profile_of()  # asked for anew each time: a test may put another in its place
 
     def _random_bytes(self, count: int) -> bytes:
-        self._random += 1
-        return self._random.to_bytes(count, "big") if count > 1 else b"\x80"
+        return next(_numbers).to_bytes(count, "big") if count > 1 else b"\x80"
 
 
 def request_for(built: Built, number: int = 1, **more: Any) -> UpdateRequest:
