@@ -1,0 +1,132 @@
+"""Finding releases: every filter, the order, and pages."""
+
+from pathlib import Path
+
+import pytest
+
+from controller.repository.package_repository import PackageRepository
+from schemas.errors import OperatorError, PublisherError
+from tests.support.repository import add_release
+from tests.unit.repository.conftest import Clock
+
+VERSIONS = ["1.2.0", "1.10.0", "1.10.0-rc.2", "1.10.0-rc.10", "2.0.0+b", "2.0.0+a", "0.9.0"]
+ORDERED = ["2.0.0+a", "2.0.0+b", "1.10.0", "1.10.0-rc.10", "1.10.0-rc.2", "1.2.0", "0.9.0"]
+
+
+@pytest.fixture
+def stocked(repository: PackageRepository, clock: Clock) -> PackageRepository:
+    """Seven versions of tacho, a day apart in the order of VERSIONS, then two of other packages."""
+    for version in VERSIONS:
+        add_release(repository, "tacho", version, {"v": version}, tags=["ui"] if version.startswith("1") else [])
+        clock.advance(days=1)
+    for name, tags in (("tacho-tools", ["ui", "tools"]), ("radio", ["tools"])):
+        add_release(repository, name, "1.0.0", {"v": name}, tags=tags, platform="linux-aarch64")
+    return repository
+
+
+def keys(repository: PackageRepository, **conditions: object) -> list[str]:
+    found = repository.search(**conditions)  # type: ignore[arg-type]  # each test gives what search takes
+    return [f"{record.package} {record.version}" for record in found]
+
+
+def test_newest_versions_come_first_as_semver_orders_them(stocked: PackageRepository) -> None:
+    assert keys(stocked) == ["radio 1.0.0", *(f"tacho {v}" for v in ORDERED), "tacho-tools 1.0.0"]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "versions"),
+    [
+        ({"version_range": "^1.2"}, ["1.10.0", "1.2.0"]),
+        ({"version_range": ">=1.10.0-rc.3 <2"}, ["1.10.0", "1.10.0-rc.10"]),
+        ({"version_range": "1.x || 0.9.0"}, ["1.10.0", "1.2.0", "0.9.0"]),
+        ({"version_range": "1.10.0-rc.2"}, ["1.10.0-rc.2"]),
+        ({"version_range": ">5"}, []),
+        ({"tags": ["ui"], "version_range": "*"}, ["1.10.0", "1.2.0"]),
+        ({"limit": 2}, ["2.0.0+a", "2.0.0+b"]),
+        ({"limit": 1, "version_range": "<1"}, ["0.9.0"]),
+    ],
+)
+def test_versions_are_found_by_range(
+    stocked: PackageRepository, conditions: dict[str, object], versions: list[str]
+) -> None:
+    assert keys(stocked, name="tacho", **conditions) == [f"tacho {v}" for v in versions]
+
+
+def test_names_are_exact_or_patterns(stocked: PackageRepository) -> None:
+    assert set(keys(stocked, name="tacho*")) == {*(f"tacho {v}" for v in VERSIONS), "tacho-tools 1.0.0"}
+    assert keys(stocked, name="?adio") == ["radio 1.0.0"]
+    assert keys(stocked, name="*-t*") == ["tacho-tools 1.0.0"]
+    for nothing in ("tach", "Tacho", "%", "tacho_tools", "nothing"):
+        assert keys(stocked, name=nothing) == []
+    assert stocked.names() == ["radio", "tacho", "tacho-tools"]
+
+
+def test_all_tags_must_be_there(stocked: PackageRepository) -> None:
+    assert keys(stocked, tags=["tools"]) == ["radio 1.0.0", "tacho-tools 1.0.0"]
+    assert keys(stocked, tags=["tools", "ui"]) == ["tacho-tools 1.0.0"]
+    assert keys(stocked, tags=["tool"]) == []
+
+
+def test_platforms_and_dates(stocked: PackageRepository, clock: Clock) -> None:
+    assert keys(stocked, platform="linux-aarch64") == ["radio 1.0.0", "tacho-tools 1.0.0"]
+    first = clock.now.replace(day=1)
+    assert keys(stocked, until=first.replace(day=2)) == ["tacho 1.2.0"]
+    assert keys(stocked, since=first.replace(day=2), until=first.replace(day=3)) == ["tacho 1.10.0"]
+    assert keys(stocked, since=clock.now) == ["radio 1.0.0", "tacho-tools 1.0.0"]
+
+
+def test_channels_are_found_and_shown(stocked: PackageRepository) -> None:
+    stocked.set_channel("tacho", "1.10.0", "stable")
+    stocked.set_channel("tacho", "2.0.0+a", "beta")
+    stocked.set_channel("radio", "1.0.0", "stable")
+    assert keys(stocked, channel="stable") == ["radio 1.0.0", "tacho 1.10.0"]
+    assert [r.channels for r in stocked.search("tacho", limit=3)] == [["beta"], [], ["stable"]]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 8, 9])
+def test_pages_together_are_the_whole(stocked: PackageRepository, limit: int) -> None:
+    found, after = [], None
+    while page := stocked.search(limit=limit, after=after):
+        assert len(page) <= limit
+        found += page
+        after = page[-1].key
+    assert found == stocked.search()
+
+
+def test_paging_goes_on_though_the_last_record_was_deleted(stocked: PackageRepository) -> None:
+    after = stocked.search("tacho", limit=3)[-1].key
+    stocked.delete("tacho", "1.10.0")
+    assert [r.version for r in stocked.search("tacho", after=after)] == ORDERED[3:]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "code"),
+    [
+        ({"version_range": "not a range"}, "version.range"),
+        ({"limit": 0}, "input.bad"),
+        ({"limit": 1001}, "input.bad"),
+        ({"after": "tacho"}, "input.bad"),
+        ({"after": "tacho@x@any"}, "input.bad"),
+    ],
+)
+def test_bad_conditions_are_one_clear_line(
+    repository: PackageRepository, conditions: dict[str, object], code: str
+) -> None:
+    with pytest.raises((OperatorError, PublisherError)) as caught:
+        keys(repository, **conditions)
+    assert caught.value.code == code
+    assert "\n" not in str(caught.value)
+
+
+def test_statistics_count_what_is_there(stocked: PackageRepository, tmp_path: Path) -> None:
+    statistics = stocked.statistics()
+    assert (statistics.packages, statistics.releases, statistics.objects) == (3, 9, 9)
+    assert statistics.release_bytes == sum(len(v) for v in [*VERSIONS, "tacho-tools", "radio"])
+    folder = stocked.folder
+    on_disk = {
+        part: sum(p.stat().st_size for p in (folder / part).rglob("*") if p.is_file())
+        for part in ("objects", "targets", "metadata")
+    }
+    assert statistics.object_bytes == on_disk["objects"]
+    assert statistics.target_bytes == on_disk["targets"]
+    assert statistics.metadata_bytes == on_disk["metadata"]
