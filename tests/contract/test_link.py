@@ -292,7 +292,7 @@ async def test_a_client_certificate_says_who_a_device_is(
                 pass
 
 
-async def test_a_burst_over_tls_does_not_stall_on_what_tls_has_decrypted_already(
+async def test_a_burst_over_tls_arrives_once_each_and_in_order(
     production_broker: ProductionBroker,
 ) -> None:
     async with (

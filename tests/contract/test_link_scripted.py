@@ -129,6 +129,25 @@ async def test_a_certificate_for_another_name_ends_the_attempt(tmp_path: Path) -
                 pass
 
 
+async def test_what_tls_has_decrypted_already_is_read_without_waiting_for_more(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.server()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pair.cert_file, pair.key_file)
+
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        # One TLS record: once it is off the socket, no selector will tell of what is left of it.
+        await peer.send(b"".join(publish_packet("t", b"x", packet_id=number) for number in range(1, 301)))
+        await peer.silence()
+
+    async with (
+        scripted_broker(script, tls=tls) as url,
+        connect(settings(url, "a", ca_file=authority.ca_file, receive_maximum=300)) as link,
+    ):
+        assert len(await take(link, 300, acknowledge=False)) == 300
+
+
 async def test_a_refused_subscription_names_the_topic_and_the_reason() -> None:
     async def script(peer: Peer) -> None:
         await peer.greet()

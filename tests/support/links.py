@@ -11,7 +11,8 @@ BOUND_S = 20.0
 
 def settings(url: str, client_id: str, **changes: Any) -> LinkSettings:
     """Settings whose session outlives the connection."""
-    return LinkSettings(**({"url": url, "client_id": client_id, "session_expiry_s": 300} | changes))
+    values: dict[str, Any] = {"url": url, "client_id": client_id, "session_expiry_s": 300}
+    return LinkSettings(**(values | changes))
 
 
 async def take(link: Link, count: int, *, acknowledge: bool = True, bound_s: float = BOUND_S) -> list[Message]:
