@@ -110,10 +110,12 @@ class TrustStore:
         A file that travels slowly is signed for longer, with the version that was current. The TUF client
         keeps the one it has when versions are equal, so a device that saw the version online would refuse it.
         """
+        if not (self._folder / _TIMESTAMP).exists():
+            return False
         data = read(_TIMESTAMP, CONFIG.timestamp_max_length)
-        ours = Metadata[Timestamp].from_file(str(self._folder / _TIMESTAMP))
+        ours = Metadata[Timestamp].from_bytes((self._folder / _TIMESTAMP).read_bytes())
         theirs = Metadata[Timestamp].from_bytes(data)
-        root = Metadata[Root].from_file(str(self._folder / "root.json"))
+        root = Metadata[Root].from_bytes((self._folder / "root.json").read_bytes())
         root.signed.verify_delegate(Timestamp.type, theirs.signed_bytes, theirs.signatures)
         same = (
             theirs.signed.type == Timestamp.type
@@ -189,7 +191,7 @@ class TrustStore:
 
     def _note_time(self) -> None:
         """After everything was found valid, so a clock that is ahead by more than signatures last is never noted."""
-        timestamp = Metadata[Timestamp].from_file(str(self._folder / _TIMESTAMP)).signed
+        timestamp = Metadata[Timestamp].from_bytes((self._folder / _TIMESTAMP).read_bytes()).signed
         proven = max(self._now(), min(_signing_time(timestamp), timestamp.expires))
         if proven >= self._last_seen() + _WORTH_WRITING:
             write_file(self._folder / LAST_SEEN, proven.isoformat().encode(), 0o600)
