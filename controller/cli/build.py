@@ -146,11 +146,12 @@ class _Progress:
         if not self._shown or (total and time.monotonic() < self._next):
             return
         amount = f" {size_text(done)} of {size_text(total)}" if total else ""
-        click.echo(f"\r\x1b[K{step}{amount}", err=True, nl=False)
+        # Only for terminals (see `shown`), so that nothing needs to be taken out for others.
+        click.echo(f"\r\x1b[K{step}{amount}", err=True, nl=False, color=True)
         self._drawn = True
         self._next = time.monotonic() + 0.1
 
     def clear(self) -> None:
         """Leave an empty line behind."""
         if self._drawn:
-            click.echo("\r\x1b[K", err=True, nl=False)
+            click.echo("\r\x1b[K", err=True, nl=False, color=True)
