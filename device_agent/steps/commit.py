@@ -50,15 +50,13 @@ class CommitStep:
     def _sweep(self, collect: bool) -> None:
         installs, unfinished = self._journal.installs(), self._journal.unfinished()
         keep: dict[str, list[tuple[str, str]]] = {}
-        for package, install in installs.items():
+        # a rollback gives back what was installed before, with what that could go back to
+        for install in [*installs.values(), *(update.before for update in unfinished if update.before)]:
             kept = [install.current, *([install.previous] if install.previous else [])]
-            keep[package] = [(release.version, release.manifest) for release in kept]
+            keep.setdefault(install.package, []).extend((release.version, release.manifest) for release in kept)
         for update in unfinished:
-            needed = keep.setdefault(update.package, [])
             if update.manifest is not None:
-                needed.append((update.version, update.manifest))
-            if update.comes_from is not None:
-                needed.append((update.comes_from.version, update.comes_from.manifest))
+                keep.setdefault(update.package, []).append((update.version, update.manifest))
         for package in self._store.packages():
             self._store.sweep(package, keep.get(package, []))
         self._store.empty_trash()

@@ -17,6 +17,7 @@ from tests.unit.agent.fakes import Power
 from tests.unit.agent.releases import Built, build
 
 HOOKS = ("pre_switch", "post_switch", "pre_rollback", "post_rollback")
+ZERO = build(version="0.9.0")
 ONE = build(version="1.0.0", hooks=HOOKS, services=("web", "old"))
 TWO = build(version="1.1.0", hooks=HOOKS, services=("web", "new"))
 WELL = ["accepted", "fetching", "staged", "switched", "probation", "succeeded"]
@@ -49,6 +50,7 @@ def fragile_disk(power: Power) -> Iterator[None]:
 
 async def installed_device(make_device: MakeDevice, name: str) -> Device:
     device = await make_device(name).start()
+    await device.update_to(ZERO, 9)
     await device.update_to(ONE, 1)
     return device
 
@@ -145,7 +147,7 @@ async def test_a_power_cut_at_any_change_of_the_disk(make_device: MakeDevice, si
 
 def assert_ended_well(device: Device, sick: bool, where: str) -> None:
     if sick:
-        device.assert_runs(ONE)
+        device.assert_runs(ONE, previous={"tacho": ZERO})
         assert device.story()[-1] == "tacho 1.1.0 rolled_back", where
     else:
         device.assert_runs(TWO, previous={"tacho": ONE})
@@ -202,7 +204,7 @@ async def test_services_run_again_after_a_restart(make_device: MakeDevice) -> No
     device.services.running.clear()
     await device.start()
     assert device.troubles == []
-    device.assert_runs(ONE)
+    device.assert_runs(ONE, previous={"tacho": ZERO})
 
 
 async def test_a_service_that_does_not_start_again_is_told_and_stops_nothing(make_device: MakeDevice) -> None:
@@ -221,7 +223,7 @@ async def test_a_current_link_that_was_lost_is_put_back(make_device: MakeDevice)
     device.folders.package("tacho").current.unlink()
     device.services.running.clear()
     await device.start()
-    device.assert_runs(ONE)
+    device.assert_runs(ONE, previous={"tacho": ZERO})
 
 
 async def test_an_unknown_phase_is_rolled_back(make_device: MakeDevice) -> None:
@@ -238,7 +240,7 @@ async def test_an_unknown_phase_is_rolled_back(make_device: MakeDevice) -> None:
     assert ended.error is not None
     assert ended.error.code == "interrupted.journal"
     assert device.story(update.id)[-2:] == ["rolling_back", "rolled_back"]
-    device.assert_runs(ONE)
+    device.assert_runs(ONE, previous={"tacho": ZERO})
 
 
 @pytest.mark.parametrize("phase", [Phase.STAGED, Phase.SWITCHED, Phase.PROBATION])
@@ -259,7 +261,7 @@ async def test_a_loop_of_restarts_is_broken(make_device: MakeDevice, phase: Phas
     assert ended.error is not None
     assert ended.error.code == "interrupted.restarts"
     assert device.story(update.id)[-2:] == ["rolling_back", "rolled_back"]
-    device.assert_runs(ONE)
+    device.assert_runs(ONE, previous={"tacho": ZERO})
     assert device.journal.verdict("tacho", rollout(2), "1.1.0") is not None
 
 
@@ -268,4 +270,4 @@ async def test_a_second_agent_on_the_same_folder_is_refused(make_device: MakeDev
     with pytest.raises(Exception, match="another process works on") as refused:
         await make_device("device").start()
     assert getattr(refused.value, "code", None) == "conflict.busy"
-    device.assert_runs(ONE)
+    device.assert_runs(ONE, previous={"tacho": ZERO})
