@@ -14,7 +14,7 @@ from controller.repository.channels import Channels
 from controller.repository.index import Index
 from controller.repository.keys import KeyStore
 from controller.repository.manifests import read_manifest
-from controller.repository.metadata import TrustedMetadata
+from controller.repository.metadata import TrustedMetadata, read_roots, verified_roots
 from controller.repository.publishing import Publisher
 from controller.repository.records import ChannelEntry, Garbage, Problem, Refreshed, ReleaseRecord, Statistics
 from controller.repository.signing import Lifetimes, replace_root_key
@@ -169,7 +169,9 @@ class PackageRepository:
         Raises:
             TrustError: `trust.metadata`.
         """
-        return TrustedMetadata(self._storage.metadata).roots[-1]
+        roots = read_roots(self._storage.metadata)
+        verified_roots(roots)
+        return roots[-1]
 
     # Changing
 
