@@ -19,6 +19,7 @@ from device_agent.device import Device
 from device_agent.diagnosis import examine, summary
 from device_agent.event_log import EventLog
 from device_agent.facts import boot_id
+from device_agent.fetch_process import process_source_factory
 from device_agent.heard import Heard
 from device_agent.hooks import ProcessHookRunner
 from device_agent.inbox import Inbox
@@ -29,7 +30,7 @@ from device_agent.rendering import FileTemplateRenderer
 from device_agent.reporter import Reporter
 from device_agent.sdnotify import READY, STOPPING, WATCHDOG, Notifier
 from device_agent.services import pick_service_manager
-from device_agent.sources import exported_head, source_factory
+from device_agent.sources import exported_head
 from device_agent.threads import in_thread
 from device_agent.timekeeping import KeptClock, local_zone
 from device_agent.trusted_root import adopt_trusted_root, load_trusted_root
@@ -76,7 +77,7 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
         manager = UpdateManager(
             root=config.root,
             journal=journal,
-            sources=source_factory(
+            sources=process_source_factory(
                 root=config.root,
                 trusted_root=lambda: load_trusted_root(config.root),
                 repositories=config.repositories,
@@ -149,6 +150,7 @@ class _Agent:
             device=engine.device.view,
             now=engine.clock.now,
             changed=self._changed,
+            reopen=engine.journal.forget_verdicts,
         )
         self._commands = Commands(
             updates=engine.manager,

@@ -121,8 +121,11 @@ class Connection:
 
     async def _attend(self, link: Link) -> None:
         session = self._session
-        await self._reporter.say_online(link, session)
         try:
+            # First what is meant for this device alone: who sees it online may send it commands, and what is
+            # desired is known before releases are heard of.
+            await self._try(link.subscribe(self._own_topics()))
+            await self._reporter.say_online(link, session)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._inbox.run(link), name="inbox")
                 tasks.create_task(self._reporter.run(link), name="reporter")
@@ -132,27 +135,23 @@ class Connection:
                 link.withdraw_will()
 
     async def _keep_subscribed(self, link: Link) -> None:
-        """Subscribe anew with each connection; then to what is new and no more to what is not wanted.
-
-        The device's own topics come first, so that what is desired is known before releases are heard of.
-        """
+        """Subscribe anew with each connection; then to what is new and no more to what is not wanted."""
         held = await in_thread(self._subscriptions.subscriptions)
-        own = [self._topics.device(self._device, kind) for kind in ("desired", "commands")]
         fresh: frozenset[str] = frozenset()
         while True:
             self._stale.clear()
-            releases = await in_thread(self._wanted)
-            wanted = releases | frozenset(own)
+            wanted = await in_thread(self._wanted)
             await in_thread(self._subscriptions.keep_subscriptions, held | wanted)
             if held - wanted:
                 await self._try(link.unsubscribe(sorted(held - wanted)))
-            if not fresh:
-                await self._try(link.subscribe(own))
-            for topic in sorted(releases - fresh):
+            for topic in sorted(wanted - fresh):
                 await self._try(link.subscribe([topic]))
             held = fresh = wanted
             await in_thread(self._subscriptions.keep_subscriptions, wanted)
             await self._stale.wait()
+
+    def _own_topics(self) -> list[str]:
+        return [self._topics.device(self._device, kind) for kind in ("desired", "commands")]
 
     def _wanted(self) -> frozenset[str]:
         device = self._view()

@@ -63,10 +63,12 @@ class Decider:
         device: Callable[[], DeviceView],
         now: Callable[[], datetime],
         changed: Callable[[], None],
+        reopen: Callable[[str | None], None],
     ) -> None:
         """
         Args:
             device: the device as its configuration and its journal have it; called in a thread.
+            reopen: forget how rollouts of a package (None: of any) ended here; called in a thread.
             changed: told when channel, tags or pins may have changed (subscriptions and the report follow from them).
         """
         self._updates = updates
@@ -74,6 +76,7 @@ class Decider:
         self._device = device
         self._now = now
         self._changed = changed
+        self._reopen = reopen
 
     def view(self) -> DeviceView:
         """The device after what `desired` says; blocks."""
@@ -114,10 +117,22 @@ class Decider:
             logger().warning(line("desired", f"rev {desired.rev} is older than {before.rev} and is ignored"))
             return
         if desired != before:
+            await in_thread(self._reopen_changed, before, desired)
             await in_thread(self._heard.keep_desired, desired)
             logger().info(line("desired", **_fields(desired)))
             self._changed()
         await self.reconsider()
+
+    def _reopen_changed(self, before: Desired | None, after: Desired | None) -> None:
+        """Whoever changes a channel or a pin wants what follows from it, whatever the device had before."""
+        channel_before, pins_before = (before.channel, before.pins or {}) if before else (None, {})
+        channel, pins = (after.channel, after.pins or {}) if after else (None, {})
+        if channel != channel_before:
+            self._reopen(None)
+            return
+        for package in pins_before.keys() | pins.keys():
+            if pins_before.get(package) != pins.get(package):
+                self._reopen(package)
 
     async def _pin(self, device: DeviceView, announced: Mapping[str, Announcement]) -> None:
         """Begin each pin once: what became of it is in the journal, and `retry` is how to try it again."""

@@ -193,6 +193,11 @@ class Journal(Outbox):
                 "DELETE FROM verdicts WHERE package = ? AND phase <> ?", (package, Phase.SUCCEEDED.value)
             )
 
+    def forget_verdicts(self, package: str | None = None) -> None:
+        """Forget how rollouts ended here, well or badly: what the device is told has changed."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM verdicts WHERE ? IS NULL OR package = ?", (package, package))
+
     def installs(self) -> dict[str, Install]:
         """Every installed package, by name."""
         rows = self._rows("SELECT body FROM installs ORDER BY package")
