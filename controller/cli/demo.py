@@ -37,17 +37,22 @@ def demo(agents: int, sample: Path | None, *, keep: bool) -> None:
     Starts a Mosquitto, a controller and agents as processes on free loopback ports, in a folder that is removed
     afterwards. Exits with 0 only if every device ended on 1.1.0 again by itself.
     """
+    # a shell that starts it in the background would have it ignore SIGINT
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
+    sources = sample_folder(sample)
     console = Console(highlight=False)
     begun = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="flotilla-demo-"))
     try:
         with DemoFleet(folder, agents) as fleet:
-            outcomes = _play(fleet, sample_folder(sample), console)
+            outcomes = _play(fleet, sources, console)
             differed = [line for outcome in outcomes for line in differences(outcome)]
+            for line in differed:
+                console.print(line, soft_wrap=True)
             if differed:
-                raise OperatorError("demo.differed", f"the story differed: {'; '.join(differed)}")
+                raise OperatorError("demo.differed", f"the story differed, first at {differed[0]}")
             _summary(outcomes, time.monotonic() - begun, console)
             if keep:
                 _stay(fleet, console)
@@ -56,7 +61,7 @@ def demo(agents: int, sample: Path | None, *, keep: bool) -> None:
     except FlotillaError:
         console.print(f"what happened is in {folder}/logs, which stays")
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
@@ -85,7 +90,8 @@ def _summary(outcomes: Sequence[Outcome], seconds: float, console: Console) -> N
         f"1.1.0 took its place with {updated} each, in {second.seconds:.1f} s.\n"
         f"1.2.0 started but was not healthy: {error.message}.\n"
         f"Every device went back to 1.1.0 by itself and proved it healthy, in {broken.seconds:.1f} s.\n"
-        f"Nobody did anything; it all took {seconds:.0f} s."
+        f"Nobody did anything; it all took {seconds:.0f} s.",
+        soft_wrap=True,
     )
 
 
@@ -96,7 +102,8 @@ def _stay(fleet: DemoFleet, console: Console) -> None:
         f"\nController  {fleet.client.url}/api/docs\n"
         + "".join(f"Gauge       http://127.0.0.1:{gauge}/  ({device})\n" for device, gauge in fleet.gauges.items())
         + f"Commands    export FLOTILLA_URL={fleet.client.url}\n"
-        + f"Topics      mosquitto_sub -h {host} -p {port} -V mqttv5 -v -t 'flotilla/v1/#'\n\nCtrl-C ends it all."
+        + f"Topics      mosquitto_sub -h {host} -p {port} -V mqttv5 -v -t 'flotilla/v1/#'\n\nCtrl-C ends it all.",
+        soft_wrap=True,
     )
     waiting = threading.Event()
     try:

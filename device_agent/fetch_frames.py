@@ -1,0 +1,96 @@
+"""What the agent and its fetching process say to each other: msgpack behind a length, on the child's pipes."""
+
+import struct
+from typing import Final
+
+import msgspec
+
+from schemas import errors
+from schemas.errors import DeviceError, FlotillaError
+from schemas.layout import MAX_MANIFEST_BYTES
+
+HEAD: Final = struct.Struct(">I")
+MAX_FRAME: Final = MAX_MANIFEST_BYTES + 1024 * 1024
+"""A manifest is the largest thing that is ever said."""
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="what"):
+    """Base of all frames."""
+
+
+class Open(Frame, frozen=True, kw_only=True, tag="open"):
+    """First frame to the child: what to fetch from, as `source_factory` takes it."""
+
+    root: str
+    trusted_root: bytes
+    addresses: list[str]
+
+
+class Resolve(Frame, frozen=True, kw_only=True, tag="resolve"):
+    """See `ReleaseSource.resolve`. `now` is the agent's clock, seconds since 1970."""
+
+    package: str
+    version: str
+    platform: str
+    now: float
+
+
+class Fetch(Frame, frozen=True, kw_only=True, tag="fetch"):
+    """See `ReleaseSource.fetch`: (sha256, size, destination) of each object."""
+
+    wanted: list[tuple[str, int, str]]
+    now: float
+
+
+class Signed(Frame, frozen=True, kw_only=True, tag="signed"):
+    """The answer to `Resolve`."""
+
+    plain: bytes
+    sha256: str
+    wire_bytes: int
+
+
+class Received(Frame, frozen=True, kw_only=True, tag="received"):
+    """While fetching: bytes since the last one."""
+
+    plain: int
+    wire: int
+
+
+class Done(Frame, frozen=True, kw_only=True, tag="done"):
+    """The answer to `Fetch`."""
+
+
+class Refused(Frame, frozen=True, kw_only=True, tag="refused"):
+    """The answer where an error was raised; `group` is its class in `schemas.errors`."""
+
+    group: str
+    code: str
+    message: str
+    log_tail: str = ""
+
+    @classmethod
+    def of(cls, error: FlotillaError) -> "Refused":
+        """The frame for an error."""
+        return cls(group=type(error).__name__, code=error.code, message=error.message, log_tail=error.log_tail)
+
+    def error(self) -> FlotillaError:
+        """The error that it stands for."""
+        group = getattr(errors, self.group, DeviceError)
+        if not (isinstance(group, type) and issubclass(group, FlotillaError)):
+            group = DeviceError
+        return group(self.code, self.message, log_tail=self.log_tail)
+
+
+Wish = Open | Resolve | Fetch
+Answer = Signed | Received | Done | Refused
+
+_encoder: Final = msgspec.msgpack.Encoder()
+wishes: Final = msgspec.msgpack.Decoder(Wish)
+answers: Final = msgspec.msgpack.Decoder(Answer)
+
+
+def framed(frame: Frame) -> bytes:
+    """A frame as it goes through the pipe."""
+    body = _encoder.encode(frame)
+    return HEAD.pack(len(body)) + body

@@ -1,0 +1,202 @@
+"""A `ReleaseSource` that does its work in a process of its own; see `fetch_worker`."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from device_agent.fetch_frames import (
+    HEAD,
+    MAX_FRAME,
+    Answer,
+    Done,
+    Fetch,
+    Frame,
+    Open,
+    Received,
+    Refused,
+    Resolve,
+    Signed,
+    answers,
+    framed,
+)
+from device_agent.seams import OnBytes, ReleaseSource, SignedManifest, SourceFactory, WantedObject
+from device_agent.threads import in_thread
+from schemas.errors import DeviceError
+from schemas.manifest import decode_manifest
+
+LINGER_S: Final = 5.0
+"""A process without work waits this long for the next step of the same update: starting one takes a while."""
+
+_END_S: Final = 5.0
+
+
+def process_source_factory(
+    *,
+    root: Path,
+    trusted_root: Callable[[], bytes],
+    repositories: Sequence[str],
+    now: Callable[[], datetime],
+) -> SourceFactory:
+    """As `device_agent.sources.source_factory`, whose sources it runs in a process of their own."""
+    bench = _Bench(root=root, trusted_root=trusted_root, now=now)
+
+    def make(addresses: Sequence[str]) -> ReleaseSource:
+        from_file = len(addresses) == 1 and addresses[0].startswith("/")
+        return _ProcessSource(bench, tuple(addresses if from_file else dict.fromkeys([*repositories, *addresses])))
+
+    return make
+
+
+class _Worker:
+    """One fetching process."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        pipes: tuple[asyncio.StreamWriter, asyncio.StreamReader],
+        addresses: tuple[str, ...],
+    ) -> None:
+        self.addresses = addresses
+        self._process = process
+        self._to, self._from = pipes
+
+    async def say(self, frame: Frame) -> None:
+        with contextlib.suppress(ConnectionError):  # that it has ended shows when an answer is read
+            self._to.write(framed(frame))
+            await self._to.drain()
+
+    async def hear(self) -> Answer:
+        """The next answer; raises `DeviceError` (`internal.error`) when the process has ended."""
+        try:
+            (size,) = HEAD.unpack(await self._from.readexactly(HEAD.size))
+            if size <= MAX_FRAME:
+                answer: Answer = answers.decode(await self._from.readexactly(size))
+                return answer
+        except asyncio.IncompleteReadError:
+            pass
+        await self.end()
+        raise DeviceError(
+            "internal.error", f"the fetching process ended early (status {self._process.returncode}); see the log"
+        )
+
+    async def end(self) -> None:
+        """Kill it; partial downloads stay. Bounded."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._to.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), _END_S)
+
+
+class _Bench:
+    """Starts workers, and keeps the last one for a moment."""
+
+    def __init__(self, *, root: Path, trusted_root: Callable[[], bytes], now: Callable[[], datetime]) -> None:
+        self._root = root
+        self._trusted_root = trusted_root
+        self._now = now
+        self._idle: _Worker | None = None
+        self._farewell: asyncio.Task[None] | None = None
+
+    def now(self) -> float:
+        """The agent's clock."""
+        return self._now().timestamp()
+
+    async def take(self, addresses: tuple[str, ...]) -> _Worker:
+        """A worker for these addresses: the one that waits, or a new one."""
+        idle, self._idle = self._idle, None
+        if self._farewell is not None:
+            self._farewell.cancel()
+            self._farewell = None
+        if idle is not None:
+            if idle.addresses == addresses:
+                return idle
+            await idle.end()
+        root = await in_thread(self._trusted_root)
+        # -P: a folder that happens to be the working one must not be able to provide modules
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            "device_agent.fetch_worker",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=1 << 20,
+        )
+        if process.stdin is None or process.stdout is None:
+            raise DeviceError("internal.error", "the fetching process has no pipes")
+        worker = _Worker(process, (process.stdin, process.stdout), addresses)
+        await worker.say(Open(root=str(self._root), trusted_root=root, addresses=list(addresses)))
+        return worker
+
+    def give_back(self, worker: _Worker) -> None:
+        """Keep a worker that did its work well; it ends soon if it is not needed."""
+        self._idle = worker
+        self._farewell = asyncio.create_task(self._see_off(worker), name="end of the fetching process")
+
+    async def _see_off(self, worker: _Worker) -> None:
+        await asyncio.sleep(LINGER_S)
+        if self._idle is worker:
+            self._idle = None
+            await worker.end()
+
+
+class _ProcessSource:
+    """A `ReleaseSource`. One call at a time."""
+
+    def __init__(self, bench: _Bench, addresses: tuple[str, ...]) -> None:
+        self._bench = bench
+        self._addresses = addresses
+        self._worker: _Worker | None = None
+
+    async def resolve(self, package: str, version: str, platform: str) -> SignedManifest:
+        """See `ReleaseSource`."""
+        wish = Resolve(package=package, version=version, platform=platform, now=self._bench.now())
+        answer = await self._ask(wish, _nothing)
+        if not isinstance(answer, Signed):
+            raise _unexpected(answer)
+        manifest = await in_thread(decode_manifest, answer.plain)
+        return SignedManifest(manifest=manifest, sha256=answer.sha256, plain=answer.plain, wire_bytes=answer.wire_bytes)
+
+    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes) -> None:
+        """See `ReleaseSource`."""
+        if not wanted:
+            return
+        objects = [(one.sha256, one.size, str(one.destination)) for one in wanted]
+        answer = await self._ask(Fetch(wanted=objects, now=self._bench.now()), on_bytes)
+        if not isinstance(answer, Done):
+            raise _unexpected(answer)
+
+    async def close(self) -> None:
+        """See `ReleaseSource`."""
+        if self._worker is not None:
+            worker, self._worker = self._worker, None
+            self._bench.give_back(worker)
+
+    async def _ask(self, wish: Resolve | Fetch, on_bytes: OnBytes) -> Answer:
+        worker = self._worker or await self._bench.take(self._addresses)
+        self._worker = None
+        try:
+            await worker.say(wish)
+            while isinstance(answer := await worker.hear(), Received):
+                on_bytes(answer.plain, answer.wire)
+        except BaseException:
+            # cancelled or broken: what it would still say belongs to nobody
+            await worker.end()
+            raise
+        self._worker = worker
+        if isinstance(answer, Refused):
+            raise answer.error()
+        return answer
+
+
+def _nothing(_plain: int, _wire: int) -> None:
+    pass
+
+
+def _unexpected(answer: Answer) -> DeviceError:
+    return DeviceError("internal.error", f"the fetching process answered with {type(answer).__name__}")
