@@ -114,11 +114,7 @@ class Link:
         Raises:
             LinkLost: as for `messages`.
         """
-        await self._channel.arrival()
-        if self._channel.lost is not None:
-            raise self._channel.loss()
-        inbox = self._channel.inbox
-        return [inbox.popleft() for _ in range(min(limit, len(inbox)))]
+        return await self._channel.take(limit)
 
     async def acknowledge(self, message: Message) -> None:
         """Tell the broker that the message is durable here and need not come again. Again is harmless.

@@ -72,7 +72,8 @@ class LinkSettings:
         session_expiry_s: seconds for which the broker keeps subscriptions and queue while we are away.
         clean_start: forget the session the broker still has.
         connect_timeout_s: bound on one attempt: name look-up, TCP, TLS and CONNACK together.
-        receive_maximum: messages the broker may send before we have acknowledged one (1 to 65535).
+        receive_maximum: messages the broker may send before we have acknowledged one (1 to 65535). Should it send
+            more, twice as many are held here and the rest has to wait in the socket.
         send_maximum: messages of ours under way without PUBACK; the broker may ask for fewer.
         max_packet_bytes: the broker is told not to send larger packets, and drops them.
     """

@@ -36,6 +36,7 @@ class Wire:
         self._loop = asyncio.get_running_loop()
         self._socket: Any = None  # paho's SocketLike has neither setsockopt nor pending
         self._driven = False
+        self._paused = False
         self._flush_due = False
         self._writer_on = False
         self._misc: asyncio.TimerHandle | None = None
@@ -96,6 +97,19 @@ class Wire:
                 self._socket.close()
             self._socket = None
 
+    def pause_reading(self) -> None:
+        """Leave what the broker sends in the socket, so that it fills up there and the broker has to wait."""
+        if self._driven and not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._socket.fileno())
+
+    def resume_reading(self) -> None:
+        """Go on reading; nothing happens if it wasn't paused."""
+        if self._driven and self._paused:
+            self._paused = False
+            self._loop.add_reader(self._socket.fileno(), self._readable)
+            self._loop.call_soon(self._readable)  # TLS may hold something already
+
     def _drive(self, keepalive_s: int) -> None:
         self._driven = True
         # paho compares clocks in loop_misc; a twelfth of the keep-alive is exact enough for its limits.
@@ -145,7 +159,7 @@ class Wire:
     def _readable(self) -> None:
         for _ in range(_READS_PER_TURN):
             before = self._packets
-            if not self._driven or not self._step(self._client.loop_read):
+            if self._paused or not self._driven or not self._step(self._client.loop_read):
                 return
             if self._packets == before and not self._decrypted():
                 return

@@ -103,7 +103,7 @@ async def test_a_session_keeps_messages_while_we_are_away_and_a_clean_start_forg
         assert not link.session_present
 
 
-async def test_the_broker_sends_no_more_than_the_receive_maximum_without_acknowledgement(
+async def test_the_broker_sends_no_more_than_the_receive_maximum_before_the_first_acknowledgement(
     broker: Broker, unique: Unique, topic_root: str
 ) -> None:
     async with (
@@ -115,7 +115,7 @@ async def test_the_broker_sends_no_more_than_the_receive_maximum_without_acknowl
         held = await take(link, 5, acknowledge=False)
         # A round trip later the broker would have sent more, if it were going to.
         await link.subscribe([f"{topic_root}/other"])
-        assert list(link._channel.inbox) == []
+        assert list(link._channel._inbox) == []
         for message in held:
             await link.acknowledge(message)
         rest = await take(link, 25)

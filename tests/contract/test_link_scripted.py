@@ -250,16 +250,30 @@ async def test_nonsense_from_the_broker_ends_the_link_and_nothing_else(nonsense:
     assert troubles == []
 
 
-async def test_a_broker_that_ignores_the_receive_maximum_loses_the_link() -> None:
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_a_broker_that_ignores_the_receive_maximum_has_to_wait(tmp_path: Path, encrypted: bool) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.server()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pair.cert_file, pair.key_file)
+    sent = asyncio.Event()
+
     async def script(peer: Peer) -> None:
         await peer.greet()
-        for number in range(1, 5):
-            await peer.send(publish_packet("t", b"x", packet_id=number))
+        await peer.send(b"".join(publish_packet("t", b"%d" % number, packet_id=number) for number in range(1, 1001)))
+        sent.set()
         await peer.silence()
 
-    async with scripted_broker(script) as url, connect(settings(url, "a", receive_maximum=3)) as link:
-        lost = await asyncio.wait_for(link.wait_lost(), BOUND_S)
-        assert "receive maximum" in str(lost)
+    async with scripted_broker(script, tls=tls if encrypted else None) as url:
+        who = settings(url, "a", receive_maximum=10, ca_file=authority.ca_file if encrypted else None)
+        async with connect(who) as link:
+            await asyncio.wait_for(sent.wait(), BOUND_S)
+            await until(lambda: len(link._channel._inbox) >= 20)
+            for _ in range(20):
+                await asyncio.sleep(0)  # turns of the loop in which more would be read
+            assert len(link._channel._inbox) == 20
+            taken = await take(link, 1000)
+            assert [int(message.payload) for message in taken] == list(range(1, 1001))
 
 
 async def test_a_flood_at_qos_0_is_bounded_and_counted() -> None:
