@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from controller.rollouts.words import wire_bytes
 from schemas.messages import ErrorReport, FactValue, InstalledPackage, Phase, Progress, UpdateEvent, Verb
+
+_MAX_BIGINT: Final = 2**63 - 1
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,3 +119,9 @@ def update_view(event: UpdateEvent, word: Mapping[str, Any] | None = None) -> Up
         error=event.error,
         wire_bytes=received,
     )
+
+
+def wire_bytes(event: UpdateEvent) -> int | None:
+    """What the device received for its update, metadata included, where the event says so in its detail."""
+    value = (event.detail or {}).get("wire_bytes")
+    return min(value, _MAX_BIGINT) if isinstance(value, int) and value >= 0 else None

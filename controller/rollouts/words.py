@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, case, func, or_
 
 from controller.fleet.sql import bigint_of, insert_into, int_of, text_of, time_of
+from controller.fleet.views import wire_bytes
 from controller.rollouts.tables import rollout_devices
 from schemas.messages import UpdateEvent
 
@@ -53,12 +54,6 @@ def _word(life: int, event: UpdateEvent) -> dict[str, Any]:
         "bytes_total": bigint_of(event.progress.bytes_total) if event.progress else None,
         "wire_bytes": wire_bytes(event),
     }
-
-
-def wire_bytes(event: UpdateEvent) -> int | None:
-    """What the device received for its update, metadata included, where the event says so in its detail."""
-    value = (event.detail or {}).get("wire_bytes")
-    return bigint_of(value) if isinstance(value, int) and value >= 0 else None
 
 
 def _write(connection: Connection, words: Sequence[dict[str, Any]]) -> None:
