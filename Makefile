@@ -14,6 +14,7 @@ demo: setup ## a broker, a controller and six agents: publish, update, break, ro
 	@$(BIN)/flotilla demo
 
 test: setup ## all tests, against a real Mosquitto
+	@.ci/setup.sh wheels
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
 lint: setup ## ruff: rules and format

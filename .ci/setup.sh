@@ -2,6 +2,7 @@
 # Sets up what `make demo` and `make test` need, and only what is missing:
 #   .ci/setup.sh venv        .venv with every package of requirements.lock, by hash, and this project in it
 #   .ci/setup.sh mosquitto   the MQTT broker
+#   .ci/setup.sh wheels      packages that tests install by themselves (tests/wheels.lock), so that no test needs a network
 # System packages are installed through apt or brew only by root or where sudo asks for no password, and
 # never with FLOTILLA_NO_INSTALL=1; otherwise one line says what to install.
 set -euo pipefail
@@ -72,10 +73,21 @@ setup_mosquitto() {
     install "the MQTT broker Mosquitto" mosquitto mosquitto
 }
 
+setup_wheels() {
+    local stamp
+    stamp=.venv/wheels/$(cksum <tests/wheels.lock | tr ' ' -)
+    [ -e "$stamp" ] && return 0
+    rm -rf .venv/wheels
+    .venv/bin/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
+        --only-binary :all: --dest .venv/wheels -r tests/wheels.lock
+    touch "$stamp"
+}
+
 for part in "$@"; do
     case "$part" in
         venv) setup_venv ;;
         mosquitto) setup_mosquitto ;;
-        *) die "unknown part '$part'; there are: venv mosquitto" ;;
+        wheels) setup_wheels ;;
+        *) die "unknown part '$part'; there are: venv mosquitto wheels" ;;
     esac
 done
