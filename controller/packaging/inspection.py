@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -18,7 +18,7 @@ from schemas.errors import PublisherError, one_line
 from schemas.layout import HEAD_MEMBER, MAX_HEAD_BYTES, FileHead
 from schemas.manifest import Manifest
 
-RELEASE_KIND = "release"
+RELEASE_KIND: Final = "release"
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):

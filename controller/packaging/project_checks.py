@@ -47,6 +47,11 @@ def _check_templates(manifest: Manifest, read_file: Callable[[str], bytes]) -> N
             raise PublisherError(
                 "package.source", f"flotilla.toml: template: source {name!r} is not among the files of the package"
             )
+        if any(is_under(template.source, state) for state in manifest.state):
+            raise PublisherError(
+                "package.source",
+                f"flotilla.toml: template: source {name!r} lies in a state path, which changes on the device; move it",
+            )
         raw = read_file(template.source)
         if len(raw) > MAX_TEMPLATE_BYTES:
             raise PublisherError("package.limit", f"template {name!r} is over {MAX_TEMPLATE_BYTES} bytes")

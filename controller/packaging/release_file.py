@@ -30,7 +30,6 @@ from schemas.layout import (
 from schemas.manifest import Manifest, decode_manifest
 from schemas.paths import path_problem
 
-RELEASE_KIND: Final = "release"
 MAX_METADATA_FILES: Final = 2000
 _MAX_TAIL: Final = 1024 * 1024
 

@@ -194,6 +194,11 @@ BAD: dict[str, tuple[Change, str, str]] = {
         "package.source",
         "source 'app.in' is not among the files of the package",
     ),
+    "template in state": (
+        toml(package={"state": ["app.in"]}),
+        "package.source",
+        "source 'app.in' lies in a state path, which changes on the device",
+    ),
     "template outside": (
         toml(template=[{"source": "app.in", "target": "../x"}]),
         "package.path",
