@@ -15,7 +15,8 @@ from schemas.errors import PublisherError
 from schemas.layout import MAX_MANIFEST_BYTES, MAX_MANIFEST_PACKED
 
 OBJECT_LEVEL: Final = 10
-"""On the same wheels level 19 saves a few percent more bytes and costs ten times the CPU."""
+"""Measured on 6 000 files of installed Python packages: level 3 takes 9 % more bytes, level 19 saves 8 % and takes
+eleven times the CPU."""
 MANIFEST_LEVEL: Final = 15
 
 _HEADER_BYTES: Final = 18

@@ -121,6 +121,7 @@ class RangeHandler(SimpleHTTPRequestHandler):
     """The standard library's handler, quiet, and with `Range: bytes=A-B`, `A-` and `-N` (RFC 9110, section 14)."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_args: object) -> None:
         """Say nothing."""
