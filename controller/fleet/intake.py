@@ -16,9 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from controller.database import utc_now
 from controller.fleet.incoming import EventIn, Incoming, Reader
 from controller.fleet.intake_store import IntakeStore, Outcome
-from controller.fleet.patience import patiently
+from controller.fleet.patience import patiently, reason
 from controller.fleet.refusals import Refusals
-from schemas.errors import ContractError, one_line
+from schemas.errors import ContractError
 from transport import Link, Message
 
 MAX_BATCH: Final = 200
@@ -90,7 +90,7 @@ class Intake:
             (one,) = batch
             what = f"event {one.event.seq}" if isinstance(one, EventIn) else type(one).__name__
             self.refusals.counts["internal.error"] += 1
-            log.error("device %s: %s can't be stored and is left out: %s", one.device, what, one_line(error))  # noqa: TRY400 - one line, and it says which message
+            log.error("device %s: %s can't be stored and is left out: %s", one.device, what, reason(error))  # noqa: TRY400 - one line, and it says which message
 
     def _commit_here(self, batch: Sequence[Incoming], loop: asyncio.AbstractEventLoop) -> None:
         """In a thread that nothing cancels: what is committed is always told."""

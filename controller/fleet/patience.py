@@ -34,8 +34,7 @@ async def patiently(action: Callable[[], T], *, doing: str) -> T:
         except SQLAlchemyError as error:
             if not passes(error):
                 raise
-            reason = error.orig if isinstance(error, DBAPIError) else error
-            log.warning("%s has to wait for the database: %s; next attempt in %g s", doing, one_line(reason), wait)
+            log.warning("%s has to wait for the database: %s; next attempt in %g s", doing, reason(error), wait)
         await asyncio.sleep(wait)
         wait = min(wait * 2, _LONGEST_WAIT_S)
 
@@ -45,3 +44,8 @@ def passes(error: SQLAlchemyError) -> bool:
     if isinstance(error, (OperationalError, InterfaceError, InternalError, PoolTimeout)):
         return True
     return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def reason(error: Exception) -> str:
+    """Why, in one line: the driver's own words where they are there."""
+    return one_line(error.orig if isinstance(error, DBAPIError) else error)

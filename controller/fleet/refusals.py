@@ -7,7 +7,8 @@ from typing import Final
 from schemas.errors import ContractError
 
 _SAID_AGAIN_S: Final = 60.0
-_REMEMBERED: Final = 1000
+_REMEMBERED: Final = 100
+"""So many different lines in a minute, and no more."""
 
 log = logging.getLogger(__name__)
 

@@ -90,7 +90,7 @@ class FleetService:
         self._backoff = backoff
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._link_state = LinkState(state="stopped")
+        self._attending = False
         self._error: str | None = None
         self._store = RolloutStore(engine)
         self.feed = ChangeFeed()
@@ -129,8 +129,8 @@ class FleetService:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker is there."""
-        return self._link_state.state == "connected"
+        """Whether the broker is there, and everything runs."""
+        return self._attending
 
     def status(self) -> FleetStatus:
         """How the service is doing; for the event loop's thread."""
@@ -227,9 +227,10 @@ class FleetService:
             group.create_task(self._intake.run(link), name="intake")
             group.create_task(self._announcer.run(link), name="announcer")
             group.create_task(self._replays.run(link), name="replays")
+            self._attending = True
 
     def _note_link(self, state: LinkState) -> None:
-        self._link_state = state
+        self._attending = False
         if state.state == "connected":
             self._error = None
             log.info("connected to the broker at %s", self._settings.url)

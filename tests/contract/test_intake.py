@@ -22,7 +22,7 @@ from controller.rollouts.plan import RolloutState, Verdict
 from schemas.codec import MAX_PAYLOAD, decode, encode
 from schemas.messages import Announcement, Command, Desired, Phase, Presence, ReleaseState, Verb
 from schemas.topics import Topics
-from tests.support.broker import Broker
+from tests.support.broker import Broker, ProductionBroker
 from tests.support.links import settings, take, until
 from tests.unit.fleet.builders import event, presence, reported
 from tests.unit.fleet.serving import make_service, serving
@@ -359,3 +359,29 @@ async def test_a_lost_link_is_made_again_and_status_says_so(engine: Engine, make
         async with a_device(broker, "pi-1") as link:
             await say(link, topics, "pi-1", 1)
             await until(lambda: count(engine) == 1)
+
+
+async def test_the_production_brokers_rules_let_the_controller_and_its_devices_do_their_work(
+    engine: Engine, production_broker: ProductionBroker
+) -> None:
+    topics = Topics()
+    service = FleetService(engine, production_broker.settings("controller"), topics, version="1.0.0")
+    async with serving(service), connect(production_broker.settings("dev-a")) as link:
+        await link.subscribe([topics.device("dev-a", kind) for kind in ("desired", "commands")])
+        await link.subscribe([topics.release("intake-test", "tacho")])
+        await link.publish(topics.device("dev-a", "reported"), encode(reported("dev-a", 1)), retain=True)
+        await say(link, topics, "dev-a", 1)
+        await until(lambda: count(engine) == 1)
+        await asyncio.to_thread(lambda: service.set_desired("dev-a", hold=True))
+        await asyncio.to_thread(service.send_command, "dev-a", Verb.REPORT)
+        await asyncio.to_thread(
+            lambda: service.create_release(
+                package="tacho", version="2.0.0", channel="intake-test", repository=REPOSITORY
+            )
+        )
+        kinds = sorted(message.topic.rpartition("/")[2] for message in await take(link, 3))
+        assert kinds == ["commands", "desired", "tacho"]
+        await asyncio.to_thread(service.withdraw, "intake-test", "tacho")
+        (tombstone,) = await take(link, 1)
+        assert tombstone.payload == b""
+        await link.publish(topics.device("dev-a", "reported"), b"", retain=True)

@@ -1,0 +1,124 @@
+"""Intake's rules without a broker: what the database refuses, and how often a refusal is said."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+import pytest
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from controller.database import reading
+from controller.fleet.incoming import EventIn, Incoming, Reader
+from controller.fleet.intake import Intake
+from controller.fleet.intake_store import IntakeStore, Outcome
+from controller.fleet.patience import passes, patiently
+from controller.fleet.refusals import Refusals
+from controller.fleet.tables import events
+from schemas.codec import encode
+from schemas.errors import ContractError
+from schemas.topics import Topics
+from tests.unit.fleet.builders import event
+from transport import Message
+
+
+def message(device: str, seq: int) -> Message:
+    return Message(
+        topic=Topics().device(device, "events"),
+        payload=encode(event(device, seq)),
+        retain=False,
+        qos=1,
+        content_type=None,
+        expiry_s=None,
+        handle=(0, seq),
+    )
+
+
+class Picky(IntakeStore):
+    """A database that refuses one event for good."""
+
+    def take_in(self, batch: Sequence[Incoming], now: datetime) -> Outcome:
+        if any(isinstance(one, EventIn) and one.event.seq == 2 for one in batch):
+            raise IntegrityError("INSERT", {}, Exception("value out of range"))
+        return super().take_in(batch, now)
+
+
+async def test_a_message_that_the_database_refuses_holds_up_no_other(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes: list[Outcome] = []
+    intake = Intake(Picky(engine), Reader(Topics()), outcomes.append)
+    await intake.take_in([message("pi-1", seq) for seq in (1, 2, 3)])
+    await asyncio.sleep(0)
+    with reading(engine) as connection:
+        assert sorted(connection.scalars(select(events.c.seq))) == [1, 3]
+    assert intake.refusals.counts == {"internal.error": 1}
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        "device pi-1: event 2 can't be stored and is left out: value out of range"
+    ]
+    assert outcomes[-1].tracks["pi-1"].missing == ((2, 2),)
+
+
+async def test_whatever_happens_to_the_caller_a_commit_is_told(engine: Engine) -> None:
+    outcomes: list[Outcome] = []
+    taking = asyncio.create_task(
+        Intake(IntakeStore(engine), Reader(Topics()), outcomes.append).take_in([message("pi-1", 1)])
+    )
+    await asyncio.sleep(0)
+    taking.cancel()
+    await asyncio.wait([taking])
+    async with asyncio.timeout(10):
+        while not outcomes:  # noqa: ASYNC110 - the thread goes on by itself, and has nothing to wait for
+            await asyncio.sleep(0.01)
+    assert [one.event.seq for one in outcomes[0].stored] == [1]
+
+
+async def test_only_what_passes_by_itself_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.fleet.patience._FIRST_WAIT_S", 0.001)
+    attempts: list[str] = []
+
+    def locked_twice() -> str:
+        attempts.append("locked")
+        if len(attempts) < 3:
+            raise OperationalError("SELECT", {}, Exception("database is locked"))
+        return "done"
+
+    assert await patiently(locked_twice, doing="a test") == "done"
+    assert len(attempts) == 3
+
+    def wrong() -> None:
+        attempts.append("wrong")
+        raise IntegrityError("INSERT", {}, Exception("not unique"))
+
+    with pytest.raises(IntegrityError):
+        await patiently(wrong, doing="a test")
+    assert attempts.count("wrong") == 1
+    assert not passes(IntegrityError("INSERT", {}, Exception()))
+
+
+def test_a_flood_of_bad_messages_is_counted_and_said_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    refusals = Refusals()
+    bad = ContractError("message.json", "UpdateEvent: not JSON")
+    for second in range(120):
+        for _ in range(10):
+            refusals.refuse("flotilla/v1/devices/pi-1/events", bad, float(second))
+    for number in range(5000):
+        refusals.refuse(f"flotilla/v1/devices/pi-{number}/status", bad, 130.0)
+    lines = [record.getMessage() for record in caplog.records]
+    assert refusals.counts == {"message.json": 6200}
+    assert len(lines) == 2 + 100
+    assert lines[0].endswith("[message.json]")
+    assert lines[1].endswith("(599 more since the last such line)")
+
+
+async def test_a_message_of_another_device_than_its_topics_is_refused(engine: Engine) -> None:
+    intake = Intake(IntakeStore(engine), Reader(Topics()), lambda _: None)
+    wrong = message("pi-1", 1)
+    moved = Message(
+        **{name: getattr(wrong, name) for name in wrong.__slots__} | {"topic": Topics().device("pi-2", "events")}
+    )
+    await intake.take_in([moved])
+    assert intake.refusals.counts == {"message.topic": 1}
+    with reading(engine) as connection:
+        assert connection.execute(select(events)).all() == []

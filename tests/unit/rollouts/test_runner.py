@@ -1,0 +1,73 @@
+"""When the engine looks: at everything when it starts, then at what was touched."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+
+from sqlalchemy import Engine
+
+from controller.fleet.intake_store import IntakeStore
+from controller.rollouts.plan import RolloutState, Verdict
+from controller.rollouts.reader import RolloutReader
+from controller.rollouts.runner import RolloutRunner
+from controller.rollouts.store import RolloutStore
+from controller.rollouts.views import Rollout
+from schemas.messages import Phase
+from tests.support.links import until
+from tests.unit.fleet.builders import NOW, event_in, reported_in
+
+Told = list[tuple[Rollout, bool]]
+
+
+def create(engine: Engine, package: str = "tacho", now: datetime = NOW) -> Rollout:
+    return RolloutStore(engine).create(
+        package=package, version="2.0.0", channel="stable", repository=["http://127.0.0.1:1"], now=now
+    )
+
+
+@asynccontextmanager
+async def running(engine: Engine, told: Told) -> AsyncIterator[RolloutRunner]:
+    runner = RolloutRunner(
+        RolloutStore(engine),
+        RolloutReader(engine),
+        lambda rollout, announced: told.append((rollout, announced)),
+        clock=lambda: NOW,
+    )
+    task = asyncio.create_task(runner.run())
+    try:
+        yield runner
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_what_came_in_before_a_restart_is_seen_at_the_start(engine: Engine) -> None:
+    IntakeStore(engine).take_in([reported_in("pi-1")], NOW)
+    rollout = create(engine)
+    IntakeStore(engine).take_in([event_in("pi-1", 1, Phase.SUCCEEDED, rollout=rollout.id)], NOW)
+    told: Told = []
+    async with running(engine, told):
+        await until(lambda: bool(told))
+    assert [(one.id, one.state, announced) for one, announced in told] == [(rollout.id, RolloutState.COMPLETE, True)]
+
+
+async def test_only_what_was_touched_and_changed_is_told(engine: Engine) -> None:
+    IntakeStore(engine).take_in([reported_in("pi-1"), reported_in("pi-2")], NOW)
+    first, second = create(engine), create(engine, "radio", NOW + timedelta(seconds=1))
+    told: Told = []
+    async with running(engine, told) as runner:
+        IntakeStore(engine).take_in([event_in("pi-1", 1, Phase.FETCHING, rollout=first.id)], NOW)
+        runner.touch(rollouts=[first.id, second.id, "unknown"])
+        await until(lambda: bool(told))
+        IntakeStore(engine).take_in([reported_in("pi-3")], NOW)
+        runner.touch(channels=["stable", "beta"])
+        await until(lambda: len(told) == 3)
+    assert [(one.id, announced) for one, announced in told] == [
+        (first.id, False),
+        (first.id, False),
+        (second.id, False),
+    ]
+    assert told[0][0].verdicts == {Verdict.PENDING: 1, Verdict.UPDATING: 1}
+    assert told[1][0].verdicts == {Verdict.PENDING: 2, Verdict.UPDATING: 1}
+    assert told[2][0].verdicts == {Verdict.PENDING: 3}
