@@ -232,13 +232,14 @@ async def test_a_paused_rollout_starts_nobody_and_goes_on_later(config: AgentCon
 
 
 async def test_a_reverted_rollout_takes_the_device_back(config: AgentConfig, controller: Control) -> None:
-    rollout = new_id()
     async with agent(config):
         await controller.announce(announce("tacho", "1.0.0"))
         await controller.until(lambda: controller.ended("1.0.0"))
-        await controller.announce(announce("tacho", "1.1.0", rollout=rollout))
+        said = await controller.announce(announce("tacho", "1.1.0"))
         await controller.until(lambda: controller.ended("1.1.0"))
-        await controller.announce(announce("tacho", "1.1.0", rollout=rollout, revision=2, state=ReleaseState.REVERTED))
+        await controller.announce(
+            announce("tacho", "1.1.0", rollout=said.rollout, revision=2, state=ReleaseState.REVERTED)
+        )
         await controller.until(lambda: controller.phases()[-1] == "rolled_back")
     assert installed(config) == "version 1.0.0"
 

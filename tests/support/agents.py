@@ -1,6 +1,7 @@
 """Real agents for tests, in this process or as processes, and somebody at the broker who announces and listens."""
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -37,9 +38,12 @@ from transport import Link, connect
 KINDS: dict[str, type[Message]] = {"events": UpdateEvent, "reported": Reported, "status": Presence}
 
 
+_milliseconds = itertools.count(int(datetime.now(UTC).timestamp() * 1000))
+
+
 def new_id() -> str:
-    """A UUIDv7 of now."""
-    return uuid7(int(datetime.now(UTC).timestamp() * 1000), os.urandom(10))
+    """A UUIDv7, later than the one before it."""
+    return uuid7(next(_milliseconds), os.urandom(10))
 
 
 def announce(package: str, version: str, *, rollout: str | None = None, **changes: Any) -> Announcement:
