@@ -183,6 +183,18 @@ def test_a_package_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
             assert refused(path).code == "package.format", length
 
 
+def test_one_bit_changed_anywhere_is_refused(tmp_path: Path) -> None:
+    """Headers, padding and the end mark included: nothing in the file is without meaning."""
+    path = write(tmp_path, {"a": b"content", "b": b""})
+    whole = path.read_bytes()
+    with path.open("r+b") as file:
+        for at, byte in enumerate(whole):
+            os.pwrite(file.fileno(), bytes([byte ^ 1 << at % 8]), at)
+            refused(path)
+            os.pwrite(file.fileno(), bytes([byte]), at)
+    assert len(read_all(path)) == 2
+
+
 def test_a_file_cut_short_after_it_was_opened_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, {"a": b"x" * 2_000_000})
     with open_package(path) as package:
