@@ -80,8 +80,9 @@ async def _systemd(check: SystemdCheck) -> None:
             try:
                 state, _ = await process.communicate()
             finally:
-                with contextlib.suppress(ProcessLookupError):
+                if process.returncode is None:
                     process.kill()
+                    await process.wait()
     except TimeoutError as error:
         raise DeviceError("health.systemd", f"{where}: no answer within {check.timeout_s:g} s") from error
     except OSError as error:

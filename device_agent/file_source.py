@@ -13,7 +13,7 @@ from device_agent.signed_manifest import candidate_names, check_packed, decode, 
 from device_agent.trust import TrustStore
 from device_agent.unpacking import AbandonedError, Content, clear_downloads
 from device_agent.workers import run_in_threads
-from schemas.layout import METADATA, OBJECTS, FileHead, target_path
+from schemas.layout import METADATA, OBJECTS, target_path
 
 
 class FileSource:
@@ -86,12 +86,6 @@ class FileSource:
         if stopped.is_set():
             raise AbandonedError
         content.finish()
-
-
-def read_head(path: Path) -> FileHead:
-    """What an exported file says it holds: a hint on what to ask for, signed nowhere. Raises as `Archive` does."""
-    with _opened(path) as archive:
-        return archive.head
 
 
 @contextmanager

@@ -68,9 +68,11 @@ def exported_head(path: Path) -> FileHead:
         TrustError: `trust.unsigned`, where it is an unsigned package file.
         DeviceError: `disk.io`.
     """
-    from device_agent.file_source import read_head  # noqa: PLC0415  # loaded when it is needed
+    from device_agent.archive import Archive  # noqa: PLC0415  # loaded when it is needed
 
-    return read_head(path)
+    archive = Archive(path)
+    archive.close()
+    return archive.head
 
 
 class _LoadedLater:
