@@ -160,3 +160,18 @@ def render_resume_table() -> str:
     lines += [f"| `{phase}` | {step} |" for phase, step in RESUME.items()]
     lines += ["| anything else | rollback |"]
     return "\n".join(lines) + "\n"
+
+
+def refresh_document(text: str) -> str:
+    """A document with both drawn anew, between `<!-- diagram -->` or `<!-- resume -->` and `<!-- end -->`.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    for name, drawn in (("diagram", f"```mermaid\n{render_diagram()}```\n"), ("resume", render_resume_table())):
+        before, begins, rest = text.partition(f"<!-- {name} -->\n")
+        _, ends, after = rest.partition("<!-- end -->\n")
+        if not (begins and ends):
+            raise ValueError(f"the document has no place for the {name}")
+        text = f"{before}{begins}\n{drawn}\n{ends}{after}"
+    return text

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from device_agent.lifecycle import refresh_document
 from schemas.documents import contract_documents
 
+LIFECYCLE = Path(__file__).parents[1] / "docs" / "lifecycle.md"
 FOLDER = Path(__file__).parents[1] / "docs" / "contract"
 
 
@@ -16,6 +18,7 @@ def main() -> None:
             path.unlink()
     for name, text in documents.items():
         (FOLDER / name).write_text(text)
+    LIFECYCLE.write_text(refresh_document(LIFECYCLE.read_text()))
 
 
 if __name__ == "__main__":
