@@ -35,7 +35,7 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str]) -> None:
         """Start `command`; its output goes to `{name}.log`."""
-        with (self._logs / f"{name}.log").open("ab") as log:
+        with self.log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -44,6 +44,35 @@ class Processes:
         """The process id of what was started under `name`."""
         return self._running[name].pid
 
+    def names(self) -> list[str]:
+        """What was started and not ended by `kill`, `end` or `stop`."""
+        return list(self._running)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL for this one process alone, what it started is left to itself."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait(STOP_SECONDS)
+
+    def end(self, name: str) -> int:
+        """End one process in good order, as `stop` does; its exit status."""
+        process = self._running.pop(name)
+        _signal_group(process, signal.SIGTERM)
+        return _end(process, time.monotonic() + STOP_SECONDS)
+
+    def wait(self, name: str, seconds: float) -> int:
+        """Wait until a process ends by itself; its exit status. Raises `OperatorError` after `seconds`."""
+        try:
+            status = self._running[name].wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise OperatorError("input.bad", f"{name} did not end within {seconds:.0f} s") from error
+        del self._running[name]
+        return status
+
+    def log(self, name: str) -> Path:
+        """The file that the output of what is or was started under `name` goes to."""
+        return self._logs / f"{name}.log"
+
     def check(self) -> None:
         """Raise `OperatorError` (`service.crashed`) where a process has ended, with its last line."""
         for name, process in self._running.items():
@@ -51,12 +80,12 @@ class Processes:
                 raise OperatorError(
                     "service.crashed",
                     f"{name} ended with status {process.returncode}: {one_line(self.last_line(name))}"
-                    f" (all of it: {self._logs / name}.log)",
+                    f" (all of it: {self.log(name)})",
                 )
 
     def last_line(self, name: str) -> str:
         """The last line that a process printed, or that it printed none."""
-        with (self._logs / f"{name}.log").open("rb") as log:
+        with self.log(name).open("rb") as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(0, size - 4096))
             lines = log.read().decode(errors="replace").strip().splitlines()
@@ -69,11 +98,7 @@ class Processes:
             _signal_group(process, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
         for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _signal_group(process, signal.SIGKILL)
-                process.wait(STOP_SECONDS)
+            _end(process, deadline)
         self._running.clear()
 
 
@@ -99,6 +124,15 @@ def free_ports(count: int) -> list[int]:
             listener.bind(("127.0.0.1", 0))
             ports.append(int(listener.getsockname()[1]))
     return ports
+
+
+def _end(process: subprocess.Popen[bytes], deadline: float) -> int:
+    """Wait for the end of a process that was asked to; SIGKILL for its group at the deadline."""
+    try:
+        return process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        _signal_group(process, signal.SIGKILL)
+        return process.wait(STOP_SECONDS)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
