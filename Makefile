@@ -2,7 +2,7 @@
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test lint types format contract bench lock clean
+.PHONY: help setup demo test lint types format contract bench wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ contract: setup ## write docs/contract/ and the life-cycle diagram anew from the
 
 bench: setup ## every benchmark: prints tables, states the machine
 	@for name in idle_agent release_latency; do $(BIN)/python -m benchmarks.bench_$$name || exit 1; done
+
+wheel: setup ## dist/flotilla_ota-VERSION-py3-none-any.whl, to install on devices
+	@rm -rf dist && $(BIN)/uv build --quiet --wheel --no-build-isolation --out-dir dist . && ls dist/*.whl
 
 lock: setup ## pin every package anew, by hash
 	@$(BIN)/uv pip compile pyproject.toml --extra controller --group dev --universal --generate-hashes \

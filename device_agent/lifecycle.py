@@ -163,15 +163,19 @@ def render_resume_table() -> str:
 
 
 def refresh_document(text: str) -> str:
-    """A document with both drawn anew, between `<!-- diagram -->` or `<!-- resume -->` and `<!-- end -->`.
+    """A document with what it has places for drawn anew: from `<!-- diagram -->` or `<!-- resume -->` to `<!-- end -->`.
 
     Raises:
-        ValueError: a marker is missing.
+        ValueError: there is no place for either, or a place does not end.
     """
+    if not any(f"<!-- {name} -->\n" in text for name in ("diagram", "resume")):
+        raise ValueError("the document has no place for the diagram or the table")
     for name, drawn in (("diagram", f"```mermaid\n{render_diagram()}```\n"), ("resume", render_resume_table())):
         before, begins, rest = text.partition(f"<!-- {name} -->\n")
+        if not begins:
+            continue
         _, ends, after = rest.partition("<!-- end -->\n")
-        if not (begins and ends):
-            raise ValueError(f"the document has no place for the {name}")
+        if not ends:
+            raise ValueError(f"the place for the {name} has no end")
         text = f"{before}{begins}\n{drawn}\n{ends}{after}"
     return text

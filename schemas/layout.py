@@ -33,7 +33,8 @@ MAX_MANIFEST_BYTES: Final = 64 * 1024 * 1024
 """Plain size of a manifest: about 400 000 files."""
 MAX_MANIFEST_PACKED: Final = 16 * 1024 * 1024
 """Size of a manifest as a TUF target (zstd)."""
-MAX_FILE_BYTES: Final = 8 * 1024**3
+MAX_FILE_BYTES: Final = 8 * 1024**3 - 1
+"""What a plain tar header can say."""
 MAX_HEAD_BYTES: Final = 4096
 MAX_METADATA_BYTES: Final = 8 * 1024 * 1024
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from device_agent.lifecycle import refresh_document
 from schemas.documents import contract_documents
 
-LIFECYCLE = Path(__file__).parents[1] / "docs" / "lifecycle.md"
-FOLDER = Path(__file__).parents[1] / "docs" / "contract"
+ROOT = Path(__file__).parents[1]
+WITH_DIAGRAM = (ROOT / "docs" / "lifecycle.md", ROOT / "README.md")
+FOLDER = ROOT / "docs" / "contract"
 
 
 def main() -> None:
@@ -18,7 +19,8 @@ def main() -> None:
             path.unlink()
     for name, text in documents.items():
         (FOLDER / name).write_text(text)
-    LIFECYCLE.write_text(refresh_document(LIFECYCLE.read_text()))
+    for path in WITH_DIAGRAM:
+        path.write_text(refresh_document(path.read_text()))
 
 
 if __name__ == "__main__":

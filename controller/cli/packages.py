@@ -112,7 +112,7 @@ def packages(
 @click.option("--platform", help="Needed where the version exists for several platforms.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
 @click.option(
-    "--valid-days", type=click.IntRange(1, 3650), help="How long a device may wait before it installs the file."
+    "--valid-days", type=click.IntRange(1, 366), help="How long a device may wait before it installs the file."
 )
 @controller_options
 @json_option

@@ -52,9 +52,9 @@ class LiveTable:
                 self._console.print(line, highlight=False)
 
     def _table(self, chapter: Chapter, seen: Mapping[str, RolloutDevice]) -> Table:
-        table = Table(title=f"publishing tacho {chapter.version}", title_justify="left", min_width=76)
-        for heading in ("device", "release", "phase", "received", "error"):
-            table.add_column(heading)
+        table = Table(title=f"publishing tacho {chapter.version}", title_justify="left")
+        for heading, width in (("device", 6), ("release", 13), ("phase", 12), ("received", 18), ("error", 14)):
+            table.add_column(heading, min_width=width)
         for device in self._devices:
             one = seen.get(device)
             phase = one.update.phase if one and one.update else None
