@@ -52,9 +52,7 @@ def decode(packed: bytes, target: SignedTarget, package: str, version: str, wire
     """
     plain = unpack_manifest(packed, f"{package} {version}")
     manifest = decode_manifest(plain)
-    if target_name(manifest.package, manifest.version, manifest.platform) != target.name or (
-        (manifest.package, manifest.version) != (package, version)
-    ):
+    if target_name(manifest.package, manifest.version, manifest.platform) != target.name:
         raise TrustError(
             "trust.unsigned",
             f"what is signed as {target.name} is {manifest.package} {manifest.version} for {manifest.platform}; "

@@ -327,6 +327,29 @@ def test_an_unsigned_twin_is_refused(repository: SignedRepository, device: Devic
     assert (device.folder / "timestamp.json").read_bytes() == before
 
 
+def test_a_twin_that_is_swapped_in_between_two_reads_is_refused(repository: SignedRepository, device: Device) -> None:
+    for role in ("root", "snapshot", "targets", "package-tacho"):
+        repository.expires[role] = 100 * DAY
+    repository.root_bytes = repository._sign("root", repository.root)
+    device.trusted = repository.root_bytes
+    repository.publish()
+    device.find(repository.files)
+    before = (device.folder / "timestamp.json").read_bytes()
+    repository.keys["timestamp"] = CryptoSigner.generate_ed25519()
+    answers = [repository.files["timestamp.json"], repository.twin_of_timestamp(60 * DAY)]
+    device.clock = NOW + 30 * DAY
+
+    def read(name: str, limit: int) -> bytes:
+        if name == "timestamp.json":
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+        return reader(repository.files)(name, limit)
+
+    with pytest.raises(TrustError) as caught:
+        device.store().find([NAME], read, "repo")
+    assert caught.value.code == "trust.unsigned"
+    assert (device.folder / "timestamp.json").read_bytes() == before
+
+
 # The trusted root and the disk
 
 
