@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
@@ -20,14 +22,15 @@ from controller.http.api import make_api
 from controller.http.guard import is_loopback, load_token
 from controller.http.packages import Spool
 from controller.repository.package_repository import PackageRepository
-from controller.settings import CLIENT_ID, ControllerSettings
+from controller.settings import ControllerSettings, HttpAddress, client_id
 from controller.version import VERSION
-from schemas.errors import OperatorError, one_line
+from schemas.errors import FlotillaError, OperatorError, one_line
 from schemas.topics import Topics
 from transport import LinkSettings
 from transport.errors import SettingsError
 
 REFRESH_EVERY_S: Final = 6 * 3600.0
+RETRY_REFRESH_S: Final = 300.0
 GRACE_S: Final = 5
 
 log = logging.getLogger("flotilla.controller")
@@ -39,7 +42,12 @@ async def run_controller(settings: ControllerSettings) -> None:
     Raises:
         OperatorError: the data folder, the address or the broker's settings cannot be used.
     """
+    stop = asyncio.Event()
+    # before anything is started, so that nothing is left running when the end is asked for early
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with contextlib.ExitStack() as stack:
+        listeners = stack.enter_context(_listening(settings.http))
         stack.enter_context(_only_one(settings.data))
         broker = settings.broker or stack.enter_context(_embedded_broker(settings))
         engine = open_database(settings.database_url)
@@ -51,25 +59,26 @@ async def run_controller(settings: ControllerSettings) -> None:
         fleet = FleetService(engine, broker, Topics(settings.topic_root), version=VERSION)
         token = None if is_loopback(settings.http.host) else load_token(settings.data / "api-token")
         api = make_api(
-            repository=repository, fleet=fleet, settings=settings, spool=spool, broker_url=broker.url, token=token
+            repository=repository,
+            fleet=fleet,
+            settings=settings,
+            spool=spool,
+            broker_url=broker.url,
+            token=token,
+            stop=stop,
         )
-        await _serve(settings, fleet, repository, _Server(_server_config(settings, api)))
+        server = _Server(_server_config(api))
+        log.info("listening on http://%s, devices fetch from %s", settings.http, ", ".join(settings.repository_urls))
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "fleet": lambda: fleet.run(stop),
+            "http": lambda: server.serve(listeners),
+            "metadata": lambda: _keep_fresh(repository, stop),
+        }
+        await _run_all(parts, server, stop)
 
 
-async def _serve(
-    settings: ControllerSettings, fleet: FleetService, repository: PackageRepository, server: "_Server"
-) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    urls = ", ".join(settings.repository_urls)
-    log.info("listening on http://%s, devices fetch from %s", settings.http, urls)
-    parts: dict[str, Callable[[], Awaitable[None]]] = {
-        "fleet": lambda: fleet.run(stop),
-        "http": server.serve,
-        "metadata": lambda: _keep_fresh(repository, stop),
-    }
+async def _run_all(parts: dict[str, Callable[[], Awaitable[None]]], server: "_Server", stop: asyncio.Event) -> None:
+    """Run the parts until `stop` is set or one of them ends, then end the others; raises what a part raised."""
     tasks = [asyncio.create_task(_part(name, start), name=name) for name, start in parts.items()]
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
@@ -93,20 +102,27 @@ async def _part(name: str, start: Callable[[], Awaitable[None]]) -> None:
     except SettingsError as error:
         raise OperatorError("config.bad", str(error)) from error
     except SystemExit as error:
-        # uvicorn ends the process when its address is taken; what it says is in the log already
-        raise OperatorError("input.bad", f"{name} could not start: is the address in use?") from error
+        # uvicorn wants to end the process when it cannot start; why is in the log
+        raise OperatorError("internal.error", f"{name} could not start; the log says why") from error
 
 
 async def _keep_fresh(repository: PackageRepository, stop: asyncio.Event) -> None:
-    """Sign anew what is near its end, at the start and every few hours."""
+    """Sign anew what is near its end, at the start and every few hours; sooner again where that fails."""
     while not stop.is_set():
-        refreshed = await asyncio.to_thread(repository.refresh_metadata)
-        if refreshed.signed:
-            log.info("signed again: %s", ", ".join(refreshed.signed))
-        for expiry in refreshed.overdue:
-            log.error("the signature of %s ends on %s and %s is not there", expiry.role, expiry.expires, expiry.key)
+        wait_s = REFRESH_EVERY_S
+        try:
+            refreshed = await asyncio.to_thread(repository.refresh_metadata)
+        except FlotillaError as error:
+            # signatures are good for days: a full disk is no reason to stop taking in what devices say
+            log.error("signing again failed: %s", one_line(error))  # noqa: TRY400 - the line says it all
+            wait_s = RETRY_REFRESH_S
+        else:
+            if refreshed.signed:
+                log.info("signed again: %s", ", ".join(refreshed.signed))
+            for expiry in refreshed.overdue:
+                log.error("the signature of %s ends on %s and %s is not there", expiry.role, expiry.expires, expiry.key)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), REFRESH_EVERY_S)
+            await asyncio.wait_for(stop.wait(), wait_s)
 
 
 class _Server(uvicorn.Server):
@@ -116,11 +132,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server_config(settings: ControllerSettings, api: object) -> uvicorn.Config:
+def _server_config(api: object) -> uvicorn.Config:
     return uvicorn.Config(
         api,  # type: ignore[arg-type]  # an ASGI application, typed by another library
-        host=settings.http.host,
-        port=settings.http.port,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -128,6 +142,33 @@ def _server_config(settings: ControllerSettings, api: object) -> uvicorn.Config:
         http="httptools",
         lifespan="on",
     )
+
+
+@contextlib.contextmanager
+def _listening(address: HttpAddress) -> Iterator[list[socket.socket]]:
+    """Listen at every address that a host stands for; raises `OperatorError` (`input.bad`) where that cannot be."""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            ends = {(family, where) for family, _type, _protocol, _name, where in found}
+            listeners = [stack.enter_context(one) for one in map(_listener, ends) if one is not None]
+        except OSError as error:
+            reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+            raise OperatorError("input.bad", f"cannot listen on --http {address}: {reason}") from error
+        if not listeners:
+            raise OperatorError("input.bad", f"cannot listen on --http {address}: this machine has no such address")
+        yield listeners
+
+
+def _listener(end: tuple[int, Any]) -> socket.socket | None:
+    """A listening socket; None for an address that this machine does not have, as ::1 where there is no IPv6."""
+    family, where = end
+    try:
+        return socket.create_server(where, family=family, backlog=1024)
+    except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return None
+        raise
 
 
 @contextlib.contextmanager
@@ -141,12 +182,13 @@ def _only_one(data: Path) -> Iterator[None]:
             "data.bad", f"--data {data}: {error.strerror}; name a folder that can be written"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OperatorError(
+                "data.bad", f"--data {data} is in use by another controller; stop that one first"
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise OperatorError(
-            "data.bad", f"--data {data} is in use by another controller; stop that one first"
-        ) from error
     finally:
         os.close(descriptor)
 
@@ -160,6 +202,6 @@ def _embedded_broker(settings: ControllerSettings) -> Iterator[LinkSettings]:
         raise OperatorError("broker.unreachable", f"the embedded broker: {one_line(error)}") from error
     try:
         log.info("embedded broker at %s, for this machine only", broker.url)
-        yield LinkSettings(url=broker.url, client_id=CLIENT_ID)
+        yield LinkSettings(url=broker.url, client_id=client_id(settings.topic_root))
     finally:
         broker.stop()

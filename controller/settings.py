@@ -1,8 +1,12 @@
 """What a controller is told at its start."""
 
+import hashlib
+import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from controller.database import sqlite_url
 from schemas.errors import OperatorError, one_line
@@ -12,6 +16,34 @@ from transport.settings import LinkSettings
 DEFAULT_HTTP = "127.0.0.1:8420"
 DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
 CLIENT_ID = "flotilla-controller"
+
+
+MAX_PUBLIC_URLS = 16
+MAX_URL = 2048
+
+
+def client_id(topic_root: str) -> str:
+    """What the broker keys the controller's session by: controllers with different roots share a broker in peace."""
+    if topic_root == DEFAULT_ROOT:
+        return CLIENT_ID
+    return f"{CLIENT_ID}-{hashlib.sha256(topic_root.encode()).hexdigest()[:8]}"
+
+
+def public_urls(texts: Sequence[str]) -> tuple[str, ...]:
+    """Base URLs without a last slash; raises `OperatorError` (`input.bad`) for what no announcement could name."""
+    if len(texts) > MAX_PUBLIC_URLS:
+        raise OperatorError("input.bad", f"--public-url is given {len(texts)} times, at most {MAX_PUBLIC_URLS} can be")
+    for text in texts:
+        try:
+            parts = urlsplit(text)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or parts.query or parts.fragment or len(text) > MAX_URL or not text.isprintable() or " " in text:
+            raise OperatorError(
+                "input.bad", f"--public-url {one_line(text)!r} is no base URL like https://updates.example.com/repo"
+            )
+    return tuple(text.rstrip("/") for text in texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +57,8 @@ class HttpAddress:
     def parse(cls, text: str) -> "HttpAddress":
         """Read `HOST:PORT` or `[IPV6]:PORT`; raises `OperatorError` (`input.bad`)."""
         host, separator, port = text.rpartition(":")
-        if not separator or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        numbered = port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536
+        if not separator or not numbered or not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(%\w+)?]", host):
             raise OperatorError("input.bad", f"--http {one_line(text)!r} is not HOST:PORT, e.g. {DEFAULT_HTTP}")
         return cls(host=host.strip("[]"), port=int(port))
 

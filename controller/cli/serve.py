@@ -8,7 +8,14 @@ from pathlib import Path
 import click
 
 from controller.app import run_controller
-from controller.settings import CLIENT_ID, DEFAULT_BROKER, DEFAULT_HTTP, ControllerSettings, HttpAddress
+from controller.settings import (
+    DEFAULT_BROKER,
+    DEFAULT_HTTP,
+    ControllerSettings,
+    HttpAddress,
+    client_id,
+    public_urls,
+)
 from schemas.errors import OperatorError
 from schemas.topics import DEFAULT_ROOT, Topics
 from transport import LinkSettings
@@ -30,7 +37,9 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--broker-ca", type=FILE, help="Authorities to trust instead of the system's (PEM).")
 @click.option("--broker-cert", type=FILE, help="The controller's certificate (PEM).")
 @click.option("--broker-key", type=FILE, help="Its key (PEM).")
-@click.option("--public-url", "public_urls", multiple=True, help="Where devices find the repository; tried in order.")
+@click.option(
+    "--public-url", multiple=True, metavar="URL", help="Where devices find the repository; several are tried in order."
+)
 @click.option("--database", metavar="URL", help="SQLAlchemy URL instead of SQLite in the data folder.")
 @click.option("--topic-root", default=DEFAULT_ROOT, show_default=True, help="First levels of every topic.")
 def serve(
@@ -42,7 +51,7 @@ def serve(
     broker_ca: Path | None,
     broker_cert: Path | None,
     broker_key: Path | None,
-    public_urls: tuple[str, ...],
+    public_url: tuple[str, ...],
     database: str | None,
     topic_root: str,
     embedded_port: int,
@@ -60,13 +69,14 @@ def serve(
     try:
         link = LinkSettings(
             url=broker or DEFAULT_BROKER,
-            client_id=CLIENT_ID,
+            client_id=client_id(topic_root),
             username=broker_username,
             password_file=broker_password_file,
             ca_file=broker_ca,
             cert_file=broker_cert,
             key_file=broker_key,
         )
+        _check(link)
     except SettingsError as error:
         raise OperatorError("config.bad", str(error)) from error
     settings = ControllerSettings(
@@ -75,10 +85,18 @@ def serve(
         broker=None if embedded_broker else link,
         embedded_port=embedded_port,
         topic_root=topic_root,
-        public_urls=tuple(url.rstrip("/") for url in public_urls),
+        public_urls=public_urls(public_url),
         database=database,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("alembic", "uvicorn.error", "litestar"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     asyncio.run(run_controller(settings))
+
+
+def _check(link: LinkSettings) -> None:
+    """Find what is wrong with the broker's options before anything is made; raises `SettingsError`."""
+    address = link.address()
+    link.secret()
+    if address.tls:
+        link.tls_context()

@@ -1,5 +1,8 @@
 """Puts the handlers together as one ASGI application."""
 
+import asyncio
+from typing import Final
+
 from litestar import Litestar, Response, Router, get
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
@@ -9,12 +12,15 @@ from controller.http import fleet as fleet_handlers
 from controller.http import packages as package_handlers
 from controller.http.docs import JSON, PAGE
 from controller.http.guard import Guard
-from controller.http.packages import MAX_UPLOAD_BYTES, Spool
+from controller.http.packages import Spool
 from controller.http.problems import HANDLERS
 from controller.http.repository_files import repository_files
 from controller.repository.package_repository import PackageRepository
 from controller.settings import ControllerSettings
 from controller.version import VERSION
+
+MAX_WISH_BYTES: Final = 1024 * 1024
+"""A request's body, but for uploads: no wish that can be announced is larger than 256 KiB."""
 
 
 def make_api(
@@ -25,11 +31,13 @@ def make_api(
     spool: Spool,
     broker_url: str,
     token: str | None,
+    stop: asyncio.Event,
 ) -> Litestar:
     """The application: `/api/v1`, `/api/docs`, `/repo` and `/healthz`.
 
     Args:
         token: what the API insists on; None where only this machine can connect.
+        stop: set when the controller is about to end, so that watchers are let go.
     """
     api = Router(
         "/api/v1",
@@ -51,6 +59,7 @@ def make_api(
             "settings": _always(settings),
             "spool": _always(spool),
             "broker_url": _always(broker_url),
+            "stop": _always(stop),
         },
     )
 
@@ -69,7 +78,7 @@ def make_api(
             render_plugins=[PAGE, JSON],
             use_handler_docstrings=True,
         ),
-        request_max_body_size=MAX_UPLOAD_BYTES,
+        request_max_body_size=MAX_WISH_BYTES,
         logging_config=None,
     )
 

@@ -1,9 +1,12 @@
 """`/api/v1/releases`, `rollouts`, `devices` and `watch`: what is asked of the fleet, and what it answers."""
 
+import asyncio
 from datetime import timedelta
+from typing import Annotated, Final
 
 from anyio import to_thread
 from litestar import Controller, get, post, put
+from litestar.params import Parameter
 from litestar.response import Stream
 
 from controller.fleet.service import FleetService
@@ -24,9 +27,11 @@ from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice
 from controller.settings import ControllerSettings
 from controller.version import VERSION
+from schemas.errors import FlotillaError
 from schemas.messages import Desired
 
-DEVICES_SHOWN = 500
+DEVICES_SHOWN: Final = 500
+MAX_EVENT_ID: Final = 2**63 - 1
 
 
 @post("/releases", tags=["rollouts"], summary="Announce a version on a channel")
@@ -36,16 +41,24 @@ async def release(
     """Start a rollout; it takes the place of what the channel announced of this package before."""
 
     def announce() -> Rollout:
+        before = repository.channel_of(data.package, data.channel)
         # the channel is set first: it refuses a version that does not exist, and keeps this one from deletion
         repository.set_channel(data.package, data.version, data.channel)
-        return fleet.create_release(
-            package=data.package,
-            version=data.version,
-            channel=data.channel,
-            repository=list(settings.repository_urls),
-            targets=data.targets,
-            policy=data.policy,
-        )
+        try:
+            return fleet.create_release(
+                package=data.package,
+                version=data.version,
+                channel=data.channel,
+                repository=list(settings.repository_urls),
+                targets=data.targets,
+                policy=data.policy,
+            )
+        except FlotillaError:
+            if before is None:
+                repository.unset_channel(data.package, data.channel)
+            else:
+                repository.set_channel(data.package, before, data.channel)
+            raise
 
     return await to_thread.run_sync(announce)
 
@@ -168,9 +181,17 @@ async def fleet_statistics(fleet: FleetService) -> FleetStatistics:
 
 
 @get("/watch", tags=["devices"], summary="Changes as they happen", media_type="text/event-stream")
-async def watch(fleet: FleetService) -> Stream:
-    """Server-sent events: `update`, `presence`, `reported`, `rollout`; `too-slow` ends the stream."""
-    return Stream(server_sent_events(fleet.feed), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+async def watch(
+    fleet: FleetService,
+    stop: asyncio.Event,
+    last_event_id: Annotated[int | None, Parameter(header="Last-Event-ID", ge=0, le=MAX_EVENT_ID)] = None,
+) -> Stream:
+    """Server-sent events: `update`, `presence`, `reported`, `rollout`; `too-slow` ends the stream.
+
+    With Last-Event-ID, events of devices that came in after that one are sent first.
+    """
+    changes = server_sent_events(fleet.feed, fleet.registry.events_since, stop, after=last_event_id)
+    return Stream(changes, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 @get("/controller", tags=["controller"], summary="Where the controller's parts are")

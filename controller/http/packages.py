@@ -4,6 +4,7 @@ import contextlib
 import secrets
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -13,19 +14,36 @@ import aiofiles.os
 from aiofiles.threadpool.binary import AsyncBufferedReader
 from anyio import to_thread
 from litestar import Controller, Request, Response, delete, get, post
+from litestar.exceptions import HTTPException, InternalServerException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from litestar.params import Parameter
 from litestar.response import Stream
 
+from controller.fleet.service import FleetService
 from controller.http.views import MAX_PAGE, Page, PushView
+from controller.repository.files import disk_errors
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord, Statistics
 from schemas.errors import OperatorError, PublisherError, one_line
+from schemas.versions import parse
 
+PACKAGE_TYPE: Final = "application/octet-stream"
 MAX_UPLOAD_BYTES: Final = 16 * 1024**3
 SPARE_BYTES: Final = 64 * 1024**2
 _PIECE: Final = 1024 * 1024
 
 Limit = Annotated[int, Parameter(ge=1, le=MAX_PAGE)]
+
+
+@dataclass
+class UploadOperation(Operation):
+    """Tells the API's description what the body is: no handler's argument does, as it is read in pieces."""
+
+    def __post_init__(self) -> None:
+        """Describe it."""
+        content = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY))
+        self.request_body = RequestBody(content={PACKAGE_TYPE: content}, required=True)
 
 
 class Spool:
@@ -50,13 +68,21 @@ class Packages(Controller):
     path = "/packages"
     tags = ("packages",)
 
-    @post("", summary="Store a package file")
+    @post(
+        "",
+        summary="Store a package file",
+        request_max_body_size=MAX_UPLOAD_BYTES,
+        operation_class=UploadOperation,
+        responses={
+            200: ResponseSpec(PushView, description="The same content was there already", generate_examples=False)
+        },
+    )
     async def push(
         self, request: Request[Any, Any, Any], repository: PackageRepository, spool: Spool
     ) -> Response[PushView]:
         """Take the bytes of a package file, as `flotilla build` makes it, verify, store and sign them."""
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/octet-stream":
-            raise OperatorError("input.bad", "send the package file as it is, as application/octet-stream")
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != PACKAGE_TYPE:
+            raise HTTPException(f"send the package file as it is, as {PACKAGE_TYPE}", status_code=415)
         begun = datetime.now(UTC)
         path = spool.new()
         try:
@@ -101,16 +127,38 @@ class Packages(Controller):
     @get("/{name:str}/{version:str}", summary="One version, for each of its platforms")
     async def version(self, repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:
         """The releases of a version; 404 where there is none."""
-        found = await to_thread.run_sync(lambda: repository.search(name=name, version_range=f"={version}"))
-        if not found:
-            missing = f"there is no {one_line(name)} {one_line(version)} in the repository"
+        wanted = str(parse(version))
+        found = await to_thread.run_sync(
+            # a range cannot tell builds of a version apart, and a name may be a pattern
+            lambda: repository.search(name=name, version_range=f"={wanted}", limit=MAX_PAGE)
+        )
+        exact = [record for record in found if (record.package, record.version) == (name, wanted)]
+        if not exact:
+            missing = f"there is no {one_line(name)} {wanted} in the repository"
             raise PublisherError("release.unknown", missing)
-        return found
+        return exact
 
     @delete("/{name:str}/{version:str}", summary="Remove a version", status_code=204)
-    async def remove(self, repository: PackageRepository, name: str, version: str, platform: str | None = None) -> None:
-        """Withdraw a version from the signed metadata and the index; 409 while a channel points at it."""
-        await to_thread.run_sync(repository.delete, name, version, platform)
+    async def remove(
+        self,
+        repository: PackageRepository,
+        fleet: FleetService,
+        name: str,
+        version: str,
+        platform: str | None = None,
+    ) -> None:
+        """Withdraw a version from the signed metadata and the index; 409 while a channel or a rollout needs it."""
+
+        def delete_unless_announced() -> None:
+            for rollout in fleet.announced(name, version):
+                raise PublisherError(
+                    "release.in_use",
+                    f"{name} {version} is what rollout {rollout.id} announces on channel {rollout.channel};"
+                    " release another version there first",
+                )
+            repository.delete(name, version, platform)
+
+        await to_thread.run_sync(delete_unless_announced)
 
     @get("/{name:str}/{version:str}/export", summary="One file for devices without a network")
     async def export(
@@ -120,7 +168,7 @@ class Packages(Controller):
         name: str,
         version: str,
         platform: str | None = None,
-        valid_days: Annotated[int | None, Parameter(ge=1, le=3650)] = None,
+        valid_days: Annotated[int | None, Parameter(ge=1, le=366)] = None,
     ) -> Stream:
         """The release with the signed metadata in it, for `flotilla-agent install`."""
         path = spool.new()
@@ -133,12 +181,12 @@ class Packages(Controller):
                 await aiofiles.os.remove(path)
         size = (await aiofiles.os.stat(file.fileno())).st_size
         headers = {"Content-Length": str(size), "Content-Disposition": "attachment"}
-        return Stream(_pieces(file), media_type="application/octet-stream", headers=headers)
+        return Stream(_pieces(file), media_type=PACKAGE_TYPE, headers=headers)
 
 
 @get("/root", tags=["packages"], summary="The trusted root that agents start from", media_type="application/json")
 async def trusted_root(repository: PackageRepository) -> bytes:
-    """The first root metadata of TUF: bring it to devices by a way that you trust."""
+    """The latest root metadata of TUF: bring it to devices by a way that you trust."""
     return await to_thread.run_sync(repository.trusted_root)
 
 
@@ -155,12 +203,17 @@ async def _receive(pieces: AsyncIterator[bytes], path: Path, announced: str | No
     if announced and announced.isascii() and announced.isdigit() and int(announced) > limit:
         raise _too_large(int(announced), limit)
     size = 0
-    async with aiofiles.open(path, "wb") as file:
-        async for piece in pieces:
-            size += len(piece)
-            if size > limit:
-                raise _too_large(size, limit)
-            await file.write(piece)
+    try:
+        with disk_errors("the upload"):
+            async with aiofiles.open(path, "wb") as file:
+                async for piece in pieces:
+                    size += len(piece)
+                    if size > limit:
+                        raise _too_large(size, limit)
+                    await file.write(piece)
+    except InternalServerException as error:
+        # this is how the framework says that the client has gone
+        raise PublisherError("package.format", f"the upload broke off after {size} bytes") from error
 
 
 def _too_large(size: int, limit: int) -> Exception:

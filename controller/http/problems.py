@@ -1,6 +1,8 @@
 """Errors as RFC 9457 problem details: one line for a person, one code for a program, never a traceback."""
 
 import logging
+from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 from litestar import Request, Response
@@ -10,6 +12,8 @@ from litestar.types import ExceptionHandlersMap
 from schemas.errors import FlotillaError, NetworkError, PublisherError, one_line
 
 log = logging.getLogger("flotilla.http")
+
+MEDIA_TYPE: Final = "application/problem+json"
 
 _STATUS: Final[dict[str, int]] = {
     "auth.refused": 401,
@@ -37,11 +41,13 @@ def status_of(error: FlotillaError) -> int:
     return 422 if isinstance(error, PublisherError) else 400
 
 
-def problem(status: int, *, title: str, detail: str, code: str) -> Response[dict[str, Any]]:
+def problem(
+    status: int, *, title: str, detail: str, code: str, headers: Mapping[str, str] | None = None
+) -> Response[dict[str, Any]]:
     """A problem details answer; `type` is left to its default because `code` says which kind it is."""
     body = {"type": "about:blank", "title": title, "status": status, "detail": one_line(detail, 1000), "code": code}
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    return Response(body, status_code=status, media_type="application/problem+json", headers=headers)
+    more = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
+    return Response(body, status_code=status, media_type=MEDIA_TYPE, headers={**(headers or {}), **more})
 
 
 def _foreseen(request: Request[Any, Any, Any], error: FlotillaError) -> Response[dict[str, Any]]:
@@ -59,8 +65,16 @@ def _bad_request(_: Request[Any, Any, Any], error: ValidationException) -> Respo
     return problem(400, title="Bad Request", detail="; ".join(found) or error.detail, code="input.bad")
 
 
-def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
-    return problem(error.status_code, title=type(error).__name__, detail=error.detail, code="input.bad")
+def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
+    status = HTTPStatus(error.status_code)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("%s %s: %s", request.method, one_line(request.url.path), one_line(error))
+    detail = {
+        HTTPStatus.NOT_FOUND: f"there is nothing at {request.url.path}; GET /api/docs shows what there is",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the request is larger than any that is meant here",
+    }.get(status, error.detail)
+    return problem(status, title=status.phrase, detail=detail, code="input.bad", headers=error.headers)
 
 
 def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:

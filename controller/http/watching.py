@@ -1,45 +1,70 @@
 """Changes as server-sent events, for `flotilla watch` and pages."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
 
 import msgspec
+from anyio import to_thread
 
 from controller.fleet.feed import ChangeFeed, EventTaken, Item, PresenceChanged, ReportTaken, RolloutChanged
+from controller.fleet.views import TakenEvent
 
 HEARTBEAT_S: Final = 15.0
 
 
-async def server_sent_events(feed: ChangeFeed) -> AsyncIterator[bytes]:
-    """Every change from now on, until the watcher goes or does not keep up.
+async def server_sent_events(
+    feed: ChangeFeed, events_since: Callable[[int], list[TakenEvent]], stop: asyncio.Event, *, after: int | None = None
+) -> AsyncIterator[bytes]:
+    """Every change from now on, until the watcher goes or does not keep up, or the controller stops.
 
     A comment goes out at once, so that the watcher knows that it is connected, and then at least every
     15 s, so that a dead connection is noticed on both sides.
+
+    Args:
+        feed: where changes come from.
+        events_since: a page of the events taken in after the one with this id, in order; blocks.
+        stop: ends the stream.
+        after: send the events taken in after the one with this id first; each is sent once.
     """
     with feed.watch() as watcher:
         yield b": watching\n\n"
+        sent = -1 if after is None else after
+        while after is not None and not stop.is_set() and (missed := await to_thread.run_sync(events_since, sent)):
+            for taken in missed:
+                yield as_server_sent(EventTaken(taken.id, taken.event))
+            sent = missed[-1].id
         changes = aiter(watcher)
-        upcoming: asyncio.Task[Item] | None = None
-        try:
-            while True:
-                upcoming = upcoming or asyncio.ensure_future(anext(changes))
-                done, _ = await asyncio.wait([upcoming], timeout=HEARTBEAT_S)
-                if not done:
-                    yield b": still here\n\n"
-                    continue
+        async for item in _until(stop, lambda: anext(changes)):
+            if item is None:
+                yield b": still here\n\n"
+            elif not (isinstance(item, EventTaken) and item.id <= sent):
+                yield as_server_sent(item)
+
+
+async def _until(stop: asyncio.Event, following: Callable[[], Any]) -> AsyncIterator[Item | None]:
+    """What comes until `stop` is set or nothing can come any more; None whenever nothing came for a while."""
+    stopping = asyncio.ensure_future(stop.wait())
+    upcoming: asyncio.Future[Item] | None = None
+    try:
+        while not stop.is_set():
+            upcoming = upcoming or asyncio.ensure_future(following())
+            waiting = {upcoming, stopping}
+            done, _ = await asyncio.wait(waiting, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            if upcoming in done:
                 try:
                     item = upcoming.result()
                 except StopAsyncIteration:
                     return
                 upcoming = None
-                yield as_server_sent(item)
-        finally:
-            if upcoming is not None:
-                upcoming.cancel()
-                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await upcoming
+                yield item
+            elif not done:
+                yield None
+    finally:
+        left = [task for task in (upcoming, stopping) if task is not None]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 def as_server_sent(item: Item) -> bytes:
