@@ -179,11 +179,19 @@ class Runner:
             return await self._steps.rollback.give_up(self.update, error)
         if phase in _CHANGED or self._switch_begun:
             return Move(outcome=Outcome.GO_BACK, error=reason)
+        tries_left = self.update.attempt <= self.update.request.retries
+        if phase in _UNTOUCHED and tries_left and await self._may_pass(error):
+            return self._again(error)
         if phase in _UNTOUCHED and _is_decision(error):
             return Move(outcome=Outcome.REJECT, error=reason)
-        if phase in _UNTOUCHED and _may_pass(error) and self.update.attempt <= self.update.request.retries:
-            return self._again(error)
         return Move(outcome=Outcome.FAIL, error=reason)
+
+    async def _may_pass(self, error: FlotillaError) -> bool:
+        if error.code == "requires.packages":
+            # what it needs may be on its way: packages announced together come in any order
+            unfinished = await in_thread(self._journal.unfinished)
+            return any(update.package != self.update.package for update in unfinished)
+        return isinstance(error, NetworkError) and error.code != "fetch.not_found"
 
     def _again(self, error: FlotillaError) -> Move:
         longest = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (self.update.attempt - 1))
@@ -229,7 +237,3 @@ def _broken_off(update: Update) -> Move:
 
 def _is_decision(error: FlotillaError) -> bool:
     return isinstance(error, TrustError | PublisherError) or error.code.startswith(("trust.", "requires."))
-
-
-def _may_pass(error: FlotillaError) -> bool:
-    return isinstance(error, NetworkError) and error.code != "fetch.not_found"

@@ -111,12 +111,17 @@ class ReleaseStore:
             rendered = _rendered.decode(path.read_bytes()) if path.exists() else {}
         return find_changes(folders.release(manifest.version, sha256), manifest, rendered)
 
+    def check_tree(self, package: str, version: str, sha256: str) -> None:
+        """Raise `DeviceError` `disk.io` where a release's tree is not there."""
+        folders = self.package(package)
+        if not folders.release(version, sha256).is_dir():
+            raise DeviceError("disk.io", f"the tree of {package} {version} is gone from {folders.releases}")
+
     def point_to(self, package: str, version: str, sha256: str) -> None:
         """The switch: one atomic, durable rename of the current link. The tree must be there."""
+        self.check_tree(package, version, sha256)
         folders = self.package(package)
         release = folders.release(version, sha256)
-        if not release.is_dir():
-            raise DeviceError("disk.io", f"the tree of {package} {version} is gone from {folders.releases}")
         with disk_errors(f"switch to {package} {version}"):
             replace_link(folders.current, release_link(release))
 

@@ -79,7 +79,7 @@ class UpdateQueue:
         try:
             update = await runner.run()
             if update.phase in LAST_WORDS:
-                await self._steps.commit.sweep(collect=update.phase in (Phase.SUCCEEDED, Phase.ROLLED_BACK))
+                await self._steps.commit.sweep(collect=_leaves_rubbish(update))
         finally:
             self._runner = None
 
@@ -169,6 +169,12 @@ class UpdateQueue:
 
     async def _move(self, update: Update, outcome: Outcome, **more: Any) -> Update:
         return await in_thread(self._journal.advance, update.id, outcome, at=self._clock.now(), **more)
+
+
+def _leaves_rubbish(update: Update) -> bool:
+    """Whether contents that no release has are of no more use. After most failures a retry would want them."""
+    full = update.error is not None and update.error.code.startswith("disk.")
+    return full or update.phase in (Phase.SUCCEEDED, Phase.ROLLED_BACK)
 
 
 def _due_changes(update: Update) -> dict[str, Any]:

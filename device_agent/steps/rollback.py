@@ -1,5 +1,6 @@
 """Rollback: back to the release before, which has to run and be healthy too; after a first installation, to nothing."""
 
+import contextlib
 from typing import Any
 
 from device_agent.contexts import Contexts
@@ -49,6 +50,8 @@ class RollbackStep:
         try:
             left = await self._left(update)
             old = await self._manifest(update.package, target)
+            if target is not None:
+                await in_thread(self._store.check_tree, update.package, target.version, target.manifest)
             if left is not None:
                 detail |= await self._hook("pre_rollback", left.hooks.pre_rollback, left, _leaving(update))
                 await self._services.stop(update.package, left.services)
@@ -69,6 +72,7 @@ class RollbackStep:
             + (f" (it was left because: {update.error.message})" if update.error else ""),
             log_tail=error.log_tail,
         )
+        await self._keep_running(update)
         cause: ErrorReport = report(failed)
         more = {**(detail or {}), "cause": error.code}
         return Move(outcome=Outcome.FAIL, error=cause, detail=more, **await self._installed(update))
@@ -85,6 +89,15 @@ class RollbackStep:
             # what was left is not what anybody wants to go back to
             return {"install": Install(package=update.package, current=target)}
         return {"install": update.before}
+
+    async def _keep_running(self, update: Update) -> None:
+        """Where the link could not be changed back, the release that was to be left runs on as well as it can."""
+        left, sha256 = await self._left(update), _leaving(update)
+        folder = self._store.package(update.package).release(update.version, sha256) if sha256 else None
+        if left is None or folder is None or await in_thread(self._store.running, update.package) != folder.name:
+            return
+        with contextlib.suppress(FlotillaError):  # it is the broken one, and the event tells of worse already
+            await self._services.start(left.services, await in_thread(self._contexts.of_running, left))
 
     def _not_left(self, update: Update, running: str) -> dict[str, Any]:
         """The link could not be changed back. The journal may not know yet where it leads."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ class Shelf:
         self.block: asyncio.Event | None = None
         self.blocked = asyncio.Event()
         self.open_sources = 0
+        self.pace: Callable[[], Awaitable[None]] | None = None
         self.asked: list[list[str]] = []
 
     def put(self, *built: Built) -> None:
@@ -119,6 +120,8 @@ class FakeSource:
             if number and shelf.block is not None:
                 shelf.blocked.set()
                 await shelf.block.wait()
+            if shelf.pace is not None:
+                await shelf.pace()
             shelf.power.point(f"fetching {number}")
             content = contents[want.sha256]
             part = want.destination.with_name("part")

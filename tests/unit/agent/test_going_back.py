@@ -105,3 +105,17 @@ async def test_the_release_before_the_one_before_can_still_be_gone_back_to(updat
     updated.probe.sick.add("1.2.0")
     await updated.update_to(build(version="1.2.0"), 3)
     updated.assert_runs(TWO, previous={"tacho": ONE})
+
+
+async def test_a_release_that_cannot_be_gone_back_to_leaves_the_other_running(updated: Device) -> None:
+    await updated.update_to(TWO, 2)
+    folders = updated.folders.package("tacho")
+    folders.release("1.0.0", ONE.sha256).rename(updated.root / "taken away")
+    update = await updated.manager.rollback("tacho")
+    ended = await updated.end_of(update)
+    assert updated.story(update) == ["accepted", "rolling_back", "failed"]
+    assert ended.error is not None
+    assert "is gone from" in ended.error.message
+    assert folders.current.resolve() == folders.release("1.1.0", TWO.sha256)
+    assert updated.services.running["tacho"] == {"web": "1.1.0"}
+    assert (await updated.manager.installed())["tacho"].version == "1.1.0"

@@ -1,5 +1,6 @@
 """A power cut at any point: after the restart the device ends on a whole release, and the story has one end."""
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from device_agent.lifecycle import MAX_RESTARTS
+from schemas.manifest import Health
 from schemas.messages import Phase
 from tests.unit.agent.conftest import MakeDevice
-from tests.unit.agent.device import Device, rollout
+from tests.unit.agent.device import LIMIT_S, Device, rollout
 from tests.unit.agent.fakes import Power
 from tests.unit.agent.releases import Built, build
 
@@ -271,3 +273,29 @@ async def test_a_second_agent_on_the_same_folder_is_refused(make_device: MakeDev
         await make_device("device").start()
     assert getattr(refused.value, "code", None) == "conflict.busy"
     device.assert_runs(ONE, previous={"tacho": ZERO})
+
+
+async def test_restarts_of_a_release_that_is_well_in_between_are_no_loop(make_device: MakeDevice) -> None:
+    device = await installed_device(make_device, "device")
+    health = Health(start_period_s=4, interval_s=1, retries=3, probation_s=600)
+    lasting = build(version="1.1.0", health=health)
+    paused = asyncio.Event()
+
+    def on_check(version: str, number: int) -> None:
+        if version == "1.1.0" and number % 75 == 0:
+            device.clock.running.clear()
+            paused.set()
+
+    device.probe.on_check = on_check
+    submitted = await device.submit(lasting, 2)
+    for _ in range(MAX_RESTARTS + 2):
+        await asyncio.wait_for(paused.wait(), LIMIT_S)
+        await device.stop()
+        paused.clear()
+        device.clock.running.set()
+        await device.start()
+    device.probe.on_check = None
+    device.clock.running.set()
+    assert submitted.update is not None
+    await device.end_of(submitted.update)
+    assert device.story(submitted.update) == WELL

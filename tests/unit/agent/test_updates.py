@@ -1,11 +1,14 @@
 """Whole updates: the chain of events, the release that runs afterwards file by file, and what happened on the way."""
 
 import asyncio
+import itertools
+from datetime import timedelta
 
+from device_agent.layout import FIXED_MTIME
 from device_agent.updates import Answer, Origin, Submitted
 from schemas.manifest import Requires
 from schemas.messages import Phase, Progress
-from tests.unit.agent.device import Device, rollout
+from tests.unit.agent.device import Device, rollout, until
 from tests.unit.agent.releases import PLATFORM, build
 
 ONE, TWO = build(version="1.0.0"), build(version="1.1.0")
@@ -173,3 +176,50 @@ async def test_state_survives_updates_and_going_back(device: Device) -> None:
     await device.update_to(build(version="1.2.0"), 3)
     assert state.read_bytes() == b"worked on\n"
     device.assert_runs(TWO, previous={"tacho": ONE})
+
+
+async def test_everything_is_flushed_before_the_device_says_that_it_is_staged(device: Device) -> None:
+    await device.update_to(ONE, 1)
+    points = [point for point in device.power.points if "advance" in point or "flush" in point]
+    assert points[points.index("after advance by start") :][:3] == [
+        "after advance by start",
+        "before flush",
+        "after flush",
+    ]
+    entry = ONE.manifest.files[0]
+    assert device.folders.object(entry.sha256, 0o555).stat().st_mtime == FIXED_MTIME
+    # once for the release, once for the state that it begins with
+    assert device.flushes == 2
+    await device.update_to(TWO, 2)
+    assert device.flushes == 3
+
+
+async def test_progress_is_told_at_most_once_a_second_and_in_steps_worth_telling(device: Device) -> None:
+    async def pace() -> None:
+        enough = device.clock.elapsed + 0.4
+        await until(lambda: device.clock.elapsed >= enough)
+
+    files = {f"file-{n}": (b"%d" % n * 1000, 0o644) for n in range(20)} | {"bin/run": (b"run", 0o755)}
+    big = build(version="1.0.0", files=files)
+    device.shelf.pace = pace
+    await device.update_to(big, 1)
+    told = [event for event in device.events() if event.phase is Phase.FETCHING]
+    assert len(told) > 3
+    assert all(b.at - a.at >= timedelta(seconds=1) for a, b in itertools.pairwise(told))
+    done = [event.progress.bytes_done for event in told if event.progress]
+    total = sum(len(content) for content in big.contents.values())
+    assert done == sorted(set(done))
+    assert {event.progress.bytes_total for event in told if event.progress} == {total}
+    assert len(done) == len(told)
+    assert done[0] == 0
+
+
+async def test_packages_that_need_each_other_may_be_announced_in_any_order(device: Device) -> None:
+    needs = build(version="1.0.0", requires=Requires(packages={"engine": "^2"}))
+    engine = build("engine", "2.1.0", files={"bin/run": (b"engine", 0o755)})
+    first = await device.submit(needs, 1)
+    await device.submit(engine, 2)
+    assert first.update is not None
+    await device.end_of(first.update)
+    assert device.story(first.update) == ["accepted", "deferred", *WELL]
+    device.assert_runs(needs, engine)
