@@ -255,9 +255,14 @@ def _put(table: dict[str, Any], keys: list[str], value: Any) -> None:
         inner = table.get(key)
         table[key] = dict(inner) if isinstance(inner, dict) else {}
         table = table[key]
-    old = table.get(keys[-1])
-    # `--tag a=b` adds to the file's tags instead of dropping them
-    table[keys[-1]] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    table[keys[-1]] = _merged(table.get(keys[-1]), value)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """`--tag a=b` adds to the file's tags instead of dropping them; whatever is no table is replaced."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}
 
 
 def _path(kind: type[Any], value: Any) -> Any:

@@ -1,0 +1,110 @@
+"""Commands: once each, not after their time, and one line on what came of them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from device_agent.commands import MAX_WAITING, Commands
+from device_agent.heard import Heard
+from schemas.errors import OperatorError
+from schemas.ids import uuid7
+from schemas.messages import Command, Verb
+from tests.support.links import until
+from tests.unit.agent_shell.fakes import NOW, MemoryNotes, RecordingUpdates
+
+
+class Bench:
+    """Commands with recording parts around them."""
+
+    def __init__(self) -> None:
+        self.updates = RecordingUpdates()
+        self.did: list[Any] = []
+        self.commands = Commands(
+            updates=self.updates,
+            heard=Heard(MemoryNotes()),
+            now=lambda: NOW,
+            replay=lambda seq: self.did.append(("replay", seq)),
+            report=lambda: self.did.append("report"),
+            check=self._check,
+        )
+
+    async def _check(self) -> None:
+        self.did.append("check")
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    serving = asyncio.create_task(made.commands.serve())
+    yield made
+    serving.cancel()
+    await asyncio.wait({serving})
+    assert serving.cancelled()
+
+
+def command(number: int, verb: Verb, *, valid_s: float = 60, **args: Any) -> Command:
+    return Command(id=uuid7(number, b"0" * 10), verb=verb, args=args, expires_at=NOW + timedelta(seconds=valid_s))
+
+
+async def test_every_verb_does_its_thing_in_order(bench: Bench) -> None:
+    wanted = [
+        command(1, Verb.REPLAY, after_seq=7),
+        command(2, Verb.REPORT),
+        command(3, Verb.CHECK),
+        command(4, Verb.RETRY, package="tacho"),
+        command(5, Verb.CANCEL, package="tacho"),
+        command(6, Verb.ROLLBACK, package="tacho"),
+    ]
+    for one in wanted:
+        await bench.commands.take(one)
+    await until(lambda: len(bench.updates.asked) == 3)
+    assert bench.did == [("replay", 7), "report", "check"]
+    assert bench.updates.asked == [("retry", "tacho"), ("cancel", "tacho"), ("rollback", "tacho")]
+
+
+async def test_the_same_command_counts_once_and_an_expired_one_not_at_all(bench: Bench) -> None:
+    rollback = command(1, Verb.ROLLBACK, package="tacho")
+    for one in (rollback, rollback, command(2, Verb.ROLLBACK, valid_s=0, package="tacho"), command(3, Verb.REPORT)):
+        await bench.commands.take(one)
+    await until(lambda: bench.did == ["report"])
+    assert bench.updates.asked == [("rollback", "tacho")]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        command(1, Verb.ROLLBACK),
+        command(1, Verb.CANCEL, package="../x"),
+        command(1, Verb.RETRY, package=5),
+        command(1, Verb.REPLAY, after_seq=-1),
+        command(1, Verb.REPLAY, after_seq="7"),
+        command(1, Verb.REPLAY, after_seq=True),
+    ],
+)
+async def test_wrong_arguments_cost_one_line(bench: Bench, bad: Command, caplog: pytest.LogCaptureFixture) -> None:
+    await bench.commands.take(bad)
+    await bench.commands.take(command(2, Verb.REPORT))
+    await until(lambda: bench.did == ["report"])
+    assert bench.updates.asked == []
+    assert [r.message for r in caplog.records if "code=message.json" in r.message and bad.id in r.message]
+
+
+async def test_one_that_cannot_be_done_does_not_stop_the_next(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.updates.fault = OperatorError("release.unknown", "tacho has no previous release")
+    await bench.commands.take(command(1, Verb.ROLLBACK, package="tacho"))
+    await bench.commands.take(command(2, Verb.REPORT))
+    await until(lambda: bench.did == ["report"])
+    assert any("tacho has no previous release" in r.message for r in caplog.records)
+
+
+async def test_a_flood_is_bounded() -> None:
+    bench = Bench()  # nobody serves
+    for number in range(MAX_WAITING + 10):
+        await bench.commands.take(command(number, Verb.REPORT))
+    serving = asyncio.create_task(bench.commands.serve())
+    await until(lambda: len(bench.did) == MAX_WAITING)
+    serving.cancel()
+    await asyncio.wait({serving})

@@ -1,0 +1,110 @@
+"""Messages in: decoded once, decided on, acknowledged when that is durable."""
+
+from typing import Any
+
+import pytest
+
+from device_agent.inbox import Inbox
+from schemas.codec import MAX_PAYLOAD, encode
+from schemas.errors import DeviceError
+from schemas.messages import Announcement, Command, Desired, Verb
+from schemas.topics import Topics
+from tests.unit.agent_shell.fakes import NOW, ROLLOUT, FakeLink, announced, message
+
+TOPICS = Topics()
+RELEASE = TOPICS.release("stable", "tacho")
+
+
+class Decisions:
+    """Keeps what it is given; raises the faults in turn first."""
+
+    def __init__(self, faults: list[Exception] | None = None) -> None:
+        self.taken: list[Any] = []
+        self.faults = faults or []
+
+    def take(self, what: Any) -> None:
+        if self.faults:
+            raise self.faults.pop(0)
+        self.taken.append(what)
+
+    async def take_announcement(self, announcement: Announcement) -> None:
+        self.take(announcement)
+
+    async def take_withdrawal(self, channel: str, package: str) -> None:
+        self.take((channel, package))
+
+    async def take_desired(self, desired: Desired | None) -> None:
+        self.take(desired)
+
+    async def take_command(self, command: Command) -> None:
+        self.take(command)
+
+
+async def run(decisions: Decisions, *messages: tuple[str, bytes]) -> tuple[FakeLink, list[float]]:
+    link = FakeLink([message(topic, payload) for topic, payload in messages])
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        assert len(link.acknowledged) < len(messages)
+        slept.append(seconds)
+
+    inbox = Inbox(topics=TOPICS, device="pi-1", decisions=decisions, take_command=decisions.take_command, sleep=sleep)
+    await inbox.run(link)
+    return link, slept
+
+
+async def test_each_kind_of_message_gets_where_it_belongs() -> None:
+    decisions = Decisions()
+    desired = Desired(rev=1, hold=True)
+    command = Command(id=ROLLOUT, verb=Verb.REPORT, expires_at=NOW)
+    link, _ = await run(
+        decisions,
+        (RELEASE, encode(announced())),
+        (RELEASE, b""),
+        (TOPICS.device("pi-1", "desired"), encode(desired)),
+        (TOPICS.device("pi-1", "desired"), b""),
+        (TOPICS.device("pi-1", "commands"), encode(command)),
+    )
+    assert decisions.taken == [announced(), ("stable", "tacho"), desired, None, command]
+    assert len(link.acknowledged) == 5
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "code"),
+    [
+        (RELEASE, b"{", "message.json"),
+        (RELEASE, b"null", "message.json"),
+        (RELEASE, b"\xff", "message.json"),
+        (RELEASE, b'{"schema":1}', "message.json"),
+        (RELEASE, b'{"schema":2}', "message.schema"),
+        (RELEASE, b" " * (MAX_PAYLOAD + 1), "message.size"),
+        (RELEASE, encode(announced(package="other")), "message.topic"),
+        (RELEASE, encode(announced(channel="beta")), "message.topic"),
+        (TOPICS.device("pi-1", "commands"), b"", "message.json"),
+        (TOPICS.device("pi-1", "desired"), b'{"schema":1,"rev":-1}', "message.json"),
+        (TOPICS.device("pi-2", "desired"), b'{"schema":1,"rev":1}', "message.topic"),
+        (TOPICS.device("pi-1", "events"), b"{}", "message.topic"),
+        (TOPICS.controller_status(), b"{}", "message.topic"),
+        ("somewhere/else", b"{}", "message.topic"),
+    ],
+)
+async def test_what_is_not_understood_costs_one_line_and_is_acknowledged(
+    topic: str, payload: bytes, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    decisions = Decisions()
+    link, _ = await run(decisions, (topic, payload), (RELEASE, encode(announced())))
+    assert decisions.taken == [announced()]
+    assert len(link.acknowledged) == 2
+    refused = [r.message for r in caplog.records]
+    assert len(refused) == 1
+    assert f"action=refused topic={topic} code={code} message=" in refused[0]
+    assert "\n" not in refused[0]
+
+
+async def test_what_could_not_be_written_down_is_tried_again_and_acknowledged_only_then() -> None:
+    full = DeviceError("disk.full", "no space left")
+    decisions = Decisions([full, full, full])
+    link, slept = await run(decisions, (RELEASE, encode(announced())))
+    assert decisions.taken == [announced()]
+    assert slept == [1.0, 2.0, 4.0]
+    assert len(link.acknowledged) == 1
