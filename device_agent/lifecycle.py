@@ -163,7 +163,7 @@ def render_resume_table() -> str:
 
 
 def refresh_document(text: str) -> str:
-    """A document with what it has places for drawn anew: from `<!-- diagram -->` or `<!-- resume -->` to `<!-- end -->`.
+    """A document with what it has places for drawn anew, `<!-- diagram -->` or `<!-- resume -->` to `<!-- end -->`.
 
     Raises:
         ValueError: there is no place for either, or a place does not end.
