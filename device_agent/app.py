@@ -62,7 +62,7 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
     """
     clock = KeptClock(config.root)
     journal = await in_thread(Journal, config.root, device=config.id, boot_id=await in_thread(boot_id))
-    services = pick_service_manager(config.root, clock=clock)
+    services = pick_service_manager(config.root, kind=config.policy.services, clock=clock)
     try:
         note = await in_thread(adopt_trusted_root, config.root, config.trusted_root)
         if note:

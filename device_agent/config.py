@@ -57,11 +57,14 @@ class DevicePolicy(Section, frozen=True, kw_only=True):
             (`abort`), lose the changes (`overwrite`), or keep a copy of them first (`keep-copy`).
         link_install_path: whether a package's install path (e.g. `/opt/tacho`) is made a link to it.
         install_paths: package to the install path to use instead of the package's own.
+        services: who keeps services running: `systemd`, the agent itself (`supervisor`), or systemd exactly where
+            it is init and the agent is root (`auto`). Several agents on one machine need `supervisor`.
     """
 
     local_changes: Literal["abort", "overwrite", "keep-copy"] = "abort"
     link_install_path: bool = True
     install_paths: dict[PackageName, Path] = {}
+    services: Literal["auto", "systemd", "supervisor"] = "auto"
 
 
 class AgentConfig(Section, frozen=True, kw_only=True):

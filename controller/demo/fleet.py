@@ -112,4 +112,6 @@ class DemoFleet:
         )
         # strings and lists of strings are spelt the same in JSON and TOML
         head = "\n".join(f"{key} = {json.dumps(value)}" for key, value in values)
-        return f"{head}\n\n[settings.{PACKAGE}]\nport = {self.gauges[device]}\n"
+        # systemd, where it is init, can serve one agent a machine, and here are several
+        policy = '[policy]\nservices = "supervisor"\n'
+        return f"{head}\n\n{policy}\n[settings.{PACKAGE}]\nport = {self.gauges[device]}\n"

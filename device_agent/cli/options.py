@@ -77,6 +77,12 @@ _OPTIONS = (
         help="another install path for a package; repeatable",
         kind="pairs",
     ),
+    _Option(
+        key="policy.services",
+        flag="--services",
+        metavar="WORD",
+        help="auto, systemd or supervisor: who keeps services running",
+    ),
 )
 
 
