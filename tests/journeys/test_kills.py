@@ -1,0 +1,256 @@
+"""Agents, the controller and the broker are killed in the middle of things: nothing is half done, nothing is lost."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker_config import free_port
+from schemas.messages import LAST_WORDS, Phase
+from tests.support.front import Front, front
+from tests.support.gauge import NAME, UNDONE, UPDATED, Gate, gauge, running_version, settings
+from tests.support.packages import build
+from tests.support.wholeness import assert_nothing_lost, assert_on_disk, assert_runs
+from tests.support.world import World, source_tree
+
+pytestmark = [pytest.mark.journey, pytest.mark.broker]
+
+DEVICE = "pi-1"
+
+
+@pytest.fixture
+def repository(world: World) -> Iterator[Front]:
+    """What stands in front of the controller's repository; `world`'s controller runs and tells devices of it."""
+    with front(world.url) as made:
+        world.start_controller(public_url=f"{made.url}/repo")
+        yield made
+
+
+class Fleet:
+    """Agents with a gauge each, and two versions of it."""
+
+    def __init__(self, world: World, *devices: str) -> None:
+        self.world = world
+        self.ports = {device: free_port() for device in devices}
+        for device, port in self.ports.items():
+            world.add_agent(device, settings=settings(port))
+
+    def install(self, source: Path, version: str) -> None:
+        """Start the agents and have them install a first version."""
+        for device in self.ports:
+            self.world.start_agent(device, ready=False)
+        self.world.publish(build(source, self.world.folder / "built"))
+        for device in self.ports:
+            assert self.world.wait_for_end(device, version).phase is Phase.SUCCEEDED
+
+    def assert_runs(self, source: Path, version: str) -> None:
+        """Every device runs exactly this, and the controller has each event once."""
+        for device, port in self.ports.items():
+            assert_runs(self.world, device, source, version, port)
+        assert_nothing_lost(self.world, *self.ports)
+
+
+def phase_in_journal(world: World, device: str) -> Phase | None:
+    """Of the newest update."""
+    return world.journal(device).updates[-1].phase
+
+
+def kill_in(world: World, phase: Phase) -> None:
+    """SIGKILL for the agent; its journal must say that it was in `phase`, and its service must be gone with it."""
+    world.kill_agent(DEVICE)
+    assert phase_in_journal(world, DEVICE) is phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kill:
+    """Where an update is held so that it can be killed there.
+
+    Attributes:
+        phase: that the journal is in.
+        holds: part of the path of requests that are not answered, if it is one of those that waits.
+        old_hook, new_hook: hook of the old or new release that waits.
+        sick: whether the new release is never healthy.
+        waits: whether the new release is not healthy before it is told.
+        health: of the new release.
+        runs: which release the link leads to while the agent is dead.
+    """
+
+    phase: Phase
+    holds: str | None = None
+    old_hook: str | None = None
+    new_hook: str | None = None
+    sick: bool = False
+    waits: bool = False
+    health: dict[str, Any]
+    runs: str
+
+
+QUICK: dict[str, Any] = {}
+SOON_SICK: dict[str, Any] = {"start_period_s": 0.5}
+
+KILLS = {
+    "accepted": Kill(phase=Phase.ACCEPTED, holds="/timestamp.json", health=QUICK, runs="1.0.0"),
+    "fetching": Kill(phase=Phase.FETCHING, holds="/objects/", health=QUICK, runs="1.0.0"),
+    "staged": Kill(phase=Phase.STAGED, new_hook="pre_switch", health=QUICK, runs="1.0.0"),
+    "half switched": Kill(phase=Phase.STAGED, new_hook="post_switch", health=QUICK, runs="1.1.0"),
+    "switched": Kill(phase=Phase.SWITCHED, waits=True, health=QUICK, runs="1.1.0"),
+    "probation": Kill(phase=Phase.PROBATION, health={"probation_s": 2.0}, runs="1.1.0"),
+    "rolling back": Kill(phase=Phase.ROLLING_BACK, new_hook="pre_rollback", sick=True, health=SOON_SICK, runs="1.1.0"),
+    "half rolled back": Kill(
+        phase=Phase.ROLLING_BACK, old_hook="post_rollback", sick=True, health=SOON_SICK, runs="1.0.0"
+    ),
+}
+
+
+@pytest.mark.parametrize("kill", [pytest.param(kill, id=name) for name, kill in KILLS.items()])
+def test_an_agent_killed_in_any_phase_ends_on_a_whole_release(world: World, repository: Front, kill: Kill) -> None:
+    gate, cure = Gate(world.folder / "gate"), world.folder / "cured"
+    old = gauge(world.folder / "old", "1.0.0", hooks={kill.old_hook: gate} if kill.old_hook else None)
+    new = gauge(
+        world.folder / "new",
+        "1.1.0",
+        sick=kill.sick,
+        waits_for=cure if kill.waits else None,
+        hooks={kill.new_hook: gate} if kill.new_hook else None,
+        health=kill.health,
+    )
+    sources = {"1.0.0": old, "1.1.0": new}
+    fleet = Fleet(world, DEVICE)
+    fleet.install(old, "1.0.0")
+
+    with ExitStack() as held:
+        hold = held.enter_context(repository.holding(kill.holds)) if kill.holds else None
+        world.publish(build(new, world.folder / "built"))
+        world.wait(lambda: world.journal(DEVICE).updates[-1].version == "1.1.0", "the update to begin")
+        world.wait(lambda: phase_in_journal(world, DEVICE) is kill.phase, f"the update to be {kill.phase}")
+        if hold:
+            world.wait(hold.reached.is_set, "the agent to ask for it")
+        if kill.old_hook or kill.new_hook:
+            world.wait(lambda: gate.reached(DEVICE), "the hook to be reached")
+        kill_in(world, kill.phase)
+
+    assert world.current_tree(DEVICE, NAME) == source_tree(sources[kill.runs])
+    world.wait(lambda: running_version(fleet.ports[DEVICE]) == "", "the service to be gone with the agent")
+    gate.open()
+    cure.touch()
+    world.start_agent(DEVICE)
+
+    ends = Phase.ROLLED_BACK if kill.sick else Phase.SUCCEEDED
+    assert world.wait_for_end(DEVICE, "1.1.0").phase is ends
+    assert world.phases(DEVICE, "1.1.0") == (UNDONE if kill.sick else UPDATED)
+    version = "1.0.0" if kill.sick else "1.1.0"
+    fleet.assert_runs(sources[version], version)
+
+
+def test_an_agent_killed_twice_between_the_switch_and_the_services_start(world: World, repository: Front) -> None:
+    gate = Gate(world.folder / "gate")
+    old = gauge(world.folder / "old", "1.0.0")
+    new = gauge(world.folder / "new", "1.1.0", hooks={"post_switch": gate})
+    fleet = Fleet(world, DEVICE)
+    fleet.install(old, "1.0.0")
+    world.publish(build(new, world.folder / "built"))
+
+    for _ in range(2):
+        world.wait(lambda: gate.reached(DEVICE), "the hook to be reached")
+        kill_in(world, Phase.STAGED)
+        assert world.current_tree(DEVICE, NAME) == source_tree(new)
+        assert running_version(fleet.ports[DEVICE]) == ""
+        gate.forget(DEVICE)
+        world.start_agent(DEVICE)
+    world.wait(lambda: gate.reached(DEVICE), "the hook to be reached")
+    assert world.journal(DEVICE).updates[-1].restarts == 2
+    gate.open()
+
+    assert world.wait_for_end(DEVICE, "1.1.0").phase is Phase.SUCCEEDED
+    assert world.phases(DEVICE, "1.1.0") == UPDATED
+    fleet.assert_runs(new, "1.1.0")
+
+
+def test_an_agent_killed_in_its_first_installation_ends_on_it(world: World, repository: Front) -> None:
+    gate = Gate(world.folder / "gate")
+    source = gauge(world.folder / "source", "1.0.0", hooks={"post_switch": gate})
+    fleet = Fleet(world, DEVICE)
+    world.start_agent(DEVICE)
+    world.publish(build(source, world.folder / "built"))
+    world.wait(lambda: gate.reached(DEVICE), "the hook to be reached")
+    kill_in(world, Phase.STAGED)
+    gate.open()
+    world.start_agent(DEVICE)
+    assert world.wait_for_end(DEVICE, "1.0.0").phase is Phase.SUCCEEDED
+    fleet.assert_runs(source, "1.0.0")
+    # what all of this rests on: one byte that differs is seen
+    (source / "share" / "needle.bin").write_bytes(b"other")
+    with pytest.raises(AssertionError):
+        assert_on_disk(world, DEVICE, source, "1.0.0")
+
+
+def test_a_controller_killed_while_events_come_in_has_every_event_once(world: World) -> None:
+    world.start_controller()
+    gate = Gate(world.folder / "gate")
+    old = gauge(world.folder / "old", "1.0.0")
+    new = gauge(world.folder / "new", "1.1.0", hooks={"pre_switch": gate})
+    fleet = Fleet(world, "pi-1", "pi-2", "pi-3")
+    fleet.install(old, "1.0.0")
+
+    rollout = world.publish(build(new, world.folder / "built"))
+    for device in fleet.ports:
+        world.wait(partial(gate.reached, device), f"{device} to reach the hook")
+    gate.open()
+    world.wait(lambda: any(Phase.SWITCHED in phases_taken(world, device) for device in fleet.ports), "a first switch")
+    world.kill_controller()
+    untold = [device for device in fleet.ports if not LAST_WORDS.intersection(phases_taken(world, device))]
+    assert untold, "there was nothing left to come in"
+    for device in fleet.ports:
+        world.wait(partial(ended, world, device, "1.1.0"), f"{device} to end without a controller")
+    world.restart_controller()
+
+    for device in fleet.ports:
+        assert world.wait_for_end(device, "1.1.0").phase is Phase.SUCCEEDED
+        assert world.phases(device, "1.1.0") == UPDATED
+    fleet.assert_runs(new, "1.1.0")
+    world.wait(lambda: world.rollout(rollout).rollout.state == "complete", "the rollout to be complete")
+
+
+def test_a_broker_killed_in_mid_rollout_loses_nothing(world: World) -> None:
+    world.start_controller()
+    gate = Gate(world.folder / "gate")
+    old = gauge(world.folder / "old", "1.0.0")
+    new = gauge(world.folder / "new", "1.1.0", hooks={"pre_switch": gate})
+    fleet = Fleet(world, "pi-1", "pi-2", "pi-3")
+    fleet.install(old, "1.0.0")
+
+    rollout = world.publish(build(new, world.folder / "built"))
+    for device in fleet.ports:
+        world.wait(partial(gate.reached, device), f"{device} to reach the hook")
+    world.broker.kill()
+    gate.open()
+    for device in fleet.ports:
+        world.wait(partial(ended, world, device, "1.1.0"), f"{device} to end without a broker")
+    assert not any(LAST_WORDS.intersection(phases_taken(world, device, "1.1.0")) for device in fleet.ports)
+    world.broker.start()
+
+    for device in fleet.ports:
+        assert world.wait_for_end(device, "1.1.0").phase is Phase.SUCCEEDED
+        assert world.phases(device, "1.1.0") == UPDATED
+    fleet.assert_runs(new, "1.1.0")
+    world.wait(lambda: world.rollout(rollout).rollout.state == "complete", "the rollout to be complete")
+    # the announcement was retained by a broker that has forgotten it: the controller must say it again
+    late = Fleet(world, "pi-4")
+    world.start_agent("pi-4")
+    assert world.wait_for_end("pi-4", "1.1.0").phase is Phase.SUCCEEDED
+    late.assert_runs(new, "1.1.0")
+
+
+def phases_taken(world: World, device: str, version: str = "1.1.0") -> set[Phase]:
+    """What the controller's database holds of an update, whether the controller runs or not."""
+    return {event.phase for _, event in world.database_rows(device) if event.version == version}
+
+
+def ended(world: World, device: str, version: str) -> bool:
+    """Whether the device itself has ended its update."""
+    update = world.journal(device).updates[-1]
+    return update.version == version and update.phase in LAST_WORDS
