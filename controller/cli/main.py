@@ -24,6 +24,14 @@ COMMANDS: Final[dict[str, str]] = {
     "rollouts": "controller.cli.fleet:rollouts",
     "rollout": "controller.cli.fleet:rollout",
     "watch": "controller.cli.watch:watch",
+    "pause": "controller.cli.operate:pause",
+    "resume": "controller.cli.operate:resume",
+    "halt": "controller.cli.operate:halt",
+    "revert": "controller.cli.operate:revert",
+    "ask": "controller.cli.operate:ask",
+    "tell": "controller.cli.operate:tell",
+    "delete": "controller.cli.operate:delete",
+    "repository": "controller.cli.repository:repository",
     "demo": "controller.cli.demo:demo",
 }
 """Command to where it is. Loaded when called, so that `flotilla build` needs no web framework."""

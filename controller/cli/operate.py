@@ -1,0 +1,104 @@
+"""`flotilla pause`, `resume`, `halt`, `revert`, `ask`, `tell` and `delete`: what an operator decides."""
+
+import click
+
+from controller.cli.common import controller_options, json_option, print_json
+from controller.client import ControllerClient
+from controller.fleet.views import SentCommand
+from controller.http.views import CommandWish, DesiredWish, StateWish
+from controller.rollouts.plan import RolloutState
+from controller.rollouts.views import Rollout
+from schemas.errors import OperatorError
+from schemas.messages import Desired, Verb
+
+
+def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
+    @click.command(name, help=text, short_help=text)
+    @click.argument("rollout_id", metavar="ROLLOUT")
+    @controller_options
+    @json_option
+    def command(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None:
+        rollout = client.send("POST", Rollout, "rollouts", rollout_id, "state", body=StateWish(state=state))
+        if as_json:
+            print_json(rollout)
+        else:
+            click.echo(f"{rollout.package} {rollout.version} on channel {rollout.channel} is {rollout.state}")
+
+    return command
+
+
+pause = _state_command("pause", RolloutState.PAUSED, "Let no further device start a rollout.")
+resume = _state_command("resume", RolloutState.ACTIVE, "Go on with a rollout that was paused or halted.")
+halt = _state_command("halt", RolloutState.HALTED, "Stop a rollout: whoever has not switched yet stays as it is.")
+revert = _state_command("revert", RolloutState.REVERTED, "Send back every device that took a rollout's release.")
+
+
+@click.command()
+@click.argument("device")
+@click.argument("verb", type=click.Choice([verb.value for verb in Verb if verb is not Verb.REPLAY]))
+@click.option("--package", help="Which one; retry, cancel and rollback need it.")
+@click.option("--expires", type=click.FloatRange(1, 7 * 86_400), default=3600, show_default=True, help="Seconds.")
+@controller_options
+@json_option
+def ask(
+    device: str, verb: str, package: str | None, expires: float, client: ControllerClient, *, as_json: bool
+) -> None:
+    """Ask one DEVICE to report, check itself, or retry, cancel or roll back a package."""
+    args = {"package": package} if package else {}
+    wish = CommandWish(verb=Verb(verb), args=args, expires_s=expires)
+    sent = client.send("POST", SentCommand, "devices", device, "commands", body=wish)
+    if as_json:
+        print_json(sent)
+    else:
+        click.echo(f"asked {device} to {verb}; what comes of it shows in: flotilla device {device}")
+
+
+@click.command()
+@click.argument("device")
+@click.option("--channel", help="Follow this channel instead of the configured one.")
+@click.option("--pin", "pins", multiple=True, metavar="PACKAGE=VERSION", help="Stay at this version; repeatable.")
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Instead of the configured tags; repeatable.")
+@click.option("--hold/--no-hold", default=None, help="Start no update at all.")
+@controller_options
+@json_option
+def tell(
+    device: str,
+    channel: str | None,
+    pins: tuple[str, ...],
+    tags: tuple[str, ...],
+    hold: bool | None,
+    client: ControllerClient,
+    *,
+    as_json: bool,
+) -> None:
+    """Tell one DEVICE something apart from its channel, in place of all that it was told before.
+
+    Without any option it is told nothing special any more.
+    """
+    wish = DesiredWish(channel=channel, pins=_pairs(pins, "--pin"), tags=_pairs(tags, "--tag"), hold=hold)
+    desired = client.send("PUT", Desired, "devices", device, "desired", body=wish)
+    if as_json:
+        print_json(desired)
+    else:
+        click.echo(f"told {device}, revision {desired.rev}")
+
+
+@click.command()
+@click.argument("name")
+@click.argument("version")
+@click.option("--platform", help="Only for this platform.")
+@controller_options
+def delete(name: str, version: str, platform: str | None, client: ControllerClient) -> None:
+    """Withdraw VERSION of package NAME from the repository; refused while a channel points at it."""
+    client.delete("packages", name, version, query={"platform": platform})
+    click.echo(f"deleted {name} {version}; its content goes with the next garbage collection")
+
+
+def _pairs(texts: tuple[str, ...], option: str) -> dict[str, str] | None:
+    pairs = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            raise OperatorError("input.bad", f"{option} {text!r} is not of the form NAME=VALUE")
+        pairs[key] = value
+    return pairs or None
