@@ -156,7 +156,12 @@ class Devices(Controller):
     @get("/{device_id:str}/commands", summary="What a device was asked for")
     async def commands(self, fleet: FleetService, device_id: str) -> list[SentCommand]:
         """The newest commands, and when each was sent."""
-        return await to_thread.run_sync(fleet.orders.commands, device_id)
+
+        def read() -> list[SentCommand]:
+            fleet.registry.device(device_id)
+            return fleet.orders.commands(device_id)
+
+        return await to_thread.run_sync(read)
 
     @post("/{device_id:str}/commands", summary="Ask a device for something")
     async def command(self, fleet: FleetService, device_id: str, data: CommandWish) -> SentCommand:

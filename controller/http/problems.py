@@ -87,9 +87,14 @@ def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[d
     )
 
 
+def _too_deep(_: Request[Any, Any, Any], __: RecursionError) -> Response[dict[str, Any]]:
+    return problem(400, title="Bad Request", detail="the request's JSON is nested too deeply", code="input.bad")
+
+
 HANDLERS: Final[ExceptionHandlersMap] = {
     FlotillaError: _foreseen,
     ValidationException: _bad_request,
     HTTPException: _http,
+    RecursionError: _too_deep,
     Exception: _unforeseen,
 }
