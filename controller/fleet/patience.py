@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from schemas.errors import one_line
+from schemas.errors import OperatorError, one_line
 
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 30.0
@@ -26,12 +26,13 @@ async def patiently(action: Callable[[], T], *, doing: str) -> T:
 
     Raises:
         SQLAlchemyError: what trying again would not mend.
+        OperatorError: likewise, where the action says so by itself.
     """
     wait = _FIRST_WAIT_S
     while True:
         try:
             return await asyncio.to_thread(action)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OperatorError) as error:
             if not passes(error):
                 raise
             log.warning("%s has to wait for the database: %s; next attempt in %g s", doing, reason(error), wait)
@@ -39,8 +40,11 @@ async def patiently(action: Callable[[], T], *, doing: str) -> T:
         wait = min(wait * 2, _LONGEST_WAIT_S)
 
 
-def passes(error: SQLAlchemyError) -> bool:
+def passes(error: BaseException | None) -> bool:
     """Whether it is the database's state that is at fault, and not what was asked of it."""
+    if isinstance(error, OperatorError):
+        # `reading` and `writing` say it in one line and chain what the database said.
+        return passes(error.__cause__)
     if isinstance(error, (OperationalError, InterfaceError, InternalError, PoolTimeout)):
         return True
     return isinstance(error, DBAPIError) and error.connection_invalidated

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -13,11 +14,13 @@ from controller.database import reading
 from controller.fleet.incoming import EventIn, Incoming, Reader
 from controller.fleet.intake import Intake
 from controller.fleet.intake_store import IntakeStore, Outcome
+from controller.fleet.orders import OrderStore
 from controller.fleet.patience import passes, patiently
 from controller.fleet.refusals import Refusals
 from controller.fleet.tables import events
 from schemas.codec import encode
-from schemas.errors import ContractError
+from schemas.errors import ContractError, OperatorError
+from schemas.messages import Verb
 from schemas.topics import Topics
 from tests.unit.fleet.builders import event
 from transport import Message
@@ -95,6 +98,32 @@ async def test_only_what_passes_by_itself_is_tried_again(monkeypatch: pytest.Mon
         await patiently(wrong, doing="a test")
     assert attempts.count("wrong") == 1
     assert not passes(IntegrityError("INSERT", {}, Exception()))
+
+
+async def test_a_database_that_another_process_keeps_locked_is_waited_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("controller.fleet.patience._FIRST_WAIT_S", 0.001)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout=1")  # the pool hands out this very connection again
+    other = sqlite3.connect(engine.url.database or "", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    orders = OrderStore(engine)
+    waiting = asyncio.create_task(patiently(orders.next_session, doing="a test"))
+    async with asyncio.timeout(10):
+        while "database is locked" not in caplog.text and not waiting.done():  # noqa: ASYNC110 - a log sets no event
+            await asyncio.sleep(0.01)
+        other.execute("ROLLBACK")
+        assert await waiting == 1
+    other.close()
+    assert "a test has to wait for the database" in caplog.text
+
+
+async def test_what_is_wrong_with_a_wish_is_not_tried_again(engine: Engine) -> None:
+    orders = OrderStore(engine)
+    async with asyncio.timeout(10):
+        with pytest.raises(OperatorError, match="no device"):
+            await patiently(lambda: orders.send_command("nobody", Verb.CHECK), doing="a test")
 
 
 def test_a_flood_of_bad_messages_is_counted_and_said_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
