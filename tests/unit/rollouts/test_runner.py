@@ -63,11 +63,9 @@ async def test_only_what_was_touched_and_changed_is_told(engine: Engine) -> None
         IntakeStore(engine).take_in([reported_in("pi-3")], NOW)
         runner.touch(channels=["stable", "beta"])
         await until(lambda: len(told) == 3)
-    assert [(one.id, announced) for one, announced in told] == [
-        (first.id, False),
-        (first.id, False),
-        (second.id, False),
-    ]
+    # the look that the first touch began may see the new device at the second rollout already
+    assert [(one.id, announced) for one, announced in told[:1]] == [(first.id, False)]
+    assert sorted((one.id, announced) for one, announced in told[1:]) == [(first.id, False), (second.id, False)]
     assert told[0][0].verdicts == {Verdict.PENDING: 1, Verdict.UPDATING: 1}
     assert told[1][0].verdicts == {Verdict.PENDING: 2, Verdict.UPDATING: 1}
     assert told[2][0].verdicts == {Verdict.PENDING: 3}
