@@ -5,6 +5,7 @@ tombstone too, so that nobody ever takes an older announcement for a newer one.
 """
 
 from datetime import datetime
+from typing import Final
 
 import msgspec
 from sqlalchemy import Connection, Engine, select, update
@@ -12,9 +13,12 @@ from sqlalchemy import Connection, Engine, select, update
 from controller.database import reading, to_db, writing
 from controller.fleet.sql import insert_into
 from controller.rollouts.tables import announcements
-from schemas.codec import encode
+from schemas.codec import MAX_PAYLOAD, encode
 from schemas.errors import ContractError, OperatorError
 from schemas.messages import Announcement, ReleaseState, RolloutPolicy, Targets
+
+ROOM: Final = 64
+"""Bytes to leave free in a rollout's first announcement: later states have longer words, revisions more digits."""
 
 
 class Intention(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +42,15 @@ class TopicState(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes | None
 
 
-def announce(connection: Connection, intention: Intention, state: ReleaseState, now: datetime) -> int:
+def announce(connection: Connection, intention: Intention, state: ReleaseState, now: datetime, *, room: int = 0) -> int:
     """Make `intention` what its topic says from now on; returns the revision.
+
+    Args:
+        connection: in a writing transaction.
+        intention: what to announce.
+        state: in which state.
+        now: the controller's clock.
+        room: bytes that the message has to stay below the limit.
 
     Raises:
         OperatorError: `input.bad` where something breaks the contract, or is too large for a message.
@@ -57,7 +68,7 @@ def announce(connection: Connection, intention: Intention, state: ReleaseState, 
         repository=intention.repository,
         published_at=now,
     )
-    payload = checked(message).decode()
+    payload = checked(message, room=room).decode()
     _write(
         connection,
         channel=intention.channel,
@@ -92,8 +103,8 @@ def current_rollout(connection: Connection, channel: str, package: str) -> str |
     return connection.scalar(select(announcements.c.rollout).where(*key, announcements.c.payload.is_not(None)))
 
 
-def checked(message: Announcement) -> bytes:
-    """The message as bytes, after every rule of the contract was applied to it.
+def checked(message: Announcement, *, room: int = 0) -> bytes:
+    """The message as bytes, after every rule of the contract was applied to it; `room` as for `announce`.
 
     Raises:
         OperatorError: `input.bad`, in one line that names the field.
@@ -105,6 +116,10 @@ def checked(message: Announcement) -> bytes:
         raise OperatorError("input.bad", f"the announcement would be too large: {error}") from error
     except msgspec.ValidationError as error:
         raise OperatorError("input.bad", f"the announcement would break the contract: {error}") from error
+    if len(payload) > MAX_PAYLOAD - room:
+        raise OperatorError(
+            "input.bad", f"the announcement would be too large: {len(payload)} bytes are over {MAX_PAYLOAD - room}"
+        )
     return payload
 
 

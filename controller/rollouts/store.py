@@ -78,7 +78,7 @@ class RolloutStore:
         )
         with writing(self._engine) as connection:
             before = announcing.current_rollout(connection, channel, package)
-            revision = announcing.announce(connection, intention, ReleaseState.ACTIVE, now)
+            revision = announcing.announce(connection, intention, ReleaseState.ACTIVE, now, room=announcing.ROOM)
             if before is not None:
                 _set_state(connection, before, RolloutState.SUPERSEDED, now)
                 _evaluate(connection, before, now)

@@ -220,6 +220,33 @@ def test_what_breaks_the_contract_is_refused_and_changes_nothing(
     assert message.rollout == kept.id
 
 
+def test_what_is_announced_once_can_be_announced_in_every_later_state(engine: Engine) -> None:
+    """Even the largest announcement that is taken has room for the longer words that may follow."""
+    rollout = _largest(engine)
+    assert says(engine, rollout, "pi-1", Phase.SUCCEEDED, 1) is RolloutState.COMPLETE
+    later = NOW + timedelta(microseconds=123_456)
+    assert RolloutStore(engine).set_state(rollout.id, RolloutState.REVERTED, later).state is RolloutState.REVERTED
+
+
+def _largest(engine: Engine) -> Rollout:
+    """A rollout with targets so large that those of one more letter are refused."""
+    full: dict[str, str | list[str]] = {name: ["v" * 256] * 256 for name in "abc"}
+    full["d"] = ["v" * 256] * 238
+    rollout = None
+    taken, refused = 0, 16 * 256
+    while refused - taken > 1:
+        letters = (taken + refused) // 2
+        filling = {f"e{n}": "w" * min(256, letters - n * 256) for n in range(letters // 256 + 1)}
+        try:
+            rollout = create(engine, targets=Targets(where=full | filling))
+            taken = letters
+        except OperatorError as error:
+            assert "large" in str(error)  # noqa: PT017 - the search needs both outcomes
+            refused = letters
+    assert rollout is not None
+    return rollout
+
+
 def test_an_unknown_rollout_is_said_so(engine: Engine) -> None:
     assert RolloutStore(engine).evaluate("nope") is None
     for ask in (RolloutReader(engine).rollout, lambda name: RolloutStore(engine).set_state(name, RolloutState.PAUSED)):
