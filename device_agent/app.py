@@ -29,6 +29,7 @@ from device_agent.logs import line, logger
 from device_agent.rendering import FileTemplateRenderer
 from device_agent.reporter import Reporter
 from device_agent.sdnotify import READY, STOPPING, WATCHDOG, Notifier
+from device_agent.seams import ServiceManager
 from device_agent.services import pick_service_manager
 from device_agent.sources import exported_head
 from device_agent.threads import in_thread
@@ -49,6 +50,7 @@ class Engine:
     heard: Heard
     device: Device
     manager: UpdateManager
+    services: ServiceManager
     local_work: LocalWork
 
 
@@ -104,6 +106,7 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
             heard=heard,
             device=device,
             manager=manager,
+            services=services,
             local_work=work,
         )
     finally:

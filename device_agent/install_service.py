@@ -71,7 +71,12 @@ def config_text(config: AgentConfig) -> str:
     for package, settings in config.settings.items():
         lines += _table(f"settings.{package}", dict(settings))
     policy = config.policy
-    lines += _table("policy", {"local_changes": policy.local_changes, "link_install_path": policy.link_install_path})
+    words = {
+        "local_changes": policy.local_changes,
+        "link_install_path": policy.link_install_path,
+        "services": policy.services,
+    }
+    lines += _table("policy", dict(words))
     lines += _table("policy.install_paths", {name: str(path) for name, path in policy.install_paths.items()})
     return "\n".join(lines) + "\n"
 

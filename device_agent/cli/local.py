@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from device_agent.app import open_engine
+from device_agent.app import Engine, open_engine
 from device_agent.cli.options import config_from
 from device_agent.cli.status import print_json
 from device_agent.config import AgentConfig
 from device_agent.control import hand_over_to
 from device_agent.local_work import Begun
-from device_agent.services import SYSTEMD_IS_INIT
+from device_agent.services.supervisor import Supervisor
 from schemas.errors import OperatorError, one_line
 from schemas.messages import Phase, UpdateEvent
 from schemas.names import PACKAGE_PATTERN, matches
@@ -68,7 +68,7 @@ async def _work(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, interrupted.set)
-    async with _worker(config) as (worker, handed_over):
+    async with _worker(config) as (worker, engine):
         working = asyncio.create_task(_follow(worker, begin, as_json=as_json), name="work")
         stopping = asyncio.create_task(interrupted.wait(), name="interrupt")
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -76,28 +76,28 @@ async def _work(
         if not working.done():
             working.cancel()
             await asyncio.wait({working})
-            where = "the agent goes on with it" if handed_over else "the next `flotilla-agent run` goes on with it"
+            where = "the next `flotilla-agent run` goes on with it" if engine else "the agent goes on with it"
             sys.stderr.write(f"flotilla-agent: interrupted; {where}\n")
             return INTERRUPTED
         last = working.result()
     if last is None:
         return 0
-    if last.phase in good and not handed_over and not SYSTEMD_IS_INIT.is_dir():
-        sys.stderr.write("services stop with this command; start `flotilla-agent run` to keep them running\n")
+    if last.phase in good and engine is not None and isinstance(engine.services, Supervisor):
+        sys.stderr.write("packages' services stop with this command; start `flotilla-agent run` to keep them running\n")
     return 0 if last.phase in good else 1
 
 
 @asynccontextmanager
-async def _worker(config: AgentConfig) -> AsyncIterator[tuple[Worker, bool]]:
+async def _worker(config: AgentConfig) -> AsyncIterator[tuple[Worker, Engine | None]]:
     """The agent that runs on the root folder, else an engine of our own for as long as this takes."""
     async with hand_over_to(config.root) as running:
         if running is not None:
-            yield running, True
+            yield running, None
             return
     async with open_engine(config) as engine:
         serving = asyncio.create_task(engine.manager.serve(), name="updates")
         try:
-            yield engine.local_work, False
+            yield engine.local_work, engine
         finally:
             serving.cancel()
             await asyncio.wait({serving})

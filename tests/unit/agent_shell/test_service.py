@@ -35,7 +35,7 @@ FULL = AgentConfig(
     tags={"site": 'har"bour'},
     facts={"rack": 3, "spare": True},
     settings={"tacho": {"port": 80, "na.me": "x"}},
-    policy=DevicePolicy(local_changes="keep-copy", install_paths={"tacho": Path("/srv/tacho")}),
+    policy=DevicePolicy(local_changes="keep-copy", services="supervisor", install_paths={"tacho": Path("/srv/tacho")}),
 )
 
 
