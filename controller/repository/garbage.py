@@ -1,7 +1,8 @@
 """Finds out how much there is, and removes what no release needs any more."""
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
@@ -60,12 +61,9 @@ def collect(
         objects = _remove((path for sha256, path in storage.all_objects() if sha256 not in needed.objects), moment)
         targets = _remove((path for path in _visible(storage.targets) if path not in needed.targets), moment)
         kept = {TIMESTAMP_FILE, *trusted.file_names().values()}
-        superseded = (
-            path
-            for path in _visible(storage.metadata)
-            if path.name not in kept and not path.name.endswith(f".{Root.type}.json")
+        metadata = _remove(
+            _superseded_before(time.time() - max(grace_s, METADATA_GRACE_S), storage.metadata, kept), math.inf
         )
-        metadata = _remove(superseded, time.time() - max(grace_s, METADATA_GRACE_S))
         leftovers = storage.remove_leftovers(moment)
     return Garbage(
         objects=objects[0],
@@ -112,6 +110,23 @@ class _Needed:
             manifest = read_manifest(self._storage, name, target)
             self.objects.update(sha256 for sha256, _ in distinct_contents(manifest))
             self.targets.add(path)
+
+
+def _superseded_before(moment: float, folder: Path, kept: Collection[str]) -> list[Path]:
+    """Metadata whose place was taken before `moment`: that is when its successor was written, and not itself."""
+    versions: list[tuple[int, str, Path]] = []
+    for path in _visible(folder):
+        number, _, role = path.name.partition(".")
+        if number.isdecimal() and role != f"{Root.type}.json":
+            versions.append((int(number), role, path))
+    found: list[Path] = []
+    successors: dict[str, float] = {}
+    for _, role, path in sorted(versions, reverse=True):
+        written = path.stat().st_mtime
+        if path.name not in kept and successors.get(role, written) <= moment:
+            found.append(path)
+        successors[role] = written
+    return found
 
 
 def _remove(paths: Iterable[Path], moment: float) -> tuple[int, int]:

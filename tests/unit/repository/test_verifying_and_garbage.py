@@ -153,6 +153,18 @@ def test_superseded_metadata_goes_after_a_day_and_roots_never(stocked: PackageRe
     assert stocked.verify() == []
 
 
+def test_metadata_that_was_superseded_just_now_stays_however_old_it_is(stocked: PackageRepository) -> None:
+    age(stocked.folder, 100 * HOUR)
+    metadata = stocked.folder / "metadata"
+    device_reads = {"3.snapshot.json", "2.targets.json", "2.package-tacho.json"}
+    add_release(stocked, "tacho", "1.2.0", {"c": "c"})
+    stocked.collect_garbage()
+    assert device_reads <= {path.name for path in metadata.iterdir()}
+    age(stocked.folder, 25 * HOUR)
+    stocked.collect_garbage()
+    assert device_reads & {path.name for path in metadata.iterdir()} == {"2.targets.json"}
+
+
 def test_leftovers_of_killed_processes_go(stocked: PackageRepository, tmp_path: Path, clock: Clock) -> None:
     dead = stocked.folder / ".staging/0123456789abcdef"
     dead.mkdir()
