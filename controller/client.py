@@ -1,7 +1,9 @@
 """A client of the controller's HTTP API, as the command line uses it. Every call is bounded."""
 
-import json
-from collections.abc import Iterator, Mapping
+import http.client
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote, urlencode
@@ -15,6 +17,7 @@ T = TypeVar("T")
 Query = Mapping[str, str | int | list[str] | None]
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
 PREFIX: Final = "/api/v1"
 
 
@@ -37,8 +40,7 @@ class ControllerClient:
 
     def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 30.0) -> None:
         self.url = url.rstrip("/")
-        if not self.url.startswith(("http://", "https://")):
-            raise OperatorError("input.bad", f"--url {one_line(url)!r} is no http:// or https:// address")
+        _check_url(self.url)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._timeout = urllib3.Timeout(connect=5.0, read=timeout_s)
         self._pool = urllib3.PoolManager(retries=False, timeout=self._timeout)
@@ -69,21 +71,29 @@ class ControllerClient:
         try:
             yield from answer.stream(1 << 18)
         except urllib3.exceptions.HTTPError as error:
-            raise NetworkError("api.unreachable", f"{self.url} broke off: {one_line(error)}") from error
+            raise NetworkError("api.unreachable", f"{self.url} broke off: {_reason(error)}") from error
         finally:
             answer.release_conn()
 
-    def follow(self, *path: str) -> Iterator[tuple[str, Any]]:
-        """Server-sent events as (event, decoded data), until the server ends the stream.
+    def follow(self, *path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Connect, and give server-sent events as (event, decoded data), until the server ends the stream.
 
         The server sends a comment at least every 15 s, so that a silence of 60 s is an error.
         """
         headers = {"Accept": "text/event-stream"}
         answer = self._request("GET", path, headers=headers, timeout=urllib3.Timeout(connect=5.0, read=60.0))
+        if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+            answer.close()
+            raise NetworkError("api.refused", f"{self.url} is no Flotilla controller: it has no live view")
+        return self._events(answer)
+
+    def _events(self, answer: urllib3.BaseHTTPResponse) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
-            yield from _server_sent(answer)
+            yield from server_sent(answer.stream(1 << 14, decode_content=True))
         except urllib3.exceptions.HTTPError as error:
-            raise NetworkError("api.unreachable", f"{self.url} broke off: {one_line(error)}") from error
+            raise NetworkError("api.unreachable", f"{self.url} broke off: {_reason(error)}") from error
+        except ValueError as error:
+            raise NetworkError("api.refused", f"{self.url} is no Flotilla controller: {one_line(error)}") from error
         finally:
             answer.close()
 
@@ -114,7 +124,7 @@ class ControllerClient:
         except urllib3.exceptions.HTTPError as error:
             raise NetworkError(
                 "api.unreachable",
-                f"no controller answers at {self.url}: {one_line(_innermost(error))};"
+                f"no controller answers at {self.url}: {_reason(error)};"
                 " is `flotilla serve` running, and --url or FLOTILLA_URL right?",
             ) from error
         if answer.status >= 300:
@@ -127,19 +137,27 @@ class ControllerClient:
             if len(payload) > MAX_ANSWER_BYTES:
                 raise NetworkError("api.refused", f"{self.url} answered with more than {MAX_ANSWER_BYTES} bytes")
             return msgspec.json.decode(payload, type=type_)
-        except (msgspec.DecodeError, urllib3.exceptions.HTTPError) as error:
+        except urllib3.exceptions.HTTPError as error:
+            raise NetworkError("api.unreachable", f"{self.url} broke off: {_reason(error)}") from error
+        except msgspec.DecodeError as error:
             raise NetworkError("api.refused", f"{self.url} is no Flotilla controller: {one_line(error)}") from error
         finally:
             answer.release_conn()
 
 
 def save_atomically(pieces: Iterator[bytes], destination: Path) -> int:
-    """Write a download beside its destination and rename it there when it is whole; returns its size."""
-    partial = destination.with_name(f".{destination.name}.part")
+    """Write a download beside its destination and rename it there when it is whole; returns its size.
+
+    Nothing is made before the first piece is there, and nothing stays of a download that breaks off.
+    """
+    if not destination.name:
+        raise OperatorError("input.bad", f"{str(destination)!r} is no name for a file")
+    partial = destination.with_name(f".{destination.name}.{os.getpid()}.part")
+    first = next(pieces, b"")
     size = 0
     try:
         with partial.open("wb") as file:
-            for piece in pieces:
+            for piece in itertools.chain([first], pieces):
                 size += file.write(piece)
         partial.replace(destination)
     except OSError as error:
@@ -149,36 +167,74 @@ def save_atomically(pieces: Iterator[bytes], destination: Path) -> int:
     return size
 
 
+def bounded(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    """Pass pieces through; raises `NetworkError` (`api.refused`) for more than `limit` bytes."""
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > limit:
+            raise NetworkError("api.refused", f"the answer is larger than {limit} bytes")
+        yield piece
+
+
 def _problem(url: str, answer: urllib3.BaseHTTPResponse) -> FlotillaError:
-    payload = answer.read(1 << 16)
-    answer.release_conn()
     try:
-        problem = msgspec.json.decode(payload, type=Problem)
-    except msgspec.DecodeError:
+        problem = msgspec.json.decode(answer.read(1 << 16), type=Problem)
+    except (msgspec.DecodeError, urllib3.exceptions.HTTPError):
         problem = Problem()
+    finally:
+        answer.close()
     text = problem.detail or problem.title or f"{url} answered {answer.status}"
     return OperatorError(problem.code if problem.code in CODES else "api.refused", one_line(text))
 
 
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:
-        error = error.reason
-    return error
+def _check_url(url: str) -> None:
+    try:
+        parts = urllib3.util.parse_url(url)
+        good = parts.scheme in ("http", "https") and bool(parts.host) and not (parts.query or parts.fragment)
+    except urllib3.exceptions.HTTPError:
+        good = False
+    if not good or " " in url:
+        raise OperatorError("input.bad", f"--url {one_line(url)!r} is no address like http://127.0.0.1:8420")
 
 
-def _server_sent(answer: urllib3.BaseHTTPResponse) -> Iterator[tuple[str, Any]]:
-    pending, event, data = b"", "message", []
-    for piece in answer.stream(1 << 14, decode_content=True):
-        pending += piece
-        *lines, pending = pending.split(b"\n")
-        if len(pending) > MAX_ANSWER_BYTES:
-            return
+def _reason(error: BaseException) -> str:
+    """What went wrong, without the wrappings of the HTTP client."""
+    refused = urllib3.exceptions.NewConnectionError  # counts as a time-out there, for the sake of older callers
+    if isinstance(error, urllib3.exceptions.TimeoutError) and not isinstance(error, refused):
+        return "no answer in time"
+    if isinstance(error, urllib3.exceptions.ProtocolError) and len(error.args) > 1:
+        error = error.args[1]
+    while error.__cause__ is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    if isinstance(error, http.client.IncompleteRead):
+        return "the answer broke off"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "the connection was closed without an answer"
+    if isinstance(error, http.client.BadStatusLine):
+        return "it does not speak HTTP"
+    return one_line(getattr(error, "strerror", None) or error)
+
+
+def server_sent(pieces: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Server-sent events (WHATWG HTML, 9.2.6) with JSON objects as data, from pieces cut anywhere.
+
+    Raises:
+        ValueError: data that is no JSON object, or an event of more than `MAX_EVENT_BYTES`.
+    """
+    pending, size, event, data = b"", 0, "message", list[str]()
+    for piece in pieces:
+        *lines, pending = (pending + piece).split(b"\n")
         for line in lines:
             text = line.rstrip(b"\r").decode(errors="replace")
+            size += len(text)
             if text.startswith("event:"):
                 event = text[6:].strip()
             elif text.startswith("data:"):
-                data.append(text[5:].strip())
-            elif not text and data:
-                yield event, json.loads("\n".join(data))
-                event, data = "message", []
+                data.append(text[5:])
+            elif not text:
+                if data:
+                    yield event, msgspec.json.decode("\n".join(data), type=dict[str, Any])
+                size, event, data = 0, "message", []
+        if size + len(pending) > MAX_EVENT_BYTES:
+            raise ValueError(f"an event of more than {MAX_EVENT_BYTES} bytes")

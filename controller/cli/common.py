@@ -21,8 +21,20 @@ DEFAULT_URL = "http://127.0.0.1:8420"
 def controller_options(command: F) -> F:
     """Add --url and --token; the command gets a `client` instead."""
 
-    @click.option("--url", envvar="FLOTILLA_URL", default=DEFAULT_URL, show_default=True, help="The controller.")
-    @click.option("--token", envvar="FLOTILLA_TOKEN", help="Its API token, where it asks for one.")
+    @click.option(
+        "--url",
+        envvar="FLOTILLA_URL",
+        default=DEFAULT_URL,
+        show_default=True,
+        metavar="URL",
+        help="The controller; or FLOTILLA_URL.",
+    )
+    @click.option(
+        "--token",
+        envvar="FLOTILLA_TOKEN",
+        metavar="TOKEN",
+        help="Its API token, where it asks for one; or FLOTILLA_TOKEN.",
+    )
     @functools.wraps(command)
     def with_client(*args: Any, url: str, token: str | None, **kwargs: Any) -> Any:
         return command(*args, client=ControllerClient(url, token), **kwargs)

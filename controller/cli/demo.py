@@ -24,7 +24,9 @@ from schemas.errors import FlotillaError, OperatorError
 
 
 @click.command()
-@click.option("--agents", type=click.IntRange(1, 50), default=6, show_default=True, help="How many devices.")
+@click.option(
+    "--agents", type=click.IntRange(1, 50), default=6, show_default=True, metavar="N", help="How many devices."
+)
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, and say where it is.")
 @click.option(
     "--sample",

@@ -20,7 +20,9 @@ EVENTS_SHOWN = 50
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=10_000, show_default=True, metavar="N", help="At most so many."
+)
 @controller_options
 @json_option
 def devices(limit: int, client: ControllerClient, *, as_json: bool) -> None:
@@ -76,7 +78,9 @@ def device(device_id: str, client: ControllerClient, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many, newest first.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="At most so many, newest first."
+)
 @controller_options
 @json_option
 def rollouts(limit: int, client: ControllerClient, *, as_json: bool) -> None:

@@ -3,43 +3,64 @@
 import importlib
 import os
 import sys
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import click
 
 from schemas.errors import FlotillaError, one_line
 
-COMMANDS: Final[dict[str, str]] = {
-    "build": "controller.cli.build:build",
-    "inspect": "controller.cli.build:inspect",
-    "serve": "controller.cli.serve:serve",
-    "push": "controller.cli.packages:push",
-    "packages": "controller.cli.packages:packages",
-    "release": "controller.cli.releases:release",
-    "publish": "controller.cli.releases:publish",
-    "export": "controller.cli.packages:export",
-    "root": "controller.cli.packages:root",
-    "devices": "controller.cli.fleet:devices",
-    "device": "controller.cli.fleet:device",
-    "rollouts": "controller.cli.fleet:rollouts",
-    "rollout": "controller.cli.fleet:rollout",
-    "watch": "controller.cli.watch:watch",
-    "pause": "controller.cli.operate:pause",
-    "resume": "controller.cli.operate:resume",
-    "halt": "controller.cli.operate:halt",
-    "revert": "controller.cli.operate:revert",
-    "ask": "controller.cli.operate:ask",
-    "tell": "controller.cli.operate:tell",
-    "delete": "controller.cli.operate:delete",
-    "repository": "controller.cli.repository:repository",
-    "demo": "controller.cli.demo:demo",
+
+class Entry(NamedTuple):
+    """Where a command is, and what the list of commands says about it."""
+
+    where: str
+    help: str
+
+
+SECTIONS: Final[dict[str, dict[str, Entry]]] = {
+    "Publish": {
+        "build": Entry("controller.cli.build:build", "Build a package file from a folder with flotilla.toml."),
+        "inspect": Entry("controller.cli.build:inspect", "Say what is in a package or an exported release."),
+        "push": Entry("controller.cli.packages:push", "Store package files in the repository and sign them."),
+        "release": Entry("controller.cli.releases:release", "Announce a stored version to a channel."),
+        "publish": Entry("controller.cli.releases:publish", "Build, push and release in one."),
+        "packages": Entry("controller.cli.packages:packages", "List what the repository holds."),
+        "export": Entry(
+            "controller.cli.packages:export", "Write a release into one file, for devices without network."
+        ),
+        "root": Entry("controller.cli.packages:root", "Write the trusted root file that agents start from."),
+        "delete": Entry("controller.cli.operate:delete", "Withdraw a version from the repository."),
+    },
+    "See": {
+        "devices": Entry("controller.cli.fleet:devices", "List the devices."),
+        "device": Entry("controller.cli.fleet:device", "Show one device: what it runs, and its newest events."),
+        "rollouts": Entry("controller.cli.fleet:rollouts", "List the rollouts, newest first."),
+        "rollout": Entry("controller.cli.fleet:rollout", "Show one rollout: every device's verdict, and failures."),
+        "watch": Entry("controller.cli.watch:watch", "Show what devices report, live."),
+    },
+    "Steer": {
+        "pause": Entry("controller.cli.operate:pause", "Let no further device start a rollout."),
+        "resume": Entry("controller.cli.operate:resume", "Go on with a rollout that was paused or halted."),
+        "halt": Entry("controller.cli.operate:halt", "Stop a rollout where devices have not switched yet."),
+        "revert": Entry("controller.cli.operate:revert", "Send back every device that took a rollout's release."),
+        "ask": Entry("controller.cli.operate:ask", "Ask one device to report, check, retry, cancel or roll back."),
+        "tell": Entry("controller.cli.operate:tell", "Tell one device its channel, tags, pins, or to hold."),
+    },
+    "Run": {
+        "serve": Entry("controller.cli.serve:serve", "Run the controller."),
+        "repository": Entry("controller.cli.repository:repository", "Verify, measure and tidy up a data folder."),
+        "demo": Entry("controller.cli.demo:demo", "See a fleet update, break and heal itself, on this machine."),
+    },
 }
-"""Command to where it is. Loaded when called, so that `flotilla build` needs no web framework."""
+"""In the order of a publisher's and an operator's day, not of the alphabet. A command's module is loaded when it is
+called, so that `flotilla build` needs no web framework."""
+
+COMMANDS: Final = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of a publisher's day, not of the alphabet."""
+        """In the order of the sections."""
         del ctx
         return list(COMMANDS)
 
@@ -48,18 +69,32 @@ class _Commands(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
+        module, _, name = COMMANDS[cmd_name].where.partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """By section, without loading any of them."""
+        del ctx
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(10), entry.help) for name, entry in section.items()])
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="flotilla-ota")
-def flotilla() -> None:
+@click.pass_context
+def flotilla(ctx: click.Context) -> None:
     """Build, store and release software for a fleet of Raspberry Pis, and watch it arrive.
 
     Commands that talk to a controller find it by --url or FLOTILLA_URL.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> NoReturn:
@@ -84,7 +119,7 @@ def main() -> NoReturn:
 def _usage(error: click.ClickException) -> str:
     ctx = getattr(error, "ctx", None)
     hint = f" (see {ctx.command_path} --help)" if ctx else ""
-    return one_line(error.format_message()) + hint
+    return one_line(error.format_message()).rstrip(".") + hint
 
 
 def _end(line: str, status: int) -> NoReturn:

@@ -34,10 +34,17 @@ revert = _state_command("revert", RolloutState.REVERTED, "Send back every device
 
 
 @click.command()
-@click.argument("device")
+@click.argument("device", metavar="DEVICE")
 @click.argument("verb", type=click.Choice([verb.value for verb in Verb if verb is not Verb.REPLAY]))
-@click.option("--package", help="Which one; retry, cancel and rollback need it.")
-@click.option("--expires", type=click.FloatRange(1, 7 * 86_400), default=3600, show_default=True, help="Seconds.")
+@click.option("--package", metavar="NAME", help="Which one; retry, cancel and rollback need it.")
+@click.option(
+    "--expires",
+    type=click.FloatRange(1, 7 * 86_400),
+    default=3600,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the device has to hear of it.",
+)
 @controller_options
 @json_option
 def ask(
@@ -55,7 +62,7 @@ def ask(
 
 @click.command()
 @click.argument("device")
-@click.option("--channel", help="Follow this channel instead of the configured one.")
+@click.option("--channel", metavar="CHANNEL", help="Follow this channel instead of the configured one.")
 @click.option("--pin", "pins", multiple=True, metavar="PACKAGE=VERSION", help="Stay at this version; repeatable.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Instead of the configured tags; repeatable.")
 @click.option("--hold/--no-hold", default=None, help="Start no update at all.")
@@ -86,7 +93,7 @@ def tell(
 @click.command()
 @click.argument("name")
 @click.argument("version")
-@click.option("--platform", help="Only for this platform.")
+@click.option("--platform", metavar="PLATFORM", help="Only for this platform.")
 @controller_options
 def delete(name: str, version: str, platform: str | None, client: ControllerClient) -> None:
     """Withdraw VERSION of package NAME from the repository; refused while a channel points at it."""

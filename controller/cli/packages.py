@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
 
 from controller.cli.common import (
     controller_options,
@@ -15,12 +16,14 @@ from controller.cli.common import (
     time_text,
 )
 from controller.cli.uploading import push_file
-from controller.client import ControllerClient, save_atomically
-from controller.http.views import Page
+from controller.client import ControllerClient, bounded, save_atomically
+from controller.http.views import Page, PushView
 from controller.repository.records import ReleaseRecord
+from schemas.errors import NetworkError
 from schemas.layout import package_file_name
 
 PAGE = 500
+MAX_ROOT_BYTES = 512 * 1024
 
 
 @click.command()
@@ -33,24 +36,32 @@ def push(files: tuple[Path, ...], client: ControllerClient, *, as_json: bool) ->
     The same file twice changes nothing; the same version with other content is refused. Nothing is announced yet:
     that is `flotilla release`.
     """
-    pushed = [push_file(client, path) for path in files]
-    if as_json:
-        print_json(pushed)
-        return
-    for one in pushed:
-        word = "stored" if one.new else "was already there:"
-        record = one.release
-        click.echo(
-            f"{word} {record.key}  {size_text(record.size)}, {record.files} files, manifest {record.manifest[:12]}"
-        )
+    pushed: list[PushView] = []
+    try:
+        for path in files:
+            one = push_file(client, path)
+            pushed.append(one)
+            if not as_json:
+                _tell_stored(one)
+    finally:
+        # what was stored before another file was refused is stored all the same
+        if as_json and pushed:
+            print_json(pushed)
+
+
+def _tell_stored(pushed: PushView) -> None:
+    word, record = "stored" if pushed.new else "was already there:", pushed.release
+    click.echo(f"{word} {record.key}  {size_text(record.size)}, {record.files} files, manifest {record.manifest[:12]}")
 
 
 @click.command()
 @click.argument("name", required=False)
 @click.option("--version", "version_range", metavar="RANGE", help="Only versions in this range, e.g. '^1.2'.")
-@click.option("--platform", help="Only releases that run on this platform, e.g. linux-aarch64.")
-@click.option("--tag", "tags", multiple=True, help="Only releases with this tag; all that are given must be there.")
-@click.option("--channel", help="Only what this channel points at.")
+@click.option("--platform", metavar="PLATFORM", help="Only releases that run on this platform, e.g. linux-aarch64.")
+@click.option(
+    "--tag", "tags", multiple=True, metavar="TAG", help="Only releases with this tag; all that are given must be there."
+)
+@click.option("--channel", metavar="CHANNEL", help="Only what this channel points at.")
 @click.option("--since", metavar="DATE", help="Only releases stored at or after this.")
 @click.option("--until", metavar="DATE", help="Only releases stored before this.")
 @controller_options
@@ -67,7 +78,10 @@ def packages(
     *,
     as_json: bool,
 ) -> None:
-    """List what the repository holds, newest version first; all conditions must hold."""
+    """List what the repository holds, newest version first; all conditions must hold.
+
+    NAME is a package's name, or a pattern: `*` stands for any characters and `?` for one.
+    """
     query: dict[str, str | int | list[str] | None] = {
         "name": name,
         "version": version_range,
@@ -109,10 +123,13 @@ def packages(
 @click.command()
 @click.argument("name")
 @click.argument("version")
-@click.option("--platform", help="Needed where the version exists for several platforms.")
+@click.option("--platform", metavar="PLATFORM", help="Needed where the version exists for several platforms.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
 @click.option(
-    "--valid-days", type=click.IntRange(1, 366), help="How long a device may wait before it installs the file."
+    "--valid-days",
+    type=click.IntRange(1, 366),
+    metavar="DAYS",
+    help="How long a device may wait before it installs the file; as long as the repository's signature without it.",
 )
 @controller_options
 @json_option
@@ -146,10 +163,32 @@ def root(out: Path | None, client: ControllerClient) -> None:
 
     Bring it to the devices by a way you trust: whoever controls this file controls what they install.
     """
-    pieces = client.download("root")
+    content = b"".join(bounded(client.download("root"), MAX_ROOT_BYTES))
+    _check_root(content, client.url)
     if out is None:
-        for piece in pieces:
-            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
         return
-    save_atomically(pieces, out)
+    save_atomically(iter([content]), out)
     click.echo(f"wrote {out}; name it as trusted_root in each device's agent.toml", err=True)
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    type: str = msgspec.field(name="_type")
+
+
+class _Root(msgspec.Struct, frozen=True):
+    signed: _Signed
+    signatures: list[msgspec.Raw]
+
+
+def _check_root(content: bytes, url: str) -> None:
+    """What answers may be anything, if `--url` is wrong; devices are to be given a root and nothing else."""
+    try:
+        found = msgspec.json.decode(content, type=_Root)
+    except msgspec.DecodeError as error:
+        raise NetworkError(
+            "api.refused", f"{url} is no Flotilla controller: it answers with no trusted root"
+        ) from error
+    if found.signed.type != "root":
+        raise NetworkError("api.refused", f"{url} answers with metadata of type {found.signed.type!r}, not root")

@@ -20,10 +20,22 @@ from schemas.versions import parse
 @click.command()
 @click.argument("name")
 @click.argument("version")
-@click.option("--channel", required=True, help="Devices of this channel are meant.")
-@click.option("--where", "conditions", multiple=True, metavar="KEY=VALUE", help="Only devices with this tag or fact.")
+@click.option("--channel", required=True, metavar="CHANNEL", help="Devices of this channel are meant.")
+@click.option(
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Only devices with this tag or fact; several keys must all hold, of several values of one key any.",
+)
 @click.option("--device", "devices", multiple=True, metavar="ID", help="Only this device; may be given several times.")
-@click.option("--jitter", type=click.FloatRange(0, 86_400), default=0, help="Devices wait up to so many seconds.")
+@click.option(
+    "--jitter",
+    type=click.FloatRange(0, 86_400),
+    default=0,
+    metavar="SECONDS",
+    help="Each device waits a random time up to this before it fetches.",
+)
 @click.option("--allow-downgrade", is_flag=True, help="Also where a newer version is installed.")
 @controller_options
 @json_option
@@ -53,9 +65,9 @@ def release(
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
-@click.option("--channel", required=True, help="Devices of this channel are meant.")
-@click.option("--version", help="Instead of the version that the source names.")
-@click.option("--platform", help="Instead of the platform that the source names.")
+@click.option("--channel", required=True, metavar="CHANNEL", help="Devices of this channel are meant.")
+@click.option("--version", metavar="VERSION", help="Instead of the version that the source names.")
+@click.option("--platform", metavar="PLATFORM", help="Instead of the platform that the source names.")
 @controller_options
 @json_option
 def publish(

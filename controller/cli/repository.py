@@ -12,19 +12,24 @@ from controller.repository.package_repository import PackageRepository
 from schemas.errors import OperatorError
 
 
-@click.group()
-def repository() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def repository(ctx: click.Context) -> None:
     """Verify, measure and tidy up a controller's data folder.
 
     These work on the folder, not through the API; a controller may be running on it.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
-_data = click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="As for serve.")
+_data = click.option(
+    "--data", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR", help="As for serve."
+)
 _database = click.option("--database", metavar="URL", help="As for serve.")
 
 
-@repository.command()
+@repository.command(short_help="Read every object and check every signature.")
 @_data
 @_database
 @json_option
@@ -38,7 +43,8 @@ def verify(data: Path, database: str | None, *, as_json: bool) -> None:
         for problem in problems:
             click.echo(f"{problem.where}: {problem.message}")
     if problems:
-        raise OperatorError("data.bad", f"{len(problems)} things are wrong in {data}")
+        count = "1 thing is" if len(problems) == 1 else f"{len(problems)} things are"
+        raise OperatorError("data.bad", f"{count} wrong in {data}")
     if not as_json:
         click.echo("everything is as it was signed")
 

@@ -26,13 +26,19 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 @click.command()
 @click.option(
-    "--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for all it keeps."
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder for all it keeps.",
 )
 @click.option("--http", default=DEFAULT_HTTP, show_default=True, metavar="HOST:PORT", help="Where to listen.")
 @click.option("--broker", metavar="URL", help=f"The MQTT 5 broker, mqtt:// or mqtts://.  [default: {DEFAULT_BROKER}]")
 @click.option("--embedded-broker", is_flag=True, help="Start a Mosquitto of its own, for this machine only.")
-@click.option("--embedded-port", type=click.IntRange(1, 65535), default=1883, show_default=True, help="Its port.")
-@click.option("--broker-username", help="Who the controller is to the broker.")
+@click.option(
+    "--embedded-port", type=click.IntRange(1, 65535), default=1883, show_default=True, metavar="PORT", help="Its port."
+)
+@click.option("--broker-username", metavar="NAME", help="Who the controller is to the broker.")
 @click.option("--broker-password-file", type=FILE, help="File with the password in one line.")
 @click.option("--broker-ca", type=FILE, help="Authorities to trust instead of the system's (PEM).")
 @click.option("--broker-cert", type=FILE, help="The controller's certificate (PEM).")
@@ -41,7 +47,9 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     "--public-url", multiple=True, metavar="URL", help="Where devices find the repository; several are tried in order."
 )
 @click.option("--database", metavar="URL", help="SQLAlchemy URL instead of SQLite in the data folder.")
-@click.option("--topic-root", default=DEFAULT_ROOT, show_default=True, help="First levels of every topic.")
+@click.option(
+    "--topic-root", default=DEFAULT_ROOT, show_default=True, metavar="TOPIC", help="First levels of every topic."
+)
 def serve(
     data: Path,
     http: str,

@@ -11,7 +11,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from controller.client import ControllerClient
 from controller.http.views import PushView
-from schemas.errors import OperatorError
+from schemas.errors import FlotillaError, OperatorError
+
+_ABOUT_THE_FILE = ("package.", "manifest.", "version.", "release.")
 
 
 def push_file(client: ControllerClient, path: Path) -> PushView:
@@ -20,10 +22,15 @@ def push_file(client: ControllerClient, path: Path) -> PushView:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            console = Console(stderr=True)
+            with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
                 task = progress.add_task(f"push {path.name}", total=size)
                 reader = _Counted(file, lambda count: progress.advance(task, count))
                 return client.upload(PushView, io.BufferedReader(reader, 1 << 20), size, "packages")
+    except FlotillaError as error:
+        if error.code.startswith(_ABOUT_THE_FILE):
+            raise type(error)(error.code, f"{path}: {error.message}") from error
+        raise
     except OSError as error:
         raise OperatorError("input.bad", f"cannot read {path}: {error.strerror}") from error
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from controller.cli.common import controller_options, time_text
 from controller.cli.fleet import event_text
 from controller.client import ControllerClient
+from schemas.errors import NetworkError
 from schemas.messages import Phase, Presence, UpdateEvent
 
 STYLES = {
@@ -24,16 +25,17 @@ STYLES = {
 
 
 @click.command()
-@click.option("--package", help="Only updates of this package.")
-@click.option("--device", "only", help="Only this device.")
+@click.option("--package", metavar="NAME", help="Only updates of this package.")
+@click.option("--device", "only", metavar="ID", help="Only this device.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @controller_options
 def watch(package: str | None, only: str | None, client: ControllerClient, *, as_json: bool) -> None:
     """Show what devices report, live, until Ctrl-C."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
+    changes = client.follow("watch")
     if not as_json:
         click.echo("watching; Ctrl-C ends it", err=True)
-    for kind, data in client.follow("watch"):
+    for kind, data in changes:
         if only and data.get("device") != only:
             continue
         if package and data.get("package") != package:
@@ -42,6 +44,7 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
             click.echo(msgspec.json.encode({"kind": kind} | data).decode())
         elif line := _line(kind, data):
             console.print(line)
+    raise NetworkError("api.unreachable", f"{client.url} ended the live view; is it being stopped? call this again")
 
 
 def _line(kind: str, data: dict[str, Any]) -> Text | None:

@@ -2,11 +2,10 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Annotated, Final
+from typing import Any, Final
 
 from anyio import to_thread
-from litestar import Controller, get, post, put
-from litestar.params import Parameter
+from litestar import Controller, Request, get, post, put
 from litestar.response import Stream
 
 from controller.fleet.service import FleetService
@@ -27,11 +26,11 @@ from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice
 from controller.settings import ControllerSettings
 from controller.version import VERSION
-from schemas.errors import FlotillaError
+from schemas.errors import FlotillaError, OperatorError, one_line
 from schemas.messages import Desired
 
 DEVICES_SHOWN: Final = 500
-MAX_EVENT_ID: Final = 2**63 - 1
+MAX_ID_DIGITS: Final = 18
 
 
 @post("/releases", tags=["rollouts"], summary="Announce a version on a channel")
@@ -187,15 +186,19 @@ async def fleet_statistics(fleet: FleetService) -> FleetStatistics:
 
 @get("/watch", tags=["devices"], summary="Changes as they happen", media_type="text/event-stream")
 async def watch(
+    request: Request[Any, Any, Any],
     fleet: FleetService,
     stop: asyncio.Event,
-    last_event_id: Annotated[int | None, Parameter(header="Last-Event-ID", ge=0, le=MAX_EVENT_ID)] = None,
 ) -> Stream:
     """Server-sent events: `update`, `presence`, `reported`, `rollout`; `too-slow` ends the stream.
 
     With Last-Event-ID, events of devices that came in after that one are sent first.
     """
-    changes = server_sent_events(fleet.feed, fleet.registry.events_since, stop, after=last_event_id)
+    last = request.headers.get("last-event-id")
+    if last is not None and not (last.isascii() and last.isdigit() and len(last) <= MAX_ID_DIGITS):
+        raise OperatorError("input.bad", f"Last-Event-ID {one_line(last, 40)!r} is none that was sent from here")
+    after = None if last is None else int(last)
+    changes = server_sent_events(fleet.feed, fleet.registry.events_since, stop, after=after)
     return Stream(changes, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 

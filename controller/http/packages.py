@@ -25,7 +25,7 @@ from controller.http.views import MAX_PAGE, Page, PushView
 from controller.repository.files import disk_errors
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord, Statistics
-from schemas.errors import OperatorError, PublisherError, one_line
+from schemas.errors import FlotillaError, OperatorError, PublisherError, one_line
 from schemas.versions import parse
 
 PACKAGE_TYPE: Final = "application/octet-stream"
@@ -88,6 +88,9 @@ class Packages(Controller):
         try:
             await _receive(request.stream(), path, request.headers.get("content-length"))
             record = await to_thread.run_sync(repository.add, path)
+        except FlotillaError as error:
+            # whoever pushes knows the file by another name than the spool's
+            raise type(error)(error.code, error.message.removeprefix(f"{path.name}: ")) from error
         finally:
             with contextlib.suppress(FileNotFoundError):
                 await aiofiles.os.remove(path)
