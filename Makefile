@@ -15,7 +15,7 @@ demo: setup ## a broker, a controller and six agents: publish, update, break, ro
 
 test: setup ## all tests, against a real Mosquitto
 	@.ci/setup.sh wheels
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
 lint: setup ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
