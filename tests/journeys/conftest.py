@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import Broker
+from tests.support.front import Front, front
 from tests.support.world import World
 
 _FAILED = pytest.StashKey[bool]()
@@ -28,3 +29,11 @@ def world(tmp_path: Path, make_broker: Callable[[], Broker], request: pytest.Fix
         yield made
         if request.node.stash.get(_FAILED, False):
             print(made.report())
+
+
+@pytest.fixture
+def repository(world: World) -> Iterator[Front]:
+    """What stands between the devices and the controller's repository; the controller runs."""
+    with front(world.url) as made:
+        world.start_controller(public_url=f"{made.url}/repo")
+        yield made

@@ -1,57 +1,22 @@
 """Agents, the controller and the broker are killed in the middle of things: nothing is half done, nothing is lost."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker_config import free_port
 from schemas.messages import LAST_WORDS, Phase
-from tests.support.front import Front, front
-from tests.support.gauge import NAME, UNDONE, UPDATED, Gate, gauge, running_version, settings
-from tests.support.packages import build
-from tests.support.wholeness import assert_nothing_lost, assert_on_disk, assert_runs
+from tests.support.fleet import Fleet
+from tests.support.front import Front
+from tests.support.gauge import NAME, UNDONE, UPDATED, Gate, running_version
+from tests.support.wholeness import assert_on_disk
 from tests.support.world import World, source_tree
 
 pytestmark = [pytest.mark.journey, pytest.mark.broker]
 
 DEVICE = "pi-1"
-
-
-@pytest.fixture
-def repository(world: World) -> Iterator[Front]:
-    """What stands in front of the controller's repository; `world`'s controller runs and tells devices of it."""
-    with front(world.url) as made:
-        world.start_controller(public_url=f"{made.url}/repo")
-        yield made
-
-
-class Fleet:
-    """Agents with a gauge each, and two versions of it."""
-
-    def __init__(self, world: World, *devices: str) -> None:
-        self.world = world
-        self.ports = {device: free_port() for device in devices}
-        for device, port in self.ports.items():
-            world.add_agent(device, settings=settings(port))
-
-    def install(self, source: Path, version: str) -> None:
-        """Start the agents and have them install a first version."""
-        for device in self.ports:
-            self.world.start_agent(device, ready=False)
-        self.world.publish(build(source, self.world.folder / "built"))
-        for device in self.ports:
-            assert self.world.wait_for_end(device, version).phase is Phase.SUCCEEDED
-
-    def assert_runs(self, source: Path, version: str) -> None:
-        """Every device runs exactly this, and the controller has each event once."""
-        for device, port in self.ports.items():
-            assert_runs(self.world, device, source, version, port)
-        assert_nothing_lost(self.world, *self.ports)
 
 
 def phase_in_journal(world: World, device: str) -> Phase | None:
@@ -109,22 +74,19 @@ KILLS = {
 @pytest.mark.parametrize("kill", [pytest.param(kill, id=name) for name, kill in KILLS.items()])
 def test_an_agent_killed_in_any_phase_ends_on_a_whole_release(world: World, repository: Front, kill: Kill) -> None:
     gate, cure = Gate(world.folder / "gate"), world.folder / "cured"
-    old = gauge(world.folder / "old", "1.0.0", hooks={kill.old_hook: gate} if kill.old_hook else None)
-    new = gauge(
-        world.folder / "new",
+    fleet = Fleet(world, DEVICE)
+    fleet.install("1.0.0", hooks={kill.old_hook: gate} if kill.old_hook else None)
+    fleet.make(
         "1.1.0",
         sick=kill.sick,
         waits_for=cure if kill.waits else None,
         hooks={kill.new_hook: gate} if kill.new_hook else None,
         health=kill.health,
     )
-    sources = {"1.0.0": old, "1.1.0": new}
-    fleet = Fleet(world, DEVICE)
-    fleet.install(old, "1.0.0")
 
     with ExitStack() as held:
         hold = held.enter_context(repository.holding(kill.holds)) if kill.holds else None
-        world.publish(build(new, world.folder / "built"))
+        fleet.publish("1.1.0")
         world.wait(lambda: world.journal(DEVICE).updates[-1].version == "1.1.0", "the update to begin")
         world.wait(lambda: phase_in_journal(world, DEVICE) is kill.phase, f"the update to be {kill.phase}")
         if hold:
@@ -133,7 +95,7 @@ def test_an_agent_killed_in_any_phase_ends_on_a_whole_release(world: World, repo
             world.wait(lambda: gate.reached(DEVICE), "the hook to be reached")
         kill_in(world, kill.phase)
 
-    assert world.current_tree(DEVICE, NAME) == source_tree(sources[kill.runs])
+    assert world.current_tree(DEVICE, NAME) == source_tree(fleet.sources[kill.runs])
     world.wait(lambda: running_version(fleet.ports[DEVICE]) == "", "the service to be gone with the agent")
     gate.open()
     cure.touch()
@@ -142,22 +104,19 @@ def test_an_agent_killed_in_any_phase_ends_on_a_whole_release(world: World, repo
     ends = Phase.ROLLED_BACK if kill.sick else Phase.SUCCEEDED
     assert world.wait_for_end(DEVICE, "1.1.0").phase is ends
     assert world.phases(DEVICE, "1.1.0") == (UNDONE if kill.sick else UPDATED)
-    version = "1.0.0" if kill.sick else "1.1.0"
-    fleet.assert_runs(sources[version], version)
+    fleet.assert_runs("1.0.0" if kill.sick else "1.1.0")
 
 
 def test_an_agent_killed_twice_between_the_switch_and_the_services_start(world: World, repository: Front) -> None:
     gate = Gate(world.folder / "gate")
-    old = gauge(world.folder / "old", "1.0.0")
-    new = gauge(world.folder / "new", "1.1.0", hooks={"post_switch": gate})
     fleet = Fleet(world, DEVICE)
-    fleet.install(old, "1.0.0")
-    world.publish(build(new, world.folder / "built"))
+    fleet.install("1.0.0")
+    fleet.publish("1.1.0", hooks={"post_switch": gate})
 
     for _ in range(2):
         world.wait(lambda: gate.reached(DEVICE), "the hook to be reached")
         kill_in(world, Phase.STAGED)
-        assert world.current_tree(DEVICE, NAME) == source_tree(new)
+        assert world.current_tree(DEVICE, NAME) == source_tree(fleet.sources["1.1.0"])
         assert running_version(fleet.ports[DEVICE]) == ""
         gate.forget(DEVICE)
         world.start_agent(DEVICE)
@@ -167,36 +126,33 @@ def test_an_agent_killed_twice_between_the_switch_and_the_services_start(world: 
 
     assert world.wait_for_end(DEVICE, "1.1.0").phase is Phase.SUCCEEDED
     assert world.phases(DEVICE, "1.1.0") == UPDATED
-    fleet.assert_runs(new, "1.1.0")
+    fleet.assert_runs("1.1.0")
 
 
 def test_an_agent_killed_in_its_first_installation_ends_on_it(world: World, repository: Front) -> None:
     gate = Gate(world.folder / "gate")
-    source = gauge(world.folder / "source", "1.0.0", hooks={"post_switch": gate})
     fleet = Fleet(world, DEVICE)
     world.start_agent(DEVICE)
-    world.publish(build(source, world.folder / "built"))
+    fleet.publish("1.0.0", hooks={"post_switch": gate})
     world.wait(lambda: gate.reached(DEVICE), "the hook to be reached")
     kill_in(world, Phase.STAGED)
     gate.open()
     world.start_agent(DEVICE)
     assert world.wait_for_end(DEVICE, "1.0.0").phase is Phase.SUCCEEDED
-    fleet.assert_runs(source, "1.0.0")
+    fleet.assert_runs("1.0.0")
     # what all of this rests on: one byte that differs is seen
-    (source / "share" / "needle.bin").write_bytes(b"other")
+    (fleet.sources["1.0.0"] / "share" / "needle.bin").write_bytes(b"other")
     with pytest.raises(AssertionError):
-        assert_on_disk(world, DEVICE, source, "1.0.0")
+        assert_on_disk(world, DEVICE, fleet.sources["1.0.0"], "1.0.0")
 
 
 def test_a_controller_killed_while_events_come_in_has_every_event_once(world: World) -> None:
     world.start_controller()
     gate = Gate(world.folder / "gate")
-    old = gauge(world.folder / "old", "1.0.0")
-    new = gauge(world.folder / "new", "1.1.0", hooks={"pre_switch": gate})
     fleet = Fleet(world, "pi-1", "pi-2", "pi-3")
-    fleet.install(old, "1.0.0")
+    fleet.install("1.0.0")
 
-    rollout = world.publish(build(new, world.folder / "built"))
+    rollout = fleet.publish("1.1.0", hooks={"pre_switch": gate})
     for device in fleet.ports:
         world.wait(partial(gate.reached, device), f"{device} to reach the hook")
     gate.open()
@@ -208,22 +164,19 @@ def test_a_controller_killed_while_events_come_in_has_every_event_once(world: Wo
         world.wait(partial(ended, world, device, "1.1.0"), f"{device} to end without a controller")
     world.restart_controller()
 
-    for device in fleet.ports:
-        assert world.wait_for_end(device, "1.1.0").phase is Phase.SUCCEEDED
-        assert world.phases(device, "1.1.0") == UPDATED
-    fleet.assert_runs(new, "1.1.0")
+    fleet.wait_for("1.1.0", Phase.SUCCEEDED)
+    assert all(world.phases(device, "1.1.0") == UPDATED for device in fleet.ports)
+    fleet.assert_runs("1.1.0")
     world.wait(lambda: world.rollout(rollout).rollout.state == "complete", "the rollout to be complete")
 
 
 def test_a_broker_killed_in_mid_rollout_loses_nothing(world: World) -> None:
     world.start_controller()
     gate = Gate(world.folder / "gate")
-    old = gauge(world.folder / "old", "1.0.0")
-    new = gauge(world.folder / "new", "1.1.0", hooks={"pre_switch": gate})
     fleet = Fleet(world, "pi-1", "pi-2", "pi-3")
-    fleet.install(old, "1.0.0")
+    fleet.install("1.0.0")
 
-    rollout = world.publish(build(new, world.folder / "built"))
+    rollout = fleet.publish("1.1.0", hooks={"pre_switch": gate})
     for device in fleet.ports:
         world.wait(partial(gate.reached, device), f"{device} to reach the hook")
     world.broker.kill()
@@ -233,16 +186,16 @@ def test_a_broker_killed_in_mid_rollout_loses_nothing(world: World) -> None:
     assert not any(LAST_WORDS.intersection(phases_taken(world, device, "1.1.0")) for device in fleet.ports)
     world.broker.start()
 
-    for device in fleet.ports:
-        assert world.wait_for_end(device, "1.1.0").phase is Phase.SUCCEEDED
-        assert world.phases(device, "1.1.0") == UPDATED
-    fleet.assert_runs(new, "1.1.0")
+    fleet.wait_for("1.1.0", Phase.SUCCEEDED)
+    assert all(world.phases(device, "1.1.0") == UPDATED for device in fleet.ports)
+    fleet.assert_runs("1.1.0")
     world.wait(lambda: world.rollout(rollout).rollout.state == "complete", "the rollout to be complete")
     # the announcement was retained by a broker that has forgotten it: the controller must say it again
     late = Fleet(world, "pi-4")
+    late.sources.update(fleet.sources)
     world.start_agent("pi-4")
     assert world.wait_for_end("pi-4", "1.1.0").phase is Phase.SUCCEEDED
-    late.assert_runs(new, "1.1.0")
+    late.assert_runs("1.1.0")
 
 
 def phases_taken(world: World, device: str, version: str = "1.1.0") -> set[Phase]:

@@ -54,7 +54,7 @@ def assert_nothing_lost(world: World, *devices: str) -> None:
 def service_processes(package: Path) -> list[int]:
     """Processes whose working folder lies in a package's folder: its services, by their process ids (Linux)."""
     found = []
-    for entry in PROC.iterdir():
+    for entry in PROC.iterdir() if PROC.is_dir() else ():
         if entry.name.isdigit():
             try:
                 folder = (entry / "cwd").readlink()

@@ -16,8 +16,9 @@ import contextlib
 import json
 import os
 import sqlite3
+import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -157,6 +158,21 @@ class World:
     def agent_command(self, verb: str, device: str, *arguments: str) -> list[str]:
         """The command line of `flotilla-agent VERB` for a device."""
         return [program("flotilla-agent"), verb, "--config", str(self._configs[device]), *arguments]
+
+    def run(self, command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end, with `FLOTILLA_URL` saying where the controller is."""
+        environment = {**os.environ, "FLOTILLA_URL": self.url}
+        return subprocess.run(
+            command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def flotilla(self, *arguments: object) -> "subprocess.CompletedProcess[str]":
+        """Run `flotilla` with these arguments."""
+        return self.run([program("flotilla"), *map(str, arguments)])
+
+    def agent(self, verb: str, device: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+        """Run `flotilla-agent VERB` on a device."""
+        return self.run(self.agent_command(verb, device, *map(str, arguments)))
 
     # -- asking and telling
 
