@@ -8,10 +8,13 @@ import msgspec
 from schemas import errors
 from schemas.errors import DeviceError, FlotillaError
 from schemas.layout import MAX_MANIFEST_BYTES
+from schemas.manifest import MAX_ENTRIES
 
 HEAD: Final = struct.Struct(">I")
 MAX_FRAME: Final = MAX_MANIFEST_BYTES + 1024 * 1024
-"""A manifest is the largest thing that is ever said."""
+"""A manifest is the largest answer."""
+MAX_WISH: Final = MAX_ENTRIES * 512
+"""The largest wish names every file of such a manifest, with where it is to go."""
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="what"):

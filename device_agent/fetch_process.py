@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from device_agent.fetch_frames import (
     HEAD,
     MAX_FRAME,
@@ -23,9 +25,10 @@ from device_agent.fetch_frames import (
     answers,
     framed,
 )
+from device_agent.processes import describe_exit
 from device_agent.seams import OnBytes, ReleaseSource, SignedManifest, SourceFactory, WantedObject
 from device_agent.threads import in_thread
-from schemas.errors import DeviceError
+from schemas.errors import DeviceError, one_line
 from schemas.manifest import decode_manifest
 
 LINGER_S: Final = 5.0
@@ -58,11 +61,20 @@ class _Worker:
         self,
         process: asyncio.subprocess.Process,
         pipes: tuple[asyncio.StreamWriter, asyncio.StreamReader],
-        addresses: tuple[str, ...],
+        serves: tuple[tuple[str, ...], bytes],
     ) -> None:
-        self.addresses = addresses
+        """
+        Args:
+            serves: the addresses and the trusted root that it was opened with.
+        """
+        self.serves = serves
         self._process = process
         self._to, self._from = pipes
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended, for all that is known."""
+        return self._process.returncode is None
 
     async def say(self, frame: Frame) -> None:
         with contextlib.suppress(ConnectionError):  # that it has ended shows when an answer is read
@@ -70,26 +82,44 @@ class _Worker:
             await self._to.drain()
 
     async def hear(self) -> Answer:
-        """The next answer; raises `DeviceError` (`internal.error`) when the process has ended."""
+        """The next answer.
+
+        Raises:
+            DeviceError: `interrupted.fetch`: something ended the process, most often a lack of memory;
+                `internal.error`: it ended by itself, or says what nobody understands.
+        """
         try:
             (size,) = HEAD.unpack(await self._from.readexactly(HEAD.size))
             if size <= MAX_FRAME:
                 answer: Answer = answers.decode(await self._from.readexactly(size))
                 return answer
         except asyncio.IncompleteReadError:
-            pass
-        await self.end()
-        raise DeviceError(
-            "internal.error", f"the fetching process ended early (status {self._process.returncode}); see the log"
-        )
+            raise await self._ended() from None
+        except msgspec.MsgspecError as error:
+            raise DeviceError("internal.error", f"the fetching process said: {one_line(error)}") from error
+        raise DeviceError("internal.error", f"the fetching process wants to say {size} bytes at once")
 
     async def end(self) -> None:
         """Kill it; partial downloads stay. Bounded."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        self._to.close()
+        self.kill()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), _END_S)
+
+    def kill(self) -> None:
+        """The part of `end` that needs no waiting."""
+        if self.runs:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        self._to.close()
+
+    async def _ended(self) -> DeviceError:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), _END_S)
+        status = self._process.returncode
+        if status is not None and status < 0:
+            text = f"the fetching process {describe_exit(status)}; was there too little memory?"
+            return DeviceError("interrupted.fetch", text)
+        return DeviceError("internal.error", f"the fetching process ended early (status {status}); see the log")
 
 
 class _Bench:
@@ -108,15 +138,15 @@ class _Bench:
 
     async def take(self, addresses: tuple[str, ...]) -> _Worker:
         """A worker for these addresses: the one that waits, or a new one."""
+        root = await in_thread(self._trusted_root)
         idle, self._idle = self._idle, None
         if self._farewell is not None:
             self._farewell.cancel()
             self._farewell = None
         if idle is not None:
-            if idle.addresses == addresses:
+            if idle.serves == (addresses, root) and idle.runs:
                 return idle
             await idle.end()
-        root = await in_thread(self._trusted_root)
         # -P: a folder that happens to be the working one must not be able to provide modules
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -126,23 +156,31 @@ class _Bench:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=1 << 20,
+            start_new_session=True,  # a Ctrl-C is meant for the agent
         )
         if process.stdin is None or process.stdout is None:
             raise DeviceError("internal.error", "the fetching process has no pipes")
-        worker = _Worker(process, (process.stdin, process.stdout), addresses)
-        await worker.say(Open(root=str(self._root), trusted_root=root, addresses=list(addresses)))
+        worker = _Worker(process, (process.stdin, process.stdout), (addresses, root))
+        try:
+            await worker.say(Open(root=str(self._root), trusted_root=root, addresses=list(addresses)))
+        except BaseException:
+            await worker.end()
+            raise
         return worker
 
     def give_back(self, worker: _Worker) -> None:
-        """Keep a worker that did its work well; it ends soon if it is not needed."""
+        """Keep a worker that did its work well; it ends soon if it is not needed, or with the event loop."""
+        if self._idle is not None:
+            worker.kill()  # one is enough
+            return
         self._idle = worker
-        self._farewell = asyncio.create_task(self._see_off(worker), name="end of the fetching process")
+        self._farewell = asyncio.create_task(asyncio.sleep(LINGER_S), name="end of the fetching process")
+        self._farewell.add_done_callback(lambda _: self._see_off(worker))
 
-    async def _see_off(self, worker: _Worker) -> None:
-        await asyncio.sleep(LINGER_S)
+    def _see_off(self, worker: _Worker) -> None:
         if self._idle is worker:
             self._idle = None
-            await worker.end()
+            worker.kill()
 
 
 class _ProcessSource:

@@ -6,8 +6,10 @@ It ends with its standard input, that is at the latest with the agent, whatever 
 """
 
 import asyncio
+import contextlib
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -17,7 +19,7 @@ from typing import BinaryIO, Final
 
 from device_agent.fetch_frames import (
     HEAD,
-    MAX_FRAME,
+    MAX_WISH,
     Done,
     Fetch,
     Frame,
@@ -30,15 +32,23 @@ from device_agent.fetch_frames import (
     framed,
     wishes,
 )
+from device_agent.reports import defect
 from device_agent.seams import ReleaseSource, WantedObject
 from device_agent.sources import source_factory
 from schemas.errors import FlotillaError
 
 TELL_EVERY_S: Final = 0.1
+OUT_OF_MEMORY_FIRST: Final = "500"
+"""As `/proc/PID/oom_score_adj`: where memory runs out, this process is to go and not what the device is there for."""
 
 
 def main() -> None:
     """Answer wishes until standard input ends."""
+    # Ctrl-C and the end of a container reach this process too; the agent decides when it is over
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OUT_OF_MEMORY_FIRST)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # what a library might print must not get between the frames
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -78,16 +88,20 @@ async def _serve(source: ReleaseSource, heard: "queue.SimpleQueue[Wish]", voice:
                 voice.say(Done())
         except FlotillaError as error:
             voice.say(Refused.of(error))
+        except Exception as error:  # noqa: BLE001  # the agent is told of a defect as of any other failure
+            voice.say(Refused.of(defect(error)))
 
 
 def _listen(pipe: BinaryIO, heard: "queue.SimpleQueue[Wish]") -> None:
-    while len(head := pipe.read(HEAD.size)) == HEAD.size:
-        (size,) = HEAD.unpack(head)
-        if size > MAX_FRAME:
-            break
-        heard.put(wishes.decode(pipe.read(size)))
-    # nobody is left to work for; partial downloads are kept as after any other interruption
-    os._exit(0)
+    try:
+        while len(head := pipe.read(HEAD.size)) == HEAD.size:
+            (size,) = HEAD.unpack(head)
+            if size > MAX_WISH or len(body := pipe.read(size)) < size:
+                break
+            heard.put(wishes.decode(body))
+    finally:
+        # nobody is left to work for; partial downloads are kept as after any other interruption
+        os._exit(0)
 
 
 class _Clock:

@@ -191,6 +191,8 @@ class Runner:
             # what it needs may be on its way: packages announced together come in any order
             unfinished = await in_thread(self._journal.unfinished)
             return any(update.package != self.update.package for update in unfinished)
+        if error.code == "interrupted.fetch":
+            return True
         return isinstance(error, NetworkError) and error.code != "fetch.not_found"
 
     def _again(self, error: FlotillaError) -> Move:

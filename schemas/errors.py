@@ -73,6 +73,7 @@ CODES: Final[dict[str, str]] = {
     "health.systemd": "the unit is not active",
     "health.rollback": "the release that was gone back to is not healthy either",
     "interrupted.restarts": "the update was interrupted too often",
+    "interrupted.fetch": "the process that fetches was ended by the system, e.g. for lack of memory",
     "interrupted.journal": "the journal holds a phase that this agent does not know",
     "internal.error": "a defect in the agent",
     # operator

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from device_agent.updates import Answer
-from schemas.errors import NetworkError
+from schemas.errors import DeviceError, NetworkError
 from schemas.messages import Phase
 from tests.unit.agent.conftest import MakeDevice
 from tests.unit.agent.device import Device, until
@@ -206,3 +206,11 @@ async def test_failures_in_the_start_period_do_not_count(device: Device) -> None
     assert device.story(update.id) == WELL
     probation = next(e for e in device.events() if e.phase is Phase.PROBATION)
     assert probation.detail == {"healthy_after_s": 3.0}
+
+
+async def test_fetching_that_the_system_ended_is_tried_again(device: Device) -> None:
+    device.shelf.resolve_errors += [DeviceError("interrupted.fetch", "too little memory")]
+    device.shelf.fetch_errors += [DeviceError("interrupted.fetch", "too little memory")]
+    update = await device.update_to(ONE, 1)
+    assert (update.phase, update.attempt) == (Phase.SUCCEEDED, 3)
+    device.assert_runs(ONE)
