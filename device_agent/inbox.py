@@ -1,10 +1,15 @@
 """Takes messages in: decodes each once, has it decided on, and acknowledges it when that is durable.
 
+The broker keeps what is said while the device is away, and gives all of it, in order, when it comes back. Acted
+on one by one, it would begin releases that were halted or replaced long ago. So each connection begins with
+taking in all that has piled up, and of what was said about one release only the last counts.
+
 A message that is not understood costs one log line and is acknowledged, or the broker would send it for
 ever. One that could not be written down (a full disk) is not: it is tried again, with growing waits.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
@@ -17,6 +22,12 @@ from transport import Message
 
 FIRST_WAIT_S: Final = 1.0
 LONGEST_WAIT_S: Final = 60.0
+QUIET_S: Final = 0.2
+"""Nothing came for so long: that was all. What had piled up is here already, because the broker sends it before it
+answers the first subscription, which was waited for; what is retained comes right after."""
+PILE_S: Final = 5.0
+"""Bound on it all; what comes later is taken one by one."""
+_BATCH: Final = 100
 
 
 class Link(Protocol):
@@ -24,6 +35,10 @@ class Link(Protocol):
 
     def messages(self) -> AsyncIterator[Message]:
         """Messages as they come."""
+        ...
+
+    async def batch(self, limit: int) -> list[Message]:
+        """Wait for a message, then take all that are there, up to `limit`. Loses none when it is cancelled."""
         ...
 
     async def acknowledge(self, message: Message) -> None:
@@ -58,21 +73,58 @@ class Inbox:
         decisions: Decisions,
         take_command: Callable[[Command], Awaitable[None]],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        quiet_s: float = QUIET_S,
     ) -> None:
         self._topics = topics
         self._device = device
         self._decisions = decisions
         self._take_command = take_command
         self._sleep = sleep
+        self._quiet_s = quiet_s
 
     async def run(self, link: Link) -> None:
-        """Take in what comes over the link, in order, until it is lost."""
+        """Take in what has piled up, then what comes over the link, in order, until it is lost."""
+        for message in await self._pile(link):
+            await self._take_in(link, message)
         async for message in link.messages():
-            wait_s = FIRST_WAIT_S
-            while not await self._taken(message):
-                await self._sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
-            await link.acknowledge(message)
+            await self._take_in(link, message)
+
+    async def _pile(self, link: Link) -> list[Message]:
+        """What the broker has kept and what is retained, in order; of each release the last message only."""
+        pile: list[Message] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PILE_S):
+                while True:
+                    async with asyncio.timeout(self._quiet_s):
+                        pile += await link.batch(_BATCH)
+                    pile, outdated = self._newest(pile)
+                    for message in outdated:
+                        # at once, as the broker sends only so many that are not acknowledged
+                        await link.acknowledge(message)
+        return pile
+
+    def _newest(self, messages: list[Message]) -> tuple[list[Message], list[Message]]:
+        """Without, and only, those that a later one on the same release's topic has made void."""
+        last = {message.topic: place for place, message in enumerate(messages)}
+        counts: list[Message] = []
+        outdated: list[Message] = []
+        for place, message in enumerate(messages):
+            void = place < last[message.topic] and self._is_release(message.topic)
+            (outdated if void else counts).append(message)
+        return counts, outdated
+
+    def _is_release(self, topic: str) -> bool:
+        try:
+            return isinstance(self._topics.parse(topic), ReleaseTopic)
+        except FlotillaError:
+            return False
+
+    async def _take_in(self, link: Link, message: Message) -> None:
+        wait_s = FIRST_WAIT_S
+        while not await self._taken(message):
+            await self._sleep(wait_s)
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+        await link.acknowledge(message)
 
     async def _taken(self, message: Message) -> bool:
         try:

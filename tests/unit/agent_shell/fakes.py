@@ -102,11 +102,13 @@ def message(topic: str, payload: bytes) -> Message:
 class FakeLink:
     """A connection with messages to give, that remembers what was published and acknowledged.
 
+    `piled_up` are the batches that are there when the connection begins, `messages` come later.
     `answers` are raised one after the other by the next publishes, None for success.
     """
 
-    def __init__(self, messages: Sequence[Message] = ()) -> None:
+    def __init__(self, messages: Sequence[Message] = (), *, piled_up: Sequence[Sequence[Message]] = ()) -> None:
         self._messages = list(messages)
+        self._piled_up = [list(batch) for batch in piled_up]
         self.published: list[tuple[str, bytes, bool]] = []
         self.acknowledged: list[Message] = []
         self.answers: list[Exception | None] = []
@@ -115,6 +117,12 @@ class FakeLink:
     async def messages(self) -> AsyncIterator[Message]:
         for one in self._messages:
             yield one
+
+    async def batch(self, limit: int) -> list[Message]:
+        if not self._piled_up:
+            await asyncio.Event().wait()
+        assert len(self._piled_up[0]) <= limit
+        return self._piled_up.pop(0)
 
     async def acknowledge(self, message: Message) -> None:
         self.acknowledged.append(message)

@@ -48,9 +48,19 @@ async def run(decisions: Decisions, *messages: tuple[str, bytes]) -> tuple[FakeL
         assert len(link.acknowledged) < len(messages)
         slept.append(seconds)
 
-    inbox = Inbox(topics=TOPICS, device="pi-1", decisions=decisions, take_command=decisions.take_command, sleep=sleep)
-    await inbox.run(link)
+    await inbox_for(decisions, sleep=sleep).run(link)
     return link, slept
+
+
+def inbox_for(decisions: Decisions, **changes: Any) -> Inbox:
+    return Inbox(
+        topics=TOPICS,
+        device="pi-1",
+        decisions=decisions,
+        take_command=decisions.take_command,
+        quiet_s=0.01,
+        **changes,
+    )
 
 
 async def test_each_kind_of_message_gets_where_it_belongs() -> None:
@@ -108,3 +118,26 @@ async def test_what_could_not_be_written_down_is_tried_again_and_acknowledged_on
     assert decisions.taken == [announced()]
     assert slept == [1.0, 2.0, 4.0]
     assert len(link.acknowledged) == 1
+
+
+async def test_of_what_piled_up_only_the_last_word_about_a_release_counts() -> None:
+    """A broker gives a device that was away everything that was said meanwhile."""
+    decisions = Decisions()
+    old, halted, radio = announced(revision=3), announced(revision=4, state="halted"), announced(package="radio")
+    desired = Desired(rev=1)
+    wishes = TOPICS.device("pi-1", "desired")
+    kept = [message(RELEASE, encode(old)), message(wishes, encode(desired)), message(wishes, b"")]
+    retained = [message(RELEASE, encode(halted)), message(TOPICS.release("stable", "radio"), encode(radio))]
+    later = message(RELEASE, b"")
+    link = FakeLink([later], piled_up=[kept, retained])
+    await inbox_for(decisions).run(link)
+    assert decisions.taken == [desired, None, halted, radio, ("stable", "tacho")]
+    assert link.acknowledged == [kept[0], *kept[1:], *retained, later]
+
+
+async def test_an_announcement_that_was_withdrawn_while_the_device_was_away_is_not_begun() -> None:
+    decisions = Decisions()
+    link = FakeLink(piled_up=[[message(RELEASE, encode(announced())), message(RELEASE, b"")]])
+    await inbox_for(decisions).run(link)
+    assert decisions.taken == [("stable", "tacho")]
+    assert len(link.acknowledged) == 2
