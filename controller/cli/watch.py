@@ -33,8 +33,7 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
     """Show what devices report, live, until Ctrl-C."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
     changes = client.follow("watch")
-    if not as_json:
-        click.echo("watching; Ctrl-C ends it", err=True)
+    click.echo("watching; Ctrl-C ends it", err=True)
     for kind, data in changes:
         if only and data.get("device") != only:
             continue

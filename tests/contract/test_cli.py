@@ -179,7 +179,7 @@ STRANGE = {
     "other JSON": b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nContent-Type: application/json\r\n\r\n" + b'{"a": "bcde"}',
     "another place": b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: http://example.com/\r\n\r\n",
     "an error page": b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 7\r\n\r\n<oops/>",
-    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\nContent-Type: text/event-stream\r\n\r\n[",
+    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\nContent-Type: application/json\r\n\r\n[",
     "no HTTP": b"220 mail.example.com ESMTP\r\n",
     "nothing": b"",
 }

@@ -1,0 +1,256 @@
+"""The command line about the fleet: devices, rollouts, the live view, and what an operator decides."""
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.demo.processes import program
+from schemas.messages import InstalledPackage, Phase, Progress
+from tests.support.broker import Broker
+from tests.support.command import Finished, flotilla
+from tests.support.controller import ControllerProcess, controller_process
+from tests.support.fake_device import FakeDevice, fake_device
+from tests.support.links import until
+from tests.support.repository import make_package
+
+pytestmark = pytest.mark.broker
+
+Run = Callable[..., Finished]
+NO_ROLLOUT = "0198a1b2-c3d4-7e5f-8a6b-0123456789ab"
+BOUND_S = 20
+
+
+@pytest.fixture
+def run(controller: ControllerProcess) -> Run:
+    """`flotilla` at the shared controller."""
+    return lambda *arguments: flotilla(*arguments, env={"FLOTILLA_URL": controller.url})
+
+
+@pytest.fixture
+def name(unique: Callable[[str], str]) -> str:
+    return unique("pkg")
+
+
+@pytest.fixture
+def channel(unique: Callable[[str], str]) -> str:
+    return unique("ch")
+
+
+@pytest.fixture
+def pushed(controller: ControllerProcess, tmp_path: Path, name: str) -> str:
+    assert controller.push(make_package(tmp_path, name, "1.0.0", {"a": name})).status == 201
+    return name
+
+
+@pytest.fixture
+async def device(
+    controller: ControllerProcess, broker: Broker, channel: str, unique: Callable[[str], str]
+) -> AsyncIterator[FakeDevice]:
+    """A device that is online and known to the controller."""
+    async with fake_device(broker.url, unique("pi"), topic_root=controller.topic_root, channel=channel) as fake:
+        await fake.report(tags={"site": "roof"})
+        await until(lambda: controller.get(f"/devices/{fake.id}").json().get("channel") == channel)
+        yield fake
+
+
+async def test_devices_and_one_of_them_are_shown(
+    run: Run, controller: ControllerProcess, device: FakeDevice, channel: str
+) -> None:
+    installed = InstalledPackage(
+        version="1.0.0",
+        manifest="a" * 64,
+        installed_at=datetime.now(UTC),
+        previous="0.9.0",
+        phase=Phase.SUCCEEDED,
+        rollout=None,
+    )
+    await device.say(Phase.FETCHING, progress=Progress(bytes_done=1024, bytes_total=4096))
+    await device.say(Phase.SUCCEEDED, detail={"wire_bytes": 512})
+    await device.report(tags={"site": "roof"}, packages={"tacho": installed})
+    await until(lambda: controller.get(f"/devices/{device.id}").json()["packages"])
+
+    listed = {one["id"]: one for one in run("devices", "--json").json()}
+    assert listed[device.id]["packages"]["tacho"]["version"] == "1.0.0"
+    row = next(line for line in run("devices").text.splitlines() if line.startswith(device.id))
+    assert row.split()[1] == "yes"
+    assert "tacho 1.0.0" in row
+    assert channel in row
+    assert run("devices").text.split()[:2] == ["DEVICE", "ONLINE"]
+    assert len(run("devices", "--limit", "1", "--json").json()) == 1
+
+    one = run("device", device.id, "--json").json()
+    assert one["device"]["id"] == device.id
+    assert [taken["event"]["phase"] for taken in one["events"]] == ["fetching", "succeeded"]
+    text = run("device", device.id).text
+    for words in (
+        f"{device.id}: online",
+        f"channel {channel}, agent 0.0.0-fake",
+        "tags    site=roof",
+        "model=pi4, platform=linux-aarch64",
+        "runs    tacho 1.0.0 (succeeded) since",
+        "before it 0.9.0",
+        "1.0 KiB of 4.0 KiB",
+        "wire_bytes=512",
+    ):
+        assert words in text, text
+
+
+async def test_a_rollout_is_shown_with_its_failures(
+    run: Run, controller: ControllerProcess, device: FakeDevice, pushed: str, channel: str
+) -> None:
+    rollout = run("release", pushed, "1.0.0", "--channel", channel, "--json").json()["id"]
+    announced = await device.announcement("1.0.0")
+    await device.update(announced, Phase.ACCEPTED, Phase.ROLLED_BACK, from_version="0.9.0")
+    await until(lambda: controller.get(f"/rollouts/{rollout}").json()["rollout"]["verdicts"] == {"rolled_back": 1})
+
+    detail = run("rollout", rollout, "--json").json()
+    assert detail["failures"][0]["code"] == "health.http"
+    text = run("rollout", rollout).text
+    assert text.startswith(f"{pushed} 1.0.0 on channel {channel}: ")
+    for words in ("rolled_back 1", device.id, "0.9.0", "1 x health.http: no answer", "  | last line"):
+        assert words in text, text
+    rows = [line for line in run("rollouts").text.splitlines() if line.startswith(rollout)]
+    assert len(rows) == 1
+    assert rows[0].split()[1:4] == [pushed, "1.0.0", channel]
+    assert rollout in [one["id"] for one in run("rollouts", "--json", "--limit", "1000").json()]
+
+
+async def test_an_operator_pauses_resumes_halts_and_reverts(
+    run: Run, device: FakeDevice, pushed: str, channel: str
+) -> None:
+    rollout = run("release", pushed, "1.0.0", "--channel", channel, "--json").json()["id"]
+    for command, state in (("pause", "paused"), ("resume", "active"), ("halt", "halted"), ("revert", "reverted")):
+        assert run(command, rollout).text == f"{pushed} 1.0.0 on channel {channel} is {state}\n"
+        await device.until(lambda wanted=state: wanted in [one.state.value for one in device.announcements])
+    assert "reverted" in run("resume", rollout).complaint()
+    assert run("rollout", rollout, "--json").json()["rollout"]["state"] == "reverted"
+
+
+async def test_an_operator_asks_and_tells_a_device(run: Run, device: FakeDevice) -> None:
+    assert run("ask", device.id, "report").text.startswith(f"asked {device.id} to report")
+    sent = run("ask", device.id, "rollback", "--package", "tacho", "--expires", "60", "--json").json()
+    await device.until(lambda: len(device.commands) == 2)
+    assert [(one.verb.value, one.args) for one in device.commands] == [
+        ("report", {}),
+        ("rollback", {"package": "tacho"}),
+    ]
+    assert device.commands[1].id == sent["id"]
+    assert "package" in run("ask", device.id, "rollback").complaint()
+
+    options = ("--channel", "beta", "--pin", "tacho=1.0.0", "--tag", "site=cellar", "--hold")
+    assert run("tell", device.id, *options).text == f"told {device.id}, revision 1\n"
+    assert run("tell", device.id, "--json").json()["rev"] == 2
+    await device.until(lambda: [one.rev for one in device.desired] == [1, 2])
+    first, second = device.desired
+    assert (first.channel, first.pins, first.tags, first.hold) == (
+        "beta",
+        {"tacho": "1.0.0"},
+        {"site": "cellar"},
+        True,
+    )
+    assert (second.channel, second.pins, second.tags, second.hold) == (None, None, None, None)
+    assert "--pin" in run("tell", device.id, "--pin", "tacho").complaint()
+    assert "newest" in run("tell", device.id, "--pin", "tacho=newest").complaint()
+    assert "channel" in run("tell", device.id, "--channel", "No Good").complaint()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("device", "nobody"), "nobody"),
+        (("device", "../packages"), "../packages"),
+        (("device", "a/b"), "a/b"),
+        (("rollout", NO_ROLLOUT), NO_ROLLOUT),
+        (("rollout", "x"), "rollout x"),
+        (("pause", NO_ROLLOUT), NO_ROLLOUT),
+        (("ask", "nobody", "report"), "nobody"),
+        (("tell", "nobody", "--hold"), "nobody"),
+    ],
+)
+def test_what_is_not_there_gets_one_line(run: Run, arguments: tuple[str, ...], says: str) -> None:
+    assert says in run(*arguments).complaint()
+
+
+# The live view
+
+
+@asynccontextmanager
+async def watching(controller: ControllerProcess, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`flotilla watch` as a process that is connected."""
+    watch = await asyncio.create_subprocess_exec(
+        program("flotilla"),
+        "watch",
+        *options,
+        env={**os.environ, "FLOTILLA_URL": controller.url, "TZ": "UTC", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert watch.stderr is not None
+        assert b"watching" in await asyncio.wait_for(watch.stderr.readline(), BOUND_S)
+        yield watch
+    finally:
+        if watch.returncode is None:
+            watch.kill()
+        await watch.communicate()
+
+
+async def line_of(watch: asyncio.subprocess.Process, word: str) -> str:
+    """The next line with this word in it."""
+    assert watch.stdout is not None
+    async with asyncio.timeout(BOUND_S):
+        while True:
+            line = (await watch.stdout.readline()).decode()
+            assert line, "it ended"
+            if word in line:
+                return line
+
+
+async def test_watch_shows_events_as_they_come(
+    controller: ControllerProcess, run: Run, device: FakeDevice, pushed: str, channel: str
+) -> None:
+    async with watching(controller) as watch:
+        run("release", pushed, "1.0.0", "--channel", channel)
+        announced = await device.announcement("1.0.0")
+        assert f"rollout {pushed} 1.0.0 on {channel}: active" in await line_of(watch, pushed)
+        await device.update(announced, Phase.ACCEPTED, Phase.FAILED)
+        accepted = await line_of(watch, "accepted")
+        assert f"{device.id}" in accepted
+        assert f"{pushed} 1.0.0" in accepted
+        assert "health.http: no answer" in await line_of(watch, "failed")
+        watch.send_signal(2)
+        _, stderr = await asyncio.wait_for(watch.communicate(), BOUND_S)
+        assert (watch.returncode, stderr.strip()) == (130, b"flotilla: interrupted")
+
+
+async def test_watch_prints_one_object_a_line_and_only_what_is_asked_for(
+    controller: ControllerProcess, broker: Broker, device: FakeDevice, unique: Callable[[str], str]
+) -> None:
+    arguments = ("--json", "--device", device.id, "--package", "wanted")
+    async with watching(controller, *arguments) as watch:
+        async with fake_device(broker.url, unique("pi"), topic_root=controller.topic_root) as other:
+            await other.say(Phase.ACCEPTED, package="wanted")
+        await device.say(Phase.ACCEPTED, package="unwanted")
+        said = await device.say(Phase.ACCEPTED, package="wanted")
+        await device.say(Phase.SUCCEEDED, package="wanted")
+        lines = [json.loads(await line_of(watch, "{")) for _ in range(2)]
+    first: dict[str, Any] = lines[0]
+    assert (first["kind"], first["device"], first["update"]) == ("update", device.id, said.update)
+    assert [line["phase"] for line in lines] == ["accepted", "succeeded"]
+
+
+async def test_watch_says_so_when_the_controller_ends(broker: Broker, tmp_path: Path, topic_root: str) -> None:
+    with controller_process(tmp_path / "data", broker.url, topic_root=topic_root) as own:
+        async with watching(own, "--json") as watch:
+            await asyncio.to_thread(own.stop)
+            stdout, stderr = await asyncio.wait_for(watch.communicate(), BOUND_S)
+    assert (watch.returncode, stdout) == (1, b"")
+    assert stderr.decode().startswith(f"flotilla: {own.url} ended the live view")
