@@ -19,8 +19,11 @@ SCHEMA: Final = 1
 BUCKETS: Final = 10_000
 """`targets.upto` is a share of this many buckets."""
 
+MAX_SEQ: Final = 2**53 - 1
+"""The highest sequence number: every reader of JSON knows integers up to here exactly."""
+
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
-Seq = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+Seq = Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * 86_400)]
 TagValue = Annotated[str, msgspec.Meta(max_length=256)]
@@ -126,7 +129,7 @@ class Announcement(Message, frozen=True, kw_only=True):
     """`release/{channel}/{package}`: a hint that a release is to be installed. Signatures decide what it is."""
 
     rollout: Uuid7
-    revision: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
+    revision: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQ)]
     package: PackageName
     version: VersionText
     channel: ChannelName
@@ -163,7 +166,7 @@ class UpdateEvent(Message, frozen=True, kw_only=True):
 
     device: DeviceId
     boot_id: Annotated[str, msgspec.Meta(max_length=64)]
-    seq: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
+    seq: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQ)]
     update: Uuid7
     rollout: Uuid7 | None
     attempt: Annotated[int, msgspec.Meta(ge=1)]

@@ -15,7 +15,7 @@ from controller.fleet.views import SentCommand
 from schemas.codec import encode
 from schemas.errors import ContractError, OperatorError, one_line
 from schemas.ids import uuid7
-from schemas.messages import Command, Desired, Message, Verb
+from schemas.messages import MAX_SEQ, Command, Desired, Message, Verb
 from schemas.names import PACKAGE_PATTERN, matches
 from schemas.versions import parse
 
@@ -205,7 +205,7 @@ def _check_args(verb: Verb, args: Mapping[str, Any]) -> None:
         wanted = '{"package": NAME}'
     elif verb is Verb.REPLAY:
         after = args.get("after_seq")
-        good = set(args) == {"after_seq"} and isinstance(after, int) and not isinstance(after, bool) and after >= 0
+        good = set(args) == {"after_seq"} and type(after) is int and 0 <= after <= MAX_SEQ
         wanted = '{"after_seq": NUMBER}'
     else:
         good, wanted = not args, "none"

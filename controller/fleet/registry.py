@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, RowMapping, and_, func, select
 
 from controller.database import from_db, reading
 from controller.fleet.progress import SeqTrack
-from controller.fleet.sql import chunks
+from controller.fleet.sql import bigint_of, chunks
 from controller.fleet.tables import device_packages, devices, events
 from controller.fleet.views import Device, FleetStatistics, TakenEvent, Update, update_view
 from controller.rollouts.tables import rollout_devices
@@ -62,14 +62,14 @@ class DeviceRegistry:
             newest: whether to begin at the end.
         """
         order = events.c.id.desc() if newest else events.c.id
-        found = select(events).where(events.c.device == device, events.c.id > after).order_by(order)
+        found = select(events).where(events.c.device == device, events.c.id > _position(after)).order_by(order)
         with reading(self._engine) as connection:
             taken = [_taken(row) for row in connection.execute(found.limit(_page(limit))).mappings()]
         return taken[::-1] if newest else taken
 
     def events_since(self, after: int, *, limit: int = MAX_PAGE) -> list[TakenEvent]:
         """Events of all devices in the order of intake, from the one after `after` on."""
-        found = select(events).where(events.c.id > after).order_by(events.c.id).limit(_page(limit))
+        found = select(events).where(events.c.id > _position(after)).order_by(events.c.id).limit(_page(limit))
         with reading(self._engine) as connection:
             return [_taken(row) for row in connection.execute(found).mappings()]
 
@@ -101,6 +101,11 @@ class DeviceRegistry:
                 channels={row[0]: row[1] for row in channels},
                 installed=installed,
             )
+
+
+def _position(after: int) -> int:
+    """Where to go on, as the database can compare it."""
+    return bigint_of(max(after, 0))
 
 
 def _page(limit: int) -> int:

@@ -19,6 +19,8 @@ from schemas.ranges import Range
 
 MAX_LIMIT: Final = 1000
 """Most records of one answer."""
+MAX_TAGS: Final = 64
+"""Most tags of one question; no release has more."""
 _BATCH: Final = 500
 
 
@@ -165,6 +167,11 @@ class Index:
         """See `PackageRepository.search`."""
         if not 1 <= limit <= MAX_LIMIT:
             raise OperatorError("input.bad", f"limit {limit} is not between 1 and {MAX_LIMIT}")
+        if len(tags) > MAX_TAGS:
+            raise OperatorError("input.bad", f"{len(tags)} tags are asked for, at most {MAX_TAGS} can be")
+        for word, moment in (("since", since), ("until", until)):
+            if moment is not None and moment.tzinfo is None:
+                raise OperatorError("input.bad", f"{word}: {moment.isoformat()} names no time zone; add Z for UTC")
         conditions = [releases.c.state == STORED]
         if name is not None:
             conditions.append(_named(name))

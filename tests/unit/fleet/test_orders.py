@@ -60,6 +60,7 @@ def test_a_command_waits_until_it_is_sent_or_expires(orders: OrderStore) -> None
         (Verb.CANCEL, {"package": "../x"}),
         (Verb.ROLLBACK, {"package": "tacho", "more": 1}),
         (Verb.REPLAY, {"after_seq": -1}),
+        (Verb.REPLAY, {"after_seq": 2**53}),
         (Verb.REPLAY, {"after_seq": True}),
         (Verb.REPORT, {"package": "tacho"}),
     ],

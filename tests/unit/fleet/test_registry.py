@@ -70,6 +70,9 @@ def test_events_come_in_the_order_of_intake_from_either_end(registry: DeviceRegi
     assert seqs(after=second) == [4, 3]
     assert [one.event.device for one in registry.events_since(second)] == ["pi-1", "pi-1", "pi-3"]
     assert registry.events_since(registry.last_event_id()) == []
+    assert seqs(after=-(2**70)) == seqs()
+    assert seqs(after=2**70) == []
+    assert registry.events_since(2**70) == []
 
 
 def test_what_a_device_does_now_belongs_to_its_present_life(engine: Engine, registry: DeviceRegistry) -> None:

@@ -1,5 +1,6 @@
 """Finding releases: every filter, the order, and pages."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,9 @@ def test_paging_goes_on_though_the_last_record_was_deleted(stocked: PackageRepos
         ({"limit": 1001}, "input.bad"),
         ({"after": "tacho"}, "input.bad"),
         ({"after": "tacho@x@any"}, "input.bad"),
+        ({"since": datetime(2030, 1, 1)}, "input.bad"),  # noqa: DTZ001 - that is what is wrong with it
+        ({"until": datetime(2030, 1, 1)}, "input.bad"),  # noqa: DTZ001 - likewise
+        ({"tags": [f"tag-{number}" for number in range(1100)]}, "input.bad"),
     ],
 )
 def test_bad_conditions_are_one_clear_line(
