@@ -113,7 +113,7 @@ class PackageReader:
         self.manifest_sha256 = hashlib.sha256(self.manifest_bytes).hexdigest()
         if self.manifest_sha256 != self.head.manifest:
             raise self._bad("the manifest does not have the hash that the file's head names; the file is damaged")
-        self.manifest = decode_manifest(self.manifest_bytes)
+        self.manifest = decode_manifest_in(self.manifest_bytes, self._name)
         for field in ("package", "version", "platform"):
             if getattr(self.head, field) != getattr(self.manifest, field):
                 raise self._bad(f"head and manifest do not name the same {field}")
@@ -236,6 +236,16 @@ class PackageReader:
             raise self._bad(f"the file is cut short: it has {self._length} bytes of {length}")
         if self._length > length:
             raise self._bad(f"the file has {self._length - length} bytes more than its manifest accounts for")
+
+
+def decode_manifest_in(plain: bytes, name: str) -> Manifest:
+    """The manifest in a package or export file; raises as `decode_manifest`, with the file's name in front."""
+    try:
+        manifest = decode_manifest(plain)
+        distinct_contents(manifest)
+    except PublisherError as error:
+        raise PublisherError(error.code, f"{name}: {error.message}") from error
+    return manifest
 
 
 def decode_head(plain: bytes, name: str) -> FileHead:

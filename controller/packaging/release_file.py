@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final, cast
 import msgspec
 
 from controller.packaging import tar
-from controller.packaging.package_reader import distinct_contents
+from controller.packaging.package_reader import decode_manifest_in, distinct_contents
 from controller.repository.packing import DamagedError, check_object, unpack_manifest
 from schemas.errors import PublisherError, one_line
 from schemas.layout import (
@@ -27,7 +27,7 @@ from schemas.layout import (
     target_name,
     target_path,
 )
-from schemas.manifest import Manifest, decode_manifest
+from schemas.manifest import Manifest
 from schemas.paths import path_problem
 
 MAX_METADATA_FILES: Final = 2000
@@ -161,7 +161,7 @@ def _read_target(member: tar.Member, stream: BinaryIO, name: str, head: FileHead
     digest = hashlib.sha256(plain).hexdigest()
     if digest != head.manifest:
         raise PublisherError("package.format", f"{name}: the manifest does not have the hash that the head names")
-    manifest = decode_manifest(plain)
+    manifest = decode_manifest_in(plain, name)
     target = target_name(manifest.package, manifest.version, manifest.platform)
     if member.name != target_path(hashlib.sha256(packed).hexdigest(), target):
         raise PublisherError("package.format", f"{name}: {one_line(member.name, 120)} is not named as its content asks")
