@@ -35,6 +35,9 @@ MAX_MANIFEST_PACKED: Final = 16 * 1024 * 1024
 """Size of a manifest as a TUF target (zstd)."""
 MAX_FILE_BYTES: Final = 8 * 1024**3 - 1
 """What a plain tar header can say."""
+MAX_TARGET_NAME: Final = 175
+"""Longest target name, in characters: with its hash before it, and the marks of an unfinished file around it, it
+still is the name of a file (255 bytes). Package files and release folders have shorter names."""
 MAX_HEAD_BYTES: Final = 4096
 MAX_METADATA_BYTES: Final = 8 * 1024 * 1024
 

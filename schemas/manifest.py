@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from schemas.errors import PublisherError, one_line
-from schemas.layout import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
+from schemas.layout import MAX_FILE_BYTES, MAX_MANIFEST_BYTES, MAX_TARGET_NAME, target_name
 from schemas.names import Key, PackageName, Platform, ServiceName, Sha256, VersionText
 from schemas.paths import check_path, is_under, link_problem, parents_of
 from schemas.ranges import Range
@@ -242,6 +242,13 @@ def check_manifest(manifest: Manifest) -> None:
             f"manifest format {manifest.format} is newer than {MANIFEST_FORMAT}; update Flotilla first",
         )
     parse(manifest.version)
+    name = target_name(manifest.package, manifest.version, manifest.platform)
+    if len(name) > MAX_TARGET_NAME:
+        raise PublisherError(
+            "package.limit",
+            f"name, version and platform make file names too long: {one_line(name, 60)!r} has {len(name)} characters, "
+            f"over {MAX_TARGET_NAME}; choose shorter ones",
+        )
     for text in (
         manifest.requires.agent,
         manifest.requires.upgrade_from,
@@ -316,9 +323,26 @@ def _check_parts(manifest: Manifest) -> None:
             raise PublisherError("manifest.bad", f"service {service.name!r} needs either a unit or a command")
     path = manifest.install_path
     if path is not None and (
-        not path.startswith("/") or path == "/" or ".." in path.split("/") or not path.isprintable()
+        not path.startswith("/")
+        or not path.isprintable()
+        or {"", ".", ".."} & set(path.removesuffix("/").removeprefix("/").split("/"))
     ):
         raise PublisherError("manifest.bad", f"install_path {one_line(path)!r} is not a plain absolute path")
+    _check_commands(manifest)
+
+
+def _check_commands(manifest: Manifest) -> None:
+    """No system can hand a NUL to a process."""
+    hooks = (manifest.hooks.pre_switch, manifest.hooks.post_switch, manifest.hooks.pre_rollback)
+    commands = [
+        *(hook.command for hook in (*hooks, manifest.hooks.post_rollback) if hook is not None),
+        *(service.command or () for service in manifest.services),
+        *(service.environment.values() for service in manifest.services),
+        *(check.command for check in manifest.health.checks if isinstance(check, CommandCheck)),
+    ]
+    for argument in (argument for command in commands for argument in command):
+        if "\0" in argument:
+            raise PublisherError("manifest.bad", f"argument {one_line(argument, 60)!r} has a NUL character")
 
 
 def total_size(manifest: Manifest) -> int:

@@ -9,11 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.packaging.whole_file import whole_file
 from schemas.errors import PublisherError
+from schemas.layout import MAX_TARGET_NAME, release_folder, target_name, target_path
 from schemas.manifest import (
+    CommandCheck,
     DirectoryEntry,
     FileEntry,
     Health,
+    Hook,
+    Hooks,
     HttpCheck,
     LinkEntry,
     Manifest,
@@ -57,6 +62,16 @@ def test_a_whole_manifest_survives_a_round_trip_with_the_same_bytes() -> None:
     assert encode_manifest(decode_manifest(plain)) == plain
 
 
+def test_the_longest_names_still_fit_into_the_repository(tmp_path: Path) -> None:
+    name = target_name("tacho", "1.0.0", "any")
+    version = "1.0.0-" + "a" * (MAX_TARGET_NAME - len(name) - 1)
+    encode_manifest(manifest(version=version))
+    longest = target_path(SHA, target_name("tacho", version, "any"))
+    with whole_file(tmp_path / Path(longest).name) as made:
+        made.write(b"fits")
+    (tmp_path / release_folder(version, SHA)).mkdir()
+
+
 def test_distinct_contents_count_once() -> None:
     assert total_size(manifest(files=[file("a"), file("b"), file("c", "b" * 64, 4)])) == 7
 
@@ -87,6 +102,13 @@ def test_distinct_contents_count_once() -> None:
         ({"services": [Service(name="a", unit="a.service")] * 2}, "manifest.bad", "two services have the same name"),
         ({"install_path": "/"}, "manifest.bad", "not a plain absolute path"),
         ({"install_path": "/opt/../etc"}, "manifest.bad", "not a plain absolute path"),
+        ({"install_path": "//"}, "manifest.bad", "not a plain absolute path"),
+        ({"install_path": "/./"}, "manifest.bad", "not a plain absolute path"),
+        ({"services": [Service(name="a", command=["run", "a\0b"])]}, "manifest.bad", "NUL"),
+        ({"services": [Service(name="a", command=["run"], environment={"A": "\0"})]}, "manifest.bad", "NUL"),
+        ({"hooks": Hooks(post_rollback=Hook(command=["\0"]))}, "manifest.bad", "NUL"),
+        ({"health": Health(checks=[CommandCheck(command=["\0"])])}, "manifest.bad", "NUL"),
+        ({"version": "1.0.0-" + "a" * 160}, "package.limit", "choose shorter ones"),
         ({"version": "1.0.0.0"}, "version.bad", "1.0.0.0"),
         ({"requires": Requires(agent=">=x.y.z!")}, "version.range", ">=x.y.z!"),
         ({"format": 2}, "manifest.bad", "newer than 1"),
