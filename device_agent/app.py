@@ -37,6 +37,7 @@ from device_agent.timekeeping import KeptClock, local_zone
 from device_agent.trusted_root import adopt_trusted_root, load_trusted_root
 from device_agent.update_manager import UpdateManager
 from device_agent.updates import LocalChanges
+from schemas.errors import FlotillaError
 from schemas.topics import Topics
 
 
@@ -122,7 +123,11 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event, notifier: Notifier
     """
     async with open_engine(config) as engine:
         agent = _Agent(engine, stop)
-        await agent.decider.reconsider()
+        try:
+            await agent.decider.reconsider()
+        except FlotillaError as error:
+            # a full disk must not stop what is installed; the broker's retained messages will ask again
+            logger().warning(line("reconsider", error, code=error.code))
         notifier.tell(READY)
         logger().info(line("ready", device=config.id, channel=config.channel, broker=config.broker, root=config.root))
         try:

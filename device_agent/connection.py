@@ -15,7 +15,7 @@ from device_agent.logs import line, logger
 from device_agent.policy import DeviceView
 from device_agent.reporter import Reporter
 from device_agent.threads import in_thread
-from schemas.errors import NetworkError, OperatorError
+from schemas.errors import DeviceError, NetworkError, OperatorError
 from schemas.topics import Topics
 from transport import (
     Link,
@@ -24,12 +24,19 @@ from transport import (
     SettingsError,
     SubscribeRefused,
     TakenOver,
+    TransportError,
     Will,
     keep_connected,
 )
 
 MAX_TAKE_OVERS: Final = 3
 TAKE_OVERS_WITHIN_S: Final = 60.0
+
+
+class NotKeptError(TransportError):
+    """The disk did not take what a connection has to note: it is tried again later, like a lost connection."""
+
+    code = "disk.io"
 
 
 class Subscriptions(Protocol):
@@ -116,7 +123,10 @@ class Connection:
             )
 
     async def _will(self) -> Will:
-        self._session = await in_thread(self._next_session)
+        try:
+            self._session = await in_thread(self._next_session)
+        except DeviceError as error:
+            raise NotKeptError(str(error)) from error
         return self._reporter.will(self._session)
 
     async def _attend(self, link: Link) -> None:
@@ -130,6 +140,8 @@ class Connection:
                 tasks.create_task(self._inbox.run(link), name="inbox")
                 tasks.create_task(self._reporter.run(link), name="reporter")
                 tasks.create_task(self._keep_subscribed(link), name="subscriptions")
+        except* DeviceError as group:
+            raise NotKeptError(str(_first_of(group))) from group
         finally:
             if self._stop.is_set() and await self._reporter.say_goodbye(link, session):
                 link.withdraw_will()
@@ -191,3 +203,8 @@ class Connection:
 async def _pass_on(one: asyncio.Event, other: asyncio.Event) -> None:
     await one.wait()
     other.set()
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first

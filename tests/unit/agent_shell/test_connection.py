@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from device_agent.connection import MAX_TAKE_OVERS, Connection
+from device_agent.connection import MAX_TAKE_OVERS, Connection, NotKeptError
 from device_agent.heard import Heard
 from device_agent.inbox import Inbox
 from device_agent.policy import DeviceView
 from device_agent.reporter import Reporter
-from schemas.errors import NetworkError
+from schemas.errors import DeviceError, NetworkError
 from schemas.topics import Topics
 from tests.support.links import until
 from tests.unit.agent_shell.fakes import NOW, FakeLink, MemoryNotes, MemoryOutbox
 from tests.unit.agent_shell.test_inbox import Decisions
-from transport import LinkSettings, LinkState, SubscribeRefused, TakenOver
+from transport import LinkSettings, LinkState, SubscribeRefused, TakenOver, TransportError
 
 OWN = ["flotilla/v1/devices/pi-1/desired", "flotilla/v1/devices/pi-1/commands"]
 
@@ -163,3 +163,31 @@ async def test_after_three_take_overs_within_a_minute_it_gives_up(
     with pytest.raises(NetworkError, match="another agent with the id pi-1") as caught:
         await bench.connection.keep()
     assert caught.value.code == "broker.duplicate"
+
+
+async def test_a_disk_that_takes_nothing_costs_the_connection_and_not_the_agent() -> None:
+    bench, link = Bench(), SubscribableLink()
+
+    def full(_key: str, _value: str | None) -> None:
+        raise DeviceError("disk.full", "agent.db cannot grow: the disk is full")
+
+    bench.notes.set_note = full  # type: ignore[method-assign]  # as the journal does then
+    task = asyncio.create_task(bench.connection._attend(link))  # type: ignore[arg-type]  # a fake link
+    await asyncio.wait({task})
+    with pytest.raises(NotKeptError, match="the disk is full"):
+        task.result()
+    # which `keep_connected` takes for a lost connection
+    assert issubclass(NotKeptError, TransportError)
+
+
+async def test_an_outbox_that_cannot_be_written_says_why_however_deep_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, link = Bench(), SubscribableLink()
+
+    def full(_outbox: MemoryOutbox, _limit: int = 100) -> list[object]:
+        raise DeviceError("disk.full", "agent.db cannot grow: the disk is full")
+
+    monkeypatch.setattr(MemoryOutbox, "unsent", full)
+    task = asyncio.create_task(bench.connection._attend(link))  # type: ignore[arg-type]  # a fake link
+    await asyncio.wait({task})
+    with pytest.raises(NotKeptError, match="the disk is full"):
+        task.result()
