@@ -10,6 +10,7 @@ import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from controller.client import ControllerClient
 
@@ -55,18 +56,26 @@ def print_json(facts: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
     """Rows under headings; without rows the one line `empty`. Piped output has no colours and is not cut."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=not sys.stdout.isatty())
-    count = 0
-    for row in rows:
-        table.add_row(*row)
-        count += 1
-    if not count:
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if not cells:
         click.echo(empty)
-        return
-    width = None if sys.stdout.isatty() else 400
-    Console(highlight=False, width=width).print(table)
+    elif sys.stdout.isatty():
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in cells:
+            table.add_row(*map(Text, row))
+        Console(highlight=False).print(table)
+    else:
+        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        for line in [columns, *cells]:
+            padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            click.echo("  ".join(padded).rstrip())
+
+
+def printable(text: object) -> str:
+    """Any text with `?` for what would steer a terminal: devices and publishers may say what they like."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 def size_text(count: int | None) -> str:
@@ -91,10 +100,9 @@ def parse_day(text: str | None, option: str) -> str | None:
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        moment = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError, OSError) as error:
         raise click.BadParameter(
             f"{text!r} is no date like 2026-03-01 or 2026-03-01T12:00:00Z", param_hint=option
         ) from error
-    aware = moment if moment.tzinfo else moment.astimezone()
-    return aware.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return moment.isoformat().replace("+00:00", "Z")

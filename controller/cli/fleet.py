@@ -1,22 +1,33 @@
 """`flotilla devices`, `device`, `rollouts` and `rollout`: how the fleet stands."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import click
 
-from controller.cli.common import controller_options, json_option, print_json, print_table, size_text, time_text
+from controller.cli.common import (
+    controller_options,
+    json_option,
+    print_json,
+    print_table,
+    printable,
+    size_text,
+    time_text,
+)
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent, Update
 from controller.http.views import Page, RolloutDetail
 from controller.rollouts.plan import Verdict
 from controller.rollouts.views import Rollout, RolloutDevice
+from schemas.errors import one_line
 from schemas.messages import UpdateEvent
 
 T = TypeVar("T")
 
 PAGE = 500
 EVENTS_SHOWN = 50
+WORDS = 500
+"""Most characters of what a device says in one line; --json has all of it."""
 
 
 @click.command()
@@ -59,15 +70,8 @@ def device(device_id: str, client: ControllerClient, *, as_json: bool) -> None:
     if as_json:
         print_json({"device": view, "events": history.items})
         return
-    click.echo(f"{view.id}: {'online' if view.online else 'offline'}, last seen {time_text(view.last_seen)}")
-    click.echo(f"channel {view.channel or '-'}, agent {view.agent_version or '-'}")
-    click.echo("tags    " + (", ".join(f"{key}={value}" for key, value in sorted(view.tags.items())) or "-"))
-    click.echo("facts   " + (", ".join(f"{key}={value}" for key, value in sorted(view.facts.items())) or "-"))
-    for name, package in sorted(view.packages.items()):
-        before = f", before it {package.previous}" if package.previous else ""
-        click.echo(
-            f"runs    {name} {package.version} ({package.phase}) since {time_text(package.installed_at)}{before}"
-        )
+    for line in device_lines(view):
+        click.echo(printable(line))
     click.echo()
     events = [taken.event for taken in history.items]
     print_table(
@@ -120,10 +124,10 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
     if detail.devices.next:
         click.echo(f"… the first {len(detail.devices.items)} of them")
     for failure in detail.failures:
-        click.echo(f"\n{failure.count} x {failure.code}: {failure.message}")
+        click.echo(f"\n{failure.count} x {failure.code}: {printable(failure.message)}")
         click.echo(f"  on {', '.join(failure.devices)}{' …' if failure.count > len(failure.devices) else ''}")
         for line in failure.log_tail.splitlines()[-8:]:
-            click.echo(f"  | {line}")
+            click.echo(f"  | {printable(line)}")
 
 
 def _device_row(one: RolloutDevice) -> tuple[str, ...]:
@@ -155,6 +159,17 @@ def collect(client: ControllerClient, type_: type[T], path: str, limit: int) -> 
     return found
 
 
+def device_lines(view: Device) -> Iterator[str]:
+    """What there is to say about a device, apart from its events."""
+    yield f"{view.id}: {'online' if view.online else 'offline'}, last seen {time_text(view.last_seen)}"
+    yield f"channel {view.channel or '-'}, agent {view.agent_version or '-'}"
+    yield "tags    " + (", ".join(f"{key}={value}" for key, value in sorted(view.tags.items())) or "-")
+    yield "facts   " + (", ".join(f"{key}={value}" for key, value in sorted(view.facts.items())) or "-")
+    for name, package in sorted(view.packages.items()):
+        before = f", before it {package.previous}" if package.previous else ""
+        yield f"runs    {name} {package.version} ({package.phase}) since {time_text(package.installed_at)}{before}"
+
+
 def installed_text(view: Device) -> str:
     """`tacho 1.1.0, base 2.0.0`."""
     return ", ".join(f"{name} {package.version}" for name, package in sorted(view.packages.items())) or "-"
@@ -171,7 +186,7 @@ def update_text(update: Update | None) -> str:
         return "-"
     text = f"{update.package} {update.version} {update.phase}"
     if update.error:
-        return f"{text}: {update.error.code}: {update.error.message}"
+        return one_line(f"{text}: {update.error.code}: {update.error.message}", WORDS)
     if update.progress and update.progress.bytes_total and update.phase == "fetching":
         return f"{text} {100 * update.progress.bytes_done // update.progress.bytes_total} %"
     return text
@@ -180,7 +195,7 @@ def update_text(update: Update | None) -> str:
 def event_text(event: UpdateEvent) -> str:
     """What an event adds to its phase."""
     if event.error:
-        return f"{event.error.code}: {event.error.message}"
+        return one_line(f"{event.error.code}: {event.error.message}", WORDS)
     if event.progress:
         return f"{size_text(event.progress.bytes_done)} of {size_text(event.progress.bytes_total)}"
-    return ", ".join(f"{key}={value}" for key, value in sorted((event.detail or {}).items()))
+    return one_line(", ".join(f"{key}={value}" for key, value in sorted((event.detail or {}).items())), WORDS)

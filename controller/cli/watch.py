@@ -1,6 +1,5 @@
 """`flotilla watch`: every step of every device as it happens."""
 
-import sys
 from typing import Any
 
 import click
@@ -8,7 +7,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from controller.cli.common import controller_options, time_text
+from controller.cli.common import controller_options, printable, time_text
 from controller.cli.fleet import event_text
 from controller.client import ControllerClient
 from schemas.errors import NetworkError
@@ -31,7 +30,7 @@ STYLES = {
 @controller_options
 def watch(package: str | None, only: str | None, client: ControllerClient, *, as_json: bool) -> None:
     """Show what devices report, live, until Ctrl-C."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
+    console = Console(highlight=False)
     changes = client.follow("watch")
     click.echo("watching; Ctrl-C ends it", err=True)
     for kind, data in changes:
@@ -42,7 +41,7 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
         if as_json:
             click.echo(msgspec.json.encode({"kind": kind} | data).decode())
         elif line := _line(kind, data):
-            console.print(line)
+            console.print(line, soft_wrap=True)
     raise NetworkError("api.unreachable", f"{client.url} ended the live view; is it being stopped? call this again")
 
 
@@ -50,7 +49,7 @@ def _line(kind: str, data: dict[str, Any]) -> Text | None:
     if kind == "update":
         event = msgspec.convert(data, UpdateEvent)
         text = f"{time_text(event.at)}  {event.device:<20} {event.package} {event.version:<10} {event.phase:<12} "
-        return Text(text + event_text(event), style=STYLES.get(event.phase, ""))
+        return Text(printable(text + event_text(event)), style=STYLES.get(event.phase, ""))
     if kind == "presence":
         presence = msgspec.convert(data, Presence)
         word = "online" if presence.online else "offline"

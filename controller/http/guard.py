@@ -41,6 +41,8 @@ def load_token(path: Path) -> str:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_urlsafe(TOKEN_BYTES) + "\n")
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
         token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise OperatorError("data.bad", f"cannot read or make the API token {path}: {one_line(error)}") from error

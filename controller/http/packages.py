@@ -112,6 +112,9 @@ class Packages(Controller):
         limit: Limit = 100,
     ) -> Page[ReleaseRecord]:
         """Releases that fit every condition, newest version of each package first."""
+        for parameter, moment in (("since", since), ("until", until)):
+            if moment is not None and moment.tzinfo is None:
+                raise OperatorError("input.bad", f"{parameter}: a time needs its zone, as in 2026-03-01T12:00:00Z")
         found = await to_thread.run_sync(
             lambda: repository.search(
                 name=name,

@@ -9,7 +9,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
-from schemas.errors import FlotillaError, NetworkError, PublisherError, one_line
+from schemas.errors import FlotillaError, NetworkError, PublisherError, TrustError, one_line
 
 log = logging.getLogger("flotilla.http")
 
@@ -38,6 +38,9 @@ def status_of(error: FlotillaError) -> int:
         return _STATUS[error.code]
     if isinstance(error, NetworkError):
         return 503
+    if isinstance(error, TrustError):
+        # the controller's own metadata is not as it signed it
+        return 500
     return 422 if isinstance(error, PublisherError) else 400
 
 

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +124,17 @@ async def test_a_rollout_is_shown_with_its_failures(
     assert rollout in [one["id"] for one in run("rollouts", "--json", "--limit", "1000").json()]
 
 
+def heard(device: FakeDevice, state: str) -> bool:
+    return state in [one.state.value for one in device.announcements]
+
+
 async def test_an_operator_pauses_resumes_halts_and_reverts(
     run: Run, device: FakeDevice, pushed: str, channel: str
 ) -> None:
     rollout = run("release", pushed, "1.0.0", "--channel", channel, "--json").json()["id"]
     for command, state in (("pause", "paused"), ("resume", "active"), ("halt", "halted"), ("revert", "reverted")):
         assert run(command, rollout).text == f"{pushed} 1.0.0 on channel {channel} is {state}\n"
-        await device.until(lambda wanted=state: wanted in [one.state.value for one in device.announcements])
+        await device.until(partial(heard, device, state))
     assert "reverted" in run("resume", rollout).complaint()
     assert run("rollout", rollout, "--json").json()["rollout"]["state"] == "reverted"
 

@@ -191,6 +191,8 @@ def test_a_version_is_exactly_the_one_that_is_asked_for(
         ("/packages?limit=501", 400, "input.bad", "limit"),
         ("/packages?limit=many", 400, "input.bad", "limit"),
         ("/packages?since=yesterday", 400, "input.bad", "since"),
+        ("/packages?since=2026-03-01T12:00:00", 400, "input.bad", "since"),
+        ("/packages?until=2026-03-01", 400, "input.bad", "until"),
         ("/packages?after=nothing", 400, "input.bad", "NAME@VERSION@PLATFORM"),
         ("/packages/nothing/1.0.0", 404, "release.unknown", "nothing 1.0.0"),
         ("/packages/nothing/1.0.0/export", 404, "release.unknown", "nothing 1.0.0"),

@@ -1,0 +1,107 @@
+"""How facts look on the command line."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+import msgspec
+import pytest
+
+from controller.cli.common import parse_day, print_json, print_table, size_text, time_text
+from controller.cli.fleet import counts_text, event_text, update_text
+from controller.fleet.views import update_view
+from controller.rollouts.plan import Verdict
+from schemas.messages import ErrorReport, Phase, Progress
+from tests.unit.fleet.builders import event
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (5 * 1024**2, "5.0 MiB"),
+        (3 * 1024**3, "3.0 GiB"),
+        (5000 * 1024**3, "5000.0 GiB"),
+    ],
+)
+def test_sizes_have_binary_units(count: int | None, text: str) -> None:
+    assert size_text(count) == text
+
+
+def test_times_are_the_reader_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC)
+    assert time_text(moment) == moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    assert time_text(None) == "-"
+
+
+def test_dates_become_moments() -> None:
+    assert parse_day(None, "--since") is None
+    assert parse_day("2026-03-01T12:00:00Z", "--since") == "2026-03-01T12:00:00Z"
+    assert parse_day("2026-03-01T12:00:00+02:00", "--since") == "2026-03-01T10:00:00Z"
+    midnight = parse_day("2026-03-01", "--since")
+    assert midnight is not None
+    assert datetime.fromisoformat(midnight) == datetime(2026, 3, 1).astimezone(UTC)
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "01.03.2026", "2026-03-01T25:00"])
+def test_what_is_no_date_is_wrong_usage(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="2026-03-01"):
+        parse_day(text, "--since")
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"])
+def test_a_date_that_utc_does_not_have_is_wrong_usage(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="2026-03-01"):
+        parse_day(text, "--until")
+
+
+def test_counts_leave_out_what_is_none() -> None:
+    assert counts_text({Verdict.SUCCEEDED: 5, Verdict.FAILED: 0, Verdict.PENDING: 1}) == "succeeded 5, pending 1"
+    assert counts_text({}) == "no device"
+
+
+def test_an_update_is_told_in_a_few_words() -> None:
+    def text(phase: Phase, **changes: Any) -> str:
+        return update_text(update_view(event(phase=phase, **changes)))
+
+    assert update_text(None) == "-"
+    assert text(Phase.SUCCEEDED) == "tacho 2.0.0 succeeded"
+    assert text(Phase.FETCHING, progress=Progress(bytes_done=1, bytes_total=4)) == "tacho 2.0.0 fetching 25 %"
+    assert text(Phase.FETCHING, progress=Progress(bytes_done=0, bytes_total=0)) == "tacho 2.0.0 fetching"
+    error = ErrorReport(code="health.http", message="503 and not 200")
+    assert text(Phase.FAILED, error=error) == "tacho 2.0.0 failed: health.http: 503 and not 200"
+
+
+def test_an_event_adds_to_its_phase() -> None:
+    assert event_text(event()) == ""
+    assert event_text(event(progress=Progress(bytes_done=1024, bytes_total=2048))) == "1.0 KiB of 2.0 KiB"
+    assert event_text(event(detail={"b": 2, "a": 1})) == "a=1, b=2"
+    assert event_text(event(error=ErrorReport(code="disk.full", message="no room"))) == "disk.full: no room"
+
+
+def test_what_devices_say_cannot_steer_the_terminal() -> None:
+    nasty = ErrorReport(code="hook.failed", message="\x1b[2J\x1b]0;mine\x07 line\nforged line")
+    for text in (event_text(event(error=nasty)), event_text(event(detail={"x\x1b": "\x1b[31m\ny"}))):
+        assert text.isprintable(), text
+    assert update_text(update_view(event(phase=Phase.FAILED, error=nasty))).isprintable()
+
+
+def test_tables_are_not_cut_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("NAME", "TEXT"), [("a", "x" * 200), ("b", "[bold]not markup[/bold]")], empty="none")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["NAME", "TEXT"]
+    assert lines[1].split() == ["a", "x" * 200]
+    assert lines[2].split(maxsplit=1) == ["b", "[bold]not markup[/bold]"]
+    print_table(("NAME",), [], empty="nothing yet")
+    assert capsys.readouterr().out == "nothing yet\n"
+
+
+def test_json_is_indented_and_has_times_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"at": datetime(2026, 3, 1, tzinfo=UTC), "for": timedelta(seconds=5).total_seconds()})
+    printed = capsys.readouterr().out
+    assert msgspec.json.decode(printed) == {"at": "2026-03-01T00:00:00Z", "for": 5.0}
+    assert printed.startswith('{\n  "at"')
