@@ -16,12 +16,12 @@ from device_agent.steps.move import Move
 from device_agent.store import ReleaseStore
 from device_agent.threads import in_thread
 from device_agent.updates import Update
+from device_agent.wishes import LONGEST_RETRY_S
 from schemas.errors import DeviceError, FlotillaError, NetworkError, PublisherError, TrustError
 from schemas.manifest import Manifest
 from schemas.messages import Phase, Progress
 
 FIRST_RETRY_S: Final = 5.0
-LONGEST_RETRY_S: Final = 600.0
 
 _UNTOUCHED: Final = frozenset({Phase.ACCEPTED, Phase.FETCHING})
 _CHANGED: Final = frozenset({Phase.SWITCHED, Phase.PROBATION})
@@ -57,6 +57,7 @@ class Runner:
         self._switch_begun = update.switch_begun
         self._wish: Move | None = None
         self._task: asyncio.Task[Move] | None = None
+        self._moving = asyncio.Lock()
 
     async def run(self) -> Update:
         """Go on until the last word, or until the update is deferred.
@@ -77,8 +78,12 @@ class Runner:
             return False
         return self._request(Move(outcome=Outcome.CANCEL, error=report(error)))
 
-    def request_return(self, error: FlotillaError) -> bool:
-        """Go back to what was installed before; False where nothing was changed yet, or it is being undone."""
+    async def request_return(self, error: FlotillaError) -> bool:
+        """Go back to what was installed before; False where nothing was changed yet, it is over, or being undone."""
+        async with self._moving:  # what is being written may be the last word
+            return self._request_return(error)
+
+    def _request_return(self, error: FlotillaError) -> bool:
         if self.update.phase not in _CHANGED and not (self.update.phase is Phase.STAGED and self._switch_begun):
             return False
         if self._wish is not None:
@@ -211,18 +216,19 @@ class Runner:
         return self.update.request.retries + 1 - self.update.attempt
 
     async def _advance(self, move: Move) -> None:
-        self.update = await in_thread(
-            self._journal.advance,
-            self.update.id,
-            move.outcome,
-            at=self._clock.now(),
-            error=move.error,
-            detail=move.detail,
-            progress=move.progress,
-            changes=move.changes,
-            install=move.install,
-            uninstall=move.uninstall,
-        )
+        async with self._moving:
+            self.update = await in_thread(
+                self._journal.advance,
+                self.update.id,
+                move.outcome,
+                at=self._clock.now(),
+                error=move.error,
+                detail=move.detail,
+                progress=move.progress,
+                changes=move.changes,
+                install=move.install,
+                uninstall=move.uninstall,
+            )
         self._restarted = False
 
 

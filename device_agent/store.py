@@ -30,6 +30,7 @@ from device_agent.objects import ObjectStore, sha256_of
 from device_agent.trees import build_tree, current_release, finish_tree, release_link
 from schemas.errors import DeviceError, PublisherError
 from schemas.manifest import Manifest, decode_manifest
+from schemas.names import PACKAGE_PATTERN, matches
 
 _rendered = msgspec.json.Decoder(dict[str, Rendered])
 
@@ -155,9 +156,10 @@ class ReleaseStore:
                     file.unlink()
 
     def packages(self) -> list[str]:
-        """Packages that have a folder here, installed or not."""
+        """Packages that have a folder here, installed or not. What else somebody put there is none of ours."""
         with disk_errors("list the packages"):
-            return sorted(path.name for path in _children(self.folders.packages))
+            found = _children(self.folders.packages)
+            return [path.name for path in found if matches(PACKAGE_PATTERN, path.name) and path.is_dir()]
 
     def empty_trash(self) -> None:
         """Delete what was taken out of use."""

@@ -158,7 +158,7 @@ class UpdateManager:
         """
         wish = f"the operator wants {package} to go back"
         async with self._queue.choosing:
-            undone = self._queue.undo(package, None, DeviceError("conflict.cancelled", wish))
+            undone = await self._queue.undo(package, None, DeviceError("conflict.cancelled", wish))
             if undone is not None:
                 return undone
             unfinished = await self._queue.unfinished(package)
@@ -177,14 +177,14 @@ class UpdateManager:
 
         None where the package's last update neither ended badly nor waits.
         """
-        history = await in_thread(self._journal.history, package)
-        wanted = next((u for u in history if not u.goes_back), None)
-        if wanted is None or history[0].phase is Phase.SUCCEEDED:
-            return None
-        if wanted.phase is Phase.DEFERRED:
-            async with self._queue.choosing:
+        async with self._queue.choosing:
+            history = await in_thread(self._journal.history, package)
+            wanted = next((u for u in history if not u.goes_back), None)
+            if wanted is None or history[0].phase is Phase.SUCCEEDED:
+                return None
+            if wanted.phase is Phase.DEFERRED:
                 await self._queue.hurry(wanted)
-            return Submitted(answer=Answer.UNDER_WAY, update=wanted.id)
+                return Submitted(answer=Answer.UNDER_WAY, update=wanted.id)
         await in_thread(self._journal.forgive, package)
         return await self.submit(msgspec.structs.replace(wanted.request, not_before=None, deadline=None, reason=""))
 
@@ -206,7 +206,7 @@ class UpdateManager:
         """Whoever took the rollout's release goes back to the one before (`conflict.reverted`); ids of updates."""
         error = DeviceError("conflict.reverted", "the rollout was reverted")
         async with self._queue.choosing:
-            undone = self._queue.undo(None, rollout, error)
+            undone = await self._queue.undo(None, rollout, error)
             await self._stop_all(rollout, error)
             busy = {u.package for u in await self._queue.unfinished() if u.goes_back or u.rollout == rollout}
             begun = [undone] if undone else []

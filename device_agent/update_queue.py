@@ -108,19 +108,21 @@ class UpdateQueue:
             except TimeoutError:
                 return False
             return runner.update.phase is Phase.CANCELLED
-        if update.switch_begun or not allows(update.phase, Outcome.CANCEL):
+        # it may have ended since the caller looked, e.g. while another one was stopped
+        now = await in_thread(self._journal.get, update.id)
+        if now is None or now.switch_begun or not allows(now.phase, Outcome.CANCEL):
             return False
         await self._move(update, Outcome.CANCEL, error=report(error))
         return True
 
-    def undo(self, package: str | None, rollout: str | None, error: FlotillaError) -> str | None:
+    async def undo(self, package: str | None, rollout: str | None, error: FlotillaError) -> str | None:
         """Have the running update go back if it is the package's or the rollout's and has changed things; its id."""
         runner = self._runner
         if runner is None or runner.update.goes_back:
             return None
         if package not in (None, runner.update.package) or rollout not in (None, runner.update.rollout):
             return None
-        return runner.update.id if runner.request_return(error) else None
+        return runner.update.id if await runner.request_return(error) else None
 
     async def reschedule(self, update: Update, request: UpdateRequest) -> None:
         """The same wish again: where it still waits for its time, that may have changed. A retry's pause stays."""

@@ -13,6 +13,10 @@ WAITING = frozenset({Phase.DEFERRED, Phase.ACCEPTED})
 """Phases in which nobody works on an update yet."""
 
 
+LONGEST_RETRY_S = 600.0
+"""Most that lies between two tries. A retry that is due later than that was timed by a clock that was ahead."""
+
+
 class Judgement(NamedTuple):
     """What is to be done about a wish.
 
@@ -79,8 +83,14 @@ def choose(unfinished: Sequence[Update], *, now: datetime, hold: bool) -> Update
     """The update to work on next: what has been started first, then who goes back, then the oldest that is due."""
     started = [u for u in unfinished if u.phase not in WAITING]
     going_back = [u for u in unfinished if u.goes_back]
-    due = [u for u in unfinished if not hold and (u.not_before is None or u.not_before <= now)]
+    due = [u for u in unfinished if not hold and _is_due(u, now)]
     return next(iter([*started, *going_back, *due]), None)
+
+
+def _is_due(update: Update, now: datetime) -> bool:
+    if update.not_before is None or update.not_before <= now:
+        return True
+    return update.error is not None and (update.not_before - now).total_seconds() > LONGEST_RETRY_S
 
 
 def next_due(unfinished: Iterable[Update]) -> datetime | None:
