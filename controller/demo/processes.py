@@ -48,6 +48,10 @@ class Processes:
         """What was started and not ended by `kill`, `end` or `stop`."""
         return list(self._running)
 
+    def ended(self) -> list[str]:
+        """Which of them have ended by themselves."""
+        return [name for name, process in self._running.items() if process.poll() is not None]
+
     def kill(self, name: str) -> None:
         """SIGKILL for this one process alone, what it started is left to itself."""
         process = self._running.pop(name)
