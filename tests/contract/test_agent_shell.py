@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from controller.repository.package_repository import PackageRepository
-from device_agent.config import AgentConfig
+from device_agent.config import AgentConfig, BrokerAuth
+from device_agent.diagnosis import examine
 from schemas.manifest import Health
 from schemas.messages import Desired, Phase, ReleaseState, RolloutPolicy, Targets, Verb
 from tests.support.agents import Control, agent, announce, control, new_id, order
-from tests.support.broker import Broker
+from tests.support.broker import Broker, ProductionBroker
 from tests.support.links import until
 from tests.support.repository import add_release, make_repository, serve_folder
 
@@ -315,6 +316,35 @@ async def test_a_withdrawn_announcement_starts_nobody(config: AgentConfig, contr
         await controller.until(lambda: controller.phases() == ["deferred"])
         await controller.withdraw(said)
         await controller.until(lambda: controller.phases() == ["deferred", "cancelled"])
+
+
+async def test_with_tls_a_password_and_access_rules_it_works_the_same(
+    config: AgentConfig, production_broker: ProductionBroker, tmp_path: Path
+) -> None:
+    password = tmp_path / "password"
+    password.write_text(production_broker.passwords["dev-a"] + "\n")
+    secure = AgentConfig(
+        id="dev-a",
+        root=config.root,
+        broker=production_broker.url,
+        trusted_root=config.trusted_root,
+        repositories=config.repositories,
+        broker_auth=BrokerAuth(username="dev-a", password_file=password, ca=production_broker.ca_file),
+    )
+    controller = production_broker.settings("controller", clean_start=True)
+    async with control(production_broker.url, secure.topic_root, "dev-a", as_whom=controller) as made, agent(secure):
+        said = await made.announce(announce("tacho", "1.0.0"))
+        await made.until(made.ended)
+        await made.until(lambda: made.reports and made.reports[-1].packages)
+        await made.desire(Desired(rev=1, tags={"site": "quay"}))
+        await made.until(lambda: made.reports[-1].tags == {"site": "quay"})
+        await made.order(order(Verb.ROLLBACK, package="tacho"))
+        await made.withdraw(said)
+        await made.desire(None)
+    assert made.phases() == WHOLE_LIFE
+    assert made.presences[0].online
+    findings = {one.name: one for one in await examine(secure)}
+    assert findings["broker"].ok, findings["broker"]
 
 
 def in_s(seconds: float) -> datetime:

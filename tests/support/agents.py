@@ -33,7 +33,7 @@ from schemas.messages import (
 )
 from schemas.topics import DeviceTopic, Topics
 from tests.support.links import BOUND_S, settings
-from transport import Link, connect
+from transport import Link, LinkSettings, connect
 
 KINDS: dict[str, type[Message]] = {"events": UpdateEvent, "reported": Reported, "status": Presence}
 
@@ -148,10 +148,12 @@ def json_to(kind: type[Message], payload: bytes) -> Message:
 
 
 @asynccontextmanager
-async def control(url: str, topic_root: str, device: str) -> AsyncIterator[Control]:
+async def control(
+    url: str, topic_root: str, device: str, *, as_whom: LinkSettings | None = None
+) -> AsyncIterator[Control]:
     """A connection of somebody who announces to and listens to `device`."""
     topics = Topics(topic_root)
-    async with connect(settings(url, f"control-{device}", clean_start=True)) as link:
+    async with connect(as_whom or settings(url, f"control-{device}", clean_start=True)) as link:
         await link.subscribe([topics.device(device, kind) for kind in KINDS])
         made = Control(link, topics, device)
         listening = asyncio.create_task(made.listen(), name="control")
