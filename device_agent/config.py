@@ -13,7 +13,7 @@ import msgspec
 
 from schemas.errors import ContractError, OperatorError, one_line
 from schemas.messages import FactValue, TagValue
-from schemas.names import PACKAGE_PATTERN, ChannelName, DeviceId, Key, PackageName, matches
+from schemas.names import PACKAGE_PATTERN, RESERVED_DEVICES, ChannelName, DeviceId, Key, PackageName, matches
 from schemas.topics import DEFAULT_ROOT, Topics
 from transport.errors import SettingsError
 from transport.settings import LinkSettings
@@ -311,6 +311,8 @@ def _check(config: AgentConfig, origin: _Origin) -> None:
 
 
 def _list_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
+    if config.id in RESERVED_DEVICES:
+        yield "id", f"{config.id!r} is a reserved name and no device's; set another id"
     if not config.packages:
         yield "packages", 'is empty; name packages, or write ["*"] for all'
     for name in sorted(config.named_packages):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from schemas.errors import ContractError, one_line
-from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, PACKAGE_PATTERN, matches
+from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, PACKAGE_PATTERN, RESERVED_DEVICES, matches
 
 DEFAULT_ROOT: Final = "flotilla/v1"
 
@@ -67,6 +67,8 @@ class Topics:
     def device(self, device: str, kind: str) -> str:
         """One of a device's own topics."""
         _require(DEVICE_PATTERN, device, "device id")
+        if device in RESERVED_DEVICES:
+            raise ContractError("message.topic", f"device id {device!r} is reserved; choose another one")
         if kind not in DEVICE_TOPICS:
             raise ContractError("message.topic", f"a device has no topic {one_line(kind)!r}")
         return f"{self.root}/devices/{device}/{kind}"
@@ -94,7 +96,9 @@ class Topics:
                 PACKAGE_PATTERN, package
             ):
                 return ReleaseTopic(channel=channel, package=package)
-            case ["devices", device, kind] if matches(DEVICE_PATTERN, device) and kind in DEVICE_TOPICS:
+            case ["devices", device, kind] if (
+                matches(DEVICE_PATTERN, device) and device not in RESERVED_DEVICES and kind in DEVICE_TOPICS
+            ):
                 return DeviceTopic(device=device, kind=kind)
             case ["controller", "status"]:
                 return ControllerTopic()

@@ -77,6 +77,7 @@ def test_the_whole_file_is_read(tmp_path: Path) -> None:
         ("[broker_auth]\npassword = 'x'", "broker_auth.password: no such key; did you mean `password_file`?"),
         ("zzz = 1", "zzz: no such key; known keys here: broker,"),
         ("id = 'Pi 7'", "id: Expected `str` matching regex '^[a-z0-9][a-z0-9-]{0,62}$'"),
+        ("id = 'controller'", "id: 'controller' is a reserved name"),
         ("channel = ''", "channel: Expected `str` matching regex"),
         ("packages = []", 'packages: is empty; name packages, or write ["*"] for all'),
         ("packages = ['Tacho']", "packages: 'Tacho' is not a package name"),

@@ -4,14 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker_config.render import acl
 from schemas.errors import ContractError
-from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, PACKAGE_PATTERN
+from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, PACKAGE_PATTERN, RESERVED_DEVICES
 from schemas.topics import DEVICE_TOPICS, ControllerTopic, DeviceTopic, ReleaseTopic, Topics
 
 TOPICS = Topics()
 channels = st.from_regex(CHANNEL_PATTERN, fullmatch=True)
 packages = st.from_regex(PACKAGE_PATTERN, fullmatch=True)
-devices = st.from_regex(DEVICE_PATTERN, fullmatch=True)
+devices = st.from_regex(DEVICE_PATTERN, fullmatch=True).filter(lambda name: name not in RESERVED_DEVICES)
 
 
 @given(channels, packages)
@@ -55,6 +56,19 @@ def test_no_name_can_add_a_level_or_a_wildcard(name: str) -> None:
 def test_foreign_topics_are_refused(topic: str) -> None:
     with pytest.raises(ContractError, match="not one of the contract"):
         TOPICS.parse(topic)
+
+
+@pytest.mark.parametrize("name", ["controller", "watcher"])
+def test_users_of_the_broker_that_are_no_devices_have_no_device_topics(name: str) -> None:
+    with pytest.raises(ContractError, match=f"'{name}' is reserved"):
+        TOPICS.device(name, "events")
+    with pytest.raises(ContractError, match="not one of the contract"):
+        TOPICS.parse(f"flotilla/v1/devices/{name}/events")
+
+
+def test_the_reserved_names_are_the_users_that_the_broker_knows() -> None:
+    users = [line.split()[1] for line in acl().splitlines() if line.startswith("user ")]
+    assert sorted(users) == sorted(RESERVED_DEVICES)
 
 
 @pytest.mark.parametrize("root", ["", "/", "a//b", "a/+", "a/#", "$SYS", "a.b", "a b"])
