@@ -4,7 +4,7 @@ Retained messages come again with every connection, but decisions must not depen
 restart without one the device still knows what it follows. All methods block (use `threads.in_thread`).
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, Protocol
 
 import msgspec
@@ -103,7 +103,7 @@ class Heard:
         key = _COMMAND + command
         if self._notes.get_note(key) is not None:
             return False
-        self._notes.set_note(key, expires_at.astimezone(UTC).isoformat())
+        self._notes.set_note(key, expires_at.isoformat())
         return True
 
     def pins_begun(self) -> dict[str, str]:

@@ -4,8 +4,9 @@ The broker keeps what is said while the device is away, and gives all of it, in 
 on one by one, it would begin releases that were halted or replaced long ago. So each connection begins with
 taking in all that has piled up, and of what was said about one release only the last counts.
 
-A message that is not understood costs one log line and is acknowledged, or the broker would send it for
-ever. One that could not be written down (a full disk) is not: it is tried again, with growing waits.
+A message that is not understood, or that shows a defect, costs one log line and is acknowledged, or the
+broker would send it for ever. One that could not be written down (a full disk) is not: it is tried again, with
+growing waits.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
 from device_agent.logs import line, logger
+from device_agent.reports import defect
 from schemas.codec import decode, decode_retained
 from schemas.errors import ContractError, FlotillaError
 from schemas.messages import Announcement, Command, Desired
@@ -133,6 +135,9 @@ class Inbox:
             not_kept = error.code.startswith("disk.")
             logger().warning(line("not kept" if not_kept else "refused", error, topic=message.topic, code=error.code))
             return not not_kept
+        except Exception as error:  # noqa: BLE001  # the same message would end the agent at every connection, for ever
+            why = defect(error)
+            logger().error(line("refused", why, topic=message.topic, code=why.code))
         return True
 
     async def _take(self, topic: str, payload: bytes) -> None:

@@ -9,11 +9,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Final
 
 from schemas.errors import PublisherError
 from schemas.messages import Announcement, Desired, FactValue, ReleaseState, Window
 from schemas.targeting import is_meant
 from schemas.versions import parse
+
+_LATEST: Final = datetime(9990, 1, 1, tzinfo=UTC)
+"""What is put off for longer is put off until then: beyond the year 9999 there is no calendar to count with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,9 +214,10 @@ def _when(announcement: Announcement, device: DeviceView, *, heard_at: datetime,
     if policy.deadline and now > policy.deadline:
         return Ignore(f"nobody starts after {policy.deadline.isoformat()}")
     due, reason = now, ""
-    if policy.not_before and policy.not_before > due:
-        due, reason = policy.not_before, "not_before"
-    spread = max(heard_at, policy.not_before or heard_at) + jitter_of(announcement.rollout, device.id, policy.jitter_s)
+    not_before = min(policy.not_before, _LATEST) if policy.not_before else None
+    if not_before and not_before > due:
+        due, reason = not_before, "not_before"
+    spread = max(heard_at, not_before or heard_at) + jitter_of(announcement.rollout, device.id, policy.jitter_s)
     if spread > due:
         due, reason = spread, "jitter"
     if policy.window:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -108,3 +108,12 @@ async def test_a_flood_is_bounded() -> None:
     await until(lambda: len(bench.did) == MAX_WAITING)
     serving.cancel()
     await asyncio.wait({serving})
+
+
+async def test_a_command_that_never_expires_is_carried_out_once(bench: Bench) -> None:
+    never = datetime.fromisoformat("9999-12-31T23:59:59-12:00")
+    for _ in range(2):
+        await bench.commands.take(Command(id=uuid7(1, b"0" * 10), verb=Verb.REPORT, expires_at=never))
+    await until(lambda: bench.did == ["report"])
+    await bench.commands.take(command(2, Verb.CHECK))
+    await until(lambda: bench.did == ["report", "check"])

@@ -141,3 +141,15 @@ async def test_an_announcement_that_was_withdrawn_while_the_device_was_away_is_n
     await inbox_for(decisions).run(link)
     assert decisions.taken == [("stable", "tacho")]
     assert len(link.acknowledged) == 2
+
+
+async def test_a_defect_that_one_message_shows_does_not_end_the_agent(caplog: pytest.LogCaptureFixture) -> None:
+    """The broker would send it again with every connection, to every device."""
+    decisions = Decisions(faults=[OverflowError("date value out of range")])
+    link, _ = await run(
+        decisions, (RELEASE, encode(announced())), (TOPICS.device("pi-1", "desired"), encode(Desired(rev=1)))
+    )
+    assert decisions.taken == [Desired(rev=1)]
+    assert len(link.acknowledged) == 2
+    assert "OverflowError" in caplog.text
+    assert "internal.error" in caplog.text

@@ -251,3 +251,22 @@ def test_what_was_deferred_is_accepted_when_its_time_has_come(
         assert decide(said, device=PI, known=seen, now=decision.until) == Accept()
     else:
         assert decision == Accept()
+
+
+@pytest.mark.parametrize("never", ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59-12:00", "9999-12-20T00:00:00+12:00"])
+@pytest.mark.parametrize(
+    "rest", [{}, {"jitter_s": 86_400}, {"window": Window(start="02:00", end="04:00", days=[NOW.weekday()])}]
+)
+def test_a_time_that_stands_for_never_is_only_far_away(never: str, rest: dict[str, Any]) -> None:
+    policy = RolloutPolicy(not_before=datetime.fromisoformat(never), **rest)
+    decision = decide(announced(policy=policy), device=PI, known=known(), now=NOW)
+    assert isinstance(decision, Defer)
+    assert decision.until.year > 9000
+
+
+def test_times_at_the_beginning_of_the_calendar_are_over() -> None:
+    long_ago = datetime.fromisoformat("0001-01-01T00:00:00+12:00")
+    policy = RolloutPolicy(not_before=long_ago, window=Window(start="00:00", end="00:00"), jitter_s=0)
+    assert decide(announced(policy=policy), device=PI, known=known(), now=NOW) == Accept()
+    over = announced(policy=RolloutPolicy(deadline=long_ago))
+    assert isinstance(decide(over, device=PI, known=known(), now=NOW), Ignore)
