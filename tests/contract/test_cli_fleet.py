@@ -135,6 +135,7 @@ async def test_an_operator_pauses_resumes_halts_and_reverts(
     for command, state in (("pause", "paused"), ("resume", "active"), ("halt", "halted"), ("revert", "reverted")):
         assert run(command, rollout).text == f"{pushed} 1.0.0 on channel {channel} is {state}\n"
         await device.until(partial(heard, device, state))
+    assert run("revert", rollout, "--json").json()["state"] == "reverted"
     assert "reverted" in run("resume", rollout).complaint()
     assert run("rollout", rollout, "--json").json()["rollout"]["state"] == "reverted"
 

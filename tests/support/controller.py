@@ -23,7 +23,7 @@ from controller.demo.processes import program
 from schemas.topics import DEFAULT_ROOT
 
 START_S = 30.0
-STOP_S = 15.0
+STOP_S = 30.0
 JSON_TYPE = {"Content-Type": "application/json"}
 PACKAGE_TYPE = {"Content-Type": "application/octet-stream"}
 Body = bytes | BinaryIO | Iterable[bytes] | None

@@ -1,0 +1,61 @@
+"""The API's description and its page."""
+
+import pytest
+
+from tests.support.controller import ControllerProcess
+
+pytestmark = pytest.mark.broker
+
+
+def test_the_description_lists_every_route(controller: ControllerProcess) -> None:
+    described = controller.call("GET", "/api/docs/openapi.json").json()
+    routes = {f"{verb.upper()} {path}" for path, verbs in described["paths"].items() for verb in verbs}
+    assert routes == {
+        "GET /api/v1/controller",
+        "GET /api/v1/devices",
+        "GET /api/v1/devices/{device_id}",
+        "GET /api/v1/devices/{device_id}/commands",
+        "POST /api/v1/devices/{device_id}/commands",
+        "PUT /api/v1/devices/{device_id}/desired",
+        "GET /api/v1/devices/{device_id}/events",
+        "GET /api/v1/fleet",
+        "GET /api/v1/packages",
+        "POST /api/v1/packages",
+        "GET /api/v1/packages/{name}/{version}",
+        "DELETE /api/v1/packages/{name}/{version}",
+        "GET /api/v1/packages/{name}/{version}/export",
+        "POST /api/v1/releases",
+        "GET /api/v1/rollouts",
+        "GET /api/v1/rollouts/{rollout_id}",
+        "GET /api/v1/rollouts/{rollout_id}/devices",
+        "POST /api/v1/rollouts/{rollout_id}/state",
+        "GET /api/v1/root",
+        "GET /api/v1/statistics",
+        "GET /api/v1/watch",
+    }
+    upload = described["paths"]["/api/v1/packages"]["post"]["requestBody"]["content"]
+    assert list(upload) == ["application/octet-stream"]
+
+
+def test_the_description_says_what_errors_look_like(controller: ControllerProcess) -> None:
+    described = controller.call("GET", "/api/docs/openapi.json").json()
+    problem = controller.get("/packages/nothing/1.0.0").json()
+    assert set(described["components"]["schemas"]["Problem"]["properties"]) == set(problem)
+    for path, verbs in described["paths"].items():
+        for verb, operation in verbs.items():
+            assert "400" not in operation["responses"], (verb, path)
+            content = operation["responses"]["default"]["content"]
+            assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+            assert operation["summary"], (verb, path)
+
+
+def test_the_page_needs_nothing_from_elsewhere(controller: ControllerProcess) -> None:
+    page = controller.call("GET", "/api/docs")
+    assert page.status == 200
+    assert page.headers["content-type"].startswith("text/html")
+    text = page.body.decode()
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "//" not in text.replace("</", "").replace("///", "")
+    assert "/api/docs/openapi.json" in text
+    assert controller.call("GET", "/api/docs/").status == 200
