@@ -30,6 +30,8 @@ answers the first subscription, which was waited for; what is retained comes rig
 PILE_S: Final = 5.0
 """Bound on it all; what comes later is taken one by one."""
 _BATCH: Final = 100
+_REFUSALS_KNOWN: Final = 256
+"""Topics of which what was refused last is known, so that it is said once."""
 
 
 class Link(Protocol):
@@ -83,6 +85,7 @@ class Inbox:
         self._take_command = take_command
         self._sleep = sleep
         self._quiet_s = quiet_s
+        self._refused: dict[str, int] = {}
 
     async def run(self, link: Link) -> None:
         """Take in what has piled up, then what comes over the link, in order, until it is lost."""
@@ -132,13 +135,30 @@ class Inbox:
         try:
             await self._take(message.topic, message.payload)
         except FlotillaError as error:
-            not_kept = error.code.startswith("disk.")
-            logger().warning(line("not kept" if not_kept else "refused", error, topic=message.topic, code=error.code))
-            return not not_kept
+            if error.code.startswith("disk."):
+                logger().warning(line("not kept", error, topic=message.topic, code=error.code))
+                return False
+            if self._is_new(message):
+                logger().warning(line("refused", error, topic=message.topic, code=error.code))
+            return True
         except Exception as error:  # noqa: BLE001  # the same message would end the agent at every connection, for ever
             why = defect(error)
             logger().error(line("refused", why, topic=message.topic, code=why.code))
+            return True
+        self._refused.pop(message.topic, None)
         return True
+
+    def _is_new(self, refused: Message) -> bool:
+        """Whether it is not what was refused last on its topic.
+
+        A package that is subscribed to by its name and with all others comes twice, and what is retained comes with
+        every connection.
+        """
+        seen = self._refused.pop(refused.topic, None)
+        self._refused[refused.topic] = hash(refused.payload)
+        if len(self._refused) > _REFUSALS_KNOWN:
+            del self._refused[next(iter(self._refused))]
+        return seen != self._refused[refused.topic]
 
     async def _take(self, topic: str, payload: bytes) -> None:
         match self._topics.parse(topic):

@@ -111,6 +111,18 @@ async def test_what_is_not_understood_costs_one_line_and_is_acknowledged(
     assert "\n" not in refused[0]
 
 
+async def test_the_same_refusal_again_says_nothing_until_something_else_was_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Subscriptions overlap, so what is said of an installed package comes twice; what is retained, with each link."""
+    bad, worse, good = (RELEASE, b"{"), (RELEASE, b'{"schema":2}'), (RELEASE, encode(announced()))
+    elsewhere = (TOPICS.release("stable", "radio"), b"{")
+    link, _ = await run(Decisions(), bad, bad, elsewhere, bad, worse, worse, good, good, bad)
+    said = [(r.message.split(" code=")[0].removeprefix("action=refused topic="), r.levelname) for r in caplog.records]
+    assert said == [(topic, "WARNING") for topic, _ in (bad, elsewhere, worse, bad)]
+    assert len(link.acknowledged) == 9
+
+
 async def test_what_could_not_be_written_down_is_tried_again_and_acknowledged_only_then() -> None:
     full = DeviceError("disk.full", "no space left")
     decisions = Decisions([full, full, full])
