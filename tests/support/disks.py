@@ -36,12 +36,18 @@ class SmallDisk:
                 yield
             return
         ballast = self.folder / "ballast"
-        room = os.statvfs(self.folder)
-        ballast.write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - leaving)))
         try:
+            with ballast.open("wb", buffering=0) as file:
+                # bit by bit, because others write too
+                while (room := self._room() - leaving) > 0:
+                    file.write(bytes(min(room, 2**20)))
             yield
         finally:
             ballast.unlink()
+
+    def _room(self) -> int:
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
 
 
 @contextmanager
