@@ -135,8 +135,9 @@ class Connection:
             # First what is meant for this device alone: who sees it online may send it commands, and what is
             # desired is known before releases are heard of.
             await self._try(link.subscribe(self._own_topics()))
-            await self._reporter.say_online(link, session)
             async with asyncio.TaskGroup() as tasks:
+                # not waited for: a broker that refuses to hear it must not keep the device from its releases
+                tasks.create_task(self._reporter.say_online(link, session), name="presence")
                 tasks.create_task(self._inbox.run(link), name="inbox")
                 tasks.create_task(self._reporter.run(link), name="reporter")
                 tasks.create_task(self._keep_subscribed(link), name="subscriptions")

@@ -15,7 +15,7 @@ from schemas.topics import Topics
 from tests.support.links import until
 from tests.unit.agent_shell.fakes import NOW, FakeLink, MemoryNotes, MemoryOutbox
 from tests.unit.agent_shell.test_inbox import Decisions
-from transport import LinkSettings, LinkState, SubscribeRefused, TakenOver, TransportError
+from transport import LinkSettings, LinkState, PublishRefused, SubscribeRefused, TakenOver, TransportError
 
 OWN = ["flotilla/v1/devices/pi-1/desired", "flotilla/v1/devices/pi-1/commands"]
 
@@ -90,6 +90,14 @@ async def test_the_devices_own_topics_come_first_and_presence_before_releases() 
     await end(await bench.attend(link))
     assert link.asked == [*OWN, "flotilla/v1/release/stable/tacho"]
     assert link.published[0][0].endswith("/status")
+
+
+async def test_a_broker_that_refuses_presence_does_not_cost_the_releases() -> None:
+    bench, link = Bench(), SubscribableLink()
+    link.answers = [PublishRefused("not authorised", topic="status", reason_code=0x87)] * 1000
+    await end(await bench.attend(link))
+    assert link.published[0][0].endswith("/status")
+    assert link.asked == [*OWN, "flotilla/v1/release/stable/tacho"]
 
 
 async def test_installed_and_pinned_packages_are_named_and_the_wildcard_only_for_all() -> None:
