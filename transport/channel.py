@@ -22,6 +22,9 @@ from transport.wire import Wire
 __all__ = ["FAILURE", "Channel", "Greeting", "Message", "reason_text"]
 
 FAILURE: Final = 0x80  # reason codes from here on say no (MQTT 5, 2.4)
+MAX_INBOX_BYTES: Final = 64 * 1024 * 1024
+"""Payloads that may wait in the inbox: message counts alone would let 256 KiB each add up to gigabytes."""
+
 _PROTOCOL_ERROR: Final = 0x82
 _KEEPALIVE: Final = 0x8D
 _TAKEN_OVER: Final = 0x8E
@@ -76,8 +79,8 @@ class Channel:
         client: made for this one connection, with manual acknowledgement, never connected before.
         send_maximum: messages under way without PUBACK; further ones wait in order.
         receive_maximum: messages the broker may send without acknowledgement, as it was told in CONNECT. The
-            inbox holds twice as many, then nothing more is read: Mosquitto 2.0.11 keeps to the maximum only
-            until the first acknowledgements, and then sends up to its whole queue.
+            inbox holds twice as many, or `MAX_INBOX_BYTES`, then nothing more is read: Mosquitto 2.0.11 keeps to
+            the maximum only until the first acknowledgements, and then sends up to its whole queue.
     """
 
     def __init__(self, client: Client, *, send_maximum: int, receive_maximum: int) -> None:
@@ -92,6 +95,7 @@ class Channel:
         self._arrived = asyncio.Event()
         self.send_maximum = send_maximum
         self._inbox: deque[Message] = deque()
+        self._inbox_bytes = 0
         self.dropped = 0
         self.lost: LinkLost | None = None
         self.ended = asyncio.Event()
@@ -154,7 +158,8 @@ class Channel:
         if self.lost is not None:
             raise self.loss()
         taken = [self._inbox.popleft() for _ in range(min(limit, len(self._inbox)))]
-        if len(self._inbox) < self._receive_maximum:
+        self._inbox_bytes -= sum(len(message.payload) for message in taken)
+        if len(self._inbox) < self._receive_maximum and self._inbox_bytes < MAX_INBOX_BYTES // 2:
             self.wire.resume_reading()
         return taken
 
@@ -171,6 +176,7 @@ class Channel:
         self.ended.set()
         self._arrived.set()
         self._inbox.clear()
+        self._inbox_bytes = 0
         waiting = [out.done for out in (*self._publishes.values(), *self._waiting)]
         waiting += [done for _, done in self._requests.values()]
         for done in waiting:
@@ -240,7 +246,8 @@ class Channel:
 
     def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         self.wire.count_packet()
-        if message.qos == 0 and len(self._inbox) >= self._receive_maximum:
+        full = len(self._inbox) >= self._receive_maximum or self._inbox_bytes >= MAX_INBOX_BYTES
+        if message.qos == 0 and full:
             self.dropped += 1  # QoS 0 may be lost by definition, and nothing else bounds it
             return
         if message.qos > 0:
@@ -264,8 +271,9 @@ class Channel:
                 handle=(id(self), message.mid),
             )
         )
+        self._inbox_bytes += len(message.payload)
         self._arrived.set()
-        if len(self._inbox) >= 2 * self._receive_maximum:
+        if len(self._inbox) >= 2 * self._receive_maximum or self._inbox_bytes >= MAX_INBOX_BYTES:
             self.wire.pause_reading()
 
     def _on_publish(

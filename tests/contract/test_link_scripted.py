@@ -276,6 +276,23 @@ async def test_a_broker_that_ignores_the_receive_maximum_has_to_wait(tmp_path: P
             assert [int(message.payload) for message in taken] == list(range(1, 1001))
 
 
+async def test_large_messages_wait_in_the_socket_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transport.channel.MAX_INBOX_BYTES", 1_000)
+    sent = [b"%05d" % number * 20 for number in range(100)]
+
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        await peer.send(b"".join(publish_packet("t", one, packet_id=1 + n) for n, one in enumerate(sent)))
+        await peer.silence()
+
+    async with scripted_broker(script) as url, connect(settings(url, "a", receive_maximum=65_535)) as link:
+        await until(lambda: len(link._channel._inbox) >= 10)
+        for _ in range(20):
+            await asyncio.sleep(0)  # turns of the loop in which more would be read
+        assert len(link._channel._inbox) == 10
+        assert [message.payload for message in await take(link, 100)] == sent
+
+
 async def test_a_flood_at_qos_0_is_bounded_and_counted() -> None:
     async def script(peer: Peer) -> None:
         await peer.greet()
