@@ -3,13 +3,13 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from broker_config import free_port
 from schemas.errors import OperatorError, one_line
 
 STOP_SECONDS = 10.0
@@ -120,14 +120,11 @@ def program(name: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """As many loopback ports as asked for, different ones, free at this moment."""
-    with contextlib.ExitStack() as held:
-        ports = []
-        for _ in range(count):
-            listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            listener.bind(("127.0.0.1", 0))
-            ports.append(int(listener.getsockname()[1]))
-    return ports
+    """As many loopback ports as asked for, different ones, that no outgoing connection will be given meanwhile."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
 
 
 def _end(process: subprocess.Popen[bytes], deadline: float) -> int:

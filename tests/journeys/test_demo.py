@@ -105,6 +105,20 @@ def processes_of(folder: Path) -> dict[int, str]:
     return found
 
 
+@pytest.fixture
+def quick_sample(tmp_path: Path) -> Path:
+    """A copy of the sample whose releases prove themselves in less time."""
+    sample = tmp_path / "sample"
+    shutil.copytree(SAMPLE, sample)
+    project = sample / "app" / "flotilla.toml"
+    text = project.read_text()
+    assert "probation_s = 3" in text
+    project.write_text(
+        text.replace("probation_s = 3", "probation_s = 0.5").replace("interval_s = 0.5", "interval_s = 0.2")
+    )
+    return sample
+
+
 def assert_nothing_is_left(ended: Demo) -> None:
     """No process and no file."""
     assert ended.processes() == {}
@@ -122,11 +136,10 @@ def test_the_demo_tells_its_story_and_leaves_nothing(tmp_path: Path) -> None:
         assert_nothing_is_left(running)
 
 
-def test_a_demo_that_ends_otherwise_says_what_differed_and_fails(tmp_path: Path) -> None:
-    sample = tmp_path / "sample"
-    shutil.copytree(SAMPLE, sample)
-    shutil.copy(sample / "releases" / "1.1.0" / "dial.json", sample / "releases" / "1.2.0" / "dial.json")
-    with demo(tmp_path / "demo", "--agents", "2", "--sample", str(sample)) as running:
+def test_a_demo_that_ends_otherwise_says_what_differed_and_fails(tmp_path: Path, quick_sample: Path) -> None:
+    releases = quick_sample / "releases"
+    shutil.copy(releases / "1.1.0" / "dial.json", releases / "1.2.0" / "dial.json")
+    with demo(tmp_path / "demo", "--agents", "2", "--sample", str(quick_sample)) as running:
         assert running.ended() == 1
         lines = [line for line in running.said.splitlines() if "expected" in line]
         for device in ("pi-1", "pi-2"):
@@ -140,8 +153,8 @@ def test_a_demo_that_ends_otherwise_says_what_differed_and_fails(tmp_path: Path)
 
 
 @pytest.mark.parametrize("moment", ["", "pi-1 1.0.0 accepted", "pi-1 1.0.0 > 1.1.0 "])
-def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, moment: str) -> None:
-    with demo(tmp_path / "demo", "--agents", "2") as running:
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, quick_sample: Path, moment: str) -> None:
+    with demo(tmp_path / "demo", "--agents", "2", "--sample", str(quick_sample)) as running:
         running.until_controller()
         running.until(moment)
         running.interrupt()
@@ -150,8 +163,8 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, moment: str) -> None
         assert_nothing_is_left(running)
 
 
-def test_a_demo_that_is_kept_runs_until_it_is_interrupted(tmp_path: Path) -> None:
-    with demo(tmp_path / "demo", "--agents", "1", "--keep") as running:
+def test_a_demo_that_is_kept_runs_until_it_is_interrupted(tmp_path: Path, quick_sample: Path) -> None:
+    with demo(tmp_path / "demo", "--agents", "1", "--keep", "--sample", str(quick_sample)) as running:
         running.until("Ctrl-C ends it all.")
         assert running.process.poll() is None
         for words in (

@@ -45,7 +45,9 @@ class Shelf:
         self.fleet = Fleet(world)
         self.exports: dict[str, Path] = {}
         for version in versions:
-            package = self.fleet.make(version, sick=version == sick, health={"start_period_s": 0.5} if sick else {})
+            package = self.fleet.make(
+                version, sick=version == sick, health={"start_period_s": 0.5} if version == sick else {}
+            )
             finished(world.flotilla("push", package))
             self.exports[version] = world.folder / f"{version}.release"
             finished(world.flotilla("export", NAME, version, "-o", self.exports[version]))

@@ -171,7 +171,7 @@ def test_what_failed_is_tried_again_when_asked_for_and_not_before(world: World) 
     world.start_controller()
     fleet, cure = Fleet(world, DEVICE), world.folder / "cured"
     fleet.install("1.0.0")
-    rollout = fleet.publish("1.1.0", waits_for=cure, health={"start_period_s": 0.5})
+    rollout = fleet.publish("1.1.0", waits_for=cure, health={"start_period_s": 3})
     (end,) = fleet.wait_for("1.1.0", Phase.ROLLED_BACK)
     assert end.error is not None
     assert end.error.code == "health.http"

@@ -44,7 +44,8 @@ T = TypeVar("T")
 
 CHANNEL: Final = "stable"
 WAIT_S: Final = 30.0
-_POLL_S: Final = 0.03
+_FIRST_POLL_S: Final = 0.02
+_LONGEST_POLL_S: Final = 0.15
 _LOG_TAIL_LINES: Final = 40
 _PAGE: Final = 500
 
@@ -74,6 +75,7 @@ class World:
         self.processes = Processes(folder / "logs")
         self.data = folder / "controller"
         self._http = free_port()
+        self._client = ControllerClient(self.url)
         self._flags: dict[str, str] = {}
         self._configs: dict[str, Path] = {}
 
@@ -184,7 +186,7 @@ class World:
     @property
     def client(self) -> ControllerClient:
         """Of the controller's API."""
-        return ControllerClient(self.url)
+        return self._client
 
     @property
     def trusted_root(self) -> Path:
@@ -243,7 +245,7 @@ class World:
             AssertionError: not within `seconds`.
             OperatorError: a process has ended meanwhile.
         """
-        deadline, last = time.monotonic() + seconds, ""
+        deadline, pause_s, last = time.monotonic() + seconds, _FIRST_POLL_S, ""
         while True:
             try:
                 if found := condition():
@@ -253,7 +255,8 @@ class World:
                 last = f"; last: {error}"
             self.processes.check()
             assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s{last}"
-            time.sleep(_POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.2, _LONGEST_POLL_S)
 
     def wait_for_phase(self, device: str, phase: Phase, version: str, seconds: float = WAIT_S) -> UpdateEvent:
         """Wait until the controller has an event of this phase about this version; gives the first."""
