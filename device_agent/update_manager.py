@@ -239,6 +239,14 @@ class UpdateManager:
             if not await self._journal.wait_for_events(seq, until - loop.time()):
                 return None
 
+    async def clear_up(self, timeout_s: float) -> bool:
+        """Wait until what an update that has ended left behind is removed; False when `timeout_s` have passed."""
+        try:
+            await asyncio.wait_for(self._queue.cleared.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
     @property
     def trouble(self) -> str:
         """Empty, or one line on why nothing can be journaled or cleared at the moment (a full or broken disk)."""

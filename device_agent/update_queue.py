@@ -29,6 +29,7 @@ class UpdateQueue:
 
     Attributes:
         choosing: held while somebody decides by what is unfinished, so that nothing is begun or picked meanwhile.
+        cleared: set while nothing is being worked on or cleared up.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class UpdateQueue:
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self.choosing = asyncio.Lock()
+        self.cleared = asyncio.Event()
+        self.cleared.set()
         self._journal = journal
         self._store = store
         self._steps = steps
@@ -74,6 +77,7 @@ class UpdateQueue:
                         clock=self._clock,
                         random_bytes=self._random_bytes,
                     )
+                    self.cleared.clear()
                     break
             await self._rest(unfinished)
         try:
@@ -82,6 +86,7 @@ class UpdateQueue:
                 await self._steps.commit.sweep(collect=_leaves_rubbish(update))
         finally:
             self._runner = None
+            self.cleared.set()
 
     async def unfinished(self, package: str | None = None) -> list[Update]:
         """Updates without a last word, of one package or all."""

@@ -21,6 +21,7 @@ from schemas.messages import Phase, UpdateEvent
 from schemas.names import PACKAGE_PATTERN, matches
 
 INTERRUPTED = 130
+CLEAR_UP_S = 60.0
 
 
 class Worker(Protocol):
@@ -80,6 +81,9 @@ async def _work(
             sys.stderr.write(f"flotilla-agent: interrupted; {where}\n")
             return INTERRUPTED
         last = working.result()
+        if engine is not None:
+            # the next agent would do it, but nobody knows when there is one, and old releases take room
+            await engine.manager.clear_up(CLEAR_UP_S)
     if last is None:
         return 0
     if last.phase in good and engine is not None and isinstance(engine.services, Supervisor):
