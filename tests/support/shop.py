@@ -2,7 +2,7 @@
 
 with hostile_server() as mirror, World(folder, broker) as world:
     world.start_controller(public_url=mirror.url)
-    shop = Shop(world, mirror)
+    shop = Shop(world, mirror, disk)
     with shop.unharmed("pi-1") as complaints:
         release = shop.store()
         mirror.files.pop(release.contents[0])
@@ -12,7 +12,7 @@ with hostile_server() as mirror, World(folder, broker) as world:
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +96,8 @@ class Shop:
     def condition(self, device: str) -> dict[str, object]:
         """What must not change when something goes wrong: what is installed, how it is reported, the connection."""
         world, topics = self.world, f"{DEFAULT_ROOT}/devices/{device}"
-        world.command(device, Verb.REPORT)
+        if self.reported(device).seq != world.journal(device).last_seq:
+            world.command(device, Verb.REPORT)
         world.wait(lambda: self.reported(device).seq == world.journal(device).last_seq, f"{device} to report")
         return {
             "packages": everything_in(world.root(device) / "packages"),
@@ -112,8 +113,12 @@ class Shop:
         return decode(payload, Reported)
 
     @contextmanager
-    def unharmed(self, device: str) -> Iterator[list[str]]:
-        """The block leaves the device as it was, and the next good release works; gives what it complained of."""
+    def unharmed(self, device: str, then: Callable[[], object] | None = None) -> Iterator[list[str]]:
+        """The block leaves the device as it was, and the next good release works; gives what it complained of.
+
+        Args:
+            then: brings the next good release and sees that it runs; `update_well` unless given.
+        """
         before, log = self.condition(device), self.world.processes.log(device)
         said, complaints = len(log.read_text()), list[str]()
         yield complaints
@@ -122,7 +127,7 @@ class Shop:
         assert "Traceback" not in new
         complaints += [line for line in new.splitlines() if "WARNING" in line or "ERROR" in line]
         assert all("action=" in line for line in new.splitlines()), new
-        self.update_well(device)
+        (then or (lambda: self.update_well(device)))()
 
 
 def url_of(content: bytes) -> str:
