@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -91,6 +92,10 @@ class MosquittoProcess:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
+    def _pid_file(self) -> Path:
+        return self._folder / "mosquitto.pid"
+
+    @property
     def log(self) -> Path:
         """What it has printed, over all restarts."""
         return self._folder / "mosquitto.log"
@@ -150,12 +155,13 @@ class MosquittoProcess:
         self.stop()
 
     def _launch(self, port: int) -> None:
+        config = self._folder / "mosquitto.conf"
+        _end_leftover(self._pid_file, config)
         _must_be_free(self._host, port)
         data_dir = self._folder / "data"
         data_dir.mkdir(parents=True, exist_ok=True)
         # Started by root it would become `mosquitto`, which can't write to our folder.
         options = {"user": "root" if os.geteuid() == 0 else None, "data_dir": data_dir, **self._options}
-        config = self._folder / "mosquitto.conf"
         config.write_text(render(self._name, port=port, host=self._host, **options), encoding="utf-8")
         with self.log.open("ab") as log:
             said_before = log.tell()
@@ -166,6 +172,7 @@ class MosquittoProcess:
                 stderr=subprocess.STDOUT,
                 process_group=0,
             )
+        self._pid_file.write_text(f"{process.pid}\n", encoding="ascii")
         try:
             self._wait_until_it_answers(process, port, said_before)
         except BaseException:
@@ -206,6 +213,24 @@ def find_mosquitto() -> str:
             "or `brew install mosquitto` (macOS)"
         )
     return found
+
+
+def _end_leftover(pid_file: Path, config: Path) -> None:
+    """End the broker of a program that was killed: nobody else would, and it holds port and persistence.
+
+    Only a process that runs with this very configuration file is meant, whatever the number has become since.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(pid_file.read_text(encoding="ascii"))
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if os.fsencode(config) not in command:
+            return
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_S
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)
 
 
 def _must_be_free(host: str, port: int) -> None:

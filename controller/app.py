@@ -57,7 +57,8 @@ async def run_controller(settings: ControllerSettings) -> None:
         spool = Spool(settings.data / "spool")
         spool.prepare()
         fleet = FleetService(engine, broker, Topics(settings.topic_root), version=VERSION)
-        token = None if is_loopback(settings.http.host) else load_token(settings.data / "api-token")
+        others_can_reach_it = settings.require_token or not is_loopback(settings.http.host)
+        token = load_token(settings.data / "api-token") if others_can_reach_it else None
         api = make_api(
             repository=repository,
             fleet=fleet,

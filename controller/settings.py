@@ -83,6 +83,7 @@ class ControllerSettings:
         topic_root: see the wire contract.
         public_urls: base URLs of the repository that announcements name, tried in order.
         database: SQLAlchemy URL; SQLite in the data folder if None.
+        require_token: whether the API asks for the token on loopback too, as it must behind a proxy on this machine.
     """
 
     data: Path
@@ -92,6 +93,7 @@ class ControllerSettings:
     topic_root: str = DEFAULT_ROOT
     public_urls: tuple[str, ...] = ()
     database: str | None = None
+    require_token: bool = False
 
     @property
     def database_url(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from device_agent.heard import Heard
 from device_agent.logs import line, logger
+from device_agent.reports import defect
 from device_agent.threads import in_thread
 from device_agent.updates import Cancelled, Submitted
 from schemas.errors import ContractError, FlotillaError
@@ -84,6 +85,9 @@ class Commands:
                 outcome = await self._carry_out(command)
             except FlotillaError as error:
                 logger().warning(line("command", error, verb=command.verb.value, id=command.id, code=error.code))
+            except Exception as error:  # noqa: BLE001  # one command must not end what updates the device
+                why = defect(error)
+                logger().error(line("command", why, verb=command.verb.value, id=command.id, code=why.code))
             else:
                 logger().info(line("command", outcome, verb=command.verb.value, id=command.id))
 

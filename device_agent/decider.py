@@ -23,6 +23,7 @@ from device_agent.policy import (
     is_older,
     version_problem,
 )
+from device_agent.reports import defect
 from device_agent.threads import in_thread
 from device_agent.updates import Submitted, UpdateRequest
 from schemas.messages import Announcement, Desired
@@ -91,7 +92,11 @@ class Decider:
         announced = [(one.announcement, one) for one in heard if one.announcement is not None]
         await self._pin(device, {a.package: a for a, _ in announced if a.channel == device.channel})
         for announcement, one in announced:
-            await self._act(announcement, self._decision(announcement, device, one), news=False)
+            try:
+                await self._act(announcement, self._decision(announcement, device, one), news=False)
+            except Exception as error:  # noqa: BLE001  # it is kept: it would end the agent at every start, for ever
+                why = defect(error)
+                logger().error(line("undecided", why, **_names(announcement), code=why.code))
 
     async def take_announcement(self, announcement: Announcement) -> None:
         """Keep an announcement, unless it is an older one, and act on it."""

@@ -50,6 +50,9 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option(
     "--topic-root", default=DEFAULT_ROOT, show_default=True, metavar="TOPIC", help="First levels of every topic."
 )
+@click.option(
+    "--require-token", is_flag=True, help="Ask for the token on loopback too: behind a proxy on this machine."
+)
 def serve(
     data: Path,
     http: str,
@@ -65,6 +68,7 @@ def serve(
     embedded_port: int,
     *,
     embedded_broker: bool,
+    require_token: bool,
 ) -> None:
     """Run the controller: repository, rollouts, HTTP API.
 
@@ -95,6 +99,7 @@ def serve(
         topic_root=topic_root,
         public_urls=public_urls(public_url),
         database=database,
+        require_token=require_token,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("alembic", "uvicorn.error", "litestar"):

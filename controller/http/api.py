@@ -14,6 +14,7 @@ from controller.http.docs import JSON, PAGE
 from controller.http.guard import Guard
 from controller.http.packages import Spool
 from controller.http.problems import HANDLERS
+from controller.http.releasing import Releasing
 from controller.http.repository_files import repository_files
 from controller.repository.package_repository import PackageRepository
 from controller.settings import ControllerSettings
@@ -58,6 +59,7 @@ def make_api(
             "fleet": _always(fleet),
             "settings": _always(settings),
             "spool": _always(spool),
+            "releasing": _always(Releasing(repository, fleet, settings)),
             "broker_url": _always(broker_url),
             "stop": _always(stop),
         },

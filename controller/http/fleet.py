@@ -11,6 +11,7 @@ from litestar.response import Stream
 from controller.fleet.service import FleetService
 from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEvent
 from controller.http.packages import Limit
+from controller.http.releasing import Releasing
 from controller.http.views import (
     CommandWish,
     ControllerView,
@@ -21,12 +22,11 @@ from controller.http.views import (
     StateWish,
 )
 from controller.http.watching import server_sent_events
-from controller.repository.package_repository import PackageRepository
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice
 from controller.settings import ControllerSettings
 from controller.version import VERSION
-from schemas.errors import FlotillaError, OperatorError, one_line
+from schemas.errors import OperatorError, one_line
 from schemas.messages import Desired
 
 DEVICES_SHOWN: Final = 500
@@ -34,32 +34,9 @@ MAX_ID_DIGITS: Final = 18
 
 
 @post("/releases", tags=["rollouts"], summary="Announce a version on a channel")
-async def release(
-    data: ReleaseWish, fleet: FleetService, repository: PackageRepository, settings: ControllerSettings
-) -> Rollout:
+async def release(data: ReleaseWish, releasing: Releasing) -> Rollout:
     """Start a rollout; it takes the place of what the channel announced of this package before."""
-
-    def announce() -> Rollout:
-        before = repository.channel_of(data.package, data.channel)
-        # the channel is set first: it refuses a version that does not exist, and keeps this one from deletion
-        repository.set_channel(data.package, data.version, data.channel)
-        try:
-            return fleet.create_release(
-                package=data.package,
-                version=data.version,
-                channel=data.channel,
-                repository=list(settings.repository_urls),
-                targets=data.targets,
-                policy=data.policy,
-            )
-        except FlotillaError:
-            if before is None:
-                repository.unset_channel(data.package, data.channel)
-            else:
-                repository.set_channel(data.package, before, data.channel)
-            raise
-
-    return await to_thread.run_sync(announce)
+    return await to_thread.run_sync(releasing.announce, data)
 
 
 class Rollouts(Controller):

@@ -12,6 +12,7 @@ from controller.fleet.patience import patiently
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
+from schemas.errors import FlotillaError, one_line
 
 LOOK_AGAIN_S: Final = 60.0
 """Deadlines pass and devices fall silent without anybody saying so."""
@@ -80,7 +81,11 @@ class RolloutRunner:
             question = partial(self._store.announced, None if everything else channels)
             rollouts |= set(await patiently(question, doing="the rollout engine"))
         for rollout in sorted(rollouts):
-            await self._look(rollout)
+            try:
+                await self._look(rollout)
+            except FlotillaError as error:
+                # the others must go on, and this one is looked at again with the next round
+                log.error("rollout %s cannot be judged: %s", rollout, one_line(error))  # noqa: TRY400 - the line says it all
 
     async def _look(self, rollout: str) -> None:
         found = await patiently(

@@ -143,3 +143,12 @@ def test_a_package_is_not_taken_as_json(controller: ControllerProcess) -> None:
     assert controller.call("POST", "/api/v1/packages", b"{}", {"Content-Type": "Application/Octet-Stream; x=y"}).status
     answer = controller.call("POST", "/api/v1/packages", b"{}", PACKAGE_TYPE)
     answer.problem(422, "package.format")
+
+
+def test_the_token_can_be_required_on_loopback_too(broker: Broker, tmp_path: Path, topic_root: str) -> None:
+    with controller_process(
+        tmp_path / "data", broker.url, topic_root=topic_root, arguments=("--require-token",)
+    ) as controller:
+        controller.call("GET", "/api/v1/devices").problem(401, "auth.refused")
+        token = (tmp_path / "data" / "api-token").read_text().strip()
+        assert controller.call("GET", "/api/v1/devices", headers=bearer(token)).status == 200

@@ -323,3 +323,12 @@ def test_the_first_start_makes_keys_that_only_the_owner_reads(controller: Contro
     assert {name.partition("/")[0] for name in found} == {"offline", "online"}
     assert all(mode == (0o700 if "/" not in name else 0o600) for name, mode in found.items())
     assert not (controller.data / "api-token").exists()
+
+
+def test_a_controller_that_was_killed_leaves_no_broker_in_the_way(tmp_path: Path) -> None:
+    port = str(free_port())
+    arguments = ("--embedded-broker", "--embedded-port", port)
+    with controller_process(tmp_path / "data", None, arguments=arguments) as controller:
+        controller.kill()
+        controller.start()
+        assert controller.call("GET", "/healthz").status == 200

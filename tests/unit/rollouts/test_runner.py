@@ -5,14 +5,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
+import pytest
 from sqlalchemy import Engine
 
 from controller.fleet.intake_store import IntakeStore
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.runner import RolloutRunner
-from controller.rollouts.store import RolloutStore
+from controller.rollouts.store import Evaluation, RolloutStore
 from controller.rollouts.views import Rollout
+from schemas.errors import OperatorError
 from schemas.messages import Phase
 from tests.support.links import until
 from tests.unit.fleet.builders import NOW, event_in, reported_in
@@ -69,3 +71,23 @@ async def test_only_what_was_touched_and_changed_is_told(engine: Engine) -> None
     assert told[0][0].verdicts == {Verdict.PENDING: 1, Verdict.UPDATING: 1}
     verdicts = {one.id: one.verdicts for one, _ in told[1:]}
     assert verdicts == {first.id: {Verdict.PENDING: 2, Verdict.UPDATING: 1}, second.id: {Verdict.PENDING: 3}}
+
+
+async def test_a_rollout_that_cannot_be_judged_does_not_hold_up_the_others(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    IntakeStore(engine).take_in([reported_in("pi-1")], NOW)
+    broken, sound = create(engine), create(engine, "radio", NOW + timedelta(seconds=1))
+    IntakeStore(engine).take_in([event_in("pi-1", 1, Phase.FETCHING, rollout=sound.id)], NOW)
+    evaluate = RolloutStore.evaluate
+
+    def refuse_one(store: RolloutStore, rollout: str, now: datetime | None = None) -> Evaluation | None:
+        if rollout == broken.id:
+            raise OperatorError("rollout.state", "no")
+        return evaluate(store, rollout, now)
+
+    monkeypatch.setattr(RolloutStore, "evaluate", refuse_one)
+    told: Told = []
+    async with running(engine, told):
+        await until(lambda: bool(told))
+    assert {one.id for one, _ in told} == {sound.id}

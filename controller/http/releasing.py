@@ -1,0 +1,47 @@
+"""Announcing a version: repository and fleet change together, one announcement after the other."""
+
+import threading
+
+from controller.fleet.service import FleetService
+from controller.http.views import ReleaseWish
+from controller.repository.package_repository import PackageRepository
+from controller.rollouts.views import Rollout
+from controller.settings import ControllerSettings
+from schemas.errors import FlotillaError
+
+
+class Releasing:
+    """Safe from any thread. Two at once could leave the channel at one version and announce the other."""
+
+    def __init__(self, repository: PackageRepository, fleet: FleetService, settings: ControllerSettings) -> None:
+        self._repository = repository
+        self._fleet = fleet
+        self._settings = settings
+        self._lock = threading.Lock()
+
+    def announce(self, wish: ReleaseWish) -> Rollout:
+        """Point the channel at the version and start the rollout, or neither.
+
+        Raises:
+            PublisherError: `release.unknown`.
+            OperatorError: the announcement breaks a rule of the contract.
+        """
+        with self._lock:
+            before = self._repository.channel_of(wish.package, wish.channel)
+            # the channel is set first: it refuses a version that does not exist, and keeps this one from deletion
+            self._repository.set_channel(wish.package, wish.version, wish.channel)
+            try:
+                return self._fleet.create_release(
+                    package=wish.package,
+                    version=wish.version,
+                    channel=wish.channel,
+                    repository=list(self._settings.repository_urls),
+                    targets=wish.targets,
+                    policy=wish.policy,
+                )
+            except FlotillaError:
+                if before is None:
+                    self._repository.unset_channel(wish.package, wish.channel)
+                else:
+                    self._repository.set_channel(wish.package, before, wish.channel)
+                raise
