@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from controller.http.views import ControllerView
 from schemas.messages import LAST_WORDS, Phase
 from tests.support.fleet import Fleet
 from tests.support.front import Front
@@ -190,7 +191,12 @@ def test_a_broker_killed_in_mid_rollout_loses_nothing(world: World) -> None:
     assert all(world.phases(device, "1.1.0") == UPDATED for device in fleet.ports)
     fleet.assert_runs("1.1.0")
     world.wait(lambda: world.rollout(rollout).rollout.state == "complete", "the rollout to be complete")
-    # the announcement was retained by a broker that has forgotten it: the controller must say it again
+    # killed when nothing is news any more, the broker forgets what it retained: the controller must say it again
+    world.broker.kill()
+    world.wait(
+        lambda: not world.client.get(ControllerView, "controller").connected, "the controller to lose the broker"
+    )
+    world.broker.start()
     late = Fleet(world, "pi-4")
     late.sources.update(fleet.sources)
     world.start_agent("pi-4")
