@@ -44,7 +44,7 @@ def demo(agents: int, sample: Path | None, *, keep: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     sources = sample_folder(sample)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     begun = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="flotilla-demo-"))
     try:
