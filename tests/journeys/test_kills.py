@@ -198,6 +198,7 @@ def test_a_broker_killed_in_mid_rollout_loses_nothing(world: World) -> None:
     say(world.broker.url, topic, b"")
     assert topic not in retained(world.broker.url, topic)
     world.restart_controller()
+    world.wait(lambda: topic in retained(world.broker.url, topic), "the announcement to be there again")
     late = Fleet(world, "pi-4")
     late.sources.update(fleet.sources)
     world.start_agent("pi-4")
