@@ -16,7 +16,7 @@ from device_agent import lifecycle
 from device_agent.lifecycle import Outcome
 from device_agent.outbox import KeptEvent, Outbox
 from device_agent.reports import detail as clean_detail
-from device_agent.updates import Install, Update, UpdateRequest, Verdict
+from device_agent.updates import Install, Update, UpdateRequest, Verdict, installation_phase
 from schemas.messages import LAST_WORDS, ErrorReport, InstalledPackage, Phase, Progress, UpdateEvent
 
 __all__ = ["Journal", "KeptEvent"]
@@ -205,18 +205,16 @@ class Journal(Outbox):
         return {install.package: install for install in found}
 
     def installed(self) -> dict[str, InstalledPackage]:
-        """The same as `Reported.packages` has it; `phase` is that of the package's latest update."""
+        """The same as `Reported.packages` has it; `phase` is that of the release's own installation."""
         return {name: self._as_reported(install) for name, install in self.installs().items()}
 
     def _as_reported(self, install: Install) -> InstalledPackage:
-        rows = self._rows("SELECT phase FROM updates WHERE package = ? ORDER BY number DESC LIMIT 1", install.package)
-        phase = lifecycle.read_phase(rows[0][0]) if rows else Phase.SUCCEEDED
         return InstalledPackage(
             version=install.current.version,
             manifest=install.current.manifest,
             installed_at=install.current.installed_at,
             previous=install.previous.version if install.previous else None,
-            phase=phase or Phase.ROLLING_BACK,
+            phase=installation_phase(install, self.history(install.package, limit=MAX_UPDATES)),
             rollout=install.current.rollout,
         )
 
@@ -230,10 +228,6 @@ class Journal(Outbox):
         detail: dict[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        error = row.error
-        if error is not None and phase is Phase.ROLLED_BACK:
-            # `rolling_back` has just carried the output; once is enough
-            error = msgspec.structs.replace(error, log_tail="")
         self._add_event(
             connection,
             lambda seq: UpdateEvent(
@@ -249,7 +243,7 @@ class Journal(Outbox):
                 phase=phase,
                 at=at,
                 progress=progress,
-                error=error,
+                error=row.error,
                 detail=clean_detail(detail or {}),
             ),
         )

@@ -1,7 +1,9 @@
 """What the update engine keeps and is asked for, as frozen values."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -128,6 +130,33 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     def goes_back(self) -> bool:
         """Whether the wish is to leave `version` rather than to get it."""
         return self.request.origin in (Origin.ROLLBACK, Origin.REVERT)
+
+
+_NOT_PROVEN: Final = frozenset({Phase.SWITCHED, Phase.PROBATION, Phase.ROLLING_BACK, Phase.FAILED, None})
+
+
+def installation_phase(install: Install, updates: Iterable[Update]) -> Phase:
+    """How far the installed release's own installation has come, whatever was tried since.
+
+    Args:
+        install: what is installed.
+        updates: the package's, newest first.
+
+    Returns:
+        `succeeded` for a release that has proven itself, also where it was gone back to since; else
+        `switched`, `probation`, `rolling_back`, or `failed` where it could not be left.
+    """
+    current = install.current
+    for update in updates:
+        if update.goes_back or update.version != current.version:
+            continue
+        if update.phase is Phase.SUCCEEDED and update.manifest in (None, current.manifest):
+            return Phase.SUCCEEDED
+        # the same release may have been tried before, on top of another one
+        put_it_there = update.manifest == current.manifest and update.comes_from == install.previous
+        if put_it_there and update.phase in _NOT_PROVEN:
+            return update.phase or Phase.ROLLING_BACK
+    return Phase.SUCCEEDED
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -70,7 +70,7 @@ class RollbackStep:
             "health.rollback",
             f"after going back from {update.version}: {one_line(error)}"
             + (f" (it was left because: {update.error.message})" if update.error else ""),
-            log_tail=error.log_tail,
+            log_tail=error.log_tail or (update.error.log_tail if update.error else ""),
         )
         await self._keep_running(update)
         cause: ErrorReport = report(failed)

@@ -24,10 +24,10 @@ async def test_an_unhealthy_release(updated: Device) -> None:
     updated.assert_runs(ONE)
     back, last = updated.events()[-2:]
     assert back.error == ErrorReport(code="health.http", message="1.1.0 answered 500", log_tail="last lines of tacho")
-    assert last.error == ErrorReport(code="health.http", message="1.1.0 answered 500")
+    assert last.error == back.error
     assert last.from_version == "1.0.0"
     told = (await updated.manager.installed())["tacho"]
-    assert (told.version, told.phase, told.rollout) == ("1.0.0", Phase.ROLLED_BACK, rollout(1))
+    assert (told.version, told.phase, told.rollout) == ("1.0.0", Phase.SUCCEEDED, rollout(1))
 
 
 async def test_a_release_that_falls_ill_in_probation(updated: Device) -> None:
@@ -98,6 +98,21 @@ async def test_a_release_before_that_is_ill_too_is_the_last_word(updated: Device
     assert "1.0.0 answered 500" in update.error.message
     assert "1.1.0 answered 500" in update.error.message
     updated.assert_runs(ONE, spare_objects=True)
+
+
+async def test_why_it_went_back_is_told_with_its_output_where_going_back_fails_without_any(updated: Device) -> None:
+    folders = updated.folders.package("tacho")
+    updated.probe.sick.add("1.1.0")
+    await updated.submit(TWO, 2)
+    await updated.reaches(Phase.SWITCHED)
+    folders.release("1.0.0", ONE.sha256).rename(updated.root / "taken away")
+    await updated.rest()
+    last = updated.events()[-1]
+    assert last.phase is Phase.FAILED
+    assert last.error is not None
+    assert (last.error.code, last.error.log_tail) == ("health.rollback", "last lines of tacho")
+    told = (await updated.manager.installed())["tacho"]
+    assert (told.version, told.phase) == ("1.1.0", Phase.FAILED)
 
 
 async def test_the_release_before_the_one_before_can_still_be_gone_back_to(updated: Device) -> None:

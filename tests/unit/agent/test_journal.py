@@ -79,15 +79,67 @@ def test_an_event_that_cannot_be_written_takes_its_phase_with_it(journal: Journa
 def test_what_is_installed_changes_with_the_phase(journal: Journal) -> None:
     install = Install(package="tacho", current=Release(version="1.0.0", manifest="ab" * 32, installed_at=NOW))
     update = begin(journal)
-    for outcome in (Outcome.START, Outcome.DONE):
-        journal.advance(update, outcome, at=NOW)
+    journal.advance(update, Outcome.START, at=NOW)
+    journal.advance(update, Outcome.DONE, at=NOW, changes={"manifest": "ab" * 32})
     journal.advance(update, Outcome.DONE, at=NOW, install=install)
     assert journal.installs() == {"tacho": install}
     told = journal.installed()["tacho"]
     assert (told.version, told.phase, told.previous, told.rollout) == ("1.0.0", Phase.SWITCHED, None, None)
     journal.advance(update, Outcome.GO_BACK, at=NOW)
+    assert journal.installed()["tacho"].phase is Phase.ROLLING_BACK
     journal.advance(update, Outcome.DONE, at=NOW, uninstall=True)
     assert journal.installs() == {}
+
+
+def installed_in(journal: Journal, phase: Phase) -> Phase:
+    """Install 1.0.0 up to `phase`; gives the phase told once another release of it was turned down."""
+    current = Release(version="1.0.0", manifest="ab" * 32, installed_at=NOW)
+    update = begin(journal)
+    journal.advance(update, Outcome.START, at=NOW)
+    journal.advance(update, Outcome.DONE, at=NOW, changes={"manifest": current.manifest, "switch_begun": True})
+    journal.advance(update, Outcome.DONE, at=NOW, install=Install(package="tacho", current=current))
+    ways = {Phase.SWITCHED: 0, Phase.PROBATION: 1, Phase.SUCCEEDED: 2}
+    for _ in range(ways[phase]):
+        journal.advance(update, Outcome.DONE, at=NOW)
+    other = UpdateRequest(package="tacho", version="1.1.0", rollout=rollout(2))
+    error = ErrorReport(code="trust.signatures", message="not signed")
+    journal.begin(other, Outcome.REJECT, update=rollout(1002), at=NOW, error=error)
+    journal.begin(REQUEST, Outcome.REJECT, update=rollout(1003), at=NOW, error=error)
+    return journal.installed()["tacho"].phase
+
+
+@pytest.mark.parametrize("phase", [Phase.SWITCHED, Phase.PROBATION, Phase.SUCCEEDED])
+def test_the_phase_of_what_is_installed_is_that_of_its_own_installation(journal: Journal, phase: Phase) -> None:
+    assert installed_in(journal, phase) is phase
+
+
+def test_a_release_that_was_gone_back_to_has_proven_itself(journal: Journal) -> None:
+    assert installed_in(journal, Phase.SUCCEEDED) is Phase.SUCCEEDED
+    one = journal.installs()["tacho"]
+    two = Release(version="1.1.0", manifest="cd" * 32, installed_at=NOW)
+    request = UpdateRequest(package="tacho", version="1.1.0", rollout=rollout(3))
+    update = journal.begin(request, Outcome.ACCEPT, update=rollout(1004), at=NOW).id
+    journal.advance(update, Outcome.START, at=NOW)
+    journal.advance(update, Outcome.DONE, at=NOW, changes={"manifest": two.manifest, "switch_begun": True})
+    assert journal.installed()["tacho"].phase is Phase.SUCCEEDED
+    journal.advance(update, Outcome.DONE, at=NOW, install=Install(package="tacho", current=two, previous=one.current))
+    assert journal.installed()["tacho"].phase is Phase.SWITCHED
+    journal.advance(update, Outcome.GO_BACK, at=NOW)
+    assert journal.installed()["tacho"].phase is Phase.ROLLING_BACK
+    journal.advance(update, Outcome.DONE, at=NOW, install=one)
+    told = journal.installed()["tacho"]
+    assert (told.version, told.phase) == ("1.0.0", Phase.SUCCEEDED)
+
+
+def test_why_it_is_rolled_back_outlives_a_restart_with_its_output(tmp_path: Path) -> None:
+    error = ErrorReport(code="service.crashed", message="web ended with 1", log_tail="x" * MAX_LOG)
+    with Journal(tmp_path, device="pi-1", boot_id="boot-1") as journal:
+        update = begin(journal)
+        journal.advance(update, Outcome.GO_BACK, at=NOW, error=error)
+    with Journal(tmp_path, device="pi-1", boot_id="boot-2") as journal:
+        journal.advance(update, Outcome.DONE, at=NOW)
+        last = decode(journal.unsent(10)[-1].payload, UpdateEvent)
+        assert (last.phase, last.error) == (Phase.ROLLED_BACK, error)
 
 
 def test_the_numbers_of_events_never_go_back(tmp_path: Path) -> None:
