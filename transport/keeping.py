@@ -159,12 +159,24 @@ async def _attend(link: Link, session: Callable[[Link], Awaitable[None]]) -> Non
     try:
         await asyncio.wait({working, losing}, return_when=asyncio.FIRST_COMPLETED)
         lost = losing.result() if losing.done() else None
-    finally:
+    except asyncio.CancelledError:
         await _cancelled(working, losing)
+        _raise_defect(working)
+        raise
+    await _cancelled(working, losing)
     if not working.cancelled():
         working.result()
     if lost is not None:
         raise lost
+
+
+def _raise_defect(ended: "asyncio.Future[None]") -> None:
+    """Raise what a session ended with while it was stopped, unless the link was lost just then: that is no news."""
+    error = None if ended.cancelled() else ended.exception()
+    if isinstance(error, (TransportError, BaseExceptionGroup)):
+        _loss_in(error)
+    elif error is not None:
+        raise error
 
 
 async def _cancelled(*tasks: "asyncio.Future[Any]") -> None:

@@ -1,8 +1,10 @@
 """Staying connected through broker restarts, refusals, twins and shutdowns."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -222,6 +224,38 @@ async def test_two_real_connections_with_one_id_find_out(broker: Broker, unique:
                 )
             await until(lambda: any(isinstance(state.error, TakenOver) for state in states))
             stop.set()
+
+
+@pytest.mark.parametrize("defect", [False, True])
+async def test_a_session_whose_link_is_lost_while_it_is_stopped(defect: bool) -> None:
+    """The loss is no news and nothing is left to complain about; a defect is raised all the same."""
+    stop = asyncio.Event()
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    inside = asyncio.Event()
+
+    async def session(_link: Link) -> None:
+        inside.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ExceptionGroup("ended", [ZeroDivisionError("a bug") if defect else LinkLost("gone")])
+
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        await peer.silence()
+
+    async with scripted_broker(script) as url:
+        keeping = asyncio.create_task(keep_connected(settings(url, "twin"), session, backoff=quick(), stop=stop))
+        await asyncio.wait_for(inside.wait(), BOUND_S)
+        stop.set()
+        await asyncio.wait({keeping}, timeout=BOUND_S)
+    error = keeping.exception()
+    assert (error is not None) is defect
+    assert not defect or "a bug" in repr(error)
+    del keeping, error
+    gc.collect()
+    assert complaints == []
 
 
 async def test_a_refusal_is_tried_again_later_and_named(production_broker: ProductionBroker) -> None:
