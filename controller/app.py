@@ -57,6 +57,8 @@ async def run_controller(settings: ControllerSettings) -> None:
         spool = Spool(settings.data / "spool")
         spool.prepare()
         fleet = FleetService(engine, broker, Topics(settings.topic_root), version=VERSION)
+        # devices that start later must not look for packages where they were before the controller moved
+        moved = await asyncio.to_thread(fleet.move_repository, settings.repository_urls)
         others_can_reach_it = settings.require_token or not is_loopback(settings.http.host)
         token = load_token(settings.data / "api-token") if others_can_reach_it else None
         api = make_api(
@@ -70,6 +72,9 @@ async def run_controller(settings: ControllerSettings) -> None:
         )
         server = _Server(_server_config(api))
         log.info("listening on http://%s, devices fetch from %s", settings.http, ", ".join(settings.repository_urls))
+        if moved:
+            what = "1 rollout is" if moved == 1 else f"{moved} rollouts are"
+            log.info("%s announced anew: devices fetch from another place", what)
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "fleet": lambda: fleet.run(stop),
             "http": lambda: server.serve(listeners),

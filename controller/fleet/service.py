@@ -8,7 +8,7 @@ thread: they write to the database and then wake whoever has to act on it. Quest
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -36,7 +36,7 @@ from controller.rollouts.views import Rollout
 from schemas.errors import one_line
 from schemas.messages import Desired, RolloutPolicy, Targets, Verb
 from schemas.topics import Topics
-from transport import Backoff, Link, LinkSettings, LinkState, keep_connected
+from transport import Backoff, Link, LinkSettings, LinkState, TakenOver, keep_connected
 
 SESSION_EXPIRY_S: Final = 7 * 86_400
 """The broker keeps what devices say for this long while no controller is there."""
@@ -44,6 +44,8 @@ SESSION_EXPIRY_S: Final = 7 * 86_400
 RECEIVE_MAXIMUM: Final = 65_535
 """All that MQTT allows. Measured: Mosquitto 2.0.11 sends a returning client its whole queue at once, whatever
 limit it names, and a link with a lower one takes that for an attack and never gets through the queue."""
+
+TAKEN_OVER: Final = "another controller with these topics is connected to this broker; stop one of them"
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +178,13 @@ class FleetService:
         self._tell(self._rollout_changed, changed, True)
         return changed
 
+    def move_repository(self, urls: Sequence[str]) -> int:
+        """Have devices fetch what is announced from these base URLs; see `RolloutStore.move_repository`."""
+        moved = self._store.move_repository(urls, self._clock())
+        if moved:
+            self._tell(self._announcer.wake)
+        return moved
+
     def announced(self, package: str, version: str) -> list[Rollout]:
         """The rollouts that announce a release now: as long as there are any, it is in use."""
         return [
@@ -235,8 +244,10 @@ class FleetService:
             self._error = None
             log.info("connected to the broker at %s", self._settings.url)
         elif state.state == "waiting":
-            self._error = one_line(state.error)
-            log.warning("no broker: %s; next attempt in %.1f s", self._error, state.wait_s)
+            taken_over = isinstance(state.error, TakenOver)
+            self._error = TAKEN_OVER if taken_over else one_line(state.error)
+            what = self._error if taken_over else f"no broker: {self._error}"
+            log.warning("%s; next attempt in %.1f s", what, state.wait_s)
 
     def _taken_in(self, outcome: Outcome) -> None:
         for device, life in outcome.new_lives.items():

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Engine, insert, select, update
@@ -21,6 +21,9 @@ from schemas.errors import OperatorError, one_line
 from schemas.ids import uuid7
 from schemas.messages import ReleaseState, RolloutPolicy, Targets
 from schemas.versions import parse
+
+_OPEN: Final = rollouts.c.state.not_in([state.value for state in ENDED])
+"""Of rollouts that are announced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +128,29 @@ class RolloutStore:
             _evaluate(connection, rollout, now)
             return read_rollout(connection, rollout)
 
+    def move_repository(self, urls: Sequence[str], now: datetime | None = None) -> int:
+        """Announce anew, in the state it is in, every rollout whose devices would fetch from elsewhere.
+
+        All of them or none.
+
+        Args:
+            urls: base URLs, tried in order.
+            now: the controller's clock.
+
+        Returns:
+            How many rollouts were announced anew.
+
+        Raises:
+            OperatorError: `input.bad` where an announcement with these URLs breaks the contract, or is too large.
+        """
+        now = now or utc_now()
+        with writing(self._engine) as connection:
+            rows = connection.execute(select(rollouts).where(_OPEN).order_by(rollouts.c.id).with_for_update())
+            moving = [row for row in rows.mappings() if _intention(row).repository != list(urls)]
+            for row in moving:
+                _move(connection, row, list(urls), now)
+            return len(moving)
+
     def evaluate(self, rollout: str, now: datetime | None = None) -> Evaluation | None:
         """Let the engine look at a rollout and keep what it decides; None for one that is not known here."""
         now = now or utc_now()
@@ -133,7 +159,7 @@ class RolloutStore:
 
     def announced(self, channels: set[str] | None = None, *, package: str | None = None) -> list[str]:
         """Ids of the rollouts that are announced now; of all channels or these, of all packages or this one."""
-        found = select(rollouts.c.id).where(rollouts.c.state.not_in([state.value for state in ENDED]))
+        found = select(rollouts.c.id).where(_OPEN)
         if channels is not None:
             found = found.where(rollouts.c.channel.in_(sorted(channels)))
         if package is not None:
@@ -163,10 +189,29 @@ def _evaluate(connection: Connection, rollout: str, now: datetime) -> Evaluation
 def _change(connection: Connection, row: Any, state: RolloutState, now: datetime) -> None:
     """Set the state of a rollout that is announced, and announce it."""
     _set_state(connection, row["id"], state, now)
+    _announce(connection, row, _intention(row), state, now)
+
+
+def _move(connection: Connection, row: Any, urls: list[str], now: datetime) -> None:
+    connection.execute(
+        update(rollouts).where(rollouts.c.id == row["id"]).values(repository=msgspec.json.encode(urls).decode())
+    )
+    intention = msgspec.structs.replace(_intention(row), repository=urls)
+    try:
+        _announce(connection, row, intention, RolloutState(row["state"]), now)
+    except OperatorError as error:
+        raise OperatorError(
+            error.code, f"rollout {row['id']} of {row['package']} can't be moved to {', '.join(urls)}: {error}"
+        ) from error
+
+
+def _announce(
+    connection: Connection, row: Any, intention: announcing.Intention, state: RolloutState, now: datetime
+) -> None:
     announced = state.announced
     if announced is None or announcing.current_rollout(connection, row["channel"], row["package"]) != row["id"]:
         raise OperatorError("rollout.state", f"rollout {row['id']} is not what its channel announces")
-    revision = announcing.announce(connection, _intention(row), announced, now)
+    revision = announcing.announce(connection, intention, announced, now)
     connection.execute(update(rollouts).where(rollouts.c.id == row["id"]).values(revision=revision))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from broker_config import answers, free_port
 from schemas.codec import decode
-from schemas.messages import Phase, Presence
+from schemas.messages import Announcement, Phase, Presence
 from schemas.topics import Topics
 from tests.support.broker import Broker
 from tests.support.command import Finished, flotilla
@@ -225,6 +225,22 @@ async def test_a_broker_that_speaks_only_an_older_mqtt_is_named_in_one_line(tmp_
             assert await asyncio.to_thread(alone.stop) == 0
 
 
+async def test_a_controller_that_is_thrown_out_by_another_says_so_and_ends_in_good_order(tmp_path: Path) -> None:
+    async def taken_over(peer: Peer) -> None:
+        await peer.greet()
+        await peer.send(bytes.fromhex("e0028e00"))
+
+    says = "another controller with these topics is connected to this broker; stop one of them"
+    async with scripted_broker(taken_over) as url:
+        with controller_process(tmp_path / "data", url, started=False) as alone:
+            await asyncio.to_thread(alone.start, connected=False)
+            await until(lambda: says in alone.log_text())
+            assert await asyncio.to_thread(alone.stop) == 0
+            assert "no broker: " not in alone.log_text()
+            assert "ERROR" not in alone.log_text()
+            assert "Traceback" not in alone.log_text()
+
+
 async def test_what_was_released_without_a_broker_is_announced_when_there_is_one(
     make_broker: Callable[[], Broker], tmp_path: Path
 ) -> None:
@@ -263,6 +279,36 @@ async def test_a_restart_forgets_nothing(broker: Broker, tmp_path: Path, topic_r
         again = controller.get(f"/rollouts/{rollout['id']}").json()["rollout"]
         assert (again["id"], again["revision"]) == (rollout["id"], rollout["revision"])
         assert controller.get("/packages").json()["items"][0]["channels"] == ["stable"]
+
+
+async def test_a_restart_with_another_public_url_moves_what_is_announced(
+    broker: Broker, tmp_path: Path, topic_root: str
+) -> None:
+    data = tmp_path / "data"
+    with controller_process(data, broker.url, topic_root=topic_root) as controller:
+        assert controller.push(make_package(tmp_path, "tacho", "1.0.0", {"a": "a"})).status == 201
+        wish = {"package": "tacho", "version": "1.0.0", "channel": "stable"}
+        rollout = controller.send("POST", "/releases", wish).json()
+        assert controller.stop() == 0
+    moved = ["--public-url", "https://updates.example.com"]
+    with controller_process(data, broker.url, topic_root=topic_root, arguments=moved) as controller:
+
+        def now_at() -> Announcement:
+            return decode(message.payload, Announcement)
+
+        async with connect(settings(broker.url, f"look-{tmp_path.name}", clean_start=True)) as link:
+            await link.subscribe([Topics(topic_root).release("stable", "tacho")])
+            (message,) = await take(link, 1)
+            while now_at().revision == rollout["revision"]:  # looked before it was published
+                (message,) = await take(link, 1)
+        assert (now_at().rollout, now_at().revision) == (rollout["id"], rollout["revision"] + 1)
+        assert now_at().repository == ["https://updates.example.com"] != rollout["repository"]
+        said = "1 rollout is announced anew: devices fetch from another place"
+        assert controller.log_text().count(said) == 1
+        controller.restart()
+        again = controller.get(f"/rollouts/{rollout['id']}").json()["rollout"]
+        assert (again["revision"], again["repository"]) == (now_at().revision, now_at().repository)
+        assert controller.log_text().count(said) == 1
 
 
 # How it ends

@@ -266,3 +266,58 @@ def test_where_asks_for_facts_and_tags_of_the_report(engine: Engine) -> None:
     )
     rollout = create(engine, targets=Targets(where={"model": "pi4"}))
     assert verdicts(engine, rollout) == {"pi-1": Verdict.PENDING, "pi-3": Verdict.PENDING}
+
+
+ELSEWHERE = ["https://updates.example.com/repo", "https://mirror.example.com/repo"]
+
+
+def test_rollouts_follow_a_repository_that_moves(engine: Engine) -> None:
+    take_in(engine, reported_in("pi-1"))
+    rollout = create(engine)
+    RolloutStore(engine).set_state(rollout.id, RolloutState.PAUSED, NOW)
+    store = AnnouncementStore(engine)
+    for topic in store.topics(changed_only=True):
+        store.mark_published(topic)
+    assert RolloutStore(engine).move_repository(ELSEWHERE, NOW + timedelta(hours=1)) == 1
+    assert len(store.topics(changed_only=True)) == 1
+    message = announced(engine)
+    assert message is not None
+    assert (message.rollout, message.revision, message.state) == (rollout.id, 3, ReleaseState.PAUSED)
+    assert (message.repository, message.published_at) == (ELSEWHERE, NOW + timedelta(hours=1))
+    view = RolloutReader(engine).rollout(rollout.id)
+    assert (view.repository, view.revision, view.state) == (ELSEWHERE, 3, RolloutState.PAUSED)
+    assert RolloutStore(engine).move_repository(ELSEWHERE, NOW) == 0
+    assert announced(engine) == message
+    # what is announced after that names the new place too
+    RolloutStore(engine).set_state(rollout.id, RolloutState.ACTIVE, NOW)
+    message = announced(engine)
+    assert message is not None
+    assert (message.repository, message.revision) == (ELSEWHERE, 4)
+
+
+def test_what_is_not_announced_does_not_move(engine: Engine) -> None:
+    old = create(engine, "1.0.0")
+    create(engine, "2.0.0", repository=ELSEWHERE)
+    gone = create(engine, channel="beta")
+    RolloutStore(engine).withdraw("beta", "tacho", NOW)
+    assert RolloutStore(engine).move_repository(ELSEWHERE, NOW) == 0
+    for one in (old, gone):
+        assert RolloutReader(engine).rollout(one.id).repository == one.repository
+    assert {topic.channel for topic in AnnouncementStore(engine).topics(changed_only=False) if topic.payload} == {
+        "stable"
+    }
+
+
+def test_either_all_rollouts_move_or_none(engine: Engine) -> None:
+    small = create(engine, package="other")
+    models = [f"{number:064d}" for number in range(256)]
+    targets = Targets(
+        devices=[f"{number:063d}" for number in range(3000)], where={"tag.model": models, "tag.kind": models}
+    )
+    large = create(engine, targets=targets, now=NOW + timedelta(seconds=1))
+    before = AnnouncementStore(engine).topics(changed_only=False)
+    with pytest.raises(OperatorError, match=large.id) as refused:
+        RolloutStore(engine).move_repository(["https://x.example/" + "x" * 2000] * 16, NOW)
+    assert refused.value.code == "input.bad"
+    assert AnnouncementStore(engine).topics(changed_only=False) == before
+    assert RolloutReader(engine).rollout(small.id).repository == small.repository
