@@ -136,7 +136,7 @@ def _lock(root: Path) -> int:
 
 
 def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
-    with _database_errors():
+    with _database_errors(path):
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",
             uri=True,
@@ -167,7 +167,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, read_only: bool) -> Non
 
 
 @contextmanager
-def _database_errors() -> Iterator[None]:
+def _database_errors(name: object = DATABASE) -> Iterator[None]:
     """SQLite's errors about the disk and the file as `DeviceError`; those about our own SQL stay what they are."""
     try:
         yield
@@ -177,5 +177,5 @@ def _database_errors() -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", None)
         primary = code & 0xFF if code is not None else None
         if primary == _FULL:
-            raise DeviceError("disk.full", "agent.db cannot grow: the disk is full") from error
-        raise DeviceError("disk.io", f"agent.db: {one_line(error)}") from error
+            raise DeviceError("disk.full", f"{name} cannot grow: the disk is full") from error
+        raise DeviceError("disk.io", f"{name}: {one_line(error)}") from error

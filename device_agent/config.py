@@ -4,6 +4,7 @@ Flags go before the file, the file before the defaults. Whatever is wrong gives 
 file (or the flag) and the key. Nothing here is read from the network.
 """
 
+import contextlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -250,7 +251,8 @@ def _anchor_paths(table: dict[str, Any], folder: Path) -> None:
         for key in keys[:-1]:
             inner = inner.get(key) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and isinstance(inner.get(keys[-1]), str):
-            inner[keys[-1]] = str(folder / Path(inner[keys[-1]]).expanduser())
+            with contextlib.suppress(ValueError):  # what it says is said when all values are checked
+                inner[keys[-1]] = str(folder / path_from(inner[keys[-1]]))
 
 
 def _put(table: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -272,9 +274,17 @@ def _path(kind: type[Any], value: Any) -> Any:
     """msgspec knows no paths by itself."""
     if kind is not Path:
         raise NotImplementedError(kind)
-    if not isinstance(value, str) or not value or "\0" in value:
+    return path_from(value if isinstance(value, str) else "")
+
+
+def path_from(text: str) -> Path:
+    """The path that somebody wrote, with `~` filled in; `ValueError` for what can be none."""
+    if not text or "\0" in text:
         raise ValueError("Expected the path of a file or folder")
-    return Path(value).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{text!r} names nobody's home folder") from error
 
 
 def _translate(error: msgspec.ValidationError, table: Mapping[str, Any], origin: _Origin) -> OperatorError:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from device_agent.app import Engine, open_engine
-from device_agent.cli.options import config_from
+from device_agent.cli.options import config_from, written_path
 from device_agent.cli.status import print_json
 from device_agent.config import AgentConfig
 from device_agent.control import hand_over_to
+from device_agent.journal import Journal
 from device_agent.local_work import Begun
 from device_agent.services.supervisor import Supervisor
 from schemas.errors import OperatorError, one_line
@@ -42,7 +43,7 @@ class Worker(Protocol):
 
 def install(arguments: argparse.Namespace) -> int:
     """Install an exported release; the exit status is 0 where it has succeeded."""
-    file: Path = arguments.file.expanduser().absolute()
+    file = written_path("FILE", arguments.file)
     if not file.is_file():
         raise OperatorError("input.bad", f"{file}: no such file")
     good = frozenset({Phase.SUCCEEDED})
@@ -55,6 +56,8 @@ def rollback(arguments: argparse.Namespace) -> int:
     if not matches(PACKAGE_PATTERN, package):
         raise OperatorError("input.bad", f"{one_line(package)!r} is not a package name")
     good = frozenset({Phase.ROLLED_BACK, Phase.SUCCEEDED})
+    with Journal(config_from(arguments).root, read_only=True):
+        pass  # a misspelt root folder is said to be one, not made
     return _run(arguments, lambda worker: worker.rollback(package), good)
 
 

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from pathlib import Path
+from typing import NoReturn
 
 from device_agent.cli.options import add_config_options
 from device_agent.version import VERSION
@@ -17,6 +17,14 @@ BAD_USAGE = 2
 INTERRUPTED = 130
 
 Handler = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything here does; all the flags are in --help."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with that line."""
+        self.exit(BAD_USAGE, f"flotilla-agent: {one_line(message, 1000)} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="flotilla-agent",
         description="Keeps this device's software up to date: hears releases, proves them, goes back.",
     )
@@ -58,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(status)
 
     install = add("install", "local", "install", "install an exported release, without controller and broker")
-    install.add_argument("file", type=Path, metavar="FILE", help="what `flotilla export` wrote")
+    install.add_argument("file", metavar="FILE", help="what `flotilla export` wrote")
     _add_json(install)
 
     rollback = add("rollback", "local", "rollback", "go back to a package's previous release")

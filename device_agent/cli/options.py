@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device_agent.config import DEFAULT_FILE, AgentConfig, Flag, load_config
-from schemas.errors import OperatorError
+from device_agent.config import DEFAULT_FILE, AgentConfig, Flag, load_config, path_from
+from schemas.errors import OperatorError, one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +135,18 @@ def flags_from(arguments: Mapping[str, Any]) -> dict[str, Flag]:
     return found
 
 
+def written_path(name: str, text: str) -> Path:
+    """The absolute path that somebody wrote on the command line as `name`; `OperatorError` for what is none."""
+    try:
+        return path_from(text).absolute()
+    except ValueError as error:
+        raise OperatorError("input.bad", f"{name}: {one_line(error)}") from error
+
+
 def _value(option: _Option, value: Any) -> Any:
     match option.kind:
         case "path":
-            return str(Path(value).expanduser().absolute())
+            return str(written_path(option.flag, value))
         case "pairs":
             return dict(_pair(option.flag, text, option.metavar) for text in value)
         case "settings":

@@ -2,16 +2,15 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from device_agent.cli.options import config_from
+from device_agent.cli.options import config_from, written_path
 from device_agent.config import DEFAULT_FILE
 from device_agent.install_service import agent_command, config_text, install, unit_text
 
 
 def install_service(arguments: argparse.Namespace) -> int:
     """Write the unit and the configuration, enable and start the agent; or only print the unit."""
-    file: Path = (arguments.config or DEFAULT_FILE).expanduser().absolute()
+    file = written_path("--config", str(arguments.config or DEFAULT_FILE))
     unit = unit_text(command=agent_command(), config=file)
     if arguments.only_print:
         sys.stdout.write(unit)

@@ -95,6 +95,9 @@ def test_the_whole_file_is_read(tmp_path: Path) -> None:
         ("[broker_auth]\npassword_file = 'x'", "broker_auth.password_file: needs a username beside it"),
         ("broker='mqtts://b'\n[broker_auth]\ncert = 'x'", "broker_auth.cert: cert and key go together"),
         ("[broker_auth]\nca = 'x'", "certificate files need an address that starts with mqtts://"),
+        ("root = ''", "root: Expected the path of a file or folder"),
+        ("root = '~nobody-here/x'", "root: '~nobody-here/x' names nobody's home folder"),
+        ("trusted_root = 'a\\u0000b'".replace("'", '"'), "trusted_root: Expected the path of a file or folder"),
         ("id == 1", "is not TOML:"),
     ],
 )
