@@ -1,5 +1,6 @@
 """Fixtures that give a real Mosquitto; see tests/support/broker.py for which one."""
 
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,6 +11,13 @@ import pytest
 from tests.support.broker import Broker, ProductionBroker, new_broker, new_production_broker
 
 _BROKERS = {"broker", "make_broker", "production_broker", "make_production_broker"}
+
+
+def pytest_configure() -> None:
+    """A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

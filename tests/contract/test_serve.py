@@ -277,7 +277,9 @@ async def test_a_restart_forgets_nothing(broker: Broker, tmp_path: Path, topic_r
             assert [item["event"]["seq"] for item in controller.get(events).json()["items"]] == [1, 2]
         assert controller.get("/root").body == root
         again = controller.get(f"/rollouts/{rollout['id']}").json()["rollout"]
-        assert (again["id"], again["revision"]) == (rollout["id"], rollout["revision"])
+        # the last word of its only device may have completed it, which is one revision more
+        assert again["id"] == rollout["id"]
+        assert again["revision"] - rollout["revision"] in {0, 1}
         assert controller.get("/packages").json()["items"][0]["channels"] == ["stable"]
 
 

@@ -147,7 +147,10 @@ async def test_children_do_not_inherit_ignored_signals(tmp_path: Path) -> None:
     result = await ProcessHookRunner().run(
         "pre_switch", Hook(command=["grep", "SigIgn", "/proc/self/status"]), release_context(tmp_path)
     )
-    assert int(result.output.split()[1], 16) == 0
+    ignored = int(result.output.split()[1], 16)
+    # Python ignores these two; whatever else the agent was started with is its starter's business
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        assert not ignored & 1 << (number - 1), number
 
 
 def test_a_tail_keeps_whole_printable_lines() -> None:
