@@ -66,6 +66,12 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
     clock = KeptClock(config.root)
     journal = await in_thread(Journal, config.root, device=config.id, boot_id=await in_thread(boot_id))
     services = pick_service_manager(config.root, kind=config.policy.services, clock=clock)
+    sources = process_source_factory(
+        root=config.root,
+        trusted_root=lambda: load_trusted_root(config.root),
+        repositories=config.repositories,
+        now=clock.now,
+    )
     try:
         note = await in_thread(adopt_trusted_root, config.root, config.trusted_root)
         if note:
@@ -80,12 +86,7 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
         manager = UpdateManager(
             root=config.root,
             journal=journal,
-            sources=process_source_factory(
-                root=config.root,
-                trusted_root=lambda: load_trusted_root(config.root),
-                repositories=config.repositories,
-                now=clock.now,
-            ),
+            sources=sources,
             hooks=ProcessHookRunner(),
             services=services,
             probe=ReleaseProbe(),
@@ -111,6 +112,7 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
             local_work=work,
         )
     finally:
+        await sources.close()
         await services.close()
         await in_thread(journal.close)
 

@@ -26,7 +26,7 @@ from device_agent.fetch_frames import (
     framed,
 )
 from device_agent.processes import describe_exit
-from device_agent.seams import OnBytes, ReleaseSource, SignedManifest, SourceFactory, WantedObject
+from device_agent.seams import OnBytes, ReleaseSource, SignedManifest, WantedObject
 from device_agent.threads import in_thread
 from schemas.errors import DeviceError, one_line
 from schemas.manifest import decode_manifest
@@ -43,15 +43,27 @@ def process_source_factory(
     trusted_root: Callable[[], bytes],
     repositories: Sequence[str],
     now: Callable[[], datetime],
-) -> SourceFactory:
+) -> "ProcessSources":
     """As `device_agent.sources.source_factory`, whose sources it runs in a process of their own."""
-    bench = _Bench(root=root, trusted_root=trusted_root, now=now)
+    return ProcessSources(_Bench(root=root, trusted_root=trusted_root, now=now), repositories)
 
-    def make(addresses: Sequence[str]) -> ReleaseSource:
+
+class ProcessSources:
+    """A `SourceFactory`; to be closed, because a process may wait for more to do."""
+
+    def __init__(self, bench: "_Bench", repositories: Sequence[str]) -> None:
+        self._bench = bench
+        self._repositories = repositories
+
+    def __call__(self, addresses: Sequence[str]) -> ReleaseSource:
+        """See `SourceFactory`."""
         from_file = len(addresses) == 1 and addresses[0].startswith("/")
-        return _ProcessSource(bench, tuple(addresses if from_file else dict.fromkeys([*repositories, *addresses])))
+        every = addresses if from_file else dict.fromkeys([*self._repositories, *addresses])
+        return _ProcessSource(self._bench, tuple(every))
 
-    return make
+    async def close(self) -> None:
+        """End the process that waits, if one does. Bounded."""
+        await self._bench.close()
 
 
 class _Worker:
@@ -102,8 +114,11 @@ class _Worker:
     async def end(self) -> None:
         """Kill it; partial downloads stay. Bounded."""
         self.kill()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _END_S)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(_END_S):
+                await self._process.wait()
+                await self._to.wait_closed()
+                await self._from.read()
 
     def kill(self) -> None:
         """The part of `end` that needs no waiting."""
@@ -139,10 +154,7 @@ class _Bench:
     async def take(self, addresses: tuple[str, ...]) -> _Worker:
         """A worker for these addresses: the one that waits, or a new one."""
         root = await in_thread(self._trusted_root)
-        idle, self._idle = self._idle, None
-        if self._farewell is not None:
-            self._farewell.cancel()
-            self._farewell = None
+        idle = self._take_idle()
         if idle is not None:
             if idle.serves == (addresses, root) and idle.runs:
                 return idle
@@ -167,6 +179,19 @@ class _Bench:
             await worker.end()
             raise
         return worker
+
+    async def close(self) -> None:
+        """End the one that waits."""
+        idle = self._take_idle()
+        if idle is not None:
+            await idle.end()
+
+    def _take_idle(self) -> _Worker | None:
+        idle, self._idle = self._idle, None
+        if self._farewell is not None:
+            self._farewell.cancel()
+            self._farewell = None
+        return idle
 
     def give_back(self, worker: _Worker) -> None:
         """Keep a worker that did its work well; it ends soon if it is not needed, or with the event loop."""

@@ -74,12 +74,12 @@ class Device:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.root = fleet.root
-        self._process = process_source_factory(
+        self.sources = process_source_factory(
             root=fleet.root, trusted_root=lambda: fleet.trusted_root, repositories=[], now=lambda: fleet.now
         )
 
     def source(self, *addresses: str) -> ReleaseSource:
-        return self._process(addresses)
+        return self.sources(addresses)
 
     def here(self, *addresses: str) -> ReleaseSource:
         """The source whose behaviour counts, with a root folder of its own."""
@@ -530,6 +530,19 @@ def test_nothing_is_left_when_the_event_loop_ends(tmp_path: Path, started: Start
             assert time.monotonic() < deadline, "a fetching process outlives the event loop"
             time.sleep(0.01)
     assert len(started.all) == 1
+
+
+async def test_a_waiting_process_is_gone_when_its_factory_is_closed(device: Device, started: Started) -> None:
+    """Ended by the end of the event loop it would leave its pipes behind, which Python says on stderr."""
+    with device.fleet.serving() as url:
+        source = device.source(url)
+        await resolved(source)
+        await source.close()
+        assert started.last.returncode is None
+        await device.sources.close()
+        assert started.last.returncode is not None
+        await device.sources.close()
+        assert (await resolved(device.source(url))).sha256 == device.fleet.record.manifest
 
 
 @pytest.mark.parametrize("size", [10, 450_000])
