@@ -293,13 +293,13 @@ async def test_a_client_certificate_says_who_a_device_is(
 
 
 async def test_a_burst_over_tls_arrives_once_each_and_in_order(
-    production_broker: ProductionBroker,
+    make_production_broker: Callable[[tuple[str, ...]], ProductionBroker],
 ) -> None:
+    production_broker = make_production_broker(("controller", "dev-c"))
     async with (
         connect(production_broker.settings("controller", receive_maximum=1000)) as link,
         connect(production_broker.settings("dev-c")) as sender,
     ):
-        # the events alone: other tests leave retained messages beside them
         await link.subscribe(["flotilla/v1/devices/dev-c/events"])
         async with asyncio.TaskGroup() as group:
             taking = group.create_task(take(link, 2000, bound_s=60))
