@@ -18,6 +18,7 @@ import pytest
 
 from controller.packaging.package_creator import PackageCreator
 from schemas.messages import Phase
+from tests.support.wholeness import reported_version
 from tests.support.world import World
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,9 @@ def assert_everywhere(world: World, source: Path, version: str) -> None:
     wanted = fingerprint(source)
     del wanted["flotilla.toml"]
     for device in AGENTS:
-        assert world.device(device).packages[PACKAGE].version == version
+        world.wait(
+            lambda device=device: reported_version(world, device, PACKAGE) == version, f"{device} to report {version}"
+        )
         current = (world.root(device) / "packages" / PACKAGE / "current").resolve(strict=True)
         assert fingerprint(current) == wanted, f"{device} does not have the files of {version}"
 

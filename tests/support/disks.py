@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -66,12 +66,24 @@ def small_disk(folder: Path, size: int) -> Iterator[SmallDisk]:
 
 @contextmanager
 def _limited(pid: int, size: int) -> Iterator[None]:
-    """Let a process of ours make no file larger than `size`; what it starts meanwhile inherits the limit."""
+    """Let a process of ours and those it has started make no file larger than `size`, nor those that they start."""
     if not hasattr(resource, "prlimit"):
         pytest.skip("here tests can neither mount a file system nor limit another process")
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
     try:
+        for one in (pid, *_children_of(pid)):
+            resource.prlimit(one, resource.RLIMIT_FSIZE, (size, before[1]))
         yield
     finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+        for one in (pid, *_children_of(pid)):
+            with suppress(ProcessLookupError):
+                resource.prlimit(one, resource.RLIMIT_FSIZE, before)
+
+
+def _children_of(pid: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            if f"\nPPid:\t{pid}\n" in status.read_text():
+                found.append(int(status.parent.name))
+    return found

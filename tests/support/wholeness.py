@@ -16,7 +16,13 @@ def assert_runs(world: World, device: str, source: Path, version: str, port: int
     world.wait(lambda: running_version(port) == version, f"{version} of {device} to answer")
     if PROC.is_dir():
         assert len(service_processes(world.root(device) / "packages" / package)) == 1
-    world.wait(lambda: world.device(device).packages[package].version == version, f"{device} to report {version}")
+    world.wait(lambda: reported_version(world, device, package) == version, f"{device} to report {version}")
+
+
+def reported_version(world: World, device: str, package: str = NAME) -> str | None:
+    """The version in the device's last report, as the controller has it; none until a report names the package."""
+    state = world.device(device).packages.get(package)
+    return state and state.version
 
 
 def assert_on_disk(world: World, device: str, source: Path, version: str, *, package: str = NAME) -> None:
