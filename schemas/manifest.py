@@ -71,17 +71,31 @@ class Hook(Part, frozen=True, kw_only=True):
     timeout_s: Limit = 60
 
 
+class ReadyHook(Hook, frozen=True, kw_only=True):
+    """Asks the release that runs whether it may be replaced now: exit status 0 is yes, any other is 'not now'.
+
+    Attributes:
+        interval_s: time between two questions while the answer is 'not now'.
+        longest_postponement_s: after this the switch is made whatever the answer; counted from the first question.
+    """
+
+    interval_s: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 60
+    longest_postponement_s: Annotated[float, msgspec.Meta(ge=0, le=86_400 * 30)] = 86_400
+
+
 class Hooks(Part, frozen=True, kw_only=True):
     """Commands around the switch.
 
     `pre_switch` runs in the new release before anything is stopped; `post_switch` in it after the switch and
     before services start; `pre_rollback` in the release that is left; `post_rollback` in the one gone back to.
+    `ready` is asked of the release that runs, before anything is changed for another one.
     """
 
     pre_switch: Hook | None = None
     post_switch: Hook | None = None
     pre_rollback: Hook | None = None
     post_rollback: Hook | None = None
+    ready: ReadyHook | None = None
 
 
 class Service(Part, frozen=True, kw_only=True):
@@ -333,9 +347,9 @@ def _check_parts(manifest: Manifest) -> None:
 
 def _check_commands(manifest: Manifest) -> None:
     """No system can hand a NUL to a process."""
-    hooks = (manifest.hooks.pre_switch, manifest.hooks.post_switch, manifest.hooks.pre_rollback)
+    hooks: list[Hook | None] = [getattr(manifest.hooks, name) for name in manifest.hooks.__struct_fields__]
     commands = [
-        *(hook.command for hook in (*hooks, manifest.hooks.post_rollback) if hook is not None),
+        *(hook.command for hook in hooks if hook is not None),
         *(service.command or () for service in manifest.services),
         *(service.environment.values() for service in manifest.services),
         *(check.command for check in manifest.health.checks if isinstance(check, CommandCheck)),

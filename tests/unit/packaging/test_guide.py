@@ -17,12 +17,23 @@ from controller.packaging.project import (
 from controller.packaging.project_checks import KNOWN_VALUES
 from controller.packaging.python_requirements import UV_PLATFORMS
 from controller.packaging.source_tree import DEFAULT_EXCLUDES
-from schemas.manifest import CommandCheck, Health, Hook, Hooks, HttpCheck, Requires, Service, SystemdCheck, TcpCheck
+from schemas.manifest import (
+    CommandCheck,
+    Health,
+    Hook,
+    Hooks,
+    HttpCheck,
+    ReadyHook,
+    Requires,
+    Service,
+    SystemdCheck,
+    TcpCheck,
+)
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "guides" / "publishers.md").read_text()
 EXAMPLES = re.findall(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
 TABLES = [PackageTable, VersionFrom, PythonTable, RequiredSetting, TemplateTable]
-MANIFEST_PARTS = [Requires, Hooks, Hook, Service, CommandCheck, HttpCheck, TcpCheck, SystemdCheck]
+MANIFEST_PARTS = [Requires, Hooks, Hook, ReadyHook, Service, CommandCheck, HttpCheck, TcpCheck, SystemdCheck]
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))

@@ -6,7 +6,7 @@ import pytest
 
 from controller.packaging.project import MAX_PROJECT_BYTES, RequiredSetting, VersionFrom, parse_project, read_project
 from schemas.errors import PublisherError
-from schemas.manifest import CommandCheck, Hook, HttpCheck, TcpCheck
+from schemas.manifest import CommandCheck, Hook, HttpCheck, ReadyHook, TcpCheck
 
 MINIMAL = '[package]\nname = "tacho"\nversion = "1.0.0"\n'
 
@@ -43,6 +43,10 @@ target = "app.conf"
 [hooks.pre_switch]
 command = ["bin/migrate", "--check"]
 timeout_s = 20
+
+[hooks.ready]
+command = ["bin/may-stop"]
+longest_postponement_s = 3600
 
 [[service]]
 name = "web"
@@ -87,6 +91,7 @@ def test_every_table_is_read() -> None:
     }
     assert project.template[0].mode == "0640"
     assert project.hooks.pre_switch == Hook(command=["bin/migrate", "--check"], timeout_s=20)
+    assert project.hooks.ready == ReadyHook(command=["bin/may-stop"], interval_s=60, longest_postponement_s=3600)
     assert project.service[0].environment == {"PYTHONPATH": "${path.current}/lib"}
     assert (project.health.probation_s, project.health.retries) == (10, 3)
     assert project.health.checks == [
