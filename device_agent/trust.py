@@ -27,7 +27,7 @@ from device_agent.tuf_client import (
     exceptions,
 )
 from schemas.errors import FlotillaError, NetworkError, TrustError, one_line
-from schemas.layout import MAX_MANIFEST_PACKED
+from schemas.layout import MAX_MANIFEST_BYTES, MAX_MANIFEST_PACKED
 from schemas.names import SHA256_PATTERN, matches
 
 LAST_SEEN: Final = "last-seen"
@@ -40,11 +40,17 @@ _TIMESTAMP: Final = "timestamp.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedTarget:
-    """A packed manifest that the trusted root vouches for: its name, its length in bytes, its hash."""
+    """A packed manifest that the trusted root vouches for: its name, its length in bytes, its hash.
+
+    Attributes:
+        plain_sha256, plain_length: of the manifest unpacked; None where the repository did not sign them too.
+    """
 
     name: str
     length: int
     sha256: str
+    plain_sha256: str | None = None
+    plain_length: int | None = None
 
 
 class TrustStore:
@@ -230,4 +236,21 @@ def _checked(found: TargetFile, where: str) -> SignedTarget:
         raise TrustError(
             "trust.metadata", f"{where}: {one_line(found.path)} is signed with {found.length} bytes, over the limit"
         )
-    return SignedTarget(name=found.path, length=found.length, sha256=sha256)
+    plain_sha256, plain_length = _plain(found)
+    return SignedTarget(
+        name=found.path, length=found.length, sha256=sha256, plain_sha256=plain_sha256, plain_length=plain_length
+    )
+
+
+def _plain(found: TargetFile) -> tuple[str | None, int | None]:
+    """Hash and length of the plain manifest, where both are signed and possible; a device can do without."""
+    signed = found.unrecognized_fields.get("custom")
+    manifest = signed.get("manifest") if isinstance(signed, dict) else None
+    if not isinstance(manifest, dict):
+        return None, None
+    sha256, length = manifest.get("sha256"), manifest.get("length")
+    if not isinstance(sha256, str) or not matches(SHA256_PATTERN, sha256):
+        return None, None
+    if not isinstance(length, int) or isinstance(length, bool) or not 0 < length <= MAX_MANIFEST_BYTES:
+        return None, None
+    return sha256, length

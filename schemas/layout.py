@@ -1,7 +1,7 @@
 """Where things are: in the repository (as URLs below a base), in package files and in export files.
 
-The repository is a folder that any web server can serve. Everything in it but the root and timestamp
-pointers of TUF is named by its hash or version and never changes.
+The repository is a folder that any web server can serve. Everything in it but TUF's timestamp and the lists of
+bundles is named by its hash or version and never changes.
 
 A package file and an export file are uncompressed POSIX tar files with these members, in this order:
 
@@ -23,6 +23,12 @@ METADATA: Final = "metadata"
 TARGETS: Final = "targets"
 OBJECTS: Final = "objects"
 BUNDLES: Final = "bundles"
+
+BUNDLE_INDEX: Final = "index.json"
+BUNDLE_FILE_PATTERN: Final = (
+    r"^(?:(?:from-[0-9a-f]{64}|full)\.[0-9a-f]{16}\.bundle|from-[0-9a-f]{64}\.[0-9a-f]{16}\.manifest)(?!\n)$"
+)
+"""Bundles and manifest patches: what they start from, and the first 16 digits of their own sha256."""
 
 FILE_FORMAT: Final = 1
 HEAD_MEMBER: Final = "flotilla.json"
@@ -96,6 +102,33 @@ def object_path(sha256: str) -> str:
     return f"{OBJECTS}/{sha256[:2]}/{sha256}.zst"
 
 
+def bundle_folder(sha256: str) -> str:
+    """The URL below the base under which everything is that leads to the release with this plain manifest."""
+    _require(SHA256_PATTERN, sha256)
+    return f"{BUNDLES}/{sha256}"
+
+
+def bundle_index_path(sha256: str) -> str:
+    """The URL of the list of bundles that lead to a release. The only file below `bundles/` that changes."""
+    return f"{bundle_folder(sha256)}/{BUNDLE_INDEX}"
+
+
+def bundle_name(start: str | None, sha256: str) -> str:
+    """A bundle's file name: `start` is the plain manifest it starts from, None for a full one; `sha256` the file's."""
+    return f"{_start_name(start)}.{_own_hash(sha256)}.bundle"
+
+
+def manifest_patch_name(start: str, sha256: str) -> str:
+    """The file name of a manifest's difference from the plain manifest `start`; `sha256` is the file's own."""
+    return f"{_start_name(start)}.{_own_hash(sha256)}.manifest"
+
+
+def bundle_path(to: str, name: str) -> str:
+    """The URL of a bundle or manifest patch below the base; raises `ValueError` for a name that can be neither."""
+    _require(BUNDLE_FILE_PATTERN, name)
+    return f"{bundle_folder(to)}/{name}"
+
+
 def package_file_name(package: str, version: str, platform: str) -> str:
     """What `flotilla build` calls its result."""
     return f"{package}-{version}-{platform}{SUFFIX}"
@@ -107,6 +140,18 @@ def release_folder(version: str, manifest_sha256: str) -> str:
     if not version or not set(version) <= _VERSION_CHARACTERS:
         raise ValueError(f"not a version: {version!r}")
     return f"{version}+{manifest_sha256[:8]}" if "+" not in version else f"{version}.{manifest_sha256[:8]}"
+
+
+def _start_name(start: str | None) -> str:
+    if start is None:
+        return "full"
+    _require(SHA256_PATTERN, start)
+    return f"from-{start}"
+
+
+def _own_hash(sha256: str) -> str:
+    _require(SHA256_PATTERN, sha256)
+    return sha256[:16]
 
 
 _VERSION_CHARACTERS: Final = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-+")

@@ -201,7 +201,7 @@ class Publisher:
         )
         with self._settled():
             edition = self._edition(trusted)
-            edition.put(manifest.package, name, len(content), sha256)
+            edition.put(manifest.package, name, len(content), sha256, _plain(package))
             edition.publish()
 
     def _restore_target(self, entry: Entry, content: bytes, sha256: str) -> None:
@@ -209,6 +209,11 @@ class Publisher:
         path = self._storage.target_file(entry.target, entry.target_name)
         if sha256 == entry.target and (not path.exists() or path.read_bytes() != content):
             self._storage.write_target(sha256, entry.target_name, content)
+
+
+def _plain(package: PackageReader) -> dict[str, object]:
+    """What is signed beside the packed manifest, so that a device may make the plain one from one that it has."""
+    return {"manifest": {"sha256": package.manifest_sha256, "length": len(package.manifest_bytes)}}
 
 
 def _refuse_other_content(entry: Entry | None, manifest_sha256: str) -> None:

@@ -6,6 +6,7 @@ repository as it was. Version numbers only grow. Why the lifetimes are what they
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -73,8 +74,13 @@ class Edition:
         self._targets = copy.deepcopy(current.targets)
         self._with_snapshot = False
 
-    def put(self, package: str, name: str, length: int, sha256: str) -> None:
+    def put(
+        self, package: str, name: str, length: int, sha256: str, custom: Mapping[str, object] | None = None
+    ) -> None:
         """Have the package's role vouch for a target; the package gets a role and a key if it has none.
+
+        Args:
+            custom: what else is signed for it (TUF specification 4.5, `custom`).
 
         Raises:
             TrustError: `trust.keys`, for a new package where the key of targets is not there.
@@ -82,7 +88,12 @@ class Edition:
         role = self._package(package)
         if role is None:
             role = self._delegate(package)
-        role.signed.targets[name] = TargetFile(length=length, hashes={"sha256": sha256}, path=name)
+        role.signed.targets[name] = TargetFile(
+            length=length,
+            hashes={"sha256": sha256},
+            path=name,
+            unrecognized_fields={"custom": dict(custom)} if custom else None,
+        )
 
     def remove(self, package: str, name: str) -> None:
         """Have the package's role no longer vouch for a target."""

@@ -18,7 +18,7 @@ from controller.packaging.whole_file import whole_file
 from controller.repository.files import disk_errors, flush, sync_folder, try_lock
 from controller.repository.metadata import TIMESTAMP_FILE
 from controller.repository.packing import plain_size
-from schemas.layout import METADATA, OBJECTS, TARGETS, object_path, target_path
+from schemas.layout import BUNDLE_INDEX, BUNDLES, METADATA, OBJECTS, TARGETS, object_path, target_path
 
 _STAGING: Final = ".staging"
 _STAGING_TRIES: Final = 100
@@ -26,6 +26,8 @@ _SERVED: Final = re.compile(
     rf"{METADATA}/(?:[1-9][0-9]{{0,9}}\.[a-z0-9-]{{1,80}}|timestamp)\.json"
     rf"|{TARGETS}/[0-9a-f]{{64}}\.[a-z0-9-]{{1,63}}@[0-9A-Za-z.+-]{{1,256}}@[a-z0-9_-]{{1,32}}\.json\.zst"
     rf"|{OBJECTS}/(?P<start>[0-9a-f]{{2}})/(?P=start)[0-9a-f]{{62}}\.zst"
+    rf"|{BUNDLES}/[0-9a-f]{{64}}/(?:index\.json|(?:from-[0-9a-f]{{64}}|full)\.[0-9a-f]{{16}}\.bundle"
+    r"|from-[0-9a-f]{64}\.[0-9a-f]{16}\.manifest)"
 )
 """Every path that is served. Nothing in it can name a folder above, a hidden file or a link."""
 
@@ -174,7 +176,7 @@ class Staging:
 
 def is_immutable(url_path: str) -> bool:
     """Whether what is served at this path never changes, so that it may be cached for ever."""
-    return url_path != f"{METADATA}/{TIMESTAMP_FILE}"
+    return url_path != f"{METADATA}/{TIMESTAMP_FILE}" and not url_path.endswith(f"/{BUNDLE_INDEX}")
 
 
 def remove_if_older(path: Path, moment: float) -> tuple[int, int]:
