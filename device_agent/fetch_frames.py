@@ -1,10 +1,12 @@
 """What the agent and its fetching process say to each other: msgpack behind a length, on the child's pipes."""
 
 import struct
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from device_agent.seams import WantedBundle, Way
 from schemas import errors
 from schemas.errors import DeviceError, FlotillaError
 from schemas.layout import MAX_MANIFEST_BYTES
@@ -36,13 +38,17 @@ class Resolve(Frame, frozen=True, kw_only=True, tag="resolve"):
     version: str
     platform: str
     now: float
+    manifests: list[str] = []
+    max_bytes: int | None = None
 
 
 class Fetch(Frame, frozen=True, kw_only=True, tag="fetch"):
-    """See `ReleaseSource.fetch`: (sha256, size, destination) of each object."""
+    """See `ReleaseSource.fetch`: (sha256, size, destination) of each object, (path, size, old, new) of the bundle."""
 
     wanted: list[tuple[str, int, str]]
     now: float
+    bundle: tuple[str, int, str | None, str] | None = None
+    max_bytes: int | None = None
 
 
 class Signed(Frame, frozen=True, kw_only=True, tag="signed"):
@@ -51,6 +57,7 @@ class Signed(Frame, frozen=True, kw_only=True, tag="signed"):
     plain: bytes
     sha256: str
     wire_bytes: int
+    index: bytes = b""
 
 
 class Received(Frame, frozen=True, kw_only=True, tag="received"):
@@ -61,7 +68,9 @@ class Received(Frame, frozen=True, kw_only=True, tag="received"):
 
 
 class Done(Frame, frozen=True, kw_only=True, tag="done"):
-    """The answer to `Fetch`."""
+    """The answer to `Fetch`: why the bundle did not yield everything, if so."""
+
+    fell_back: str = ""
 
 
 class Refused(Frame, frozen=True, kw_only=True, tag="refused"):
@@ -91,6 +100,22 @@ Answer = Signed | Received | Done | Refused
 _encoder: Final = msgspec.msgpack.Encoder()
 wishes: Final = msgspec.msgpack.Decoder(Wish)
 answers: Final = msgspec.msgpack.Decoder(Answer)
+
+
+def bundle_frame(bundle: WantedBundle | None) -> tuple[str, int, str | None, str] | None:
+    """A bundle as `Fetch` has it."""
+    if bundle is None:
+        return None
+    return bundle.path, bundle.size, None if bundle.old is None else str(bundle.old), bundle.new
+
+
+def way_of(wish: Fetch) -> Way:
+    """How a `Fetch` wants it done."""
+    bundle = None
+    if wish.bundle is not None:
+        path, size, old, new = wish.bundle
+        bundle = WantedBundle(path=path, size=size, old=None if old is None else Path(old), new=new)
+    return Way(bundle=bundle, max_bytes=wish.max_bytes)
 
 
 def framed(frame: Frame) -> bytes:

@@ -23,10 +23,20 @@ from device_agent.fetch_frames import (
     Resolve,
     Signed,
     answers,
+    bundle_frame,
     framed,
 )
 from device_agent.processes import describe_exit
-from device_agent.seams import OnBytes, ReleaseSource, SignedManifest, WantedObject
+from device_agent.seams import (
+    NOTHING_AT_HAND,
+    ONE_BY_ONE,
+    AtHand,
+    OnBytes,
+    ReleaseSource,
+    SignedManifest,
+    WantedObject,
+    Way,
+)
 from device_agent.threads import in_thread
 from schemas.errors import DeviceError, one_line
 from schemas.manifest import decode_manifest
@@ -216,23 +226,40 @@ class _ProcessSource:
         self._addresses = addresses
         self._worker: _Worker | None = None
 
-    async def resolve(self, package: str, version: str, platform: str) -> SignedManifest:
+    async def resolve(
+        self, package: str, version: str, platform: str, at_hand: AtHand = NOTHING_AT_HAND
+    ) -> SignedManifest:
         """See `ReleaseSource`."""
-        wish = Resolve(package=package, version=version, platform=platform, now=self._bench.now())
+        wish = Resolve(
+            package=package,
+            version=version,
+            platform=platform,
+            now=self._bench.now(),
+            manifests=[str(path) for path in at_hand.manifests],
+            max_bytes=at_hand.max_bytes,
+        )
         answer = await self._ask(wish, _nothing)
         if not isinstance(answer, Signed):
             raise _unexpected(answer)
         manifest = await in_thread(decode_manifest, answer.plain)
-        return SignedManifest(manifest=manifest, sha256=answer.sha256, plain=answer.plain, wire_bytes=answer.wire_bytes)
+        return SignedManifest(
+            manifest=manifest,
+            sha256=answer.sha256,
+            plain=answer.plain,
+            wire_bytes=answer.wire_bytes,
+            index=answer.index,
+        )
 
-    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes) -> None:
+    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes, way: Way = ONE_BY_ONE) -> str:
         """See `ReleaseSource`."""
         if not wanted:
-            return
+            return ""
         objects = [(one.sha256, one.size, str(one.destination)) for one in wanted]
-        answer = await self._ask(Fetch(wanted=objects, now=self._bench.now()), on_bytes)
+        wish = Fetch(wanted=objects, now=self._bench.now(), bundle=bundle_frame(way.bundle), max_bytes=way.max_bytes)
+        answer = await self._ask(wish, on_bytes)
         if not isinstance(answer, Done):
             raise _unexpected(answer)
+        return answer.fell_back
 
     async def close(self) -> None:
         """See `ReleaseSource`."""

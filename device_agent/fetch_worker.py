@@ -30,10 +30,11 @@ from device_agent.fetch_frames import (
     Signed,
     Wish,
     framed,
+    way_of,
     wishes,
 )
 from device_agent.reports import defect
-from device_agent.seams import ReleaseSource, WantedObject
+from device_agent.seams import AtHand, ReleaseSource, WantedObject
 from device_agent.sources import source_factory
 from schemas.errors import FlotillaError
 
@@ -73,8 +74,11 @@ async def _serve(source: ReleaseSource, heard: "queue.SimpleQueue[Wish]", voice:
         try:
             if isinstance(wish, Resolve):
                 clock.set(wish.now)
-                signed = await source.resolve(wish.package, wish.version, wish.platform)
-                voice.say(Signed(plain=signed.plain, sha256=signed.sha256, wire_bytes=signed.wire_bytes))
+                at_hand = AtHand(manifests=tuple(map(Path, wish.manifests)), max_bytes=wish.max_bytes)
+                signed = await source.resolve(wish.package, wish.version, wish.platform, at_hand)
+                voice.say(
+                    Signed(plain=signed.plain, sha256=signed.sha256, wire_bytes=signed.wire_bytes, index=signed.index)
+                )
             elif isinstance(wish, Fetch):
                 clock.set(wish.now)
                 tally = _Tally(voice)
@@ -82,10 +86,10 @@ async def _serve(source: ReleaseSource, heard: "queue.SimpleQueue[Wish]", voice:
                     WantedObject(sha256=sha256, size=size, destination=Path(path)) for sha256, size, path in wish.wanted
                 ]
                 try:
-                    await source.fetch(wanted, tally.add)
+                    fell_back = await source.fetch(wanted, tally.add, way_of(wish))
                 finally:
                     tally.finish()
-                voice.say(Done())
+                voice.say(Done(fell_back=fell_back))
         except FlotillaError as error:
             voice.say(Refused.of(error))
         except Exception as error:  # noqa: BLE001  # the agent is told of a defect as of any other failure

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from device_agent.archive import Archive
-from device_agent.seams import OnBytes, SignedManifest, WantedObject
+from device_agent.seams import NOTHING_AT_HAND, ONE_BY_ONE, AtHand, OnBytes, SignedManifest, WantedObject, Way
 from device_agent.signed_manifest import candidate_names, check_packed, decode, not_found
 from device_agent.trust import TrustStore
 from device_agent.unpacking import AbandonedError, Content, clear_downloads
@@ -31,17 +31,22 @@ class FileSource:
         self._downloads = root / "downloads"
         self._trust = TrustStore(root / "metadata", trusted_root, now)
 
-    async def resolve(self, package: str, version: str, platform: str) -> SignedManifest:
-        """See `ReleaseSource`."""
+    async def resolve(
+        self, package: str, version: str, platform: str, at_hand: AtHand = NOTHING_AT_HAND
+    ) -> SignedManifest:
+        """See `ReleaseSource`. A file costs nothing, so there is no limit."""
+        del at_hand
         work = partial(self._resolve, package, version, platform)
         (signed,) = await run_in_threads([work], name=f"resolve {package}", stop=lambda: None)
         return signed
 
-    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes) -> None:
-        """See `ReleaseSource`."""
+    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes, way: Way = ONE_BY_ONE) -> str:
+        """See `ReleaseSource`. There are no bundles in a file."""
+        del way
         stopped = threading.Event()
         work = partial(self._fetch, wanted, on_bytes, stopped)
         await run_in_threads([work], name="fetch", stop=stopped.set)
+        return ""
 
     async def close(self) -> None:
         """See `ReleaseSource`; the file is open during calls only."""

@@ -17,12 +17,61 @@ class SignedManifest:
         sha256: of the plain bytes; the release's identity.
         plain: the plain bytes, to be kept beside the release.
         wire_bytes: what it cost to get it, metadata included.
+        index: the list of bundles that lead to it, as it was fetched: nobody has signed it. Empty where there is none.
     """
 
     manifest: Manifest
     sha256: str
     plain: bytes
     wire_bytes: int
+    index: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtHand:
+    """What helps in finding out about a release.
+
+    Attributes:
+        manifests: files with plain manifests of releases that are here, best first.
+        max_bytes: most that may be fetched; None: as much as it takes.
+    """
+
+    manifests: tuple[Path, ...] = ()
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedBundle:
+    """A bundle to take contents from.
+
+    Attributes:
+        path: below a repository's base URL.
+        size: its bytes.
+        old: file with the plain manifest of the release that it starts from; None for a full one.
+        new: sha256 of the plain manifest that it leads to, which `resolve` gave before.
+    """
+
+    path: str
+    size: int
+    old: Path | None
+    new: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How contents are to be fetched.
+
+    Attributes:
+        bundle: where to take them from before anything is fetched one by one.
+        max_bytes: most that may be fetched; None: as much as it takes.
+    """
+
+    bundle: WantedBundle | None = None
+    max_bytes: int | None = None
+
+
+NOTHING_AT_HAND = AtHand()
+ONE_BY_ONE = Way()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,25 +90,32 @@ OnBytes = Callable[[int, int], None]
 class ReleaseSource(Protocol):
     """Where releases come from: HTTP repositories in order, or an exported file. Nothing unsigned gets through."""
 
-    async def resolve(self, package: str, version: str, platform: str) -> SignedManifest:
+    async def resolve(
+        self, package: str, version: str, platform: str, at_hand: AtHand = NOTHING_AT_HAND
+    ) -> SignedManifest:
         """The signed manifest for the platform, else the one for `any`.
 
         Raises:
             TrustError: no valid, unexpired signature vouches for it.
             NetworkError: `fetch.*`; `fetch.not_found` is final, the others may pass.
+            DeviceError: `fetch.limit`: it would have taken more than `at_hand.max_bytes`.
             PublisherError: the manifest itself breaks a rule.
         """
         ...
 
-    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes) -> None:
+    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes, way: Way = ONE_BY_ONE) -> str:
         """Get each object to its destination (mode and mtime are the caller's business).
 
         Partial downloads are kept and resumed by a later call. Destinations appear by rename, only with
-        the right size and hash. Cancelling the call stops within a second.
+        the right size and hash. Cancelling the call stops within a second. What a bundle does not yield, for
+        whatever reason, is fetched one by one.
+
+        Returns:
+            Empty, or why the bundle did not yield everything (`code: message`).
 
         Raises:
             NetworkError: `fetch.*`.
-            DeviceError: `verify.*`, `disk.*`.
+            DeviceError: `verify.*`, `disk.*`; `fetch.limit`: it would have taken more than `way.max_bytes`.
         """
         ...
 

@@ -44,13 +44,21 @@ def check_packed(packed: bytes, target: SignedTarget, where: str) -> None:
 
 
 def decode(packed: bytes, target: SignedTarget, package: str, version: str, wire_bytes: int) -> SignedManifest:
-    """The manifest in bytes that `check_packed` found to be right.
+    """The manifest in bytes that `check_packed` found to be right. Raises as `decode_plain` does."""
+    return decode_plain(
+        unpack_manifest(packed, f"{package} {version}"), target, package, version, wire_bytes=wire_bytes
+    )
+
+
+def decode_plain(
+    plain: bytes, target: SignedTarget, package: str, version: str, *, wire_bytes: int, index: bytes = b""
+) -> SignedManifest:
+    """The manifest in plain bytes of which the packed ones, or they themselves, were found to be signed.
 
     Raises:
         PublisherError: the manifest breaks a rule.
         TrustError: `trust.unsigned`: it is another release's than the one it was signed as.
     """
-    plain = unpack_manifest(packed, f"{package} {version}")
     manifest = decode_manifest(plain)
     if target_name(manifest.package, manifest.version, manifest.platform) != target.name:
         raise TrustError(
@@ -59,5 +67,5 @@ def decode(packed: bytes, target: SignedTarget, package: str, version: str, wire
             f"nothing vouches for {package} {version}",
         )
     return SignedManifest(
-        manifest=manifest, sha256=hashlib.sha256(plain).hexdigest(), plain=plain, wire_bytes=wire_bytes
+        manifest=manifest, sha256=hashlib.sha256(plain).hexdigest(), plain=plain, wire_bytes=wire_bytes, index=index
     )

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Final
 
 from device_agent.faults import disk_fault
-from device_agent.seams import OnBytes, ReleaseSource, SignedManifest, SourceFactory, WantedObject
+from device_agent.seams import (
+    NOTHING_AT_HAND,
+    ONE_BY_ONE,
+    AtHand,
+    OnBytes,
+    ReleaseSource,
+    SignedManifest,
+    SourceFactory,
+    WantedObject,
+    Way,
+)
 from schemas.errors import TrustError
 from schemas.layout import FileHead
 
@@ -82,11 +92,13 @@ class _LoadedLater:
         self._make = make
         self._source: ReleaseSource | None = None
 
-    async def resolve(self, package: str, version: str, platform: str) -> SignedManifest:
-        return await (await self._loaded()).resolve(package, version, platform)
+    async def resolve(
+        self, package: str, version: str, platform: str, at_hand: AtHand = NOTHING_AT_HAND
+    ) -> SignedManifest:
+        return await (await self._loaded()).resolve(package, version, platform, at_hand)
 
-    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes) -> None:
-        await (await self._loaded()).fetch(wanted, on_bytes)
+    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes, way: Way = ONE_BY_ONE) -> str:
+        return await (await self._loaded()).fetch(wanted, on_bytes, way)
 
     async def close(self) -> None:
         if self._source is not None:

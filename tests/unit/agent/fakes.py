@@ -9,7 +9,17 @@ from typing import Any
 
 from device_agent.journal import Journal
 from device_agent.rendering import FileTemplateRenderer
-from device_agent.seams import HookResult, OnBytes, ReleaseContext, SignedManifest, WantedObject
+from device_agent.seams import (
+    NOTHING_AT_HAND,
+    ONE_BY_ONE,
+    AtHand,
+    HookResult,
+    OnBytes,
+    ReleaseContext,
+    SignedManifest,
+    WantedObject,
+    Way,
+)
 from schemas.errors import DeviceError, FlotillaError, NetworkError
 from schemas.manifest import Health, Hook, Manifest, Service
 from tests.unit.agent.releases import Built
@@ -83,6 +93,10 @@ class Shelf:
         self.open_sources = 0
         self.pace: Callable[[], Awaitable[None]] | None = None
         self.asked: list[list[str]] = []
+        self.at_hand: list[AtHand] = []
+        self.ways: list[Way] = []
+        self.fell_back = ""
+        self.index = b""
 
     def put(self, *built: Built) -> None:
         for one in built:
@@ -100,18 +114,24 @@ class FakeSource:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
 
-    async def resolve(self, package: str, version: str, platform: str) -> SignedManifest:
+    async def resolve(
+        self, package: str, version: str, platform: str, at_hand: AtHand = NOTHING_AT_HAND
+    ) -> SignedManifest:
         shelf = self._shelf
+        shelf.at_hand.append(at_hand)
         shelf.power.call(f"resolve {package} {version} {platform}")
         if shelf.resolve_errors:
             raise shelf.resolve_errors.pop(0)
         built = shelf.releases.get((package, version))
         if built is None:
             raise NetworkError("fetch.not_found", f"no repository has {package} {version}")
-        return SignedManifest(manifest=built.manifest, sha256=built.sha256, plain=built.plain, wire_bytes=100)
+        return SignedManifest(
+            manifest=built.manifest, sha256=built.sha256, plain=built.plain, wire_bytes=100, index=shelf.index
+        )
 
-    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes) -> None:
+    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes, way: Way = ONE_BY_ONE) -> str:
         shelf = self._shelf
+        shelf.ways.append(way)
         shelf.power.call("fetch")
         contents = {sha: content for built in shelf.releases.values() for sha, content in built.contents.items()}
         for number, want in enumerate(wanted):
@@ -130,6 +150,7 @@ class FakeSource:
             shelf.fetched.append(want.sha256)
             on_bytes(len(content), len(content) // 2)
             await asyncio.sleep(0)
+        return shelf.fell_back
 
     async def close(self) -> None:
         self._shelf.open_sources -= 1
