@@ -21,7 +21,7 @@ class Bandwidth:
         self._rate = bytes_per_s
         self._now = now
         self._lock = threading.Lock()
-        self._paid_until = now()
+        self._paid_until = now() - BURST_S
 
     def piece(self, most: int) -> int:
         """How many bytes to read at once, so that a slow line is used evenly."""

@@ -7,6 +7,7 @@ and of time as a whole, each further read has both too, and waiting ends soon af
 
 import http.client
 import io
+import logging
 import socket
 import threading
 import time
@@ -28,6 +29,9 @@ FRAMING_BYTES: Final = 2 * 64 * 1024
 _LOOK_EVERY_S: Final = 0.2
 
 _current = threading.local()
+
+# it logs, with a traceback, whatever a server sends that is odd; what matters of it is raised
+logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 
 class Guard:

@@ -41,21 +41,29 @@ class Authority:
         self.ca_file = folder / "ca.pem"
         self.ca_file.write_bytes(self._cert.public_bytes(serialization.Encoding.PEM))
 
-    def server(self, *, file_name: str = "server", hosts: tuple[str, ...] = ("localhost", "127.0.0.1")) -> Pair:
+    def server(
+        self,
+        *,
+        file_name: str = "server",
+        hosts: tuple[str, ...] = ("localhost", "127.0.0.1"),
+        expired: bool = False,
+    ) -> Pair:
         """A certificate for a server at these names and addresses."""
         names = [
             x509.IPAddress(ipaddress.ip_address(host)) if host[0].isdigit() else x509.DNSName(host) for host in hosts
         ]
-        return self._issue("flotilla test broker", file_name, x509.SubjectAlternativeName(names))
+        return self._issue("flotilla test broker", file_name, x509.SubjectAlternativeName(names), expired=expired)
 
     def client(self, common_name: str) -> Pair:
         """A certificate that says who a client is."""
         return self._issue(common_name, f"client-{common_name}", None)
 
-    def _issue(self, common_name: str, file_name: str, names: x509.SubjectAlternativeName | None) -> Pair:
+    def _issue(
+        self, common_name: str, file_name: str, names: x509.SubjectAlternativeName | None, *, expired: bool = False
+    ) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
-            _builder(_name(common_name), self._cert.subject, key.public_key())
+            _builder(_name(common_name), self._cert.subject, key.public_key(), expired=expired)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(sign_certificates=False), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
@@ -102,7 +110,9 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, expired: bool = False
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -111,7 +121,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _LIFE)
-        .not_valid_after(now + _LIFE)
+        .not_valid_after(now - _LIFE / 2 if expired else now + _LIFE)
     )
 
 
