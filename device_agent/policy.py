@@ -6,11 +6,12 @@ manager's to say when it is asked to install; asking twice changes nothing.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
+from device_agent.windows import next_in_all
 from schemas.errors import PublisherError
 from schemas.messages import Announcement, Desired, FactValue, ReleaseState, Window
 from schemas.targeting import is_meant
@@ -30,6 +31,7 @@ class DeviceView:
         installed: packages that are installed, whoever brought them.
         pins: package to the version it stays at.
         zone: the device's own time zone; windows are meant in it.
+        windows: the owner's own, one of which must be open besides the rollout's; none means always.
     """
 
     id: str
@@ -41,6 +43,7 @@ class DeviceView:
     tags: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, FactValue] = field(default_factory=dict)
     zone: tzinfo = UTC
+    windows: Sequence[Window] = ()
 
     def told(self, desired: Desired | None) -> "DeviceView":
         """The same device after `desired` took the place of its configuration."""
@@ -179,27 +182,6 @@ def jitter_of(rollout: str, device: str, jitter_s: float) -> timedelta:
     return timedelta(seconds=jitter_s * (int.from_bytes(digest[:4], "big") / 2**32))
 
 
-def next_in_window(window: Window, moment: datetime, zone: tzinfo) -> datetime:
-    """The first moment from `moment` on that lies in the window. Windows are meant in the device's zone.
-
-    A window that ends before it starts goes past midnight and belongs to the day on which it starts; one
-    that ends when it starts lasts all day.
-    """
-    local = moment.astimezone(zone)
-    start, end = _minutes(window.start), _minutes(window.end)
-    length = (end - start) % (24 * 60) or 24 * 60
-    for days in range(-1, 9):
-        day = (local + timedelta(days=days)).replace(hour=0, minute=0, second=0, microsecond=0)
-        if window.days and day.weekday() not in window.days:
-            continue
-        # wall-clock arithmetic on purpose: 02:00 means 02:00 on the day the clocks change too
-        opens = day + timedelta(minutes=start)
-        closes = day + timedelta(minutes=start + length)
-        if moment < closes.astimezone(UTC):
-            return max(moment, opens.astimezone(UTC))
-    raise ValueError("a window with a day has a next opening within eight days")
-
-
 def version_problem(version: str) -> str:
     """One line on what is wrong with a version, or an empty string."""
     try:
@@ -220,13 +202,8 @@ def _when(announcement: Announcement, device: DeviceView, *, heard_at: datetime,
     spread = max(heard_at, not_before or heard_at) + jitter_of(announcement.rollout, device.id, policy.jitter_s)
     if spread > due:
         due, reason = spread, "jitter"
-    if policy.window:
-        opens = next_in_window(policy.window, due, device.zone)
-        if opens > due:
-            due, reason = opens, "window"
+    theirs = [policy.window] if policy.window else []
+    opens = next_in_all([theirs, device.windows], due, device.zone)
+    if opens > due:
+        due, reason = opens, "window"
     return Defer(due, reason) if due > now else Accept()
-
-
-def _minutes(clock: str) -> int:
-    hours, minutes = clock.split(":")
-    return int(hours) * 60 + int(minutes)

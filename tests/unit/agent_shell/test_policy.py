@@ -20,8 +20,8 @@ from device_agent.policy import (
     decide,
     is_older,
     jitter_of,
-    next_in_window,
 )
+from device_agent.windows import next_in_window
 from schemas.messages import Announcement, Desired, ReleaseState, RolloutPolicy, Targets, Window
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)  # a Tuesday
