@@ -1,26 +1,21 @@
 """The index in the database: what was published, found by name, version, platform, tag, channel and date."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from controller.database import from_db, reading, to_db, writing
-from controller.repository.ordering import version_key
-from controller.repository.records import ReleaseRecord
+from controller.repository.ordering import newest_first, version_key
+from controller.repository.records import Origin, ReleaseRecord
+from controller.repository.searching import Wanted, found_ids
 from controller.repository.tables import ADDING, DELETED, DELETING, STORED, channels, release_tags, releases
-from schemas.errors import OperatorError, PublisherError, one_line
 from schemas.layout import target_name
 from schemas.manifest import Manifest, total_size
-from schemas.ranges import Range
 
-MAX_LIMIT: Final = 1000
-"""Most records of one answer."""
-MAX_TAGS: Final = 64
-"""Most tags of one question; no release has more."""
 _BATCH: Final = 500
 
 
@@ -68,30 +63,15 @@ class Index:
         self, manifest: Manifest, *, manifest_sha256: str, target: str, packed: int, now: datetime
     ) -> None:
         """Write down that a release is about to be signed; the row of a deleted one is taken again."""
-        key = _is(manifest.package, manifest.version, manifest.platform)
-        values = {
-            "manifest": manifest_sha256,
-            "target": target,
-            "version_key": version_key(manifest.version),
-            "description": manifest.description,
-            "size": total_size(manifest),
-            "packed": packed,
-            "files": len(manifest.files),
-            "created_at": to_db(now),
-            "state": ADDING,
-        }
+        values = release_values(manifest, manifest_sha256=manifest_sha256, target=target, packed=packed, now=now)
         with writing(self._engine) as connection:
-            row_id = connection.scalar(select(releases.c.id).where(key))
-            if row_id is None:
-                names = {"package": manifest.package, "version": manifest.version, "platform": manifest.platform}
-                new = insert(releases).values(**names, **values).returning(releases.c.id)
-                row_id = connection.execute(new).scalar_one()
-            else:
-                connection.execute(update(releases).where(releases.c.id == row_id).values(**values))
-                connection.execute(delete(release_tags).where(release_tags.c.release_id == row_id))
-            tags = [{"release_id": row_id, "tag": tag} for tag in sorted(set(manifest.tags))]
-            if tags:
-                connection.execute(insert(release_tags), tags)
+            _begin(connection, manifest, values)
+
+    def begin_adding_all(self, new: Iterable[tuple[Manifest, dict[str, Any]]]) -> None:
+        """As `begin_adding` for several at once, all of them or none; with what `release_values` made of each."""
+        with writing(self._engine) as connection:
+            for manifest, values in new:
+                _begin(connection, manifest, values)
 
     def set_stored(self, ids: Collection[int]) -> None:
         """The signed metadata has these releases."""
@@ -151,64 +131,66 @@ class Index:
             found = _records(connection, list(connection.execute(query)))
         return sorted(found, key=lambda r: r.platform)
 
-    def search(
-        self,
-        *,
-        name: str | None,
-        version_range: Range | None,
-        platform: str | None,
-        tags: Collection[str],
-        channel: str | None,
-        since: datetime | None,
-        until: datetime | None,
-        limit: int,
-        after: str | None,
-    ) -> list[ReleaseRecord]:
+    def search(self, wanted: Wanted) -> list[ReleaseRecord]:
         """See `PackageRepository.search`."""
-        if not 1 <= limit <= MAX_LIMIT:
-            raise OperatorError("input.bad", f"limit {limit} is not between 1 and {MAX_LIMIT}")
-        if len(tags) > MAX_TAGS:
-            raise OperatorError("input.bad", f"{len(tags)} tags are asked for, at most {MAX_TAGS} can be")
-        for word, moment in (("since", since), ("until", until)):
-            if moment is not None and moment.tzinfo is None:
-                raise OperatorError("input.bad", f"{word}: {moment.isoformat()} names no time zone; add Z for UTC")
-        conditions = [releases.c.state == STORED]
-        if name is not None:
-            conditions.append(_named(name))
-        if platform is not None:
-            conditions.append(releases.c.platform == platform)
-        conditions.extend(
-            releases.c.id.in_(select(release_tags.c.release_id).where(release_tags.c.tag == tag)) for tag in set(tags)
-        )
-        if channel is not None:
-            here = and_(channels.c.package == releases.c.package, channels.c.version == releases.c.version)
-            conditions.append(select(channels.c.version).where(here, channels.c.channel == channel).exists())
-        if since is not None:
-            conditions.append(releases.c.created_at >= to_db(since))
-        if until is not None:
-            conditions.append(releases.c.created_at < to_db(until))
-        if after is not None:
-            conditions.append(_behind(after))
-        query = (
-            select(releases)
-            .where(*conditions)
-            .order_by(releases.c.package, releases.c.version_key.desc(), releases.c.version, releases.c.platform)
-        )
         with reading(self._engine) as connection:
-            rows = connection.execute(query.execution_options(yield_per=_BATCH))
-            return _records(connection, list(_first_in_range(rows, version_range, limit)))
+            ids = found_ids(connection, wanted)
+            rows = {
+                row.id: row
+                for start in range(0, len(ids), _BATCH)
+                for row in connection.execute(select(releases).where(releases.c.id.in_(ids[start : start + _BATCH])))
+            }
+            return _records(connection, [rows[row_id] for row_id in ids])
 
 
-def _first_in_range(rows: Any, version_range: Range | None, limit: int) -> Iterator[Row[Any]]:
-    """Ranges have no equivalent in SQL; what is read before the limit is reached is at most all versions."""
-    count = 0
-    for row in rows:
-        if version_range is None or version_range.contains(row.version):
-            yield row
-            count += 1
-            if count == limit:
-                rows.close()
-                return
+def release_values(
+    manifest: Manifest,
+    *,
+    manifest_sha256: str,
+    target: str,
+    packed: int,
+    now: datetime,
+    origin: Origin | None = None,
+) -> dict[str, Any]:
+    """The row of a release that is about to be signed."""
+    key = version_key(manifest.version)
+    return {
+        "package": manifest.package,
+        "version": manifest.version,
+        "platform": manifest.platform,
+        "manifest": manifest_sha256,
+        "target": target,
+        "version_key": key,
+        "newest_first": newest_first(key),
+        "description": manifest.description,
+        "size": total_size(manifest),
+        "packed": packed,
+        "files": len(manifest.files),
+        "created_at": to_db(now),
+        "state": ADDING,
+        "yanked_at": None,
+        "yank_reason": None,
+        "origin": msgspec.json.encode(origin).decode() if origin is not None else None,
+    }
+
+
+def tag_values(row_id: int, values: Mapping[str, Any], tags: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows of a release's tags, by its id and row."""
+    copies = {name: values[name] for name in ("package", "newest_first", "version", "platform", "created_at")}
+    return [{"release_id": row_id, "tag": tag, **copies} for tag in sorted(set(tags))]
+
+
+def _begin(connection: Connection, manifest: Manifest, values: dict[str, Any]) -> None:
+    key = _is(manifest.package, manifest.version, manifest.platform)
+    row_id = connection.scalar(select(releases.c.id).where(key))
+    if row_id is None:
+        row_id = connection.execute(insert(releases).values(**values).returning(releases.c.id)).scalar_one()
+    else:
+        connection.execute(update(releases).where(releases.c.id == row_id).values(**values))
+        connection.execute(delete(release_tags).where(release_tags.c.release_id == row_id))
+    tags = tag_values(row_id, values, manifest.tags)
+    if tags:
+        connection.execute(insert(release_tags), tags)
 
 
 def _records(connection: Connection, rows: list[Row[Any]]) -> list[ReleaseRecord]:
@@ -216,7 +198,9 @@ def _records(connection: Connection, rows: list[Row[Any]]) -> list[ReleaseRecord
     pointing: dict[tuple[str, str], list[str]] = {}
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
-        by_id = select(release_tags).where(release_tags.c.release_id.in_([row.id for row in part]))
+        by_id = select(release_tags.c.release_id, release_tags.c.tag).where(
+            release_tags.c.release_id.in_([row.id for row in part])
+        )
         for release_id, tag in connection.execute(by_id.order_by(release_tags.c.tag)):
             tags.setdefault(release_id, []).append(tag)
         by_package = select(channels).where(channels.c.package.in_({row.package for row in part}))
@@ -237,6 +221,9 @@ def _records(connection: Connection, rows: list[Row[Any]]) -> list[ReleaseRecord
             files=row.files,
             created_at=from_db(row.created_at),
             channels=sorted(pointing.get((row.package, row.version), [])),
+            yanked_at=from_db(row.yanked_at) if row.yanked_at is not None else None,
+            yank_reason=row.yank_reason or "",
+            origin=msgspec.json.decode(row.origin, type=Origin) if row.origin else None,
         )
         for row in rows
     ]
@@ -257,27 +244,3 @@ def _entry(row: Row[Any]) -> Entry:
 
 def _is(package: str, version: str, platform: str) -> ColumnElement[bool]:
     return and_(releases.c.package == package, releases.c.version == version, releases.c.platform == platform)
-
-
-def _named(name: str) -> ColumnElement[bool]:
-    """A name, or a pattern with `*` for any characters and `?` for one; names hold nothing that LIKE knows."""
-    if "*" not in name and "?" not in name:
-        return releases.c.package == name
-    escaped = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return releases.c.package.like(escaped.replace("*", "%").replace("?", "_"), escape="\\")
-
-
-def _behind(after: str) -> ColumnElement[bool]:
-    """What comes behind a record in the order of `search`; the record itself may be gone meanwhile."""
-    parts = after.split("@")
-    if len(parts) != 3:
-        raise OperatorError("input.bad", f"{one_line(after, 80)!r} is not NAME@VERSION@PLATFORM, the last record's key")
-    package, version, platform = parts
-    try:
-        key = version_key(version)
-    except PublisherError as error:
-        raise OperatorError("input.bad", f"after: {error}") from error
-    c = releases.c
-    same_version = or_(c.version > version, and_(c.version == version, c.platform > platform))
-    same_package = or_(c.version_key < key, and_(c.version_key == key, same_version))
-    return or_(c.package > package, and_(c.package == package, same_package))

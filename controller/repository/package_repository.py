@@ -17,6 +17,7 @@ from controller.repository.manifests import read_manifest
 from controller.repository.metadata import TrustedMetadata, read_roots, verified_roots
 from controller.repository.publishing import Publisher
 from controller.repository.records import ChannelEntry, Garbage, Problem, Refreshed, ReleaseRecord, Statistics
+from controller.repository.searching import Wanted
 from controller.repository.signing import Lifetimes, replace_root_key
 from controller.repository.storage import Storage
 from schemas.errors import OperatorError, PublisherError, TrustError, one_line
@@ -121,6 +122,7 @@ class PackageRepository:
         channel: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        yanked: bool = False,
         limit: int = 100,
         after: str | None = None,
     ) -> list[ReleaseRecord]:
@@ -132,6 +134,7 @@ class PackageRepository:
             tags: all of them must be there.
             channel: one that points at the release's version.
             since, until: when it was added, from and up to but not including.
+            yanked: whether those that were yanked are shown too.
             limit: 1 to 1000.
             after: the `key` of the last record of the page before.
 
@@ -140,15 +143,18 @@ class PackageRepository:
             OperatorError: `input.bad`.
         """
         return self._index.search(
-            name=name,
-            version_range=Range(version_range) if version_range is not None else None,
-            platform=platform,
-            tags=tags,
-            channel=channel,
-            since=since,
-            until=until,
-            limit=limit,
-            after=after,
+            Wanted(
+                name=name,
+                version_range=Range(version_range) if version_range is not None else None,
+                platform=platform,
+                tags=tags,
+                channel=channel,
+                since=since,
+                until=until,
+                yanked=yanked,
+                limit=limit,
+                after=after,
+            )
         )
 
     def names(self) -> list[str]:

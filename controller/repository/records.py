@@ -5,6 +5,20 @@ from datetime import datetime
 import msgspec
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a release was imported from.
+
+    Attributes:
+        root: sha256 of the trusted root, given by the importer, that vouched for it.
+        created_at: when it was stored at its origin; None where that is not known.
+        imported_at: when it was imported here.
+    """
+
+    root: str
+    created_at: datetime | None
+    imported_at: datetime
+
+
 class ReleaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A release in the repository.
 
@@ -14,6 +28,9 @@ class ReleaseRecord(msgspec.Struct, frozen=True, kw_only=True):
         packed: bytes of the same as they are stored and sent.
         files: number of regular files.
         channels: channels that point at this version now, sorted.
+        yanked_at: since when it is not to be chosen any more; None where it may be.
+        yank_reason: why.
+        origin: where it was imported from; None where it was pushed here.
     """
 
     package: str
@@ -27,6 +44,9 @@ class ReleaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     files: int
     created_at: datetime
     channels: list[str]
+    yanked_at: datetime | None = None
+    yank_reason: str = ""
+    origin: Origin | None = None
 
     @property
     def key(self) -> str:

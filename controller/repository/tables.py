@@ -27,6 +27,9 @@ So whoever finds `adding` or `deleting` knows from the metadata whether it did h
 version that was published once never comes back with other content.
 """
 
+_ORDER: Final = ("package", "newest_first", "version", "platform")
+"""The order of every search, and what a page goes on behind."""
+
 releases: Final = Table(
     "releases",
     metadata,
@@ -35,6 +38,8 @@ releases: Final = Table(
     Column("version", String(256), nullable=False),
     # Sorts, byte by byte, as SemVer orders versions; see controller.repository.ordering.
     Column("version_key", LargeBinary, nullable=False),
+    # The same turned round, so that one index in one direction has packages from a and their newest version first.
+    Column("newest_first", LargeBinary, nullable=False),
     Column("platform", String(32), nullable=False),
     Column("manifest", String(64), nullable=False),  # sha256 of the plain manifest: the release's identity
     Column("target", String(64), nullable=False),  # sha256 of the packed manifest: its name in targets/
@@ -45,11 +50,15 @@ releases: Final = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("deleted_at", BigInteger, nullable=True),
     Column("state", String(16), nullable=False),
+    Column("yanked_at", BigInteger, nullable=True),
+    Column("yank_reason", Text, nullable=True),
+    Column("origin", Text, nullable=True),  # JSON of records.Origin, where it came from another repository
     UniqueConstraint("package", "version", "platform"),
     CheckConstraint("state IN ('adding', 'stored', 'deleting', 'deleted')", name="state"),
-    Index(None, "package", "version_key"),
-    Index(None, "created_at"),
-    Index(None, "state"),
+    # What a search filters by stands in the index that gives it its order, so that what does not fit costs no row.
+    Index("ix_releases_listed", "state", *_ORDER, "created_at", "yanked_at"),
+    Index("ix_releases_of_platform", "state", "platform", *_ORDER[:-1], "created_at", "yanked_at"),
+    Index("ix_releases_by_date", "state", "created_at"),
 )
 
 release_tags: Final = Table(
@@ -57,7 +66,25 @@ release_tags: Final = Table(
     metadata,
     Column("release_id", RowId, ForeignKey("releases.id", ondelete="CASCADE"), primary_key=True),
     Column("tag", String(64), primary_key=True),
-    Index(None, "tag"),
+    # Copies from the release, so that a search for a tag needs no other table to sort and filter.
+    Column("package", String(63), nullable=False),
+    Column("newest_first", LargeBinary, nullable=False),
+    Column("version", String(256), nullable=False),
+    Column("platform", String(32), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_release_tags_listed", "tag", *_ORDER, "created_at"),
+)
+
+release_history: Final = Table(
+    "release_history",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("package", String(63), nullable=False),
+    Column("version", String(256), nullable=False),
+    Column("action", String(16), nullable=False),  # yanked, unyanked, deleted, imported
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("ix_release_history_of_version", "package", "version"),
 )
 
 channels: Final = Table(
@@ -67,7 +94,7 @@ channels: Final = Table(
     Column("channel", String(32), primary_key=True),
     Column("version", String(256), nullable=False),
     Column("set_at", BigInteger, nullable=False),
-    Index(None, "channel"),
+    Index("ix_channels_listed", "channel", "package", "version"),
 )
 
 channel_history: Final = Table(
