@@ -89,6 +89,8 @@ class Hooks(Part, frozen=True, kw_only=True):
     `pre_switch` runs in the new release before anything is stopped; `post_switch` in it after the switch and
     before services start; `pre_rollback` in the release that is left; `post_rollback` in the one gone back to.
     `ready` is asked of the release that runs, before anything is changed for another one.
+    `migrate_up` and `migrate_down` change templates and state, with services stopped: of two releases it is always
+    the newer one that does it, up when it is come to and down when it is left.
     """
 
     pre_switch: Hook | None = None
@@ -96,6 +98,8 @@ class Hooks(Part, frozen=True, kw_only=True):
     pre_rollback: Hook | None = None
     post_rollback: Hook | None = None
     ready: ReadyHook | None = None
+    migrate_up: Hook | None = None
+    migrate_down: Hook | None = None
 
 
 class Service(Part, frozen=True, kw_only=True):
@@ -194,6 +198,7 @@ class Manifest(Part, frozen=True, kw_only=True):
     Attributes:
         install_path: where devices link the current release to, e.g. `/opt/tacho`; an agent may be told otherwise.
         state: paths in the release that survive updates; files packed below them are their first content.
+        state_snapshot: whether the package's state is copied before the switch and put back by a rollback.
         settings: names that templates and commands use, with the default; None means the device must set it.
     """
 
@@ -209,6 +214,7 @@ class Manifest(Part, frozen=True, kw_only=True):
     links: Annotated[list[LinkEntry], msgspec.Meta(max_length=MAX_ENTRIES)] = []
     directories: Annotated[list[DirectoryEntry], msgspec.Meta(max_length=MAX_ENTRIES)] = []
     state: Annotated[list[Path], msgspec.Meta(max_length=256)] = []
+    state_snapshot: bool = False
     templates: Annotated[list[Template], msgspec.Meta(max_length=256)] = []
     settings: Annotated[dict[Key, Argument | None], msgspec.Meta(max_length=256)] = {}
     hooks: Hooks = Hooks()

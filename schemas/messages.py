@@ -105,6 +105,18 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     days: Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=6)]], msgspec.Meta(max_length=7)] = []
 
 
+class ReleaseSet(msgspec.Struct, frozen=True, kw_only=True):
+    """Releases that were announced together: a device takes all of them, in one switch, or none.
+
+    Attributes:
+        id: the same in the announcements of all of them.
+        packages: name to version of every member, the announcement's own package included.
+    """
+
+    id: Uuid7
+    packages: Annotated[dict[PackageName, VersionText], msgspec.Meta(min_length=2, max_length=64)]
+
+
 class RolloutPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How a device may go about it.
 
@@ -115,6 +127,7 @@ class RolloutPolicy(msgspec.Struct, frozen=True, kw_only=True):
         deadline: nobody starts after this.
         allow_downgrade: whether a release older than the installed one may be installed.
         retries: how often a device tries again after a failure that may pass.
+        set: the releases that are to be switched together with this one; None for one by itself.
     """
 
     jitter_s: Seconds = 0
@@ -123,6 +136,7 @@ class RolloutPolicy(msgspec.Struct, frozen=True, kw_only=True):
     deadline: Time | None = None
     allow_downgrade: bool = False
     retries: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
+    set: ReleaseSet | None = None
 
 
 class Announcement(Message, frozen=True, kw_only=True):

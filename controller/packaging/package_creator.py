@@ -117,6 +117,7 @@ def _manifest(project: Project, version: str, platform: str, tree: Tree, files: 
         links=tree.links,
         directories=tree.directories,
         state=sorted({path.rstrip("/") for path in package.state}),
+        state_snapshot=package.state_snapshot,
         templates=sorted(
             (Template(source=t.source, target=t.target, mode=octal(t.mode)) for t in project.template),
             key=lambda template: template.target,

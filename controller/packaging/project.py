@@ -56,6 +56,7 @@ class PackageTable(Part, frozen=True, kw_only=True):
     modes: dict[Pattern, OctalMode] = {}
     install_path: str | None = None
     state: list[RelativePath] = []
+    state_snapshot: bool = False
 
 
 class RequiredSetting(Part, frozen=True, kw_only=True):
