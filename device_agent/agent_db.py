@@ -119,7 +119,8 @@ class AgentDatabase:
 def next_number(connection: sqlite3.Connection, name: str) -> int:
     """Count up inside a transaction. It never goes back, whatever rows are dropped elsewhere."""
     row = connection.execute(
-        "INSERT INTO counters VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+        "INSERT INTO counters (name, value) VALUES (?, 1) "
+        "ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
         (name,),
     ).fetchone()
     return int(row[0])

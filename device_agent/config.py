@@ -8,7 +8,7 @@ import contextlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -60,12 +60,17 @@ class DevicePolicy(Section, frozen=True, kw_only=True):
         install_paths: package to the install path to use instead of the package's own.
         services: who keeps services running: `systemd`, the agent itself (`supervisor`), or systemd exactly where
             it is init and the agent is root (`auto`). Several agents on one machine need `supervisor`.
+        agent_package: the package that holds the agent itself.
+        agent_start_s: how long a new release of the agent may take to be well, before the launcher brings the
+            old one back, seconds.
     """
 
     local_changes: Literal["abort", "overwrite", "keep-copy"] = "abort"
     link_install_path: bool = True
     install_paths: dict[PackageName, Path] = {}
     services: Literal["auto", "systemd", "supervisor"] = "auto"
+    agent_package: PackageName = "flotilla-agent"
+    agent_start_s: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 180
 
 
 class AgentConfig(Section, frozen=True, kw_only=True):

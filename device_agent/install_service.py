@@ -75,6 +75,8 @@ def config_text(config: AgentConfig) -> str:
         "local_changes": policy.local_changes,
         "link_install_path": policy.link_install_path,
         "services": policy.services,
+        "agent_package": policy.agent_package,
+        "agent_start_s": policy.agent_start_s,
     }
     lines += _table("policy", dict(words))
     lines += _table("policy.install_paths", {name: str(path) for name, path in policy.install_paths.items()})

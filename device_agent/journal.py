@@ -127,7 +127,8 @@ class Journal(Outbox):
             _write_update(connection, row)
             if install is not None:
                 connection.execute(
-                    "INSERT OR REPLACE INTO installs VALUES (?, ?)", (row.package, _text(msgspec.json.encode(install)))
+                    "INSERT OR REPLACE INTO installs (package, body) VALUES (?, ?)",
+                    (row.package, _text(msgspec.json.encode(install))),
                 )
             elif uninstall:
                 connection.execute("DELETE FROM installs WHERE package = ?", (row.package,))

@@ -98,7 +98,7 @@ class Outbox(AgentDatabase):
             if value is None:
                 connection.execute("DELETE FROM notes WHERE key = ?", (key,))
             else:
-                connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, value))
+                connection.execute("INSERT OR REPLACE INTO notes (key, value) VALUES (?, ?)", (key, value))
 
     def notes(self, prefix: str) -> dict[str, str]:
         """All notes whose key begins with `prefix`."""

@@ -83,6 +83,19 @@ _OPTIONS = (
         metavar="WORD",
         help="auto, systemd or supervisor: who keeps services running",
     ),
+    _Option(
+        key="policy.agent_package",
+        flag="--agent-package",
+        metavar="NAME",
+        help="the package that holds the agent itself (default: flotilla-agent)",
+    ),
+    _Option(
+        key="policy.agent_start_s",
+        flag="--agent-start-s",
+        metavar="SECONDS",
+        help="how long a new release of the agent may take to be well (default: 180)",
+        kind="number",
+    ),
 )
 
 
@@ -147,6 +160,8 @@ def _value(option: _Option, value: Any) -> Any:
     match option.kind:
         case "path":
             return str(written_path(option.flag, value))
+        case "number":
+            return _number(option.flag, value)
         case "pairs":
             return dict(_pair(option.flag, text, option.metavar) for text in value)
         case "settings":
@@ -160,6 +175,13 @@ def _value(option: _Option, value: Any) -> Any:
             return packages
         case _:
             return value
+
+
+def _number(flag: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise OperatorError("input.bad", f"{flag} {one_line(text)}: write a number") from error
 
 
 def _pair(flag: str, text: str, form: str) -> tuple[str, str]:
