@@ -66,7 +66,7 @@ def make_steps(
         health=health,
         commit=CommitStep(journal=journal, store=store, services=services, paths=paths),
         rollback=RollbackStep(
-            store=store, hooks=hooks, services=services, health=health, contexts=contexts, paths=paths
+            store=store, hooks=hooks, services=services, health=health, contexts=contexts, paths=paths, clock=clock
         ),
         contexts=contexts,
     )

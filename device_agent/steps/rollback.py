@@ -1,8 +1,9 @@
 """Rollback: back to the release before, which has to run and be healthy too; after a first installation, to nothing."""
 
 import contextlib
-from typing import Any
+from typing import Any, Final
 
+from device_agent.clock import Clock
 from device_agent.contexts import Contexts
 from device_agent.install_path import InstallPaths
 from device_agent.lifecycle import Outcome
@@ -18,6 +19,10 @@ from schemas.errors import DeviceError, FlotillaError, one_line
 from schemas.manifest import Hook, Manifest
 from schemas.messages import ErrorReport
 
+DISK_TRIES: Final = 3
+DISK_PAUSE_S: Final = 1.0
+"""Going back is the last resort: a disk that refuses it once is asked again after so long."""
+
 
 class RollbackStep:
     """See the module."""
@@ -31,7 +36,9 @@ class RollbackStep:
         health: HealthStep,
         contexts: Contexts,
         paths: InstallPaths,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._store = store
         self._hooks = hooks
         self._services = services
@@ -46,23 +53,31 @@ class RollbackStep:
         release gone back to cannot be made to run, that is the update's last word (`health.rollback`).
         """
         detail: dict[str, Any] = {}
-        target = update.comes_from
-        try:
-            left = await self._left(update)
-            old = await self._manifest(update.package, target)
-            if target is not None:
-                await in_thread(self._store.check_tree, update.package, target.version, target.manifest)
-            if left is not None:
-                detail |= await self._hook("pre_rollback", left.hooks.pre_rollback, left, _leaving(update))
-                await self._services.stop(update.package, left.services)
-                await self._services.remove(update.package, only_in(left, old))
-            await self._change_back(update.package, left, old, target)
-            if old is not None and target is not None:
-                detail |= await self._hook("post_rollback", old.hooks.post_rollback, old, target.manifest)
-                await self._health.start(old)
-        except FlotillaError as error:
-            return await self.give_up(update, error, detail)
+        for tries_left in reversed(range(DISK_TRIES)):
+            try:
+                await self._go_back(update, detail)
+            except FlotillaError as error:
+                if not tries_left or not error.code.startswith("disk."):
+                    return await self.give_up(update, error, detail)
+                await self._clock.sleep(DISK_PAUSE_S)
+            else:
+                break
         return Move(outcome=Outcome.DONE, detail=detail, **await self._installed(update))
+
+    async def _go_back(self, update: Update, detail: dict[str, Any]) -> None:
+        target = update.comes_from
+        left = await self._left(update)
+        old = await self._manifest(update.package, target)
+        if target is not None:
+            await in_thread(self._store.check_tree, update.package, target.version, target.manifest)
+        if left is not None:
+            detail |= await self._hook("pre_rollback", left.hooks.pre_rollback, left, _leaving(update))
+            await self._services.stop(update.package, left.services)
+            await self._services.remove(update.package, only_in(left, old))
+        await self._change_back(update.package, left, old, target)
+        if old is not None and target is not None:
+            detail |= await self._hook("post_rollback", old.hooks.post_rollback, old, target.manifest)
+            await self._health.start(old)
 
     async def give_up(self, update: Update, error: FlotillaError, detail: dict[str, Any] | None = None) -> Move:
         """The last word where going back did not work out; what is installed is what the link says."""
@@ -91,13 +106,20 @@ class RollbackStep:
         return {"install": update.before}
 
     async def _keep_running(self, update: Update) -> None:
-        """Where the link could not be changed back, the release that was to be left runs on as well as it can."""
-        left, sha256 = await self._left(update), _leaving(update)
-        folder = self._store.package(update.package).release(update.version, sha256) if sha256 else None
-        if left is None or folder is None or await in_thread(self._store.running, update.package) != folder.name:
-            return
-        with contextlib.suppress(FlotillaError):  # it is the broken one, and the event tells of worse already
-            await self._services.start(left.services, await in_thread(self._contexts.of_running, left))
+        """Whatever the link leads to now, the release that was to be left or the one before, runs as well as it can."""
+        target = update.comes_from
+        for version, sha256 in (
+            (update.version, _leaving(update)),
+            (target and target.version, target and target.manifest),
+        ):
+            with contextlib.suppress(FlotillaError):  # it may be the broken one, and the event tells of worse already
+                if version and sha256 and await self._leads_to(update.package, version, sha256):
+                    manifest = await in_thread(self._store.manifest, update.package, version, sha256)
+                    await self._services.start(manifest.services, await in_thread(self._contexts.of_running, manifest))
+
+    async def _leads_to(self, package: str, version: str, sha256: str) -> bool:
+        running = await in_thread(self._store.running, package)
+        return running == self._store.package(package).release(version, sha256).name
 
     def _not_left(self, update: Update, running: str) -> dict[str, Any]:
         """The link could not be changed back. The journal may not know yet where it leads."""

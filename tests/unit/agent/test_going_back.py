@@ -1,7 +1,11 @@
 """Whatever goes wrong after the switch, the release before runs again, whole, and the events say why."""
 
+import errno
+from pathlib import Path
+
 import pytest
 
+from device_agent import durability
 from schemas.messages import ErrorReport, Phase
 from tests.unit.agent.device import Device, rollout
 from tests.unit.agent.releases import build
@@ -134,3 +138,36 @@ async def test_a_release_that_cannot_be_gone_back_to_leaves_the_other_running(up
     assert folders.current.resolve() == folders.release("1.1.0", TWO.sha256)
     assert updated.services.running["tacho"] == {"web": "1.1.0"}
     assert (await updated.manager.installed())["tacho"].version == "1.1.0"
+
+
+class TestADiskThatRefusesOnTheWayBack:
+    """The way back is the last resort, so it is tried more than once, and what the link leads to runs in any case."""
+
+    @pytest.fixture
+    def refusals(self, updated: Device, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """As many refusals as there are in the list; each comes after the link was changed back."""
+        left: list[int] = []
+        real = durability.flush_folder
+
+        def flush_folder(folder: Path) -> None:
+            current = updated.folders.package("tacho").current
+            if left and folder == current.parent and "1.0.0" in str(current.readlink()):
+                raise OSError(left.pop(), "the disk refuses")
+            real(folder)
+
+        monkeypatch.setattr(durability, "flush_folder", flush_folder)
+        updated.probe.sick.add("1.1.0")
+        return left
+
+    async def test_once(self, updated: Device, refusals: list[int]) -> None:
+        refusals += [errno.EIO]
+        update = await updated.update_to(TWO, 2)
+        assert updated.story(update.id) == UNDONE
+        updated.assert_runs(ONE)
+
+    async def test_every_time(self, updated: Device, refusals: list[int]) -> None:
+        refusals += [errno.EIO] * 100
+        update = await updated.update_to(TWO, 2)
+        assert updated.story(update.id) == [*UNDONE[:-1], "failed"]
+        assert updated.events()[-1].detail["cause"] == "disk.io"
+        updated.assert_runs(ONE, spare_objects=True)
