@@ -11,10 +11,12 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
+from device_agent.clearing import kept_too_long
 from device_agent.durability import (
     FreeSpace,
     Space,
@@ -154,6 +156,12 @@ class ReleaseStore:
             for file in _children(folders.manifests):
                 if file.name.removesuffix(RENDERED_SUFFIX).removesuffix(MANIFEST_SUFFIX) not in kept:
                     file.unlink()
+
+    def drop_copies(self, package: str, now: datetime) -> None:
+        """Remove the copies of local changes that are too many, too large or too old."""
+        with disk_errors(f"remove old copies of local changes of {package}"):
+            for copy in kept_too_long(self.package(package).kept, now):
+                self._discard(copy)
 
     def packages(self) -> list[str]:
         """Packages that have a folder here, installed or not. What else somebody put there is none of ours."""

@@ -46,13 +46,16 @@ def make_steps(
     local_changes: LocalChanges,
     link_install_path: bool,
     install_paths: Mapping[str, Path],
+    max_bytes: int | None = None,
 ) -> Steps:
     """The steps; for the arguments see `UpdateManager`."""
     contexts = Contexts(store.folders, profile)
     paths = InstallPaths(store.folders, enabled=link_install_path, overrides=install_paths)
     health = HealthStep(journal=journal, services=services, probe=probe, contexts=contexts, clock=clock)
     return Steps(
-        fetch=FetchStep(journal=journal, store=store, sources=sources, profile=profile, clock=clock),
+        fetch=FetchStep(
+            journal=journal, store=store, sources=sources, profile=profile, clock=clock, max_bytes=max_bytes
+        ),
         stage=StageStep(store=store, templates=templates, contexts=contexts),
         switch=SwitchStep(
             store=store,
@@ -64,7 +67,7 @@ def make_steps(
             clock=clock,
         ),
         health=health,
-        commit=CommitStep(journal=journal, store=store, services=services, paths=paths),
+        commit=CommitStep(journal=journal, store=store, services=services, paths=paths, clock=clock),
         rollback=RollbackStep(
             store=store, hooks=hooks, services=services, health=health, contexts=contexts, paths=paths, clock=clock
         ),

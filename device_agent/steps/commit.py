@@ -1,5 +1,7 @@
 """Commit: what the release before needed and this one does not goes away; then only two releases are kept."""
 
+from device_agent.clearing import bound_downloads, clear_unfinished
+from device_agent.clock import Clock
 from device_agent.install_path import InstallPaths
 from device_agent.journal import Journal
 from device_agent.seams import ServiceManager
@@ -13,7 +15,10 @@ from schemas.manifest import Manifest, Service
 class CommitStep:
     """See the module."""
 
-    def __init__(self, *, journal: Journal, store: ReleaseStore, services: ServiceManager, paths: InstallPaths) -> None:
+    def __init__(
+        self, *, journal: Journal, store: ReleaseStore, services: ServiceManager, paths: InstallPaths, clock: Clock
+    ) -> None:
+        self._clock = clock
         self._journal = journal
         self._store = store
         self._services = services
@@ -57,9 +62,14 @@ class CommitStep:
         for update in unfinished:
             if update.manifest is not None:
                 keep.setdefault(update.package, []).append((update.version, update.manifest))
+        now = self._clock.now()
         for package in self._store.packages():
             self._store.sweep(package, keep.get(package, []))
+            self._store.drop_copies(package, now)
         self._store.empty_trash()
+        clear_unfinished(self._store.folders)
+        if not unfinished:
+            bound_downloads(self._store.folders.root, now)
         if collect and not unfinished:
             self._store.objects.collect(keep=self._store.manifests())
 
