@@ -71,6 +71,7 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
         trusted_root=lambda: load_trusted_root(config.root),
         repositories=config.repositories,
         now=clock.now,
+        max_bytes_per_s=config.policy.max_bytes_per_s,
     )
     try:
         note = await in_thread(adopt_trusted_root, config.root, config.trusted_root)

@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.errors import ContractError, OperatorError, one_line
 from schemas.messages import FactValue, TagValue
-from schemas.names import PACKAGE_PATTERN, RESERVED_DEVICES, ChannelName, DeviceId, Key, PackageName, matches
+from schemas.names import PACKAGE_PATTERN, RESERVED_DEVICES, ChannelName, DeviceId, Key, PackageName, in_words, matches
 from schemas.topics import DEFAULT_ROOT, Topics
 from transport.errors import SettingsError
 from transport.settings import LinkSettings
@@ -60,6 +60,7 @@ class DevicePolicy(Section, frozen=True, kw_only=True):
         install_paths: package to the install path to use instead of the package's own.
         services: who keeps services running: `systemd`, the agent itself (`supervisor`), or systemd exactly where
             it is init and the agent is root (`auto`). Several agents on one machine need `supervisor`.
+        max_bytes_per_s: the most that fetching may take of the line, on average; none by default.
         agent_package: the package that holds the agent itself.
         agent_start_s: how long a new release of the agent may take to be well, before the launcher brings the
             old one back, seconds.
@@ -69,6 +70,7 @@ class DevicePolicy(Section, frozen=True, kw_only=True):
     link_install_path: bool = True
     install_paths: dict[PackageName, Path] = {}
     services: Literal["auto", "systemd", "supervisor"] = "auto"
+    max_bytes_per_s: Annotated[int, msgspec.Meta(ge=1024)] | None = None
     agent_package: PackageName = "flotilla-agent"
     agent_start_s: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 180
 
@@ -297,7 +299,7 @@ def _translate(error: msgspec.ValidationError, table: Mapping[str, Any], origin:
     key = path.strip("`").replace("key` in `", "").removeprefix("$").lstrip(".")
     if "..." in key or "key` in" in path:
         key = _culprit(table, key.replace("[...]", ""))
-    return OperatorError("config.bad", f"{origin.of(key)}: {one_line(text).replace(_NO_NEWLINE, '')}")
+    return OperatorError("config.bad", f"{origin.of(key)}: {one_line(in_words(text)).replace(_NO_NEWLINE, '')}")
 
 
 _NO_NEWLINE: Final = repr(r"(?!\n)")[1:-1]

@@ -29,6 +29,7 @@ class Open(Frame, frozen=True, kw_only=True, tag="open"):
     root: str
     trusted_root: bytes
     addresses: list[str]
+    max_bytes_per_s: int | None = None
 
 
 class Resolve(Frame, frozen=True, kw_only=True, tag="resolve"):

@@ -53,9 +53,11 @@ def process_source_factory(
     trusted_root: Callable[[], bytes],
     repositories: Sequence[str],
     now: Callable[[], datetime],
+    max_bytes_per_s: int | None = None,
 ) -> "ProcessSources":
     """As `device_agent.sources.source_factory`, whose sources it runs in a process of their own."""
-    return ProcessSources(_Bench(root=root, trusted_root=trusted_root, now=now), repositories)
+    bench = _Bench(root=root, trusted_root=trusted_root, now=now, max_bytes_per_s=max_bytes_per_s)
+    return ProcessSources(bench, repositories)
 
 
 class ProcessSources:
@@ -150,7 +152,15 @@ class _Worker:
 class _Bench:
     """Starts workers, and keeps the last one for a moment."""
 
-    def __init__(self, *, root: Path, trusted_root: Callable[[], bytes], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        *,
+        root: Path,
+        trusted_root: Callable[[], bytes],
+        now: Callable[[], datetime],
+        max_bytes_per_s: int | None,
+    ) -> None:
+        self._max_bytes_per_s = max_bytes_per_s
         self._root = root
         self._trusted_root = trusted_root
         self._now = now
@@ -184,7 +194,13 @@ class _Bench:
             raise DeviceError("internal.error", "the fetching process has no pipes")
         worker = _Worker(process, (process.stdin, process.stdout), (addresses, root))
         try:
-            await worker.say(Open(root=str(self._root), trusted_root=root, addresses=list(addresses)))
+            opening = Open(
+                root=str(self._root),
+                trusted_root=root,
+                addresses=list(addresses),
+                max_bytes_per_s=self._max_bytes_per_s,
+            )
+            await worker.say(opening)
         except BaseException:
             await worker.end()
             raise
@@ -238,7 +254,7 @@ class _ProcessSource:
             manifests=[str(path) for path in at_hand.manifests],
             max_bytes=at_hand.max_bytes,
         )
-        answer = await self._ask(wish, _nothing)
+        answer = await self._ask(wish, at_hand.on_bytes)
         if not isinstance(answer, Signed):
             raise _unexpected(answer)
         manifest = await in_thread(decode_manifest, answer.plain)
@@ -282,10 +298,6 @@ class _ProcessSource:
         if isinstance(answer, Refused):
             raise answer.error()
         return answer
-
-
-def _nothing(_plain: int, _wire: int) -> None:
-    pass
 
 
 def _unexpected(answer: Answer) -> DeviceError:

@@ -63,7 +63,11 @@ def main() -> None:
 
 def _source(opened: Open, clock: "_Clock") -> ReleaseSource:
     make = source_factory(
-        root=Path(opened.root), trusted_root=lambda: opened.trusted_root, repositories=(), now=clock.now
+        root=Path(opened.root),
+        trusted_root=lambda: opened.trusted_root,
+        repositories=(),
+        now=clock.now,
+        max_bytes_per_s=opened.max_bytes_per_s,
     )
     return make(opened.addresses)
 
@@ -74,26 +78,33 @@ async def _serve(source: ReleaseSource, heard: "queue.SimpleQueue[Wish]", voice:
         try:
             if isinstance(wish, Resolve):
                 clock.set(wish.now)
-                at_hand = AtHand(manifests=tuple(map(Path, wish.manifests)), max_bytes=wish.max_bytes)
-                signed = await source.resolve(wish.package, wish.version, wish.platform, at_hand)
-                voice.say(
-                    Signed(plain=signed.plain, sha256=signed.sha256, wire_bytes=signed.wire_bytes, index=signed.index)
-                )
+                voice.say(await _resolve(source, wish, voice))
             elif isinstance(wish, Fetch):
                 clock.set(wish.now)
-                tally = _Tally(voice)
-                wanted = [
-                    WantedObject(sha256=sha256, size=size, destination=Path(path)) for sha256, size, path in wish.wanted
-                ]
-                try:
-                    fell_back = await source.fetch(wanted, tally.add, way_of(wish))
-                finally:
-                    tally.finish()
-                voice.say(Done(fell_back=fell_back))
+                voice.say(await _fetch(source, wish, voice))
         except FlotillaError as error:
             voice.say(Refused.of(error))
         except Exception as error:  # noqa: BLE001  # the agent is told of a defect as of any other failure
             voice.say(Refused.of(defect(error)))
+
+
+async def _resolve(source: ReleaseSource, wish: Resolve, voice: "_Voice") -> Signed:
+    tally = _Tally(voice)
+    at_hand = AtHand(manifests=tuple(map(Path, wish.manifests)), max_bytes=wish.max_bytes, on_bytes=tally.add)
+    try:
+        signed = await source.resolve(wish.package, wish.version, wish.platform, at_hand)
+    finally:
+        tally.finish()
+    return Signed(plain=signed.plain, sha256=signed.sha256, wire_bytes=signed.wire_bytes, index=signed.index)
+
+
+async def _fetch(source: ReleaseSource, wish: Fetch, voice: "_Voice") -> Done:
+    tally = _Tally(voice)
+    wanted = [WantedObject(sha256=sha256, size=size, destination=Path(path)) for sha256, size, path in wish.wanted]
+    try:
+        return Done(fell_back=await source.fetch(wanted, tally.add, way_of(wish)))
+    finally:
+        tally.finish()
 
 
 def _listen(pipe: BinaryIO, heard: "queue.SimpleQueue[Wish]") -> None:

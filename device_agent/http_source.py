@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from device_agent.bandwidth import Bandwidth
 from device_agent.batch import Batch, closed
 from device_agent.fetcher import HttpFetcher, Patience, StoppedError
 from device_agent.meter import Meter
@@ -35,6 +36,7 @@ class HttpSource:
         root: the agent's root folder; metadata and partial downloads are kept in it.
         trusted_root: root metadata.
         now: the device's clock.
+        bandwidth: what fetching may take of the line.
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class HttpSource:
         trusted_root: bytes,
         now: Callable[[], datetime],
         patience: Patience | None = None,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self._root = root
         self._downloads = root / "downloads"
         self._trust = TrustStore(root / "metadata", trusted_root, now)
-        self._http = HttpFetcher(bases, patience=patience, connections=WORKERS)
+        self._http = HttpFetcher(bases, patience=patience, connections=WORKERS, bandwidth=bandwidth)
 
     async def resolve(
         self, package: str, version: str, platform: str, at_hand: AtHand = NOTHING_AT_HAND

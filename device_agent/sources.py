@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from device_agent.bandwidth import Bandwidth
 from device_agent.faults import disk_fault
 from device_agent.seams import (
     NOTHING_AT_HAND,
@@ -31,6 +32,7 @@ def source_factory(
     trusted_root: Callable[[], bytes],
     repositories: Sequence[str],
     now: Callable[[], datetime],
+    max_bytes_per_s: int | None = None,
 ) -> SourceFactory:
     """Makes sources for an agent.
 
@@ -39,17 +41,20 @@ def source_factory(
         trusted_root: gives the root metadata, e.g. by `read_trusted_root`; called with each source.
         repositories: the configured base URLs, tried before an announcement's.
         now: its clock.
+        max_bytes_per_s: the most that all sources together may take of the line.
 
     Returns:
         A function that takes an announcement's base URLs, or the absolute path of one exported file, and
         raises nothing: what is wrong shows with the first call of the source.
     """
 
+    bandwidth = Bandwidth(max_bytes_per_s) if max_bytes_per_s else None
+
     def make(addresses: Sequence[str]) -> ReleaseSource:
         if len(addresses) == 1 and addresses[0].startswith("/"):
             return _LoadedLater(lambda: _file_source(Path(addresses[0]), root, trusted_root(), now))
         bases = list(dict.fromkeys([*repositories, *addresses]))
-        return _LoadedLater(lambda: _http_source(bases, root, trusted_root(), now))
+        return _LoadedLater(lambda: _http_source(bases, root, trusted_root(), now, bandwidth))
 
     return make
 
@@ -110,12 +115,14 @@ class _LoadedLater:
         return self._source
 
 
-def _http_source(bases: Sequence[str], root: Path, trusted_root: bytes, now: Callable[[], datetime]) -> ReleaseSource:
+def _http_source(
+    bases: Sequence[str], root: Path, trusted_root: bytes, now: Callable[[], datetime], bandwidth: Bandwidth | None
+) -> ReleaseSource:
     from device_agent.http_source import HttpSource  # noqa: PLC0415  # loaded when it is needed
     from device_agent.trust import check_root  # noqa: PLC0415  # the same
 
     check_root(trusted_root)
-    return HttpSource(bases, root=root, trusted_root=trusted_root, now=now)
+    return HttpSource(bases, root=root, trusted_root=trusted_root, now=now, bandwidth=bandwidth)
 
 
 def _file_source(path: Path, root: Path, trusted_root: bytes, now: Callable[[], datetime]) -> ReleaseSource:

@@ -84,6 +84,13 @@ _OPTIONS = (
         help="auto, systemd or supervisor: who keeps services running",
     ),
     _Option(
+        key="policy.max_bytes_per_s",
+        flag="--max-bytes-per-s",
+        metavar="NUMBER",
+        help="the most that fetching may take of the line",
+        kind="number",
+    ),
+    _Option(
         key="policy.agent_package",
         flag="--agent-package",
         metavar="NAME",
