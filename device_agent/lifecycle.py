@@ -17,6 +17,7 @@ class Outcome(StrEnum):
     ACCEPT = "accept"
     DEFER = "defer"
     DUE = "due"
+    GO_ON = "go on"
     REJECT = "reject"
     START = "start"
     DONE = "done"
@@ -51,8 +52,10 @@ ENTRIES: Final[dict[Outcome, Phase]] = {
 
 TRANSITIONS: Final[dict[tuple[Phase, Outcome], Phase]] = {
     (Phase.DEFERRED, Outcome.DUE): Phase.ACCEPTED,
+    (Phase.DEFERRED, Outcome.GO_ON): Phase.STAGED,
     (Phase.DEFERRED, Outcome.DEFER): Phase.DEFERRED,
     (Phase.DEFERRED, Outcome.REJECT): Phase.REJECTED,
+    (Phase.DEFERRED, Outcome.FAIL): Phase.FAILED,
     (Phase.DEFERRED, Outcome.CANCEL): Phase.CANCELLED,
     (Phase.ACCEPTED, Outcome.START): Phase.FETCHING,
     (Phase.ACCEPTED, Outcome.DEFER): Phase.DEFERRED,
@@ -67,6 +70,7 @@ TRANSITIONS: Final[dict[tuple[Phase, Outcome], Phase]] = {
     (Phase.FETCHING, Outcome.FAIL): Phase.FAILED,
     (Phase.FETCHING, Outcome.CANCEL): Phase.CANCELLED,
     (Phase.STAGED, Outcome.DONE): Phase.SWITCHED,
+    (Phase.STAGED, Outcome.DEFER): Phase.DEFERRED,
     (Phase.STAGED, Outcome.FAIL): Phase.FAILED,
     (Phase.STAGED, Outcome.GO_BACK): Phase.ROLLING_BACK,
     (Phase.STAGED, Outcome.CANCEL): Phase.CANCELLED,
@@ -81,6 +85,7 @@ TRANSITIONS: Final[dict[tuple[Phase, Outcome], Phase]] = {
 
 ACCEPTED with DONE: the device already runs exactly this release. ACCEPTED with GO_BACK: somebody asked
 for the previous release. FETCHING or ACCEPTED with DEFER: a failure that may pass is tried again later.
+STAGED with DEFER, and DEFERRED with GO_ON: nothing but the right moment for the switch is waited for.
 """
 
 RESUME: Final[dict[Phase, Step]] = {
@@ -103,7 +108,14 @@ WATCHED_PHASES: Final = frozenset({Phase.STAGED, Phase.SWITCHED, Phase.PROBATION
 """Where a restart counts, because the new release may be what causes it."""
 
 MAX_RESTARTS: Final = 5
-"""More restarts than this in `WATCHED_PHASES`, and the update is rolled back."""
+"""More restarts than this in `WATCHED_PHASES`, and the update is rolled back; in the rollback, and that is given up."""
+
+MAX_FETCH_RESTARTS: Final = 20
+"""More restarts than this while one release is fetched, and the update fails. It is more, because what is fetched
+changes nothing that runs, and a device that is switched off every evening may need many days for a large release."""
+
+COUNTED_PHASES: Final = WATCHED_PHASES | {Phase.FETCHING, Phase.ROLLING_BACK}
+"""Where restarts are counted at all: elsewhere nothing is done that could cause them."""
 
 
 def begin(outcome: Outcome) -> Phase:
@@ -140,9 +152,20 @@ def read_phase(text: str) -> Phase | None:
 
 def step_for(phase: Phase | None, restarts: int = 0) -> Step:
     """What to do next for a journaled phase. An unknown one, or one restarted too often, is rolled back."""
-    if phase is None or (phase in WATCHED_PHASES and restarts > MAX_RESTARTS):
+    if phase is None or break_off(phase, restarts) is Outcome.GO_BACK:
         return Step.ROLLBACK
     return RESUME[phase]
+
+
+def break_off(phase: Phase | None, restarts: int) -> Outcome | None:
+    """How an update goes on that was restarted too often, or whose phase is unknown; None while all is in order."""
+    if phase is None or (phase in WATCHED_PHASES and restarts > MAX_RESTARTS):
+        return Outcome.GO_BACK
+    if phase is Phase.FETCHING and restarts > MAX_FETCH_RESTARTS:
+        return Outcome.FAIL
+    if phase is Phase.ROLLING_BACK and restarts > MAX_RESTARTS:
+        return Outcome.FAIL
+    return None
 
 
 def render_diagram() -> str:

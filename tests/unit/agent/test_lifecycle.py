@@ -6,7 +6,9 @@ import pytest
 
 from device_agent import lifecycle
 from device_agent.lifecycle import (
+    COUNTED_PHASES,
     ENTRIES,
+    MAX_FETCH_RESTARTS,
     MAX_RESTARTS,
     RESUME,
     TRANSITIONS,
@@ -84,6 +86,21 @@ def test_too_many_restarts_roll_back_what_is_watched(phase: Phase) -> None:
     assert lifecycle.step_for(phase, MAX_RESTARTS) is RESUME[phase]
     expected = Step.ROLLBACK if phase in WATCHED_PHASES else RESUME[phase]
     assert lifecycle.step_for(phase, MAX_RESTARTS + 1) is expected
+
+
+@pytest.mark.parametrize("phase", sorted(Phase))
+def test_restarts_without_end_are_broken_off_wherever_something_is_done(phase: Phase) -> None:
+    expected = dict.fromkeys(WATCHED_PHASES, Outcome.GO_BACK) | {
+        Phase.FETCHING: Outcome.FAIL,
+        Phase.ROLLING_BACK: Outcome.FAIL,
+    }
+    assert set(expected) == COUNTED_PHASES
+    few = MAX_FETCH_RESTARTS if phase is Phase.FETCHING else MAX_RESTARTS
+    assert lifecycle.break_off(phase, few) is None
+    assert lifecycle.break_off(phase, few + 1) is expected.get(phase)
+    assert lifecycle.break_off(None, 0) is Outcome.GO_BACK
+    if phase in expected:
+        assert lifecycle.allows(phase, expected[phase])
 
 
 def test_the_diagram_and_the_table_in_the_documentation_are_current() -> None:
