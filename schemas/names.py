@@ -41,3 +41,31 @@ def matches(pattern: str, text: str) -> bool:
 def platform_fits(package_platform: str, device_platform: str) -> bool:
     """Whether a package for `package_platform` may run on `device_platform` (e.g. `linux-aarch64`)."""
     return package_platform in (ANY_PLATFORM, device_platform)
+
+
+_FORMS: Final = {
+    PACKAGE_PATTERN: "a name: a-z, 0-9 and '-', first a letter or digit, at most 63",
+    CHANNEL_PATTERN: "a short name: a-z, 0-9 and '-', first a letter or digit, at most 32",
+    PLATFORM_PATTERN: "a platform such as linux-aarch64",
+    SHA256_PATTERN: "64 hexadecimal digits",
+    UUID7_PATTERN: "a UUID of version 7",
+    KEY_PATTERN: "a key: letters, digits, '_', '.' and '-', first a letter, at most 63",
+}
+_TYPES: Final = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"} | {
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
+
+
+def in_words(message: str) -> str:
+    """What msgspec says about a value, without regular expressions and names of types: `must be text, not a list`."""
+    text = message
+    for pattern, form in _FORMS.items():
+        text = text.replace(f"Expected `str` matching regex {pattern!r}", f"must be {form}")
+    expected = re.fullmatch(r"Expected `([a-z |]+)`(.*)", text)
+    if expected:
+        kinds = [_TYPES.get(kind, kind) for kind in expected[1].split(" | ") if kind != "null"]
+        rest = expected[2].replace("matching regex", "of the form").replace(r"(?!\\n)", "")
+        text = f"must be {' or '.join(kinds)}{rest}"
+    return re.sub(r", got `([a-z]+)`", lambda got: f", not {_TYPES.get(got[1], got[1])}", text)

@@ -14,7 +14,7 @@ import msgspec
 from controller.packaging.toml_keys import unknown_key
 from schemas.errors import PublisherError, one_line
 from schemas.manifest import Argument, Health, HealthCheck, Hooks, Requires, Service
-from schemas.names import ANY_PLATFORM, Key, PackageName, Platform
+from schemas.names import ANY_PLATFORM, Key, PackageName, Platform, in_words
 
 PROJECT_FILE: Final = "flotilla.toml"
 MAX_PROJECT_BYTES: Final = 1024 * 1024
@@ -172,7 +172,7 @@ def _ports_as_text(data: dict[str, Any]) -> None:
 def _readable(message: str) -> str:
     """msgspec's message with the place first and as people write it: `package.name: Expected ...`."""
     found = re.search(r" - at (`key` in )?`\$(.*)`$", message)
-    text = message[: found.start()] if found else message
+    text = in_words(message[: found.start()] if found else message)
     text = re.sub(r"\(\?!\\+n\)", "", text.replace("`", "'"))
     text = text.replace("Object missing required field", "lacks the key")
     where = found[2].replace("[...]", ".*").lstrip(".") if found else ""

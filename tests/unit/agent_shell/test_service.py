@@ -244,7 +244,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["status", "--config", "{tmp}/none.toml"], 1, "no such file"),
         (["install", "{tmp}/none.flotilla"], 2, "no such file"),
         (["rollback", "../x"], 2, "is not a package name"),
-        (["run", "--channel", "No"], 1, "--channel: Expected"),
+        (["run", "--channel", "No"], 1, "--channel: must be"),
         (["run", "--trusted-root", "{tmp}/none.json", "--root", "{tmp}/r"], 1, "cannot be read"),
         (["run", "--tag", "x"], 2, "write KEY=VALUE"),
     ],

@@ -174,7 +174,7 @@ def service(command: list[str], **more: Any) -> Change:
 BAD: dict[str, tuple[Change, str, str]] = {
     "unknown key": (toml(package={"platfrom": "any"}), "package.source", "did you mean 'platform'?"),
     "bad version": (toml(package={"version": "1.0"}), "version.bad", "package.version: '1.0' is not a SemVer"),
-    "bad platform": (toml(package={"platform": "Linux"}), "package.source", "package.platform: Expected"),
+    "bad platform": (toml(package={"platform": "Linux"}), "package.source", "package.platform: must be a platform"),
     "bad range": (toml(requires={"agent": ">>1"}), "version.range", ">>1"),
     "bad install path": (toml(package={"install_path": "opt"}), "manifest.bad", "install_path 'opt' is not"),
     "state outside": (toml(package={"state": ["../data"]}), "package.path", "'../data' has a '..' level"),
