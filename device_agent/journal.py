@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from device_agent import lifecycle
+from device_agent.journal_rows import COLUMNS, decode_install, decode_update, encode_install, encode_update
 from device_agent.lifecycle import Outcome
 from device_agent.outbox import KeptEvent, Outbox
 from device_agent.reports import detail as clean_detail
@@ -28,9 +29,6 @@ MAX_VERDICTS: Final = 2000
 _GOING_BACK: Final = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK})
 _FORGIVEN: Final = frozenset({"conflict.superseded", "conflict.halted", "conflict.deadline"})
 """Ends that say nothing about the release: hearing of it again is a new wish."""
-
-_update_body = msgspec.json.Decoder(Update)
-_install_body = msgspec.json.Decoder(Install)
 
 
 class Journal(Outbox):
@@ -84,7 +82,7 @@ class Journal(Outbox):
             )
             connection.execute(
                 "INSERT INTO updates (id, package, phase, body) VALUES (?, ?, ?, ?)",
-                (row.id, row.package, phase.value, _encode(row)),
+                (row.id, row.package, phase.value, encode_update(row)),
             )
             because = {"reason": request.reason, "not_before": request.not_before} if row.not_before else {}
             self._tell(connection, row, phase, at, detail={"origin": request.origin.value, **because})
@@ -128,7 +126,7 @@ class Journal(Outbox):
             if install is not None:
                 connection.execute(
                     "INSERT OR REPLACE INTO installs (package, body) VALUES (?, ?)",
-                    (row.package, _text(msgspec.json.encode(install))),
+                    (row.package, encode_install(install)),
                 )
             elif uninstall:
                 connection.execute("DELETE FROM installs WHERE package = ?", (row.package,))
@@ -149,19 +147,19 @@ class Journal(Outbox):
         """Change fields of an update that no event tells of."""
         with self._transaction() as connection:
             row = msgspec.structs.replace(_read_update(connection, update), **changes)
-            connection.execute("UPDATE updates SET body = ? WHERE id = ?", (_encode(row), row.id))
+            connection.execute("UPDATE updates SET body = ? WHERE id = ?", (encode_update(row), row.id))
         return row
 
     def unfinished(self) -> list[Update]:
         """Updates without a last word, oldest first."""
         ended = ", ".join(f"'{phase}'" for phase in sorted(LAST_WORDS))
-        rows = self._rows(f"SELECT phase, body FROM updates WHERE phase NOT IN ({ended}) ORDER BY number")  # noqa: S608  # our own words
-        return [_decode(*row) for row in rows]
+        rows = self._rows(f"SELECT {COLUMNS} FROM updates WHERE phase NOT IN ({ended}) ORDER BY number")  # noqa: S608  # our own words
+        return self._decoded(rows)
 
     def get(self, update: str) -> Update | None:
         """One update by its id."""
-        rows = self._rows("SELECT phase, body FROM updates WHERE id = ?", update)
-        return _decode(*rows[0]) if rows else None
+        rows = self._rows(f"SELECT {COLUMNS} FROM updates WHERE id = ?", update)  # noqa: S608  # our own words
+        return self._decoded(rows)[0] if rows else None
 
     def last_update(self, package: str) -> Update | None:
         """The package's newest update, whatever its phase."""
@@ -170,12 +168,12 @@ class Journal(Outbox):
     def history(self, package: str | None = None, limit: int = 50) -> list[Update]:
         """Updates, newest first."""
         rows = self._rows(
-            "SELECT phase, body FROM updates WHERE ? IS NULL OR package = ? ORDER BY number DESC LIMIT ?",
+            f"SELECT {COLUMNS} FROM updates WHERE ? IS NULL OR package = ? ORDER BY number DESC LIMIT ?",  # noqa: S608  # our own words
             package,
             package,
             limit,
         )
-        return [_decode(*row) for row in rows]
+        return self._decoded(rows)
 
     def verdict(self, package: str, rollout: str, version: str) -> Verdict | None:
         """How the rollout's release ended here before; None where it may be tried."""
@@ -185,7 +183,8 @@ class Journal(Outbox):
             rollout,
             version,
         )
-        return Verdict(phase=Phase(rows[0][0]), code=rows[0][1]) if rows else None
+        phase = lifecycle.read_phase(rows[0][0]) if rows else None
+        return Verdict(phase=phase, code=rows[0][1]) if phase is not None else None
 
     def forgive(self, package: str) -> None:
         """Forget what ended badly, so that it may be tried again."""
@@ -202,12 +201,16 @@ class Journal(Outbox):
     def installs(self) -> dict[str, Install]:
         """Every installed package, by name."""
         rows = self._rows("SELECT body FROM installs ORDER BY package")
-        found = [_install_body.decode(row[0]) for row in rows]
-        return {install.package: install for install in found}
+        found = [decode_install(row[0]) for row in rows]
+        return {install.package: install for install in found if install is not None}
 
     def installed(self) -> dict[str, InstalledPackage]:
         """The same as `Reported.packages` has it; `phase` is that of the release's own installation."""
         return {name: self._as_reported(install) for name, install in self.installs().items()}
+
+    def _decoded(self, rows: list[tuple[Any, ...]]) -> list[Update]:
+        with self._mutex:
+            return [decode_update(row, lambda package: _read_install(self._connection, package)) for row in rows]
 
     def _as_reported(self, install: Install) -> InstalledPackage:
         return InstalledPackage(
@@ -251,20 +254,22 @@ class Journal(Outbox):
 
 
 def _read_update(connection: sqlite3.Connection, update: str) -> Update:
-    row = connection.execute("SELECT phase, body FROM updates WHERE id = ?", (update,)).fetchone()
+    row = connection.execute(f"SELECT {COLUMNS} FROM updates WHERE id = ?", (update,)).fetchone()  # noqa: S608  # our own
     if row is None:
         raise KeyError(update)
-    return _decode(*row)
+    return decode_update(row, lambda package: _read_install(connection, package))
 
 
 def _write_update(connection: sqlite3.Connection, row: Update) -> None:
     assert row.phase is not None, "an unknown phase is never written"  # noqa: S101  # for the type checker
-    connection.execute("UPDATE updates SET phase = ?, body = ? WHERE id = ?", (row.phase.value, _encode(row), row.id))
+    connection.execute(
+        "UPDATE updates SET phase = ?, body = ? WHERE id = ?", (row.phase.value, encode_update(row), row.id)
+    )
 
 
 def _read_install(connection: sqlite3.Connection, package: str) -> Install | None:
     row = connection.execute("SELECT body FROM installs WHERE package = ?", (package,)).fetchone()
-    return _install_body.decode(row[0]) if row else None
+    return decode_install(row[0]) if row else None
 
 
 def _note_verdict(connection: sqlite3.Connection, row: Update) -> None:
@@ -285,16 +290,3 @@ def _prune(connection: sqlite3.Connection) -> None:
         "DELETE FROM updates WHERE number <= (SELECT MAX(number) FROM updates) - ? AND phase IN (?, ?, ?, ?, ?)",
         (MAX_UPDATES, *ended),
     )
-
-
-def _encode(row: Update) -> str:
-    # the column holds the phase, so that one which this agent does not know can still be read
-    return _text(msgspec.json.encode(msgspec.structs.replace(row, phase=None)))
-
-
-def _decode(phase: str, body: str) -> Update:
-    return msgspec.structs.replace(_update_body.decode(body), phase=lifecycle.read_phase(phase))
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode()
