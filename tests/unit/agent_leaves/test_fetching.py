@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from device_agent.batch import packed_limit
 from device_agent.fetcher import HttpFetcher, MemorySink, Patience
-from device_agent.http_source import HttpSource, packed_limit
+from device_agent.http_source import HttpSource
 from device_agent.seams import WantedObject
 from device_agent.unpacking import PART_FROM_BYTES, part_name
 from schemas.errors import DeviceError, FlotillaError, NetworkError
