@@ -1,6 +1,7 @@
 """Counts what comes over a link that costs money, and says no before it is too much."""
 
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from device_agent.fetcher import HttpFetcher, Sink
@@ -14,10 +15,12 @@ class Meter:
 
     Args:
         limit: bytes; None: as many as it takes.
+        on_wire: told of all that comes.
     """
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, on_wire: Callable[[int], None] | None = None) -> None:
         self._limit = limit
+        self._on_wire = on_wire
         self._lock = threading.Lock()
         self.spent = 0
 
@@ -35,6 +38,8 @@ class Meter:
         with self._lock:
             self.spent += count
             over = self._limit is not None and self.spent > self._limit
+        if self._on_wire is not None:
+            self._on_wire(count)
         if over:
             raise self.refusal("the server sent more")
 

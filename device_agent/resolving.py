@@ -42,7 +42,7 @@ class Resolver:
         self._trust = trust
         self._downloads = downloads
         self._at_hand = at_hand
-        self._meter = Meter(at_hand.max_bytes)
+        self._meter = Meter(at_hand.max_bytes, lambda count: at_hand.on_bytes(0, count))
         self._base = ""
 
     def resolve(self, package: str, version: str, platform: str) -> SignedManifest:

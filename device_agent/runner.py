@@ -160,12 +160,12 @@ class Runner:
 
     async def _fetch(self) -> Move:
         prepared = self._prepared or await self._steps.fetch.prepare(self.update)
-        wire_bytes = await self._steps.fetch.fetch(self.update, prepared)
+        fetched = await self._steps.fetch.fetch(self.update, prepared)
         await self._steps.stage.run(prepared.signed)
         return Move(
             outcome=Outcome.DONE,
             progress=Progress(bytes_done=prepared.size, bytes_total=prepared.size),
-            detail={"wire_bytes": wire_bytes, "objects": len(prepared.missing)},
+            detail=fetched.detail,
             changes={"manifest": prepared.signed.sha256, "restarts": 0},
         )
 
@@ -244,4 +244,5 @@ def _broken_off(update: Update) -> Move:
 
 
 def _is_decision(error: FlotillaError) -> bool:
-    return isinstance(error, TrustError | PublisherError) or error.code.startswith(("trust.", "requires."))
+    refused = error.code.startswith(("trust.", "requires.")) or error.code == "fetch.metered"
+    return isinstance(error, TrustError | PublisherError) or refused

@@ -7,6 +7,13 @@ from typing import Protocol
 
 from schemas.manifest import Health, Hook, Manifest, Service
 
+OnBytes = Callable[[int, int], None]
+"""Called as content arrives, from any thread: (plain bytes, wire bytes) since the last call."""
+
+
+def unheard(_plain: int, _wire: int) -> None:
+    """Where nobody counts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedManifest:
@@ -34,10 +41,12 @@ class AtHand:
     Attributes:
         manifests: files with plain manifests of releases that are here, best first.
         max_bytes: most that may be fetched; None: as much as it takes.
+        on_bytes: told what arrives: none of it is content.
     """
 
     manifests: tuple[Path, ...] = ()
     max_bytes: int | None = None
+    on_bytes: OnBytes = unheard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +90,6 @@ class WantedObject:
     sha256: str
     size: int
     destination: Path
-
-
-OnBytes = Callable[[int, int], None]
-"""Called as content arrives, from any thread: (plain bytes, wire bytes) since the last call."""
 
 
 class ReleaseSource(Protocol):

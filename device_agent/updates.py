@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from schemas.messages import ErrorReport, FactValue, Phase
+from schemas.messages import ErrorReport, FactValue, Phase, ReleaseSet, Window
 
 
 class Origin(StrEnum):
@@ -19,6 +19,16 @@ class Origin(StrEnum):
     """The operator asked for the previous release."""
     REVERT = "revert"
     """The rollout was reverted."""
+
+
+class Migration(StrEnum):
+    """How far an update's migration of state and templates has come."""
+
+    NONE = "none"
+    BEGUN = "begun"
+    DONE = "done"
+    UNDONE = "undone"
+    """Migrated back, or the state put back as it was."""
 
 
 class UpdateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +45,10 @@ class UpdateRequest(msgspec.Struct, frozen=True, kw_only=True):
         not_before: the update is deferred until then.
         deadline: it is rejected (`conflict.deadline`) where it could not start by then.
         reason: one word for people why it is deferred, e.g. `jitter`, `window`, `not_before`.
+        any_size: whether it may take more than the owner's `policy.max_bytes`: an operator said so, for once.
+        window: the rollout's, asked again before the switch.
+        group: the set it was announced with, all of which is switched together or not at all.
+        to: for a rollback, the release to go back to where it is not the previous one.
     """
 
     package: str
@@ -47,6 +61,10 @@ class UpdateRequest(msgspec.Struct, frozen=True, kw_only=True):
     not_before: datetime | None = None
     deadline: datetime | None = None
     reason: str = ""
+    any_size: bool = False
+    window: Window | None = None
+    group: ReleaseSet | None = None
+    to: "Release | None" = None
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +84,26 @@ class Install(msgspec.Struct, frozen=True, kw_only=True):
     previous: Release | None = None
 
 
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an update was deferred last, where that is neither its time nor a failure.
+
+    Attributes:
+        reason: a word or two, e.g. `hold`, `window`, `not ready`, `temperature`.
+        since: when it was put off for this reason.
+        until: when that ends at the latest; None where nobody knows.
+        line: the reading, or the last line of the hook that said so.
+        unfit_since: since when the device itself was not fit for it, without a break.
+        asked_since: when the application first said 'not now'.
+    """
+
+    reason: str
+    since: datetime
+    until: datetime | None = None
+    line: str = ""
+    unfit_since: datetime | None = None
+    asked_since: datetime | None = None
+
+
 class Update(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the journal.
 
@@ -82,6 +120,13 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         probation_done_s: healthy time so far. Counted with the monotonic clock and only while the agent
             runs, so a wrong time of day neither shortens nor lengthens a probation.
         error: why it is rolled back or ended badly.
+        fetched_bytes: what its attempts have taken from the network so far; kept where `policy.max_bytes` counts.
+        snapshot: whether the state was copied before the switch.
+        migration: of state and templates.
+        waits_for: the package that a deferred update needs first; empty where it waits for a time.
+        waiting: what it was put off for; kept until the step after the wait is done.
+        staged: whether a deferred update is staged already, and only waits to be switched to.
+        unreached_after: since the switch the broker must confirm an event above this one; None where it has, or need not.
     """
 
     id: str
@@ -97,6 +142,13 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     switch_begun: bool = False
     probation_done_s: float = 0.0
     error: ErrorReport | None = None
+    fetched_bytes: int = 0
+    snapshot: bool = False
+    migration: Migration = Migration.NONE
+    waits_for: str = ""
+    waiting: Waiting | None = None
+    staged: bool = False
+    unreached_after: int | None = None
 
     @property
     def package(self) -> str:
@@ -124,7 +176,9 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         """The release that a rollback of this update goes back to; None means nothing installed."""
         if self.before is None:
             return None
-        return self.before.previous if self.goes_back else self.before.current
+        if self.goes_back:
+            return self.request.to or self.before.previous
+        return self.before.current
 
     @property
     def goes_back(self) -> bool:
@@ -204,6 +258,8 @@ class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True):
         facts: as in Reported; `model` is what `requires.hardware` is matched with.
         tags: as in Reported.
         settings: package to setting to value.
+        agent_package: the package that holds the agent itself.
+        launched: whether a launcher has started this agent, so that its package can be updated.
     """
 
     device: str
@@ -212,6 +268,8 @@ class DeviceProfile(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, FactValue] = {}
     tags: dict[str, str] = {}
     settings: dict[str, dict[str, str]] = {}
+    agent_package: str = ""
+    launched: bool = False
 
 
 class LocalChanges(StrEnum):
