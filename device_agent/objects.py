@@ -7,15 +7,18 @@ nor a careless edit (which changes the time) can get a wrong content into a rele
 
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from device_agent.durability import disk_errors
+from device_agent.interruption import check_interrupted
 from device_agent.layout import FIXED_MTIME, DeviceFolders, installed_mode
 from device_agent.seams import WantedObject
 from schemas.manifest import FileEntry, Manifest
+
+_PIECE: Final = 1024 * 1024
 
 
 class ObjectStore:
@@ -33,6 +36,7 @@ class ObjectStore:
         wanted: list[WantedObject] = []
         with disk_errors(f"look for the contents of {manifest.package} {manifest.version}"):
             for variants in _variants(manifest):
+                check_interrupted()
                 whole = [entry for entry in variants if self._is_whole(entry)]
                 if not whole:
                     first = variants[0]
@@ -45,6 +49,7 @@ class ObjectStore:
         """After fetching: give each content its mode, and a file of its own for each further mode."""
         with disk_errors(f"store the contents of {manifest.package} {manifest.version}"):
             for variants in _variants(manifest):
+                check_interrupted()
                 there = next(entry for entry in variants if entry is variants[-1] or self.path(entry).exists())
                 for entry in variants:
                     path = self.path(entry)
@@ -109,8 +114,12 @@ def has_signature(found: os.stat_result, *, size: int, mode: int) -> bool:
 
 def sha256_of(path: Path) -> str:
     """The hash of a file's content."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while piece := stream.read(_PIECE):
+            check_interrupted()
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _is_sealed(found: os.stat_result, entry: FileEntry) -> bool:
@@ -129,5 +138,8 @@ def _copy(source: Path, destination: Path) -> None:
     temporary = destination.with_name(f".{destination.name}.new")
     temporary.unlink(missing_ok=True)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, temporary)
+    with source.open("rb") as old, temporary.open("wb") as new:
+        while piece := old.read(_PIECE):
+            check_interrupted()
+            new.write(piece)
     temporary.replace(destination)

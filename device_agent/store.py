@@ -26,6 +26,7 @@ from device_agent.durability import (
     remove_link,
     replace_link,
 )
+from device_agent.interruption import harmless
 from device_agent.layout import MANIFEST_SUFFIX, RENDERED_SUFFIX, DeviceFolders, PackageFolders
 from device_agent.local_changes import Change, Rendered, find_changes
 from device_agent.objects import ObjectStore, sha256_of
@@ -87,7 +88,8 @@ class ReleaseStore:
             self._discard(release)
             folders.releases.mkdir(exist_ok=True)
             building.rename(release)
-            self._flush(self.folders.root)
+            with harmless():
+                self._flush(self.folders.root)
         self.objects.seal(manifest)
 
     def manifest(self, package: str, version: str, sha256: str) -> Manifest:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from device_agent.interruption import check_interrupted
 from device_agent.layout import PackageFolders
 from device_agent.objects import ObjectStore
 from schemas.manifest import DirectoryEntry, Manifest
@@ -29,6 +30,7 @@ def build_tree(folder: Path, manifest: Manifest, objects: ObjectStore) -> None:
     """
     _make_folders(folder, manifest)
     for entry in manifest.files:
+        check_interrupted()
         if not in_state(manifest, entry.path):
             _link(objects.path(entry), folder / entry.path)
     for link in manifest.links:

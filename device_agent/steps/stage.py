@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from device_agent.contexts import Contexts
+from device_agent.interruption import in_interruptible_thread
 from device_agent.seams import SignedManifest, TemplateRenderer
 from device_agent.store import ReleaseStore
-from device_agent.threads import in_thread
 
 
 class StageStep:
@@ -22,7 +22,7 @@ class StageStep:
         Raises:
             DeviceError: `requires.setting`, `disk.full`, `disk.io`.
         """
-        await in_thread(self._stage, signed)
+        await in_interruptible_thread(self._stage, signed)
 
     def _stage(self, signed: SignedManifest) -> None:
         def render(folder: Path) -> None:
