@@ -1,5 +1,6 @@
 """`flotilla watch`: every step of every device as it happens."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -33,6 +34,7 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
     console = Console(highlight=False)
     changes = client.follow("watch")
     click.echo("watching; Ctrl-C ends it", err=True)
+    told: dict[str, str] = {}
     for kind, data in changes:
         if only and data.get("device") != only:
             continue
@@ -40,8 +42,12 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
             continue
         if as_json:
             click.echo(msgspec.json.encode({"kind": kind} | data).decode())
+        elif kind == "rollout" and told.get(data["id"]) == data["state"]:
+            continue  # only its counts have changed, which the devices' own lines tell
         elif line := _line(kind, data):
             console.print(line, soft_wrap=True)
+            if kind == "rollout":
+                told[data["id"]] = data["state"]
     raise NetworkError("api.unreachable", f"{client.url} ended the live view; is it being stopped? call this again")
 
 
@@ -55,7 +61,6 @@ def _line(kind: str, data: dict[str, Any]) -> Text | None:
         word = "online" if presence.online else "offline"
         return Text(f"{time_text(presence.at)}  {presence.device:<20} {word}", style="dim")
     if kind == "rollout":
-        return Text(
-            f"{'':19}  rollout {data['package']} {data['version']} on {data['channel']}: {data['state']}", style="bold"
-        )
+        what = f"rollout {data['package']} {data['version']} on {data['channel']}: {data['state']}"
+        return Text(printable(f"{time_text(datetime.now(UTC))}  {what}"), style="bold")
     return None

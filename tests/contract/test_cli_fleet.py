@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -232,6 +233,8 @@ async def test_watch_shows_events_as_they_come(
         assert f"{device.id}" in accepted
         assert f"{pushed} 1.0.0" in accepted
         assert "health.http: no answer" in await line_of(watch, "failed")
+        # counts have changed meanwhile, which is no line of its own
+        assert re.match(rf"\d{{4}}-\d\d-\d\d \S+  rollout {pushed} .*: complete", await line_of(watch, "rollout"))
         watch.send_signal(2)
         _, stderr = await asyncio.wait_for(watch.communicate(), BOUND_S)
         assert (watch.returncode, stderr.strip()) == (130, b"flotilla: interrupted")
