@@ -126,7 +126,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         waits_for: the package that a deferred update needs first; empty where it waits for a time.
         waiting: what it was put off for; kept until the step after the wait is done.
         staged: whether a deferred update is staged already, and only waits to be switched to.
-        unreached_after: since the switch the broker must confirm an event above this one; None where it has, or need not.
+        unreached_after: the broker must confirm an event above this one before the release has succeeded; None: it need
+            not, or has done so.
     """
 
     id: str

@@ -14,6 +14,7 @@ from device_agent.steps.fetch import FetchStep
 from device_agent.steps.health import HealthStep
 from device_agent.steps.rollback import RollbackStep
 from device_agent.steps.stage import StageStep
+from device_agent.steps.state import StateStep
 from device_agent.steps.switch import SwitchStep
 from device_agent.store import ReleaseStore
 from device_agent.updates import DeviceProfile, LocalChanges
@@ -50,6 +51,7 @@ def make_steps(
 ) -> Steps:
     """The steps; for the arguments see `UpdateManager`."""
     contexts = Contexts(store.folders, profile)
+    state = StateStep(journal=journal, store=store, hooks=hooks, contexts=contexts)
     paths = InstallPaths(store.folders, enabled=link_install_path, overrides=install_paths)
     health = HealthStep(journal=journal, services=services, probe=probe, contexts=contexts, clock=clock)
     return Steps(
@@ -65,11 +67,19 @@ def make_steps(
             paths=paths,
             local_changes=local_changes,
             clock=clock,
+            state=state,
         ),
         health=health,
         commit=CommitStep(journal=journal, store=store, services=services, paths=paths, clock=clock),
         rollback=RollbackStep(
-            store=store, hooks=hooks, services=services, health=health, contexts=contexts, paths=paths, clock=clock
+            store=store,
+            hooks=hooks,
+            services=services,
+            health=health,
+            contexts=contexts,
+            paths=paths,
+            clock=clock,
+            state=state,
         ),
         contexts=contexts,
     )

@@ -5,6 +5,7 @@ from device_agent.clock import Clock
 from device_agent.install_path import InstallPaths
 from device_agent.journal import Journal
 from device_agent.seams import ServiceManager
+from device_agent.snapshots import Snapshots
 from device_agent.store import ReleaseStore
 from device_agent.threads import in_thread
 from device_agent.updates import Update
@@ -19,6 +20,7 @@ class CommitStep:
         self, *, journal: Journal, store: ReleaseStore, services: ServiceManager, paths: InstallPaths, clock: Clock
     ) -> None:
         self._clock = clock
+        self._snapshots = Snapshots(store)
         self._journal = journal
         self._store = store
         self._services = services
@@ -65,6 +67,7 @@ class CommitStep:
         now = self._clock.now()
         for package in self._store.packages():
             self._store.sweep(package, keep.get(package, []))
+            self._snapshots.sweep(package, {update.id for update in unfinished})
             self._store.drop_copies(package, now)
         self._store.empty_trash()
         clear_unfinished(self._store.folders)

@@ -12,6 +12,7 @@ from device_agent.seams import HookRunner, ServiceManager
 from device_agent.steps.commit import only_in
 from device_agent.steps.health import HealthStep
 from device_agent.steps.move import Move
+from device_agent.steps.state import Here, StateStep
 from device_agent.store import ReleaseStore
 from device_agent.threads import in_thread
 from device_agent.updates import Install, Release, Update
@@ -37,7 +38,9 @@ class RollbackStep:
         contexts: Contexts,
         paths: InstallPaths,
         clock: Clock,
+        state: StateStep,
     ) -> None:
+        self._state = state
         self._clock = clock
         self._store = store
         self._hooks = hooks
@@ -74,6 +77,9 @@ class RollbackStep:
             detail |= await self._hook("pre_rollback", left.hooks.pre_rollback, left, _leaving(update))
             await self._services.stop(update.package, left.services)
             await self._services.remove(update.package, only_in(left, old))
+        leaving = Here(left, _leaving(update)) if left is not None else None
+        entered = Here(old, target.manifest) if old is not None and target is not None else None
+        detail |= await self._state.back(update, leaving, entered)
         await self._change_back(update.package, left, old, target)
         if old is not None and target is not None:
             detail |= await self._hook("post_rollback", old.hooks.post_rollback, old, target.manifest)

@@ -11,6 +11,7 @@ from device_agent.local_changes import describe, keep_copies
 from device_agent.seams import HookRunner, ServiceManager
 from device_agent.state import seed_state
 from device_agent.steps.move import Move
+from device_agent.steps.state import Here, StateStep
 from device_agent.store import ReleaseStore
 from device_agent.threads import in_thread
 from device_agent.updates import Install, LocalChanges, Release, Update
@@ -31,7 +32,9 @@ class SwitchStep:
         paths: InstallPaths,
         local_changes: LocalChanges,
         clock: Clock,
+        state: StateStep,
     ) -> None:
+        self._state = state
         self._store = store
         self._hooks = hooks
         self._services = services
@@ -51,58 +54,92 @@ class SwitchStep:
             DeviceError: `conflict.local_changes`, `conflict.install_path`, `hook.*`, `service.*`, `disk.*`,
                 `requires.setting`.
         """
-        sha256 = _known(update)
-        new = await in_thread(self._store.manifest, update.package, update.version, sha256)
-        old = update.before.current if update.before else None
-        before = await in_thread(self._store.manifest, update.package, old.version, old.manifest) if old else None
         detail: dict[str, Any] = {}
         if not update.switch_begun:
-            if before is not None and old is not None:
-                detail |= await in_thread(self._look_for_changes, before, old)
-            await in_thread(self._paths.check, new)
-            detail |= await self._hook("pre_switch", new.hooks.pre_switch, new, sha256)
+            detail |= await self.prepare(update)
             await begin()
-        if before is not None:
-            await self._services.stop(update.package, before.services)
-        await in_thread(self._change_over, new, sha256)
-        detail |= await self._hook("post_switch", new.hooks.post_switch, new, sha256)
-        running = await in_thread(self._contexts.of_running, new)
-        await self._services.start(new.services, running)
+        await self.stop(update)
+        detail |= await self.change_over(update)
+        return await self.start(update, detail)
+
+    async def prepare(self, update: Update) -> dict[str, Any]:
+        """All that can be found out and done before anything is changed; gives details for the event."""
+        new, old = await self._new(update), await self._old(update)
+        detail: dict[str, Any] = {}
+        if old is not None:
+            detail |= await in_thread(self._look_for_changes, old)
+        await in_thread(self._paths.check, new.manifest)
+        await self._state.check(update, new.manifest)
+        return detail | await self._hook("pre_switch", new.manifest.hooks.pre_switch, new)
+
+    async def stop(self, update: Update) -> None:
+        """Stop the services of the release before."""
+        old = await self._old(update)
+        if old is not None:
+            await self._services.stop(update.package, old.manifest.services)
+
+    async def change_over(self, update: Update) -> dict[str, Any]:
+        """Migrate the state, and switch; services stand still. Done again after a restart, it ends the same."""
+        new, old = await self._new(update), await self._old(update)
+        detail = await self._state.keep(update, new.manifest)
+        await in_thread(self._seed, new.manifest)
+        detail |= await self._state.forward(update, old, new)
+        await in_thread(self._switch, new)
+        return detail | await self._hook("post_switch", new.manifest.hooks.post_switch, new)
+
+    async def start(self, update: Update, detail: dict[str, Any]) -> Move:
+        """Start the services of the release that has been switched to."""
+        new = await self._new(update)
+        running = await in_thread(self._contexts.of_running, new.manifest)
+        await self._services.start(new.manifest.services, running)
         release = Release(
-            version=update.version, manifest=sha256, rollout=update.rollout, installed_at=self._clock.now()
+            version=update.version, manifest=new.sha256, rollout=update.rollout, installed_at=self._clock.now()
         )
+        old = update.before.current if update.before else None
         install = Install(package=update.package, current=release, previous=old)
         return Move(outcome=Outcome.DONE, detail=detail, install=install)
 
-    def _look_for_changes(self, manifest: Manifest, old: Release) -> dict[str, Any]:
-        package = manifest.package
-        changes = self._store.changes(manifest, old.manifest)
+    async def _new(self, update: Update) -> Here:
+        sha256 = _known(update)
+        return Here(await in_thread(self._store.manifest, update.package, update.version, sha256), sha256)
+
+    async def _old(self, update: Update) -> Here | None:
+        if update.before is None:
+            return None
+        old = update.before.current
+        return Here(await in_thread(self._store.manifest, update.package, old.version, old.manifest), old.manifest)
+
+    def _look_for_changes(self, old: Here) -> dict[str, Any]:
+        package, version = old.manifest.package, old.manifest.version
+        changes = self._store.changes(old.manifest, old.sha256)
         if not changes:
             return {}
         if self._local_changes is LocalChanges.ABORT:
             raise DeviceError(
                 "conflict.local_changes",
-                f"installed files of {package} {old.version} were changed on this device: {describe(changes)}; "
+                f"installed files of {package} {version} were changed on this device: {describe(changes)}; "
                 "undo that, or set policy.local_changes to overwrite or keep-copy",
             )
         detail: dict[str, Any] = {"local_changes": describe(changes)}
         if self._local_changes is LocalChanges.KEEP_COPY:
             folders = self._store.package(package)
-            kept = folders.kept / f"{old.version}-{self._clock.now():%Y%m%dT%H%M%SZ}"
-            keep_copies(folders.release(old.version, old.manifest), changes, kept)
+            kept = folders.kept / f"{version}-{self._clock.now():%Y%m%dT%H%M%SZ}"
+            keep_copies(folders.release(version, old.sha256), changes, kept)
             detail["kept"] = str(kept)
         return detail
 
-    def _change_over(self, new: Manifest, sha256: str) -> None:
-        folders = self._store.package(new.package)
-        if seed_state(folders, new, self._store.objects):
+    def _seed(self, new: Manifest) -> None:
+        if seed_state(self._store.package(new.package), new, self._store.objects):
             self._store.flush()
-        self._store.point_to(new.package, new.version, sha256)
-        self._paths.place(new)
 
-    async def _hook(self, name: str, hook: Hook | None, manifest: Manifest, sha256: str) -> dict[str, Any]:
+    def _switch(self, new: Here) -> None:
+        self._store.point_to(new.manifest.package, new.manifest.version, new.sha256)
+        self._paths.place(new.manifest)
+
+    async def _hook(self, name: str, hook: Hook | None, here: Here) -> dict[str, Any]:
         if hook is None:
             return {}
+        manifest, sha256 = here
         tree = self._store.package(manifest.package).release(manifest.version, sha256)
         context = await in_thread(self._contexts.of_tree, manifest, tree)
         result = await self._hooks.run(name, hook, context)
