@@ -18,6 +18,8 @@ FOLDER = "FLOTILLA_AGENT_FOLDER"
 PYTHON = "FLOTILLA_PYTHON"
 HEALTHY = "X_FLOTILLA_HEALTHY=1"
 """Beside READY=1, STOPPING=1, WATCHDOG=1 and STATUS=…: the release has proven itself as far as the launcher waits."""
+HAND_OVER = 93
+"""The exit status of an agent that is to be started again: another release is linked now."""
 SIGN_OF_LIFE_S = 90.0
 """An agent that was ready says WATCHDOG=1 three times as often; after this long without, it hangs."""
 MAX_LINE = 4096

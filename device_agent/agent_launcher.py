@@ -21,11 +21,9 @@ if __name__ == "__main__":
     # -I and -S leave out all but the standard library, so that nothing that is updated can get in the way
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from device_agent.agent_child import FOLDER, RELEASE, SIGN_OF_LIFE_S, AgentChild, program_of, say
+from device_agent.agent_child import FOLDER, HAND_OVER, RELEASE, SIGN_OF_LIFE_S, AgentChild, program_of, say
 from device_agent.trial import Trial, flush, is_name, read_trial, write_trial
 
-HAND_OVER = 93
-"""The exit status of an agent that is to be started again: another release is linked now."""
 MAX_STARTS = 3
 """So many starts of a release on trial; each may be ended by a crash or by the power."""
 START_S = 900.0
@@ -144,7 +142,7 @@ class Launcher:
     def _failed(self, begun: float) -> None:
         """Count, and wait a while that grows with each failure in a row."""
         self._failures = 0 if time.monotonic() - begun > STEADY_S else self._failures + 1
-        until = time.monotonic() + min(MAX_PAUSE_S, 0.5 * 2.0 ** min(self._failures, 8))
+        until = time.monotonic() + min(MAX_PAUSE_S, 0.25 * 2.0 ** min(self._failures, 8))
         while not self._told and (now := time.monotonic()) < until:
             self._systemd.pass_on([])
             _wait(self._wake, min(until, self._systemd.due(now)) - now)

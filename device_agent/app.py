@@ -5,7 +5,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -30,6 +30,7 @@ from device_agent.rendering import FileTemplateRenderer
 from device_agent.reporter import Reporter
 from device_agent.sdnotify import READY, STOPPING, WATCHDOG, Notifier
 from device_agent.seams import ServiceManager
+from device_agent.self_update import OwnProbe, SelfUpdate, WatchedStore
 from device_agent.services import pick_service_manager
 from device_agent.sources import exported_head
 from device_agent.threads import in_thread
@@ -53,11 +54,19 @@ class Engine:
     manager: UpdateManager
     services: ServiceManager
     local_work: LocalWork
+    own: SelfUpdate
 
 
 @asynccontextmanager
-async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
+async def open_engine(
+    config: AgentConfig, *, release: str | None = None, tell: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Engine]:
     """Open the root folder for this process alone, and bring it back to a whole state.
+
+    Args:
+        release: the release of the agent's own package that a launcher has started as this process; see
+            `launched_release`.
+        tell: says a line to that launcher.
 
     Raises:
         DeviceError: `conflict.busy`: another process works on it; `disk.*`.
@@ -66,6 +75,14 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
     clock = KeptClock(config.root)
     journal = await in_thread(Journal, config.root, device=config.id, boot_id=await in_thread(boot_id))
     services = pick_service_manager(config.root, kind=config.policy.services, clock=clock)
+    own = SelfUpdate(
+        root=config.root,
+        package=config.policy.agent_package,
+        journal=journal,
+        release=release,
+        start_s=config.policy.agent_start_s,
+        tell=tell,
+    )
     sources = process_source_factory(
         root=config.root,
         trusted_root=lambda: load_trusted_root(config.root),
@@ -83,6 +100,7 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
             desired=heard.desired,
             installs=journal.installs,
             zone=lambda: local_zone(os.environ.get("TZ")),
+            launched=release is not None,
         )
         manager = UpdateManager(
             root=config.root,
@@ -90,7 +108,7 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
             sources=sources,
             hooks=ProcessHookRunner(),
             services=services,
-            probe=ReleaseProbe(),
+            probe=OwnProbe(ReleaseProbe(), own),
             templates=FileTemplateRenderer(),
             profile=device.profile,
             clock=clock,
@@ -98,6 +116,7 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
             local_changes=LocalChanges(config.policy.local_changes),
             link_install_path=config.policy.link_install_path,
             install_paths=config.policy.install_paths,
+            store=WatchedStore(config.root, own),
         )
         work = LocalWork(journal=journal, updates=manager, read_head=exported_head, on_hold=lambda: _is_on_hold(heard))
         for problem in await manager.recover():
@@ -111,6 +130,7 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
             manager=manager,
             services=services,
             local_work=work,
+            own=own,
         )
     finally:
         await sources.close()
@@ -118,13 +138,21 @@ async def open_engine(config: AgentConfig) -> AsyncIterator[Engine]:
         await in_thread(journal.close)
 
 
-async def run_agent(config: AgentConfig, stop: asyncio.Event, notifier: Notifier) -> None:
-    """Run until `stop` is set.
+async def run_agent(
+    config: AgentConfig, stop: asyncio.Event, notifier: Notifier, *, release: str | None = None
+) -> bool:
+    """Run until `stop` is set, or until another release of the agent has to go on.
+
+    Args:
+        release: see `open_engine`.
+
+    Returns:
+        Whether it is another release's turn.
 
     Raises:
         FlotillaError: one line on why it cannot go on, e.g. `broker.duplicate`.
     """
-    async with open_engine(config) as engine:
+    async with open_engine(config, release=release, tell=notifier.tell) as engine:
         agent = _Agent(engine, stop)
         try:
             await agent.decider.reconsider()
@@ -138,6 +166,7 @@ async def run_agent(config: AgentConfig, stop: asyncio.Event, notifier: Notifier
         finally:
             notifier.tell(STOPPING)
             logger().info(line("ended", device=config.id))
+        return engine.own.leaving.is_set()
 
 
 class _Agent:
@@ -183,6 +212,8 @@ class _Agent:
             next_session=engine.journal.next_session,
             stop=stop,
         )
+        engine.own.connected = lambda: self._connection.connected
+        self._stop = stop
         self._log = EventLog(engine.journal, on_last_word=self._connection.refresh)
 
     async def work(self, notifier: Notifier) -> None:
@@ -198,6 +229,8 @@ class _Agent:
             "commands": self._commands.serve(),
             "control": ControlServer(self._engine.config.root, self._engine.local_work).serve(),
             "log": self._log.serve(),
+            "own release": self._engine.own.watch(),
+            "hand-over": self._hand_over(),
             "watchdog": self._watchdog(notifier),
         }
         try:
@@ -222,6 +255,11 @@ class _Agent:
             tell(line("check", one.text, what=one.name, ok=str(one.ok).lower()))
         self._engine.device.note_check(summary(findings))
         self._reporter.report_soon()
+
+    async def _hand_over(self) -> None:
+        await self._engine.own.leaving.wait()
+        logger().info(line("hand-over", "another release of the agent goes on"))
+        self._stop.set()
 
     async def _watchdog(self, notifier: Notifier) -> None:
         """A sign of life, as long as the event loop turns and the journal can be written."""

@@ -88,6 +88,7 @@ class Connection:
         self._stale = asyncio.Event()
         self._taken_over: deque[float] = deque(maxlen=MAX_TAKE_OVERS)
         self._duplicate = False
+        self.connected = False
         self.status = "not connected"
 
     def refresh(self) -> None:
@@ -180,6 +181,7 @@ class Connection:
 
     def _note(self, state: LinkState, ending: asyncio.Event) -> None:
         address = self._settings.address()
+        self.connected = state.state == "connected"
         match state.state:
             case "connected":
                 self.status = f"connected to {address}"

@@ -25,11 +25,13 @@ class Device:
         desired: Callable[[], Desired | None],
         installs: Callable[[], dict[str, Install]],
         zone: Callable[[], tzinfo],
+        launched: bool = False,
     ) -> None:
         self._config = config
         self._desired = desired
         self._installs = installs
         self._zone = zone
+        self._launched = launched
         self._facts = gather_facts(config.root, {})
         self._check = ""
         self._turn = threading.Lock()
@@ -74,4 +76,6 @@ class Device:
             facts=dict(view.facts),
             tags=dict(view.tags),
             settings={package: self._config.settings_of(package) for package in self._config.settings},
+            agent_package=self._config.policy.agent_package,
+            launched=self._launched,
         )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
+from device_agent.agent_package import check_agent_package
 from device_agent.updates import DeviceProfile, Install, UpdateRequest
 from schemas.errors import DeviceError
 from schemas.manifest import Manifest
@@ -39,6 +40,8 @@ def check_requirements(manifest: Manifest, profile: DeviceProfile, installs: Map
         raise DeviceError(
             "requires.hardware", f"{name} is for {' or '.join(needs.hardware)}, this device is a {model or 'nameless'}"
         )
+    if manifest.package == profile.agent_package:
+        check_agent_package(manifest, launched=profile.launched)
     _check_versions(manifest, name, installs)
     _check_settings(manifest, name, profile)
 

@@ -29,7 +29,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 for a failure with one line on stderr, or 2 for wrong usage."""
-    given = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["launch"] and not {"-h", "--help"} & set(words):
+        # before anything is parsed: the flags are for the agent that it starts, which may be a newer one
+        return _launch(words[1:])
+    given = _parser().parse_args(words)
     try:
         module, function = given.handler
         handler: Handler = getattr(import_module(f"device_agent.cli.{module}"), function)
@@ -43,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _launch(arguments: Sequence[str]) -> int:
+    from device_agent.cli.launch import launch  # noqa: PLC0415  # as the other commands
+
+    try:
+        return launch(arguments)
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.stderr.write(f"flotilla-agent: cannot become the launcher: {one_line(error)}\n")
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add("run", "run", "run", "run the agent until it is told to end (SIGTERM or Ctrl-C)")
     run.add_argument("--verbose", action="store_true", help="log more")
+
+    launch = add("launch", "run", "run", "run the agent below a launcher, so that it can update itself; flags as run's")
+    launch.add_argument("--verbose", action="store_true", help="log more")
 
     status = add("status", "status", "status", "show what is installed and what is going on")
     _add_json(status)

@@ -4,11 +4,13 @@ import argparse
 import asyncio
 import signal
 
+from device_agent.agent_child import HAND_OVER
 from device_agent.app import run_agent
 from device_agent.cli.options import config_from
 from device_agent.config import AgentConfig
 from device_agent.logs import line, logger, set_up_logging
 from device_agent.sdnotify import Notifier
+from device_agent.self_update import environment_release
 from schemas.errors import DeviceError, FlotillaError, one_line
 
 
@@ -20,17 +22,17 @@ def run(arguments: argparse.Namespace) -> int:
     """
     config = config_from(arguments)
     set_up_logging(verbose=arguments.verbose)
-    asyncio.run(_until_told(config))
-    return 0
+    return HAND_OVER if asyncio.run(_until_told(config)) else 0
 
 
-async def _until_told(config: AgentConfig) -> None:
+async def _until_told(config: AgentConfig) -> bool:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        await run_agent(config, stop, Notifier())
+        release = environment_release(config.root, config.policy.agent_package)
+        return await run_agent(config, stop, Notifier(), release=release)
     except BaseExceptionGroup as group:
         raise _first(group) from group
 
