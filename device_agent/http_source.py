@@ -1,5 +1,6 @@
 """Releases from repositories that any web server can serve."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -10,7 +11,7 @@ from device_agent.bandwidth import Bandwidth
 from device_agent.batch import Batch, closed
 from device_agent.fetcher import HttpFetcher, Patience, StoppedError
 from device_agent.meter import Meter
-from device_agent.resolving import Resolver
+from device_agent.resolving import Resolver, kept_manifest
 from device_agent.seams import (
     NOTHING_AT_HAND,
     ONE_BY_ONE,
@@ -86,7 +87,13 @@ class HttpSource:
     async def _fetch_bundle(
         self, wanted: Sequence[WantedObject], on_bytes: OnBytes, bundle: WantedBundle, meter: Meter
     ) -> str:
-        raise NotImplementedError
+        from device_agent.bundle_fetch import BundleFetch  # noqa: PLC0415  # loaded when it is needed
+
+        http = self._http = self._http.usable()
+        manifest = await asyncio.to_thread(kept_manifest, self._downloads, bundle.new)
+        fetching = BundleFetch(bundle, manifest, wanted, http=http, root=self._root, meter=meter, on_bytes=on_bytes)
+        (fell_back,) = await run_in_threads([fetching.work], name="fetch a bundle", stop=fetching.stop)
+        return fell_back
 
     async def close(self) -> None:
         """See `ReleaseSource`."""

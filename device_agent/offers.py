@@ -1,9 +1,17 @@
-"""What a repository offers besides single objects, read from its list of bundles. Nobody has signed that list."""
+"""What a repository offers besides single objects, read from its list of bundles. Nobody has signed that list.
+
+So it is only ever used to choose a way: what the way yields is checked against the signed manifest, and what it
+may cost is counted.
+"""
 
 from dataclasses import dataclass
-from typing import Final
 
-MAX_INDEX_BYTES: Final = 64 * 1024
+import msgspec
+
+from schemas.bundles import BUNDLE_INDEX_FORMAT, MAX_BUNDLE_INDEX_BYTES, BundleEntry, BundleIndex
+from schemas.layout import bundle_path
+
+_index = msgspec.json.Decoder(BundleIndex)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,19 +29,40 @@ class ManifestOffer:
     size: int
 
 
-def read_index(data: bytes, to: str) -> object | None:
-    """The list, where it is one of the release `to` (sha256 of its plain manifest)."""
-    del data, to
-    return None
+def read_index(data: bytes, to: str) -> BundleIndex | None:
+    """The list, where it is one that can be used and is of the release `to` (sha256 of its plain manifest)."""
+    if not 0 < len(data) <= MAX_BUNDLE_INDEX_BYTES:
+        return None
+    try:
+        index = _index.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return index if index.format == BUNDLE_INDEX_FORMAT and index.manifest == to else None
 
 
-def manifest_patches(index: bytes, to: str) -> list[ManifestOffer]:
-    """The manifest differences on offer."""
-    del index, to
-    return []
+def manifest_patches(data: bytes, to: str) -> list[ManifestOffer]:
+    """The manifest differences in a list, smallest first."""
+    index = read_index(data, to)
+    found = [
+        ManifestOffer(start=one.source, path=path, size=one.manifest.size)
+        for one in (index.bundles if index else ())
+        if one.source is not None and one.manifest is not None and (path := _path(to, one.manifest.name))
+    ]
+    return sorted(found, key=lambda offer: offer.size)
 
 
-def apply(old: bytes, patch: bytes, *, size: int, sha256: str) -> bytes:
-    """The manifest that a difference leads to."""
-    del old, patch, size, sha256
-    raise NotImplementedError
+def entry_path(to: str, entry: BundleEntry) -> str:
+    """The bundle's path below a base URL; empty for a name that no bundle has."""
+    return _path(to, entry.name)
+
+
+def packed_ratio(index: BundleIndex) -> float | None:
+    """Packed to plain bytes of the release's objects; None where that says nothing."""
+    return index.objects.packed / index.objects.plain if index.objects.plain else None
+
+
+def _path(to: str, name: str) -> str:
+    try:
+        return bundle_path(to, name)
+    except ValueError:
+        return ""

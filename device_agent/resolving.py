@@ -6,7 +6,7 @@ hash alone, and where it does not have that, the whole manifest is fetched.
 """
 
 import hashlib
-from collections.abc import Sequence
+import struct
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from device_agent.signed_manifest import candidate_names, check_packed, decode_p
 from device_agent.trust import SignedTarget, TrustStore
 from device_agent.unpacking import unpack_manifest
 from device_agent.zstd import pack
+from schemas.bundles import MAX_BUNDLE_INDEX_BYTES
 from schemas.errors import DeviceError, FlotillaError
 from schemas.layout import MAX_MANIFEST_BYTES, METADATA, bundle_index_path, target_path
 
@@ -73,8 +74,14 @@ class Resolver:
         if target.plain_sha256 is None:
             # signed by a controller that knew of no differences yet
             plain = self._whole(target, what)
-            return plain, self._index(hashlib.sha256(plain).hexdigest())
-        plain_here = self._kept(target.plain_sha256) or self._installed(target.plain_sha256)
+            sha256 = hashlib.sha256(plain).hexdigest()
+            index = self._index(sha256)
+            if index:
+                self._keep(sha256, pack(plain))
+            return plain, index
+        plain_here = kept_manifest(self._downloads, target.plain_sha256)
+        if plain_here is None and (plain_here := self._installed(target.plain_sha256)) is not None:
+            self._keep(target.plain_sha256, pack(plain_here))
         index = self._index(target.plain_sha256)
         if plain_here is not None:
             return plain_here, index
@@ -88,7 +95,7 @@ class Resolver:
         """The list of bundles; empty where there is none or it cannot be had: a device can do without."""
         path = bundle_index_path(sha256)
         with suppress(FlotillaError):
-            data = self._read(self._base, path, offers.MAX_INDEX_BYTES)
+            data = self._read(self._base, path, MAX_BUNDLE_INDEX_BYTES)
             if offers.read_index(data, sha256) is not None:
                 return data
         return b""
@@ -104,16 +111,26 @@ class Resolver:
             sha256 = hashlib.sha256(old).hexdigest()
             offer = next((one for one in fitting if one.start == sha256), None)
             if offer is not None:
-                with suppress(FlotillaError):
-                    return self._http.try_each(partial(self._apply, offer, old, target))
-                return None
+                return self._try_patch(offer, old, target)
         return None
 
+    def _try_patch(self, offer: ManifestOffer, old: bytes, target: SignedTarget) -> bytes | None:
+        try:
+            return self._http.try_each(partial(self._apply, offer, old, target))
+        except (FlotillaError, ArithmeticError, LookupError, MemoryError, ValueError, struct.error):
+            # whatever is wrong with it, the whole manifest can be had
+            return None
+
     def _apply(self, offer: ManifestOffer, old: bytes, target: SignedTarget, base: str) -> bytes:
+        from device_agent.bundles import apply_manifest_patch  # noqa: PLC0415  # most updates need it, a check does not
+
         patch = self._read(base, offer.path, offer.size)
         if target.plain_sha256 is None or target.plain_length is None:
             raise DeviceError("verify.digest", f"{target.name}: its plain manifest is not signed")
-        return offers.apply(old, patch, size=target.plain_length, sha256=target.plain_sha256)
+        plain: bytes = apply_manifest_patch(old, patch, size=target.plain_length, sha256=target.plain_sha256)
+        if hashlib.sha256(plain).hexdigest() != target.plain_sha256:
+            raise DeviceError("verify.digest", f"{base}: what {offer.path} leads to is not what was signed")
+        return plain
 
     def _whole(self, target: SignedTarget, what: str) -> bytes:
         def get(base: str) -> bytes:
@@ -127,9 +144,6 @@ class Resolver:
             packed = self._http.try_each(get)
             self._keep(target.plain_sha256 or target.sha256, packed)
         return unpack_manifest(packed, what)
-
-    def _kept(self, sha256: str) -> bytes | None:
-        return kept_manifest(self._downloads, sha256)
 
     def _installed(self, sha256: str) -> bytes | None:
         """The release may be one that is here: somebody goes back to it, or has never left it."""
@@ -179,9 +193,3 @@ def _read_limited(path: Path) -> bytes:
     except OSError:
         return b""
     return data if len(data) <= MAX_MANIFEST_BYTES else b""
-
-
-def manifests_of(paths: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Files with plain manifests and the sha256 of each; what cannot be read is left out."""
-    read = [(path, _read_limited(path)) for path in paths]
-    return [(path, hashlib.sha256(data).hexdigest()) for path, data in read if data]

@@ -18,7 +18,8 @@ PART_FROM_BYTES: Final = 1024 * 1024
 """Smaller contents are fetched anew after an interruption of the agent: keeping them twice costs more."""
 
 _PART: Final = ".part"
-_UNFINISHED: Final = ".tmp"
+UNFINISHED: Final = ".tmp"
+"""How the names of files end that are being written."""
 
 
 class AbandonedError(Exception):
@@ -34,7 +35,7 @@ class Content:
 
     def __init__(self, wanted: WantedObject, folder: Path) -> None:
         self._wanted = wanted
-        self._unfinished = folder / f"{wanted.destination.name}{_UNFINISHED}"
+        self._unfinished = folder / f"{wanted.destination.name}{UNFINISHED}"
         self._decompressor = new_decompressor()
         self._hash = hashlib.sha256()
         self._file: BinaryIO | None = None
@@ -226,7 +227,7 @@ def clear_downloads(folder: Path, keep: set[str]) -> None:
     kept = {part_name(sha256) for sha256 in keep}
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            if path.name.endswith((_UNFINISHED, ".new")) or (path.name.endswith(_PART) and path.name not in kept):
+            if path.name.endswith((UNFINISHED, ".new")) or (path.name.endswith(_PART) and path.name not in kept):
                 path.unlink(missing_ok=True)
 
 

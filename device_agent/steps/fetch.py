@@ -161,7 +161,7 @@ class FetchStep:
             await self._note(update, spending)
         missing = await in_thread(self._store.objects.missing, signed.manifest)
         bundles = update.attempt <= BUNDLE_ATTEMPTS
-        route, bundle = await in_thread(self._router.route, signed, missing, at_hand.manifests, bundles)
+        route, bundle = await in_thread(lambda: self._router.route(signed, missing, at_hand.manifests, bundles=bundles))
         return Prepared(signed=signed, missing=missing, route=route, bundle=bundle, spending=spending)
 
     async def fetch(self, update: Update, prepared: Prepared) -> Fetched:
