@@ -27,6 +27,7 @@ from device_agent.journal import Journal
 from device_agent.local_work import LocalWork
 from device_agent.logs import line, logger
 from device_agent.rendering import FileTemplateRenderer
+from device_agent.rebuilding import open_journal
 from device_agent.reporter import Reporter
 from device_agent.sdnotify import READY, STOPPING, WATCHDOG, Notifier
 from device_agent.seams import ServiceManager
@@ -73,7 +74,11 @@ async def open_engine(
         OperatorError: the trusted root cannot be taken, or the folder is not an agent's.
     """
     clock = KeptClock(config.root)
-    journal = await in_thread(Journal, config.root, device=config.id, boot_id=await in_thread(boot_id))
+    journal, rebuilt = await in_thread(
+        open_journal, config.root, device=config.id, boot_id=await in_thread(boot_id), now=clock.now()
+    )
+    if rebuilt is not None:
+        logger().error(line("journal", rebuilt.why, kept=rebuilt.kept, begun_anew_after_seq=rebuilt.seq))
     services = pick_service_manager(config.root, kind=config.policy.services, clock=clock)
     own = SelfUpdate(
         root=config.root,

@@ -87,6 +87,16 @@ class Outbox(AgentDatabase):
         with self._transaction() as connection:
             return next_number(connection, _SESSION)
 
+    def count_on_from(self, *, seq: int, session: int) -> None:
+        """Number the next event and connection above these: a journal before this one has used them."""
+        with self._transaction() as connection:
+            for name, value in ((_SEQ, seq), (_SESSION, session)):
+                connection.execute(
+                    "INSERT INTO counters VALUES (?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET value = MAX(value, excluded.value)",
+                    (name, value),
+                )
+
     def get_note(self, key: str) -> str | None:
         """A small fact that must survive, e.g. the last revision seen of an announcement."""
         rows = self._rows("SELECT value FROM notes WHERE key = ?", key)

@@ -1,7 +1,10 @@
 """The agent's start: clear up after an interruption, and have what is installed run."""
 
+from collections.abc import Callable
 from typing import Any
 
+from device_agent.adopting import adopt
+from device_agent.clock import Clock
 from device_agent.journal import Journal
 from device_agent.lifecycle import WATCHED_PHASES
 from device_agent.seams import ServiceManager
@@ -16,7 +19,18 @@ from schemas.messages import Phase
 class Start:
     """See the module."""
 
-    def __init__(self, journal: Journal, store: ReleaseStore, services: ServiceManager, steps: Steps) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        store: ReleaseStore,
+        services: ServiceManager,
+        steps: Steps,
+        *,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._clock = clock
+        self._random_bytes = random_bytes
         self._journal = journal
         self._store = store
         self._services = services
@@ -31,6 +45,7 @@ class Start:
         unfinished = await in_thread(self._count_restart)
         troubles: list[str] = []
         try:
+            troubles += await in_thread(self._adopt)
             await self._steps.commit.sweep(collect=True)
         except FlotillaError as error:
             troubles.append(one_line(error))
@@ -43,6 +58,9 @@ class Start:
             except FlotillaError as error:
                 troubles.append(f"{package} {install.current.version}: {one_line(error)}")
         return troubles
+
+    def _adopt(self) -> list[str]:
+        return adopt(self._journal, self._store, now=self._clock.now(), random_bytes=self._random_bytes)
 
     def _count_restart(self) -> list[Update]:
         unfinished = self._journal.unfinished()

@@ -88,7 +88,7 @@ class UpdateManager:
             link_install_path=link_install_path,
             install_paths=install_paths or {},
         )
-        self._start = Start(journal, store, services, steps)
+        self._start = Start(journal, store, services, steps, clock=clock, random_bytes=random_bytes)
         self._queue = UpdateQueue(journal=journal, store=store, steps=steps, clock=clock, random_bytes=random_bytes)
         self._trouble = ""
 

@@ -19,6 +19,8 @@ class Origin(StrEnum):
     """The operator asked for the previous release."""
     REVERT = "revert"
     """The rollout was reverted."""
+    REPAIR = "repair"
+    """The agent itself: what is installed was damaged, or the journal of it."""
 
 
 class Migration(StrEnum):
