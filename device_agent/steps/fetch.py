@@ -128,7 +128,7 @@ class FetchStep:
         if install is not None and install.current.manifest == sha256:
             return Move(outcome=Outcome.DONE, detail={"already_installed": True}, changes=before), None
         profile = await in_thread(self._profile)
-        check_requirements(prepared.signed.manifest, profile, installs)
+        check_requirements(prepared.signed.manifest, profile, installs, update.request.group)
         await in_thread(self._check_room, prepared)
         prepared.spending.check(prepared.route.cost)
         start = Move(
