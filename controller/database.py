@@ -29,6 +29,9 @@ from schemas.errors import OperatorError, one_line
 
 __all__ = ["RowId", "from_db", "metadata", "open_database", "reading", "sqlite_url", "to_db", "utc_now", "writing"]
 
+CACHE_KIB: Final = 16 * 1024
+"""Of each connection. With SQLite's own 2 MiB a search among 100 000 releases reads most pages anew."""
+
 BUSY_TIMEOUT_S: Final = 30
 """How long a transaction waits for another process's before it gives up."""
 
@@ -174,6 +177,7 @@ def _on_sqlite_connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoo
         _set_wal(cursor)
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     finally:
         cursor.close()
 

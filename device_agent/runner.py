@@ -159,7 +159,7 @@ class Runner:
                 raise lifecycle.IllegalMoveError(f"'{step}' is nothing to do")
 
     async def _fetch(self) -> Move:
-        prepared = self._prepared or await self._steps.fetch.prepare(self.update)
+        prepared = self._prepared or await self._steps.fetch.prepare_again(self.update)
         fetched = await self._steps.fetch.fetch(self.update, prepared)
         await self._steps.stage.run(prepared.signed)
         return Move(

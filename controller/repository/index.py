@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, select, update
@@ -11,12 +11,10 @@ from sqlalchemy.sql.elements import ColumnElement
 from controller.database import from_db, reading, to_db, writing
 from controller.repository.ordering import newest_first, version_key
 from controller.repository.records import Origin, ReleaseRecord
-from controller.repository.searching import Wanted, found_ids
+from controller.repository.searching import Wanted, found_rows, listed
 from controller.repository.tables import ADDING, DELETED, DELETING, STORED, channels, release_tags, releases
 from schemas.layout import target_name
 from schemas.manifest import Manifest, total_size
-
-_BATCH: Final = 500
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,21 +124,15 @@ class Index:
         wanted = and_(releases.c.package == package, releases.c.version == version)
         if platform is not None:
             wanted = and_(wanted, releases.c.platform == platform)
-        query = select(releases).where(wanted, releases.c.state == STORED)
         with reading(self._engine) as connection:
-            found = _records(connection, list(connection.execute(query)))
+            query = listed().where(wanted, releases.c.state == STORED)
+            found = [_record(row) for row in connection.execute(query)]
         return sorted(found, key=lambda r: r.platform)
 
     def search(self, wanted: Wanted) -> list[ReleaseRecord]:
         """See `PackageRepository.search`."""
         with reading(self._engine) as connection:
-            ids = found_ids(connection, wanted)
-            rows = {
-                row.id: row
-                for start in range(0, len(ids), _BATCH)
-                for row in connection.execute(select(releases).where(releases.c.id.in_(ids[start : start + _BATCH])))
-            }
-            return _records(connection, [rows[row_id] for row_id in ids])
+            return [_record(row) for row in found_rows(connection, wanted)]
 
 
 def release_values(
@@ -193,40 +185,24 @@ def _begin(connection: Connection, manifest: Manifest, values: dict[str, Any]) -
         connection.execute(insert(release_tags), tags)
 
 
-def _records(connection: Connection, rows: list[Row[Any]]) -> list[ReleaseRecord]:
-    tags: dict[int, list[str]] = {}
-    pointing: dict[tuple[str, str], list[str]] = {}
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
-        by_id = select(release_tags.c.release_id, release_tags.c.tag).where(
-            release_tags.c.release_id.in_([row.id for row in part])
-        )
-        for release_id, tag in connection.execute(by_id.order_by(release_tags.c.tag)):
-            tags.setdefault(release_id, []).append(tag)
-        by_package = select(channels).where(channels.c.package.in_({row.package for row in part}))
-        for entry in connection.execute(by_package):
-            found = pointing.setdefault((entry.package, entry.version), [])
-            if entry.channel not in found:
-                found.append(entry.channel)
-    return [
-        ReleaseRecord(
-            package=row.package,
-            version=row.version,
-            platform=row.platform,
-            manifest=row.manifest,
-            description=row.description,
-            tags=sorted(tags.get(row.id, [])),
-            size=row.size,
-            packed=row.packed,
-            files=row.files,
-            created_at=from_db(row.created_at),
-            channels=sorted(pointing.get((row.package, row.version), [])),
-            yanked_at=from_db(row.yanked_at) if row.yanked_at is not None else None,
-            yank_reason=row.yank_reason or "",
-            origin=msgspec.json.decode(row.origin, type=Origin) if row.origin else None,
-        )
-        for row in rows
-    ]
+def _record(row: Row[Any]) -> ReleaseRecord:
+    """From a row as `searching.listed` selects it."""
+    return ReleaseRecord(
+        package=row.package,
+        version=row.version,
+        platform=row.platform,
+        manifest=row.manifest,
+        description=row.description,
+        tags=sorted(row.tags.split("\n")) if row.tags else [],
+        size=row.size,
+        packed=row.packed,
+        files=row.files,
+        created_at=from_db(row.created_at),
+        channels=sorted(row.channels.split("\n")) if row.channels else [],
+        yanked_at=from_db(row.yanked_at) if row.yanked_at is not None else None,
+        yank_reason=row.yank_reason or "",
+        origin=msgspec.json.decode(row.origin, type=Origin) if row.origin else None,
+    )
 
 
 def _entry(row: Row[Any]) -> Entry:
