@@ -127,6 +127,8 @@ class _Controller:
         self._file = file
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 10.0) -> None:
+        """As `Link.publish`, of which only events are looked at."""
+        del retain, timeout_s
         if topic.endswith("/events"):
             with self._file.open("ab") as stream:
                 stream.write(payload + b"\n")
@@ -301,8 +303,8 @@ def _one_thread(executor: ThreadPoolExecutor) -> Iterator[None]:
         return asyncio.get_running_loop().run_in_executor(executor, function)
 
     workers._in_thread = in_executor
-    app.process_source_factory = _NearSources  # type: ignore[assignment]  # as far as it is used
-    app.KeptClock = lambda root: _QuickClock(KeptClock(root))  # type: ignore[assignment,misc]  # the same
+    near = {"process_source_factory": _NearSources, "KeptClock": lambda root: _QuickClock(KeptClock(root))}
+    vars(app).update(near)
     yield
 
 

@@ -28,11 +28,9 @@ Files = dict[str, tuple[bytes, int]]
 def files_of(version: str) -> Files:
     """Path to content and mode: some the same in every version, some not, one content in two modes."""
     answers = f'read pid version <data/answer && [ "$version" = {version} ] && kill -0 "$pid"'
+    serves = f'echo "$$ {version}" >data/answer.new\nmv data/answer.new data/answer\nexec sleep 600'
     return {
-        "bin/run": (
-            f'#!/bin/sh\necho "$$ {version}" >data/answer.new\nmv data/answer.new data/answer\nexec sleep 600\n'.encode(),
-            0o755,
-        ),
+        "bin/run": (f"#!/bin/sh\n{serves}\n".encode(), 0o755),
         "bin/check": (f"#!/bin/sh\n{'exit 1' if version == SICK else answers}\n".encode(), 0o755),
         "lib/common.txt": (b"the same in every version\n", 0o644),
         "lib/again.sh": (b"the same in every version\n", 0o755),

@@ -35,7 +35,7 @@ class Scenario:
     after: str
     word: Phase | None
     number: int = 9
-    prepare: Callable[[Bench], None] = field(default=lambda bench: None)
+    prepare: Callable[[Bench], None] = field(default=lambda _: None)
 
     def request(self, bench: Bench) -> UpdateRequest | None:
         """The wish."""

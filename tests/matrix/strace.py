@@ -11,11 +11,53 @@ from pathlib import Path
 from typing import Final
 
 CHANGES: Final = (
-    "rename renameat renameat2 link linkat unlink unlinkat rmdir symlink symlinkat mkdir mkdirat mknod mknodat "
-    "fsync fdatasync syncfs sync msync write pwrite64 writev pwritev pwritev2 sendfile copy_file_range fallocate "
-    "chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat "
-    "truncate ftruncate open openat creat setxattr fsetxattr"
-).split()
+    "rename",
+    "renameat",
+    "renameat2",
+    "link",
+    "linkat",
+    "unlink",
+    "unlinkat",
+    "rmdir",
+    "symlink",
+    "symlinkat",
+    "mkdir",
+    "mkdirat",
+    "mknod",
+    "mknodat",
+    "fsync",
+    "fdatasync",
+    "syncfs",
+    "sync",
+    "msync",
+    "write",
+    "pwrite64",
+    "writev",
+    "pwritev",
+    "pwritev2",
+    "sendfile",
+    "copy_file_range",
+    "fallocate",
+    "chmod",
+    "fchmod",
+    "fchmodat",
+    "fchmodat2",
+    "chown",
+    "fchown",
+    "lchown",
+    "fchownat",
+    "utime",
+    "utimes",
+    "utimensat",
+    "futimesat",
+    "truncate",
+    "ftruncate",
+    "open",
+    "openat",
+    "creat",
+    "setxattr",
+    "fsetxattr",
+)
 """Everything by which a program changes a file system, whatever of it the agent uses; opening only where it creates."""
 
 ATTACH_S: Final = 10.0

@@ -1,12 +1,14 @@
 """Every call that changes something on the disk is cut off once, and refused once for each error.
 
-All points: `FLOTILLA_MATRIX=all pytest tests/matrix`; otherwise a spread sample of them.
+All points: `FLOTILLA_MATRIX=all pytest tests/matrix`; otherwise a spread sample of them. With
+`FLOTILLA_MATRIX_LOG=FILE` each batch adds a line, and each exception its story, as soon as it is known.
 """
 
 import os
 import shutil
 from collections.abc import Iterator
 from itertools import zip_longest
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +55,13 @@ def _spread(points: list[Point], number: int) -> list[Point]:
     return sorted(points, key=lambda point: ((points.index(point) + 7 * number) * golden) % 1)
 
 
+def _note(text: str) -> None:
+    log = os.environ.get("FLOTILLA_MATRIX_LOG")
+    if log is not None:
+        with Path(log).open("a") as stream:
+            stream.write(f"{text}\n")
+
+
 @pytest.mark.parametrize("batch", range(BATCHES))
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("story", SCENARIOS)
@@ -66,7 +75,8 @@ def test_no_cut_and_no_refusal_leaves_a_device_half_way(matrix: Matrix, story: s
             missed += 1
         elif complaints:
             wrong.append(f"{story}, {fault} at {point}: {'; '.join(complaints)}\n{told}")
-    print(f"{story} {fault}: {len(points)} points, {missed} missed, {len(wrong)} wrong")
+            _note(wrong[-1])
+    _note(f"{story} {fault}: {len(points)} points, {missed} missed, {len(wrong)} wrong")
     assert not wrong, "\n\n".join(wrong[:5]) + f"\n\n{len(wrong)} of {len(points)} points"
     assert missed <= max(1, len(points) // 20)
 
@@ -78,7 +88,7 @@ def test_each_story_has_the_calls_that_it_must_have(matrix: Matrix) -> None:
 
 
 def test_an_update_is_flushed_once(matrix: Matrix) -> None:
-    """One `syncfs` for the whole tree, and a number of other flushes that does not depend on how many files there are."""
+    """One `syncfs` for the whole tree, and no other flush of what there may be many of."""
     points = matrix.points(SCENARIOS["update"])
     assert len([point for point in points if point.call == "syncfs"]) == 1
     flushed = [point for point in points if point.call in ("fsync", "fdatasync")]
