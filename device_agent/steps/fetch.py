@@ -1,12 +1,13 @@
 """Check and fetch: what is the release, may it come here, is there room; then get what the device lacks."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from device_agent.budget import Spending
 from device_agent.clock import Clock
+from device_agent.interruption import in_interruptible_thread
 from device_agent.journal import Journal
 from device_agent.lifecycle import Outcome
 from device_agent.requirements import check_downgrade, check_requirements
@@ -127,10 +128,7 @@ class FetchStep:
         sha256 = prepared.signed.sha256
         if install is not None and install.current.manifest == sha256:
             return Move(outcome=Outcome.DONE, detail={"already_installed": True}, changes=before), None
-        profile = await in_thread(self._profile)
-        check_requirements(prepared.signed.manifest, profile, installs, update.request.group)
-        await in_thread(self._check_room, prepared)
-        prepared.spending.check(prepared.route.cost)
+        await self._admit(update, prepared, installs)
         start = Move(
             outcome=Outcome.START,
             progress=Progress(bytes_done=0, bytes_total=prepared.size),
@@ -138,6 +136,18 @@ class FetchStep:
             changes={**before, "manifest": sha256},
         )
         return start, prepared
+
+    async def prepare_again(self, update: Update) -> Prepared:
+        """After a restart in the middle: what was decided before may not hold any more. Raises as `check` does."""
+        prepared = await self.prepare(update)
+        await self._admit(update, prepared, await in_thread(self._journal.installs))
+        return prepared
+
+    async def _admit(self, update: Update, prepared: Prepared, installs: Mapping[str, Install]) -> None:
+        profile = await in_thread(self._profile)
+        check_requirements(prepared.signed.manifest, profile, installs, update.request.group)
+        await in_interruptible_thread(self._check_room, prepared)
+        prepared.spending.check(prepared.route.cost)
 
     async def prepare(self, update: Update) -> Prepared:
         """Find out what the release is, which of its contents are missing, and how they are to come.
@@ -159,7 +169,7 @@ class FetchStep:
         finally:
             await source.close()
             await self._note(update, spending)
-        missing = await in_thread(self._store.objects.missing, signed.manifest)
+        missing = await in_interruptible_thread(self._store.objects.missing, signed.manifest)
         bundles = update.attempt <= BUNDLE_ATTEMPTS
         route, bundle = await in_thread(lambda: self._router.route(signed, missing, at_hand.manifests, bundles=bundles))
         return Prepared(signed=signed, missing=missing, route=route, bundle=bundle, spending=spending)
@@ -185,7 +195,7 @@ class FetchStep:
                 await self._note(update, prepared.spending)
             if not teller.cancelled():
                 teller.result()
-        await in_thread(self._store.objects.complete, prepared.signed.manifest)
+        await in_interruptible_thread(self._store.objects.complete, prepared.signed.manifest)
         return Fetched(prepared=prepared, fell_back=fell_back)
 
     async def _note(self, update: Update, spending: Spending) -> None:
