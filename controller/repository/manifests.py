@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+from controller.repository.bundle_jobs import Stored
 from controller.repository.packing import DamagedError, unpack_manifest
 from controller.repository.storage import Storage
 from controller.repository.tuf_api import TargetFile
@@ -35,6 +36,22 @@ def read_manifest(storage: Storage, name: str, signed: TargetFile) -> Manifest:
         return decode_manifest(plain)
     except PublisherError as error:
         raise OperatorError("data.bad", f"{TARGETS}/{name}: {error}") from error
+
+
+def read_stored_manifest(storage: Storage, release: Stored) -> bytes:
+    """The plain bytes of a stored release's manifest, which have the hash that is its identity.
+
+    Raises:
+        OperatorError: `data.bad`, when they have not.
+    """
+    path = storage.target_file(release.target, release.name)
+    try:
+        plain = unpack_manifest(_read(path))
+    except DamagedError as error:
+        raise OperatorError("data.bad", f"{TARGETS}/{path.name} {error}") from error
+    if hashlib.sha256(plain).hexdigest() != release.manifest:
+        raise OperatorError("data.bad", f"{TARGETS}/{path.name} is not what was pushed; push the release again")
+    return plain
 
 
 def _read(path: Path) -> bytes:

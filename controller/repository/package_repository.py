@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from controller.database import utc_now
 from controller.packaging.package_file import Progress
 from controller.repository import export, garbage, refresh, verification
+from controller.repository.bundles import Bundles
 from controller.repository.channels import Channels
 from controller.repository.index import Index
 from controller.repository.keys import KeyStore
@@ -36,6 +37,7 @@ class PackageRepository:
 
     Attributes:
         folder: what a web server serves at the base URL.
+        bundles: which there are, and which are missing.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class PackageRepository:
         self._storage = Storage(folder)
         self._index = Index(engine)
         self._channels = Channels(engine)
+        self.bundles = Bundles(self._storage, self._index)
         self._keys = KeyStore(keys if keys is not None else folder.parent / "keys")
         self._clock = clock
         self._lifetimes = lifetimes or Lifetimes()

@@ -19,7 +19,7 @@ OBJECT_LEVEL: Final = 10
 eleven times the CPU."""
 MANIFEST_LEVEL: Final = 15
 
-_HEADER_BYTES: Final = 18
+HEADER_BYTES: Final = 18
 """Most bytes that a frame's header takes (RFC 8878, section 3.1.1.1)."""
 
 
@@ -78,9 +78,19 @@ def unpack_manifest(packed: bytes) -> bytes:
 def plain_size(header: bytes) -> int | None:
     """The plain size that a frame's first bytes name; None where they are no such header."""
     try:
-        return zstd.get_frame_info(header[:_HEADER_BYTES]).decompressed_size
+        return zstd.get_frame_info(header[:HEADER_BYTES]).decompressed_size
     except (zstd.ZstdError, ValueError):
         return None
+
+
+def unpack_object(packed: BinaryIO, sha256: str, destination: BinaryIO) -> None:
+    """Write the plain content of an object, in bounded memory.
+
+    Raises:
+        DamagedError: it is not what its name says; what was written is of no use then.
+        OSError: it cannot be read or written.
+    """
+    _unpack(packed, sha256, None, destination)
 
 
 def check_object(packed: BinaryIO, sha256: str, size: int | None) -> None:
@@ -90,7 +100,11 @@ def check_object(packed: BinaryIO, sha256: str, size: int | None) -> None:
         DamagedError: it is not what its name says.
         OSError: it cannot be read.
     """
-    header = packed.read(_HEADER_BYTES)
+    _unpack(packed, sha256, size, None)
+
+
+def _unpack(packed: BinaryIO, sha256: str, size: int | None, destination: BinaryIO | None) -> None:
+    header = packed.read(HEADER_BYTES)
     named = plain_size(header)
     if named is None:
         raise DamagedError("is not a packed object")
@@ -106,6 +120,8 @@ def check_object(packed: BinaryIO, sha256: str, size: int | None) -> None:
             if count > named:
                 raise DamagedError(f"holds more than the {named} bytes that it names")
             hashed.update(plain)
+            if destination is not None:
+                destination.write(plain)
             data = b""
             if decompressor.needs_input and not decompressor.eof:
                 data = packed.read(CHUNK)

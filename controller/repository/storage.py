@@ -148,6 +148,11 @@ class Staging:
         self._storage = storage
         self._folder = folder
 
+    @property
+    def folder(self) -> Path:
+        """For other files that are being made; it is on the file system of the repository."""
+        return self._folder
+
     def write(self, sha256: str, packed: bytes) -> None:
         """Write an object that is packed already. Raises `OSError`."""
         (self._folder / sha256).write_bytes(packed)

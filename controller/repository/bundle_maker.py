@@ -1,0 +1,219 @@
+"""Has bundles made, one release after the other, by a process of its own that gives way to all others."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from controller.repository.bundle_choice import DEFAULT_RELEASES
+from controller.repository.bundle_jobs import (
+    MAX_LINE,
+    Begun,
+    Failed,
+    Job,
+    Line,
+    Made,
+    Progressed,
+    Stored,
+    encode,
+    lines,
+)
+from controller.repository.bundle_views import BundleState, ReleaseBundles
+from controller.repository.bundles import Bundles, Reported
+from controller.repository.records import ChannelEntry, ReleaseRecord
+from schemas.errors import FlotillaError, one_line
+
+KEPT_NEWS: Final = 200
+"""Releases of which it is known how their bundles came about; of others only which there are."""
+_END_S: Final = 5.0
+
+log = logging.getLogger("flotilla.bundles")
+
+
+class BundleMaker:
+    """See the module. `want` and `state` are safe from any thread; `run` is one task.
+
+    Args:
+        bundles: the repository's.
+        channels: gives what the channels point at.
+        last: start from so many of the versions before a release; 0 makes none at all.
+        reported: which versions devices run.
+        workers: processes that one bundle is made with.
+    """
+
+    def __init__(
+        self,
+        bundles: Bundles,
+        *,
+        channels: Callable[[], list[ChannelEntry]],
+        last: int = DEFAULT_RELEASES,
+        reported: Reported | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self._bundles = bundles
+        self._channels = channels
+        self._last = last
+        self._reported = reported
+        self._workers = workers or max(1, (os.cpu_count() or 1) // 2)
+        self._lock = threading.Lock()
+        self._queue: deque[ReleaseRecord] = deque()
+        self._news: dict[str, ReleaseBundles] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+
+    def want(self, record: ReleaseRecord, *, first: bool = True) -> None:
+        """Have what is missing for a release made, before older wishes where it comes `first`."""
+        if self._last == 0:
+            return
+        with self._lock:
+            self._queue = deque(one for one in self._queue if one.manifest != record.manifest)
+            (self._queue.appendleft if first else self._queue.append)(record)
+            self._note(record.manifest, _news(record, "waiting"))
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    def state(self, record: ReleaseRecord) -> ReleaseBundles:
+        """The bundles of a release, and how far those are that are still to come; blocks."""
+        views = self._bundles.views(record)
+        with self._lock:
+            news = self._news.get(record.manifest)
+        if news is None:
+            news = msgspec.structs.replace(_news(record, "made"), done=len(views), wanted=len(views))
+        return msgspec.structs.replace(news, bundles=views)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Make what is missing, then what is wanted, until `stop` is set."""
+        if self._last == 0:
+            await stop.wait()
+            return
+        self._loop = asyncio.get_running_loop()
+        stopping = asyncio.create_task(stop.wait(), name="stop bundles")
+        working = asyncio.create_task(self._work(), name="make bundles")
+        try:
+            await asyncio.wait([stopping, working], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (stopping, working):
+                task.cancel()
+            await asyncio.wait([stopping, working])
+        if not working.cancelled():
+            working.result()
+
+    async def _work(self) -> None:
+        try:
+            for found in await asyncio.to_thread(lambda: list(self._bundles.worth_looking_at(self._channels()))):
+                if await asyncio.to_thread(self._job, found) is not None:
+                    self.want(found, first=False)
+        except FlotillaError as error:
+            log.error("looking for bundles that are missing: %s", one_line(error))  # noqa: TRY400 - the line says it
+        while True:
+            self._wake.clear()
+            with self._lock:
+                record = self._queue.popleft() if self._queue else None
+            if record is None:
+                await self._wake.wait()
+                continue
+            try:
+                await self._make(record)
+            except (FlotillaError, OSError) as error:
+                text = one_line(error)
+                log.error("bundles for %s: %s", record.key, text)  # noqa: TRY400 - the line says it all
+                self._tell(record, state="failed", failures=[text])
+
+    def _job(self, record: ReleaseRecord) -> Job | None:
+        return self._bundles.missing(record, last=self._last, reported=self._reported, workers=self._workers)
+
+    async def _make(self, record: ReleaseRecord) -> None:
+        job = await asyncio.to_thread(self._job, record)
+        if job is None:
+            self._tell(record, state="made")
+            return
+        self._tell(record, state="making", wanted=len(job.sources))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            "controller.repository.bundle_worker",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=MAX_LINE,
+            start_new_session=True,
+        )
+        try:
+            await self._follow(process, job, record)
+        finally:
+            # with all that it may have started
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _END_S)
+
+    async def _follow(self, process: asyncio.subprocess.Process, job: Job, record: ReleaseRecord) -> None:
+        if process.stdin is None or process.stdout is None:
+            raise OSError("the process has no pipes")
+        process.stdin.write(encode(job) + b"\n")
+        dealt_with = 0
+        while text := await process.stdout.readline():
+            try:
+                line: Line = lines.decode(text)
+            except msgspec.MsgspecError as error:
+                raise OSError(f"the process said: {one_line(error)}") from error
+            dealt_with += self._hear(line, job, record)
+        if dealt_with < len(job.sources):
+            raise OSError(f"the process ended early, after {dealt_with} of {len(job.sources)} bundles")
+        self._tell(record, state="failed" if self._news_of(record).failures else "made", share=0.0)
+
+    def _hear(self, line: Line, job: Job, record: ReleaseRecord) -> int:
+        """Take in what the process says; how many bundles are dealt with by that."""
+        news = self._news_of(record)
+        match line:
+            case Begun():
+                self._tell(record, share=0.0)
+            case Progressed(done=done, total=total):
+                self._tell(record, share=min(1.0, done / total if total else 1.0))
+            case Made(number=number, size=size, objects=objects):
+                kept = "" if line.kept else ", so it is not kept"
+                name = _name(job.sources[number])
+                log.info("bundle for %s %s: %d bytes, %d by objects%s", record.key, name, size, objects, kept)
+                self._tell(record, done=news.done + 1)
+                return 1
+            case Failed(number=number):
+                name = "" if number is None else f"{_name(job.sources[number])}: "
+                text = f"{name}{one_line(line.message)}"
+                log.warning("bundle for %s %s (%s)", record.key, text, line.code)
+                self._tell(record, failures=[*news.failures, text])
+                return 1 if number is not None else len(job.sources)
+        return 0
+
+    def _news_of(self, record: ReleaseRecord) -> ReleaseBundles:
+        with self._lock:
+            return self._news.get(record.manifest) or _news(record, "waiting")
+
+    def _tell(self, record: ReleaseRecord, **changes: object) -> None:
+        with self._lock:
+            news = self._news.get(record.manifest) or _news(record, "waiting")
+            self._note(record.manifest, msgspec.structs.replace(news, **changes))
+
+    def _note(self, manifest: str, news: ReleaseBundles) -> None:
+        """Under the lock."""
+        self._news.pop(manifest, None)
+        self._news[manifest] = news
+        while len(self._news) > KEPT_NEWS:
+            del self._news[next(iter(self._news))]
+
+
+def _news(record: ReleaseRecord, state: BundleState) -> ReleaseBundles:
+    return ReleaseBundles(
+        package=record.package, version=record.version, platform=record.platform, state=state, done=0, wanted=0
+    )
+
+
+def _name(source: Stored | None) -> str:
+    return "full" if source is None else f"from {source.version}"
