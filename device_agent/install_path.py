@@ -1,13 +1,19 @@
 """The link from a package's install path (e.g. `/opt/tacho`) to its current release."""
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from device_agent.durability import disk_errors, remove_link, replace_link
+from device_agent.faults import disk_fault
 from device_agent.layout import DeviceFolders
 from schemas.errors import DeviceError, one_line
 from schemas.manifest import Manifest
+
+_DISK_TROUBLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""Any other refusal is about the place, e.g. one below which this account may not write."""
 
 
 class InstallPaths:
@@ -42,7 +48,11 @@ class InstallPaths:
             )
 
     def place(self, manifest: Manifest) -> None:
-        """Make the link. Raises `DeviceError` `conflict.install_path`, also where this account may not write there."""
+        """Make the link.
+
+        Raises:
+            DeviceError: `conflict.install_path`, also where this account may not write there; `disk.full`, `disk.io`.
+        """
         self.check(manifest)
         path = self.path(manifest)
         if path is None or self._is_ours(path, manifest.package):
@@ -51,6 +61,8 @@ class InstallPaths:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_link(path, str(self._folders.package(manifest.package).current))
         except OSError as error:
+            if error.errno in _DISK_TROUBLE:
+                raise disk_fault(error, f"link {path}") from error
             raise DeviceError(
                 "conflict.install_path",
                 f"cannot link {path}: {one_line(error.strerror)}; set policy.link_install_path or policy.install_paths",

@@ -8,7 +8,7 @@ root versions come through TUF itself, each signed by the one before.
 from pathlib import Path
 from typing import Final
 
-from device_agent.durability import write_file
+from device_agent.durability import disk_errors, write_file
 from device_agent.faults import disk_fault
 from schemas.errors import OperatorError, TrustError, one_line
 from schemas.layout import MAX_METADATA_BYTES, METADATA
@@ -29,14 +29,16 @@ def adopt_trusted_root(root: Path, given: Path | None) -> str:
 
     Raises:
         OperatorError: `config.missing` or `config.bad`: the file cannot be read or is no root metadata.
+        DeviceError: `disk.*`: the copy cannot be written.
     """
     kept = trusted_root_file(root)
     if given is None:
         return "" if kept.exists() else "no trusted_root is set, so nothing can be installed"
     if not kept.exists():
         content = _read_given(given)
-        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_file(kept, content, mode=0o644)
+        with disk_errors(f"keep the trusted root in {kept.parent}"):
+            kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_file(kept, content, mode=0o644)
         return f"trusting {given} from now on"
     try:
         same = given.read_bytes() == kept.read_bytes()

@@ -101,7 +101,7 @@ class Matrix:
         second = bench.run(scenario.request(bench))
         found += _of_second(second)
         if not found:
-            found += self._of_disk(scenario, second, fault)
+            found += self._of_disk(scenario, second, point, fault)
         return found, _story(bench, first, second)
 
     def _explore(self, scenario: Scenario) -> None:
@@ -135,10 +135,12 @@ class Matrix:
         self._bench.run(None)
         self._names[scenario.name, good] = names_below(self._bench.root)
 
-    def _of_disk(self, scenario: Scenario, ran: Ran, fault: str) -> list[str]:
+    def _of_disk(self, scenario: Scenario, ran: Ran, point: Point, fault: str) -> list[str]:
         assert ran.result is not None
+        # a place outside the agent's folder that is read-only is told as what it is
+        codes = (*REFUSALS, *(("conflict.install_path",) if fault == "EROFS" and point.what.startswith("opt") else ()))
         good = scenario.word is None or ran.result.phase == scenario.word
-        refused = fault != "SIGKILL" and ran.result.phase in ENDED_BADLY and ran.result.code in REFUSALS
+        refused = fault != "SIGKILL" and ran.result.phase in ENDED_BADLY and ran.result.code in codes
         if not good and not refused:
             return [f"the update ended {ran.result.phase} ({ran.result.code})"]
         version = scenario.after if good else scenario.before

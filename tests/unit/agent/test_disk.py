@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from device_agent.durability import Space
+from device_agent import install_path
 from device_agent.journal import Journal
 from device_agent.steps.fetch import SLACK_BYTES
 from device_agent.threads import in_thread
@@ -176,6 +177,21 @@ class TestInstallPath:
         linking.probe.sick.add("1.0.0")
         await linking.update_to(build(version="1.0.0", install_path=str(path)), 1)
         assert not path.is_symlink()
+        linking.assert_runs()
+
+    @pytest.mark.parametrize(
+        ("code", "told"), [(errno.ENOSPC, "disk.full"), (errno.EIO, "disk.io"), (errno.EACCES, "conflict.install_path")]
+    )
+    async def test_a_disk_that_refuses_the_link_is_no_conflict(
+        self, linking: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, told: str
+    ) -> None:
+        def replace_link(path: Path, target: str) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(install_path, "replace_link", replace_link)
+        update = await linking.update_to(build(version="1.0.0", install_path=str(tmp_path / "opt/tacho")), 1)
+        assert update.error is not None
+        assert update.error.code == told
         linking.assert_runs()
 
     async def test_the_owner_may_choose_another_place(self, linking: Device, tmp_path: Path) -> None:

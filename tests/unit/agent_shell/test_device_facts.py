@@ -1,6 +1,8 @@
 """What the agent finds out by itself, the time it goes by, and whom it trusts."""
 
+import errno
 import json
+import os
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,14 +10,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from device_agent import facts, timekeeping, trust
+from device_agent import facts, timekeeping, trust, trusted_root
 from device_agent.config import AgentConfig
 from device_agent.device import Device
 from device_agent.timekeeping import KeptClock, local_zone
 from device_agent.trusted_root import adopt_trusted_root, load_trusted_root
 from device_agent.updates import Install, Release
 from device_agent.version import VERSION
-from schemas.errors import OperatorError, TrustError
+from schemas.errors import DeviceError, OperatorError, TrustError
 from schemas.messages import Desired
 from schemas.names import PLATFORM_PATTERN, matches
 from tests.unit.agent_shell.fakes import NOW
@@ -119,6 +121,18 @@ def test_the_local_zone(tmp_path: Path) -> None:
     assert local_zone(None, tmp_path / "none") is UTC
     (tmp_path / "localtime").write_bytes(b"no zone")
     assert local_zone(None, tmp_path / "localtime") is UTC
+
+
+def test_a_disk_that_refuses_the_trusted_root_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_file(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    given = tmp_path / "root.json"
+    given.write_bytes(ROOT_METADATA)
+    monkeypatch.setattr(trusted_root, "write_file", write_file)
+    with pytest.raises(DeviceError) as refused:
+        adopt_trusted_root(tmp_path / "agent", given)
+    assert refused.value.code == "disk.full"
 
 
 def test_the_trusted_root_is_taken_once_and_never_replaced(tmp_path: Path) -> None:
