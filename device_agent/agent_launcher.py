@@ -35,6 +35,8 @@ STEADY_S = 60.0
 MAX_PAUSE_S = 30.0
 HOPELESS = 5
 """After so many failures in a row, every other start is of the installation that the launcher came with."""
+INSTALLATION = (sys.executable, "-P", "-m", "device_agent.cli.main")
+"""The agent that the launcher came with."""
 LOCK = "launcher.lock"
 CURRENT = "current"
 
@@ -110,7 +112,7 @@ class Launcher:
     def _command(self, release: str) -> tuple[list[str], dict[str, str]]:
         program = program_of(self._folder, release)
         if program is None or (self._failures >= HOPELESS and self._failures % 2):
-            release, words = "", [sys.executable, "-P", "-m", "device_agent.cli.main"]
+            release, words = "", list(INSTALLATION)
         else:
             words = [str(program)]
         return [*words, "run", *self._arguments], {RELEASE: release, FOLDER: str(self._folder)}

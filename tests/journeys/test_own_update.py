@@ -47,7 +47,7 @@ def options(tmp_path: Path, repository: PackageRepository, broker: Broker, topic
         yield [
             *("--root", str(tmp_path / "device"), "--id", DEVICE, "--trusted-root", str(root_file)),
             *("--topic-root", topic_root, "--broker", broker.url, "--repository", url),
-            *("--services", "supervisor", "--agent-start-s", "6"),
+            *("--services", "supervisor", "--agent-start-s", "5"),
         ]
 
 
@@ -79,7 +79,12 @@ def command_of(pid: int) -> str:
 
 
 def says_version(controller: Control, version: str) -> Callable[[], bool]:
-    return lambda: bool(controller.reports) and controller.reports[-1].facts["agent_version"] == version
+    """Whether the agent that is online is this one."""
+    return lambda: (
+        bool(controller.presences)
+        and controller.presences[-1].online
+        and controller.presences[-1].agent_version == version
+    )
 
 
 async def test_the_agent_updates_itself_and_a_broken_one_brings_the_old_one_back(
@@ -101,7 +106,7 @@ async def test_the_agent_updates_itself_and_a_broken_one_brings_the_old_one_back
                     await controller.until(says_version(controller, version))
                 for version, reason in (
                     ("3.0.0", "ended with status 1"),
-                    ("3.1.0", "was not well within 6 s"),
+                    ("3.1.0", "was not well within 5 s"),
                     ("3.2.0", "has not reached the broker"),
                 ):
                     end = await update(controller, own_agents.NAME, version)
@@ -125,6 +130,7 @@ async def test_the_agent_updates_itself_and_a_broken_one_brings_the_old_one_back
             except BaseException:
                 print(log.read_text())
                 raise
+            print(log.read_text())
         launcher.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(launcher.wait, 20) == 0
     assert agents_below(launcher.pid) == []

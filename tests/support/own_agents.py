@@ -9,7 +9,7 @@ from schemas.manifest import Health
 from tests.support.repository import add_release
 
 NAME: Final = "flotilla-agent"
-QUICK: Final = Health(start_period_s=3, interval_s=0.1, probation_s=0.3)
+QUICK: Final = Health(start_period_s=2, interval_s=0.1, probation_s=0.3)
 HEALTHY: Final = ""
 RAISES: Final = "raise ImportError('no module named what-this-release-forgot')"
 HANGS: Final = "import time; time.sleep(3600)"
