@@ -200,6 +200,8 @@ def _request(announcement: Announcement, *, not_before: datetime | None = None, 
         retries=policy.retries,
         not_before=not_before,
         deadline=policy.deadline,
+        window=policy.window,
+        group=policy.set,
         reason=reason,
     )
 

@@ -38,6 +38,14 @@ class Outbox(AgentDatabase):
         with self._transaction() as connection:
             connection.executemany("UPDATE events SET sent = 1 WHERE seq = ?", [(seq,) for seq in seqs])
 
+    def is_confirmed_after(self, seq: int) -> bool:
+        """Whether the broker has confirmed an event above `seq`; one that was dropped since had been."""
+        rows = self._rows("SELECT MAX(sent), MIN(seq) FROM events WHERE seq > ?", seq)
+        sent, first = rows[0]
+        if sent is None:
+            return self.last_seq() > seq
+        return bool(sent) or int(first) > seq + 1
+
     def events_after(self, seq: int, limit: int = 100) -> list[KeptEvent]:
         """Events above `seq`, confirmed or not, by `seq`; for `replay`."""
         return self._events("SELECT seq, payload FROM events WHERE seq > ? ORDER BY seq LIMIT ?", seq, limit)

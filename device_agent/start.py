@@ -6,7 +6,7 @@ from typing import Any
 from device_agent.adopting import adopt
 from device_agent.clock import Clock
 from device_agent.journal import Journal
-from device_agent.lifecycle import WATCHED_PHASES
+from device_agent.lifecycle import COUNTED_PHASES
 from device_agent.seams import ServiceManager
 from device_agent.steps.assembly import Steps
 from device_agent.store import ReleaseStore
@@ -65,7 +65,7 @@ class Start:
     def _count_restart(self) -> list[Update]:
         unfinished = self._journal.unfinished()
         for update in unfinished:
-            if update.phase in WATCHED_PHASES:
+            if update.phase in COUNTED_PHASES:
                 changes: dict[str, Any] = {"restarts": update.restarts + 1}
                 self._journal.change(update.id, **changes)
         return unfinished

@@ -13,7 +13,8 @@ import msgspec
 
 from device_agent import wishes
 from device_agent.clock import Clock
-from device_agent.journal import Journal
+from device_agent.conditions import Conditions
+from device_agent.journal import MAX_UPDATES, Journal
 from device_agent.lifecycle import Outcome
 from device_agent.seams import HealthProbe, HookRunner, ServiceManager, SourceFactory, TemplateRenderer
 from device_agent.start import Start
@@ -60,6 +61,7 @@ class UpdateManager:
         link_install_path: bool = True,
         install_paths: Mapping[str, Path] | None = None,
         store: ReleaseStore | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         """
         Args:
@@ -70,6 +72,7 @@ class UpdateManager:
             link_install_path: whether packages' install paths are made links to them.
             install_paths: package to another install path.
             store: the one below `root` unless given.
+            conditions: under which updates may start and switch; none by default.
         """
         self._journal = journal
         self._clock = clock
@@ -87,6 +90,7 @@ class UpdateManager:
             local_changes=local_changes,
             link_install_path=link_install_path,
             install_paths=install_paths or {},
+            conditions=conditions or Conditions(),
         )
         self._start = Start(journal, store, services, steps, clock=clock, random_bytes=random_bytes)
         self._queue = UpdateQueue(journal=journal, store=store, steps=steps, clock=clock, random_bytes=random_bytes)
@@ -185,15 +189,21 @@ class UpdateManager:
             if wanted.phase is Phase.DEFERRED:
                 await self._queue.hurry(wanted)
                 return Submitted(answer=Answer.UNDER_WAY, update=wanted.id)
-        await in_thread(self._journal.forgive, package)
-        return await self.submit(msgspec.structs.replace(wanted.request, not_before=None, deadline=None, reason=""))
+            again = [wanted.request, *await in_thread(self._others_of_set, wanted)]
+        submitted = []
+        for request in again:
+            await in_thread(self._journal.forgive, request.package)
+            at_once = msgspec.structs.replace(request, not_before=None, deadline=None, reason="")
+            submitted.append(await self.submit(at_once))
+        return submitted[0]
 
     async def pause(self, rollout: str) -> None:
         """The rollout is paused: its updates that have not started are withdrawn (`conflict.halted`)."""
         async with self._queue.choosing:
             running = self.current_update()
             for update in await self._queue.unfinished():
-                waits = update.phase in wishes.WAITING and (running is None or update.id != running.id)
+                idle = running is None or update.id != running.id
+                waits = update.phase in wishes.WAITING and not update.staged and idle
                 if update.rollout == rollout and waits and not update.goes_back:
                     await self._queue.stop(update, DeviceError("conflict.halted", "the rollout does not go on"))
 
@@ -216,7 +226,10 @@ class UpdateManager:
         return begun
 
     def hold(self, on: bool) -> None:
-        """While on, no update is started; one that has started goes on, and going back is allowed."""
+        """While on, no update is started and none that waits goes on; what is being fetched is staged, and waits then.
+
+        Going back is allowed.
+        """
         self._queue.hold(on)
 
     async def installed(self) -> dict[str, InstalledPackage]:
@@ -264,6 +277,14 @@ class UpdateManager:
             verdict=verdict,
             now=self._clock.now(),
         )
+
+    def _others_of_set(self, update: Update) -> list[UpdateRequest]:
+        """What was asked for last of the other packages of the update's set."""
+        group, found = update.request.group, dict[str, UpdateRequest]()
+        for one in self._journal.history(limit=MAX_UPDATES) if group else []:
+            if one.request.group == group and not one.goes_back and one.package != update.package:
+                found.setdefault(one.package, one.request)
+        return list(found.values())
 
     async def _stop_all(self, rollout: str, error: DeviceError) -> None:
         for update in await self._queue.unfinished():

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from device_agent.lifecycle import Outcome
+from device_agent.readiness import HOLD
 from device_agent.updates import Answer, Install, Update, UpdateRequest, Verdict
 from schemas.errors import DeviceError, FlotillaError
 from schemas.messages import Phase
@@ -69,8 +70,8 @@ def judge(
 
 def is_same_wish(one: UpdateRequest, other: UpdateRequest) -> bool:
     """Whether both want the same release for the same rollout. When it may start is no part of it."""
-    wanted = (one.package, one.version, one.rollout, one.origin)
-    return wanted == (other.package, other.version, other.rollout, other.origin)
+    wanted = (one.package, one.version, one.rollout, one.origin, one.to)
+    return wanted == (other.package, other.version, other.rollout, other.origin, other.to)
 
 
 def can_be_replaced(update: Update) -> bool:
@@ -83,13 +84,20 @@ def choose(unfinished: Sequence[Update], *, now: datetime, hold: bool) -> Update
     """The update to work on next: what has been started first, then who goes back, then the oldest that is due."""
     started = [u for u in unfinished if u.phase not in WAITING]
     going_back = [u for u in unfinished if u.goes_back]
-    due = [u for u in unfinished if not hold and _is_due(u, now)]
+    due = [u for u in unfinished if not (hold and is_held(u)) and _is_due(u, now)]
     return next(iter([*started, *going_back, *due]), None)
+
+
+def is_held(update: Update) -> bool:
+    """Whether nothing but the end of the hold is waited for."""
+    return update.phase is Phase.DEFERRED and update.waiting is not None and update.waiting.reason == HOLD
 
 
 def _is_due(update: Update, now: datetime) -> bool:
     if update.not_before is None or update.not_before <= now:
         return True
+    if update.waiting is not None:
+        return False
     return update.error is not None and (update.not_before - now).total_seconds() > LONGEST_RETRY_S
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_agent.clock import Clock
+from device_agent.conditions import Conditions
 from device_agent.contexts import Contexts
 from device_agent.install_path import InstallPaths
 from device_agent.journal import Journal
@@ -12,6 +13,7 @@ from device_agent.seams import HealthProbe, HookRunner, ServiceManager, SourceFa
 from device_agent.steps.commit import CommitStep
 from device_agent.steps.fetch import FetchStep
 from device_agent.steps.health import HealthStep
+from device_agent.steps.ready import ReadyStep
 from device_agent.steps.rollback import RollbackStep
 from device_agent.steps.stage import StageStep
 from device_agent.steps.state import StateStep
@@ -24,6 +26,7 @@ from device_agent.updates import DeviceProfile, LocalChanges
 class Steps:
     """One of each."""
 
+    ready: ReadyStep
     fetch: FetchStep
     stage: StageStep
     switch: SwitchStep
@@ -48,13 +51,19 @@ def make_steps(
     link_install_path: bool,
     install_paths: Mapping[str, Path],
     max_bytes: int | None = None,
+    conditions: Conditions,
 ) -> Steps:
     """The steps; for the arguments see `UpdateManager`."""
     contexts = Contexts(store.folders, profile)
     state = StateStep(journal=journal, store=store, hooks=hooks, contexts=contexts)
     paths = InstallPaths(store.folders, enabled=link_install_path, overrides=install_paths)
-    health = HealthStep(journal=journal, services=services, probe=probe, contexts=contexts, clock=clock)
+    health = HealthStep(
+        journal=journal, services=services, probe=probe, contexts=contexts, clock=clock, conditions=conditions
+    )
     return Steps(
+        ready=ReadyStep(
+            journal=journal, store=store, hooks=hooks, contexts=contexts, conditions=conditions, clock=clock
+        ),
         fetch=FetchStep(
             journal=journal, store=store, sources=sources, profile=profile, clock=clock, max_bytes=max_bytes
         ),

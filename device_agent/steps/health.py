@@ -3,7 +3,9 @@
 from typing import Final
 
 from device_agent.clock import Clock
+from device_agent.conditions import Conditions
 from device_agent.contexts import Contexts
+from device_agent.gate import trouble_with
 from device_agent.journal import Journal
 from device_agent.lifecycle import Outcome
 from device_agent.seams import HealthProbe, ReleaseContext, ServiceManager
@@ -11,7 +13,7 @@ from device_agent.steps.move import Move
 from device_agent.threads import in_thread
 from device_agent.updates import Update
 from schemas.errors import DeviceError
-from schemas.manifest import Manifest
+from schemas.manifest import Health, Manifest
 
 FIRST_INTERVAL_S: Final = 1.0
 """Longest time between two rounds until the first pass: a release that is well is believed soon."""
@@ -32,21 +34,26 @@ class HealthStep:
         probe: HealthProbe,
         contexts: Contexts,
         clock: Clock,
+        conditions: Conditions,
     ) -> None:
         self._journal = journal
         self._services = services
         self._probe = probe
         self._contexts = contexts
         self._clock = clock
+        self._conditions = conditions
 
-    async def start(self, manifest: Manifest) -> float:
+    async def start(self, manifest: Manifest, *, gate: bool = False) -> float:
         """Make the services of the current release run, then as `first_pass`. Raises `service.*` besides."""
         context = await in_thread(self._contexts.of_running, manifest)
         await self._services.start(manifest.services, context)
-        return await self.first_pass(manifest)
+        return await self.first_pass(manifest, gate=gate)
 
-    async def first_pass(self, manifest: Manifest) -> float:
+    async def first_pass(self, manifest: Manifest, *, gate: bool = False) -> float:
         """Wait for the first healthy round; seconds that it took.
+
+        Args:
+            gate: whether the device's own health counts. It must not keep a device from going back.
 
         Raises:
             DeviceError: the last round's error, when the start period is over and none has passed.
@@ -55,7 +62,7 @@ class HealthStep:
         began = self._clock.monotonic()
         while True:
             try:
-                await self._round(manifest, context)
+                await self._round(manifest, context, gate=gate)
             except DeviceError:
                 left = began + manifest.health.start_period_s - self._clock.monotonic()
                 if left <= 0:
@@ -73,7 +80,7 @@ class HealthStep:
         Raises:
             DeviceError: as `first_pass` and `start` do.
         """
-        took = await (self.start(manifest) if restarted else self.first_pass(manifest))
+        took = await (self.start(manifest, gate=True) if restarted else self.first_pass(manifest, gate=True))
         return Move(outcome=Outcome.DONE, detail={"healthy_after_s": round(took, 3)})
 
     async def prove(self, update: Update, manifest: Manifest, *, restarted: bool) -> Move:
@@ -83,26 +90,47 @@ class HealthStep:
             restarted: the agent has started since; the services are made to run, and get their start period.
 
         Raises:
-            DeviceError: the last round's error, when as many rounds in a row as `retries` says did not pass.
+            DeviceError: the last round's error, when as many rounds in a row as `retries` says did not pass;
+                `health.broker`: for longer than the owner allows the broker has confirmed nothing since the switch.
         """
         if restarted:
-            await self.start(manifest)
+            await self.start(manifest, gate=True)
         context = await in_thread(self._contexts.of_running, manifest)
         health, proof = manifest.health, _Proof(update.probation_done_s, self._clock.monotonic())
+        unreached_after = update.unreached_after if self._conditions.rules.reach_broker_s else None
         while True:
-            left = max(0.0, health.probation_s - proof.done_s)
-            await self._clock.sleep(health.interval_s if proof.failures else min(health.interval_s, left))
+            await self._clock.sleep(self._pause(health, proof, unreached=unreached_after is not None))
             try:
-                await self._round(manifest, context)
+                await self._round(manifest, context, gate=True)
             except DeviceError:
                 proof.failed(self._clock.monotonic())
                 if proof.failures >= health.retries:
                     raise
             else:
                 proof.passed(self._clock.monotonic())
-                if proof.done_s >= health.probation_s:
-                    return Move(outcome=Outcome.DONE, changes={"probation_done_s": proof.done_s})
+            if unreached_after is not None and await in_thread(self._journal.is_confirmed_after, unreached_after):
+                unreached_after = None
+                await in_thread(self._journal.change, update.id, unreached_after=None)
+            self._check_reach(proof, unreached=unreached_after is not None)
+            if not proof.failures and proof.done_s >= health.probation_s and unreached_after is None:
+                return Move(outcome=Outcome.DONE, changes={"probation_done_s": proof.done_s})
             await self._keep(update, proof)
+
+    def _pause(self, health: Health, proof: "_Proof", *, unreached: bool) -> float:
+        if proof.failures:
+            return health.interval_s
+        ends = [health.probation_s] + ([self._conditions.rules.reach_broker_s] if unreached else [])
+        left = [end - proof.done_s for end in ends if end > proof.done_s]
+        return min([health.interval_s, *left]) if left or unreached else 0.0
+
+    def _check_reach(self, proof: "_Proof", *, unreached: bool) -> None:
+        limit = self._conditions.rules.reach_broker_s
+        if unreached and limit and proof.done_s >= limit:
+            raise DeviceError(
+                "health.broker",
+                f"the broker could be reached before the switch, and has not been for {proof.done_s:.0f} s since; "
+                "without it the next update could not be heard of",
+            )
 
     async def _keep(self, update: Update, proof: "_Proof") -> None:
         if proof.done_s - proof.kept_s < KEEP_INTERVAL_S:
@@ -113,17 +141,25 @@ class HealthStep:
             changes["restarts"] = 0
         await in_thread(self._journal.change, update.id, **changes)
 
-    async def _round(self, manifest: Manifest, context: ReleaseContext) -> None:
+    async def _round(self, manifest: Manifest, context: ReleaseContext, *, gate: bool) -> None:
         try:
             down = await self._services.failed(manifest.package, manifest.services)
             if down:
                 raise DeviceError("service.crashed", down)  # noqa: TRY301  # gets its output as any other below
             await self._probe.check(manifest.health, context)
+            if gate:
+                await self._check_device()
         except DeviceError as error:
             if error.log_tail:
                 raise
             output = self._services.output(manifest.package)
             raise type(error)(error.code, error.message, log_tail=output) from error
+
+    async def _check_device(self) -> None:
+        readings = await in_thread(self._conditions.readings)
+        trouble = trouble_with(readings, self._conditions.rules.limits, before=False)
+        if trouble is not None:
+            raise DeviceError("health.device", f"the device is not well with it: {trouble.reason}: {trouble.reading}")
 
 
 class _Proof:

@@ -85,6 +85,12 @@ class RollbackStep:
             detail |= await self._hook("post_rollback", old.hooks.post_rollback, old, target.manifest)
             await self._health.start(old)
 
+    async def stop(self, update: Update) -> None:
+        """Stop the services of the release that is left. Raises `DeviceError`."""
+        left = await self._left(update)
+        if left is not None:
+            await self._services.stop(update.package, left.services)
+
     async def give_up(self, update: Update, error: FlotillaError, detail: dict[str, Any] | None = None) -> Move:
         """The last word where going back did not work out; what is installed is what the link says."""
         failed = DeviceError(
@@ -97,6 +103,10 @@ class RollbackStep:
         cause: ErrorReport = report(failed)
         more = {**(detail or {}), "cause": error.code}
         return Move(outcome=Outcome.FAIL, error=cause, detail=more, **await self._installed(update))
+
+    async def break_off(self, update: Update, error: FlotillaError) -> Move:
+        """The last word where going back itself keeps ending the agent: nothing more is tried or started for it."""
+        return Move(outcome=Outcome.FAIL, error=report(error), **await self._installed(update))
 
     async def _installed(self, update: Update) -> dict[str, Any]:
         """What the journal's row of the package becomes: what it was before, as far as the link agrees."""

@@ -29,7 +29,7 @@ async def under_way(device: Device, phase: Phase) -> str:
         device.hooks.block = ("pre_switch", "1.1.0")
     elif phase is Phase.PROBATION:
         device.clock.running.clear()
-    elif phase is Phase.ACCEPTED:
+    elif phase is Phase.DEFERRED:
         device.manager.hold(True)
     elif phase is Phase.SWITCHED:
         device.clock.running.clear()
@@ -44,19 +44,24 @@ async def under_way(device: Device, phase: Phase) -> str:
     return submitted.update
 
 
+def way_to(phase: Phase) -> list[str]:
+    """What is told until an update stands still in a phase."""
+    return ["accepted", "deferred"] if phase is Phase.DEFERRED else WELL[: WELL.index(phase) + 1]
+
+
 def last_code(device: Device) -> str:
     """Why the last event says that something ended."""
     error = device.events()[-1].error
     return error.code if error else ""
 
 
-@pytest.mark.parametrize("phase", [Phase.ACCEPTED, Phase.FETCHING, Phase.STAGED])
+@pytest.mark.parametrize("phase", [Phase.DEFERRED, Phase.FETCHING, Phase.STAGED])
 async def test_before_the_switch_a_cancelled_update_ends_at_once(updated: Device, phase: Phase) -> None:
     update = await under_way(updated, phase)
     assert await updated.manager.cancel("tacho") is Cancelled.CANCELLED
     updated.manager.hold(False)
     await updated.rest()
-    assert updated.story(update) == [*WELL[: WELL.index(phase) + 1], "cancelled"]
+    assert updated.story(update) == [*way_to(phase), "cancelled"]
     assert last_code(updated) == "conflict.cancelled"
     updated.assert_runs(ONE, spare_objects=True)
     assert updated.shelf.open_sources == 0
@@ -102,7 +107,7 @@ async def test_there_may_be_nothing_to_cancel(updated: Device) -> None:
     assert await updated.manager.cancel("tacho") is Cancelled.NOTHING
 
 
-@pytest.mark.parametrize("phase", [Phase.ACCEPTED, Phase.FETCHING, Phase.STAGED])
+@pytest.mark.parametrize("phase", [Phase.DEFERRED, Phase.FETCHING, Phase.STAGED])
 async def test_before_the_switch_a_newer_wish_takes_the_place(updated: Device, phase: Phase) -> None:
     old = await under_way(updated, phase)
     updated.shelf.block = None
@@ -110,7 +115,7 @@ async def test_before_the_switch_a_newer_wish_takes_the_place(updated: Device, p
     updated.manager.hold(False)
     assert newer.update is not None
     await updated.end_of(newer.update)
-    assert updated.story(old) == [*WELL[: WELL.index(phase) + 1], "cancelled"]
+    assert updated.story(old) == [*way_to(phase), "cancelled"]
     ended = updated.journal.get(old)
     assert ended is not None
     assert ended.error is not None
@@ -146,7 +151,7 @@ async def test_a_waiting_wish_goes_on_from_what_the_one_before_left(updated: Dev
     updated.assert_runs(THREE, previous={"tacho": ONE})
 
 
-@pytest.mark.parametrize("phase", [Phase.ACCEPTED, Phase.FETCHING, Phase.STAGED])
+@pytest.mark.parametrize("phase", [Phase.DEFERRED, Phase.FETCHING, Phase.STAGED])
 async def test_a_halted_rollout_stops_before_the_switch_and_may_start_again(updated: Device, phase: Phase) -> None:
     update = await under_way(updated, phase)
     await updated.manager.halt(rollout(7))

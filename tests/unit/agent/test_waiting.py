@@ -65,17 +65,6 @@ async def test_a_device_that_could_not_start_in_time_does_not_start(device: Devi
     assert late.answer is Answer.REJECTED
 
 
-async def test_while_it_is_held_nothing_starts(device: Device) -> None:
-    device.manager.hold(True)
-    submitted = await device.submit(ONE, 1)
-    await asyncio.sleep(0.05)  # what must not happen has no condition to wait for
-    assert device.story() == ["tacho 1.0.0 accepted"]
-    device.manager.hold(False)
-    assert submitted.update is not None
-    await device.end_of(submitted.update)
-    device.assert_runs(ONE)
-
-
 async def test_a_network_that_comes_back_is_waited_for(device: Device) -> None:
     device.shelf.resolve_errors += [NetworkError("fetch.unreachable", "no repository answers")]
     device.shelf.fetch_errors += [NetworkError("fetch.timeout", "it stopped in the middle")]
