@@ -11,7 +11,7 @@ from pathlib import Path
 
 FILE = "launcher.json"
 """In the agent's root folder."""
-MAX_BYTES = 64 * 1024
+MAX_BYTES = 256 * 1024
 MAX_TAIL = 8 * 1024
 LONGEST_S = 3600.0
 
