@@ -26,8 +26,8 @@ from device_agent.inbox import Inbox
 from device_agent.journal import Journal
 from device_agent.local_work import LocalWork
 from device_agent.logs import line, logger
-from device_agent.rendering import FileTemplateRenderer
 from device_agent.rebuilding import open_journal
+from device_agent.rendering import FileTemplateRenderer
 from device_agent.reporter import Reporter
 from device_agent.sdnotify import READY, STOPPING, WATCHDOG, Notifier
 from device_agent.seams import ServiceManager
@@ -120,6 +120,7 @@ async def open_engine(
             random_bytes=os.urandom,
             local_changes=LocalChanges(config.policy.local_changes),
             link_install_path=config.policy.link_install_path,
+            max_bytes=config.policy.max_bytes,
             install_paths=config.policy.install_paths,
             store=WatchedStore(config.root, own),
         )

@@ -34,8 +34,8 @@ class Updates(Protocol):
         """Go back to the previous release."""
         ...
 
-    async def retry(self, package: str) -> Submitted | None:
-        """Try what ended badly once more."""
+    async def retry(self, package: str, *, any_size: bool = False) -> Submitted | None:
+        """Try what ended badly once more, however much it takes where `any_size` is set."""
         ...
 
 
@@ -101,7 +101,7 @@ class Commands:
             case Verb.CHECK:
                 await self._check()
             case Verb.RETRY:
-                again = await self._updates.retry(_package(command.args))
+                again = await self._updates.retry(_package(command.args), any_size=_any_size(command.args))
                 outcome = again.answer.value if again else "nothing ended badly"
             case Verb.CANCEL:
                 outcome = (await self._updates.cancel(_package(command.args))).value
@@ -115,6 +115,13 @@ def _package(args: dict[str, Any]) -> str:
     if not isinstance(name, str) or not matches(PACKAGE_PATTERN, name):
         raise ContractError("message.json", "args.package is missing or is not a package name")
     return name
+
+
+def _any_size(args: dict[str, Any]) -> bool:
+    wish = args.get("any_size", False)
+    if not isinstance(wish, bool):
+        raise ContractError("message.json", "args.any_size is neither true nor false")
+    return wish
 
 
 def _seq(args: dict[str, Any]) -> int:

@@ -2,14 +2,14 @@
 
 import click
 
-from controller.cli.common import controller_options, json_option, print_json
+from controller.cli.common import controller_options, json_option, print_json, tell_warnings
 from controller.client import ControllerClient
 from controller.fleet.views import SentCommand
-from controller.http.views import CommandWish, DesiredWish, StateWish
+from controller.http.views import CommandWish, DesiredWish, StateWish, Told
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
-from schemas.messages import Desired, Verb
+from schemas.messages import Verb
 
 
 def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
@@ -37,6 +37,7 @@ revert = _state_command("revert", RolloutState.REVERTED, "Send back every device
 @click.argument("device", metavar="DEVICE")
 @click.argument("verb", type=click.Choice([verb.value for verb in Verb if verb is not Verb.REPLAY]))
 @click.option("--package", metavar="NAME", help="Which one; retry, cancel and rollback need it.")
+@click.option("--any-size", is_flag=True, help="retry: for once, whatever the device's owner allows it to fetch.")
 @click.option(
     "--expires",
     type=click.FloatRange(1, 7 * 86_400),
@@ -48,10 +49,21 @@ revert = _state_command("revert", RolloutState.REVERTED, "Send back every device
 @controller_options
 @json_option
 def ask(
-    device: str, verb: str, package: str | None, expires: float, client: ControllerClient, *, as_json: bool
+    device: str,
+    verb: str,
+    package: str | None,
+    expires: float,
+    client: ControllerClient,
+    *,
+    any_size: bool,
+    as_json: bool,
 ) -> None:
     """Ask one DEVICE to report, check itself, or retry, cancel or roll back a package."""
-    args = {"package": package} if package else {}
+    if any_size and verb != Verb.RETRY:
+        raise OperatorError("input.bad", f"--any-size goes with retry, not with {verb}")
+    args: dict[str, str | bool] = {"package": package} if package else {}
+    if any_size:
+        args["any_size"] = True
     wish = CommandWish(verb=Verb(verb), args=args, expires_s=expires)
     sent = client.send("POST", SentCommand, "devices", device, "commands", body=wish)
     if as_json:
@@ -83,11 +95,12 @@ def tell(
     Without any option it is told nothing special any more.
     """
     wish = DesiredWish(channel=channel, pins=_pairs(pins, "--pin"), tags=_pairs(tags, "--tag"), hold=hold)
-    desired = client.send("PUT", Desired, "devices", device, "desired", body=wish)
+    desired = client.send("PUT", Told, "devices", device, "desired", body=wish)
     if as_json:
         print_json(desired)
     else:
         click.echo(f"told {device}, revision {desired.rev}")
+    tell_warnings(desired.warnings)
 
 
 @click.command()

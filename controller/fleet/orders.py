@@ -201,8 +201,10 @@ def _require(connection: Connection, device: str) -> None:
 def _check_args(verb: Verb, args: Mapping[str, Any]) -> None:
     if verb in _OF_PACKAGE:
         package = args.get("package")
-        good = set(args) == {"package"} and isinstance(package, str) and matches(PACKAGE_PATTERN, package)
-        wanted = '{"package": NAME}'
+        known = {"package", "any_size"} if verb is Verb.RETRY else {"package"}
+        good = set(args) <= known and isinstance(package, str) and matches(PACKAGE_PATTERN, package)
+        good = good and isinstance(args.get("any_size", False), bool)
+        wanted = '{"package": NAME, "any_size": true or false}' if verb is Verb.RETRY else '{"package": NAME}'
     elif verb is Verb.REPLAY:
         after = args.get("after_seq")
         good = set(args) == {"after_seq"} and type(after) is int and 0 <= after <= MAX_SEQ

@@ -84,6 +84,13 @@ _OPTIONS = (
         help="auto, systemd or supervisor: who keeps services running",
     ),
     _Option(
+        key="policy.max_bytes",
+        flag="--max-bytes",
+        metavar="NUMBER",
+        help="the most that one update may fetch",
+        kind="number",
+    ),
+    _Option(
         key="policy.max_bytes_per_s",
         flag="--max-bytes-per-s",
         metavar="NUMBER",

@@ -90,8 +90,8 @@ class RecordingUpdates:
         self.asked.append(("rollback", package))
         return "u"
 
-    async def retry(self, package: str) -> Submitted | None:
-        self.asked.append(("retry", package))
+    async def retry(self, package: str, *, any_size: bool = False) -> Submitted | None:
+        self.asked.append(("retry whatever it takes" if any_size else "retry", package))
         return self.retried
 
 
