@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,10 +27,12 @@ from device_agent.local_work import Begun, LocalWork
 from device_agent.logs import line, logger
 from schemas.errors import CODES, DeviceError, FlotillaError, OperatorError, one_line
 from schemas.messages import LAST_WORDS, UpdateEvent
+from schemas.names import PACKAGE_PATTERN, matches
 
 SOCKET: Final = "agent.sock"
 MAX_LINE: Final = 512 * 1024
 REQUEST_S: Final = 5.0
+SAY_S: Final = 30.0
 MAX_CLIENTS: Final = 8
 _LONGEST_ADDRESS: Final = 100
 """Bytes that fit `sun_path` everywhere (104 on macOS, 108 on Linux)."""
@@ -67,12 +70,9 @@ class ControlServer:
                 await asyncio.start_unix_server(self._connected, sock=listening, limit=MAX_LINE)
                 await asyncio.Event().wait()
         except OSError as error:
-            logger().warning(
-                line("control", f"{path}: {one_line(error)}; stop the agent to install or roll back by hand")
-            )
+            why = one_line(error.strerror or error)
+            logger().warning(line("control", f"{path}: {why}; stop the agent to install or roll back by hand"))
         finally:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
             for client in self._clients:
                 client.cancel()
 
@@ -92,20 +92,25 @@ class ControlServer:
             await _say(writer, Reply(error={"code": error.code, "message": str(error)}))
         except (msgspec.DecodeError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             await _say(writer, Reply(error={"code": "input.bad", "message": "the request is not understood"}))
-        except ConnectionError:
-            pass  # the command was interrupted; its work goes on
         finally:
-            writer.close()
+            # not `close`, which waits until somebody has read what is left
+            writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
 
     async def _carry_out(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        logger().info(line("control", verb=request.verb, subject=request.subject))
+        subject = one_line(request.subject)
+        logger().info(line("control", verb=request.verb, subject=subject))
         if request.verb == "install":
+            if "\0" in request.subject or not request.subject.startswith("/"):
+                raise OperatorError("input.bad", f"{subject!r} is not the absolute path of a file")
             begun = await self._work.install(Path(request.subject))
         else:
+            if not matches(PACKAGE_PATTERN, request.subject):
+                raise OperatorError("input.bad", f"{subject!r} is not a package name")
             begun = await self._work.rollback(request.subject)
-        await _say(writer, Reply(note=begun.note, update=begun.update))
-        async for event in self._work.follow(begun):
-            await _say(writer, Reply(event=event))
+        if await _say(writer, Reply(note=begun.note, update=begun.update)):
+            async for event in self._work.follow(begun):
+                if not await _say(writer, Reply(event=event)):
+                    break  # the command was interrupted, or does not read; its work goes on
 
 
 class HandOver:
@@ -186,23 +191,37 @@ def is_listening(root: Path) -> bool:
     return True
 
 
-async def _say(writer: asyncio.StreamWriter, reply: Reply) -> None:
-    with contextlib.suppress(ConnectionError):
-        writer.write(msgspec.json.encode(reply) + b"\n")
-        await writer.drain()
+async def _say(writer: asyncio.StreamWriter, reply: Reply) -> bool:
+    """Whether the command has taken it, or may yet: what it has not read within `SAY_S` it never will."""
+    try:
+        async with asyncio.timeout(SAY_S):
+            writer.write(msgspec.json.encode(reply) + b"\n")
+            await writer.drain()
+    except (ConnectionError, TimeoutError):
+        return False
+    return True
 
 
 @contextlib.contextmanager
 def _bound(path: Path) -> Iterator[socket.socket]:
-    """A socket that only this account can open. Whoever holds the root folder's lock may remove a stale one."""
-    path.unlink(missing_ok=True)
+    """A socket that only this account can open.
+
+    Whoever holds the root folder's lock may remove a stale one, and whatever else holds nothing.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_IFMT(path.lstat().st_mode) in (stat.S_IFREG, stat.S_IFDIR):
+            raise FileExistsError(None, "a file or folder of somebody else's is in the way")
+        path.unlink()
     with _short(path) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         mask = os.umask(0o177)
         try:
             listening.bind(address)
         finally:
             os.umask(mask)
-        yield listening
+        try:
+            yield listening
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What somebody at the device asks for: install an exported file, go back. Followed event by event to its end."""
 
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final, Protocol
@@ -9,7 +10,7 @@ import msgspec
 from device_agent.outbox import KeptEvent
 from device_agent.threads import in_thread
 from device_agent.updates import Answer, Origin, Submitted, UpdateRequest
-from schemas.errors import OperatorError
+from schemas.errors import OperatorError, one_line
 from schemas.layout import FileHead
 from schemas.messages import LAST_WORDS, UpdateEvent
 
@@ -69,12 +70,15 @@ class LocalWork:
         updates: Updates,
         read_head: Callable[[Path], FileHead],
         on_hold: Callable[[], bool],
+        is_file: Callable[[Path], bool] = os.path.isfile,
     ) -> None:
         """
         Args:
             read_head: reads the first member of an exported file; blocks.
             on_hold: whether the device was told to start no update; blocks.
+            is_file: whether there is a plain file; blocks.
         """
+        self._is_file = is_file
         self._on_hold = on_hold
         self._journal = journal
         self._updates = updates
@@ -88,6 +92,9 @@ class LocalWork:
         """
         if await in_thread(self._on_hold):
             raise OperatorError("input.bad", "this device is on hold: its operator wants no update to start")
+        if not await in_thread(self._is_file, file):
+            # a pipe, say, would be waited for without an end
+            raise OperatorError("input.bad", f"{one_line(file)}: is not a file")
         head = await in_thread(self._read_head, file)
         if head.kind != "release":
             raise OperatorError(

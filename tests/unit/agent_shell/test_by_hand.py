@@ -64,7 +64,10 @@ def make_work(
 ) -> tuple[LocalWork, Updates]:
     outbox = MemoryOutbox()
     updates = Updates(outbox, phases, answer)
-    return LocalWork(journal=outbox, updates=updates, read_head=lambda _: head, on_hold=lambda: hold), updates
+    work = LocalWork(
+        journal=outbox, updates=updates, read_head=lambda _: head, on_hold=lambda: hold, is_file=lambda _: True
+    )
+    return work, updates
 
 
 @asynccontextmanager
