@@ -57,6 +57,7 @@ async def test_a_command_that_does_not_read_is_let_go(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(("verb", "subject"), [("install", "/a\0b"), ("rollback", "ta\0cho"), ("install", "/a" * 3000)])
 async def test_a_subject_that_is_none_is_refused_in_one_line(tmp_path: Path, verb: str, subject: str) -> None:
     work, updates = make_work([Phase.SUCCEEDED])
+    work._is_file = os.path.isfile
     async with serving(tmp_path, work), hand_over_to(tmp_path) as worker:
         assert worker is not None
         with pytest.raises(FlotillaError) as refused:
