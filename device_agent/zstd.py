@@ -7,11 +7,11 @@ import sys
 from typing import Final
 
 if sys.version_info >= (3, 14):
-    from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError, compress
+    from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdDict, ZstdError, compress
 else:
-    from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError, compress
+    from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdDict, ZstdError, compress
 
-__all__ = ["MAX_WINDOW_LOG", "ZstdError", "new_decompressor", "pack"]
+__all__ = ["MAX_WINDOW_LOG", "ZstdError", "new_decompressor", "pack", "prefixed_decompressor"]
 
 MAX_WINDOW_LOG: Final = 25
 """At most 32 MiB of memory for unpacking, whatever a frame's header asks for (level 19 asks for 8 MiB)."""
@@ -25,3 +25,13 @@ def pack(plain: bytes) -> bytes:
 def new_decompressor() -> ZstdDecompressor:
     """A decompressor for one frame, bounded in memory."""
     return ZstdDecompressor(options={DecompressionParameter.window_log_max: MAX_WINDOW_LOG})
+
+
+def prefixed_decompressor(prefix: bytes) -> ZstdDecompressor:
+    """As `new_decompressor`, for a frame that refers to `prefix`: what it was made with as its raw prefix."""
+    if not prefix:
+        return new_decompressor()
+    return ZstdDecompressor(
+        zstd_dict=ZstdDict(prefix, is_raw=True).as_prefix,
+        options={DecompressionParameter.window_log_max: MAX_WINDOW_LOG},
+    )

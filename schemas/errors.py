@@ -17,6 +17,7 @@ CODES: Final[dict[str, str]] = {
     "release.exists": "the same version exists with other content",
     "release.unknown": "no such package, version or platform",
     "release.in_use": "a channel or an active rollout still needs the release",
+    "release.yanked": "the release was withdrawn from being chosen",
     "manifest.bad": "the manifest breaks a rule of its format",
     # contract: what is wrong lies in a message
     "message.json": "the payload is not a JSON object of the message's form",
@@ -52,6 +53,8 @@ CODES: Final[dict[str, str]] = {
     # device
     "verify.digest": "content does not have the hash that the signed manifest names",
     "verify.size": "content does not have the size that the signed manifest names",
+    "verify.bundle": "a bundle or a manifest difference is damaged or is for other releases",
+    "verify.deflate": "the zlib of this device deflates in another way than the bundle counts on",
     "disk.full": "there is not enough free space",
     "disk.io": "the disk reported an error",
     "requires.agent": "the release needs another agent version",

@@ -1,0 +1,99 @@
+"""Packs a planned group in each way that may be good, and keeps the smallest."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from controller.bundles.contents import Contents
+from controller.bundles.differences import find_difference
+from controller.bundles.grouping import Kind, Plan
+from controller.bundles.packing import PLAIN_SETTINGS, pack, pack_zstd
+from schemas.bundle_format import ZSTD, Group, Method, Stream
+from schemas.bundles import MAX_GROUP_SPAN, MAX_HELD, MIB
+
+_POOR: Final = 0.05
+"""A prefix that leaves more than this of a text is worth trying a difference against."""
+_SMALL: Final = 32 * MIB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedGroup:
+    """A group and its packed streams; `plain` is the bytes of its contents."""
+
+    kind: Kind
+    group: Group
+    streams: tuple[bytes, ...]
+    plain: int
+
+    @property
+    def size(self) -> int:
+        """Bytes in the bundle."""
+        return sum(map(len, self.streams))
+
+
+def pack_group(plan: Plan, contents: Contents) -> PackedGroup:
+    """The smallest of what can be done with `plan`."""
+    return min(_candidates(plan, contents), key=lambda packed: packed.size)
+
+
+def _candidates(plan: Plan, contents: Contents) -> Iterator[PackedGroup]:
+    new = b"".join(contents.new_bytes(p) for p in plan.targets)
+    if not plan.sources:
+        yield _plain(plan, contents, new)
+        return
+    apart = plan.kind is Kind.DEFLATED
+    old = b"".join(contents.old_bytes(p, apart=apart) for p in plan.sources)
+    smallest = None
+    fits = len(old) + len(new) <= MAX_GROUP_SPAN
+    if fits and (plan.kind is not Kind.COMPILED or len(new) < MIB):
+        smallest = _prefixed(plan, contents, old, new)
+        yield smallest
+    if not apart and (plan.kind is Kind.COMPILED or smallest is None or smallest.size > _POOR * len(new)):
+        packed = _difference(plan, contents, old, new)
+        if packed is not None:
+            yield packed
+            smallest = packed
+    if smallest is None or smallest.size > len(new) // 4:
+        yield _plain(plan, contents, new)
+
+
+def _plain(plan: Plan, contents: Contents, new: bytes) -> PackedGroup:
+    packed = pack(new, PLAIN_SETTINGS[plan.kind is Kind.COMPILED])
+    group = _group(plan, contents, Method.PLAIN, (), (Stream(packed.codec, len(packed.data), packed.plain),))
+    return PackedGroup(kind=plan.kind, group=group, streams=(packed.data,), plain=len(new))
+
+
+def _prefixed(plan: Plan, contents: Contents, old: bytes, new: bytes) -> PackedGroup:
+    data = pack_zstd(new, prefix=old)
+    stream = Stream(ZSTD, len(data), len(new))
+    group = _group(plan, contents, Method.PREFIX, plan.sources, (stream,), prefix=len(old))
+    return PackedGroup(kind=plan.kind, group=group, streams=(data,), plain=len(new))
+
+
+def _difference(plan: Plan, contents: Contents, old: bytes, new: bytes) -> PackedGroup | None:
+    found = find_difference(old, new)
+    packed = [pack(plain) for plain in (found.control, found.extra, found.difference)]
+    if len(packed[0].data) + len(packed[1].data) > MAX_HELD:
+        return None
+    streams = tuple(Stream(p.codec, len(p.data), p.plain) for p in packed)
+    group = _group(plan, contents, Method.DIFFERENCE, plan.sources, streams)
+    return PackedGroup(kind=plan.kind, group=group, streams=tuple(p.data for p in packed), plain=len(new))
+
+
+def _group(
+    plan: Plan,
+    contents: Contents,
+    method: Method,
+    sources: tuple[int, ...],
+    streams: tuple[Stream, ...],
+    *,
+    prefix: int = 0,
+) -> Group:
+    apart = plan.kind is Kind.DEFLATED
+    return Group(
+        method=method,
+        sources=tuple(contents.old_piece(p, apart=apart) for p in sources),
+        targets=tuple(contents.new_piece(p) for p in plan.targets),
+        prefix=prefix,
+        streams=streams,
+    )
