@@ -1,10 +1,14 @@
 """What survives updates: a package's state folder, and its first content from the release."""
 
+import contextlib
+import errno
 import os
 import pwd
 import shutil
-import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from device_agent.durability import disk_errors
 from device_agent.layout import PackageFolders
@@ -12,6 +16,8 @@ from device_agent.objects import ObjectStore
 from schemas.errors import DeviceError
 from schemas.manifest import Manifest
 from schemas.paths import is_under, parents_of
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def seed_state(folders: PackageFolders, manifest: Manifest, objects: ObjectStore) -> list[str]:
@@ -28,20 +34,54 @@ def seed_state(folders: PackageFolders, manifest: Manifest, objects: ObjectStore
     with disk_errors(f"prepare the state of {manifest.package}"):
         folders.state.mkdir(parents=True, exist_ok=True)
         for path in manifest.state:
-            place = folders.state / path
-            _check_parents(folders.state, path)
-            if os.path.lexists(place):
-                continue
-            place.parent.mkdir(parents=True, exist_ok=True)
-            seed = folders.staging / "state"
-            if os.path.lexists(seed):
-                shutil.rmtree(seed) if seed.is_dir() else seed.unlink()
-            folders.staging.mkdir(exist_ok=True)
-            _plant(seed, path, manifest, objects)
-            _give_to_service_user(seed, manifest)
-            seed.rename(place)
+            name = path.rpartition("/")[2]
+            with _parent_of(folders.state, path) as parent:
+                if _is_there(name, parent):
+                    continue
+                seed = folders.staging / "state"
+                if os.path.lexists(seed):
+                    shutil.rmtree(seed) if seed.is_dir() else seed.unlink()
+                folders.staging.mkdir(exist_ok=True)
+                _plant(seed, path, manifest, objects)
+                _give_to_service_user(seed, manifest)
+                os.rename(seed, name, dst_dir_fd=parent)  # noqa: PTH104  # a path could be led elsewhere meanwhile
             made.append(path)
     return made
+
+
+@contextmanager
+def _parent_of(state: Path, path: str) -> Iterator[int]:
+    """The folder that `path` is to be in, opened one level after the other so that no link is ever followed.
+
+    Folders that are missing are made.
+    """
+    here = os.open(state, _FOLDER)
+    try:
+        for parent in parents_of(path):
+            name = parent.rpartition("/")[2]
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=here)  # noqa: PTH102  # as above
+            try:
+                there = os.open(name, _FOLDER, dir_fd=here)
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                    raise
+                raise DeviceError(
+                    "conflict.local_changes", f"{state / parent} is not a folder, but state is to be kept below it"
+                ) from error
+            os.close(here)
+            here = there
+        yield here
+    finally:
+        os.close(here)
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)  # noqa: PTH116  # as above
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _plant(seed: Path, path: str, manifest: Manifest, objects: ObjectStore) -> None:
@@ -60,13 +100,6 @@ def _plant(seed: Path, path: str, manifest: Manifest, objects: ObjectStore) -> N
     for folder in sorted(manifest.directories, key=lambda e: e.path, reverse=True):
         if is_under(folder.path, path):
             (seed / folder.path[len(path) :].lstrip("/")).chmod(folder.mode)
-
-
-def _check_parents(state: Path, path: str) -> None:
-    for parent in parents_of(path):
-        place = state / parent
-        if os.path.lexists(place) and not stat.S_ISDIR(place.lstat().st_mode):
-            raise DeviceError("conflict.local_changes", f"{place} is not a folder, but state is to be kept below it")
 
 
 def _give_to_service_user(seed: Path, manifest: Manifest) -> None:
