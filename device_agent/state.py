@@ -44,7 +44,7 @@ def seed_state(folders: PackageFolders, manifest: Manifest, objects: ObjectStore
                 folders.staging.mkdir(exist_ok=True)
                 _plant(seed, path, manifest, objects)
                 _give_to_service_user(seed, manifest)
-                os.rename(seed, name, dst_dir_fd=parent)  # noqa: PTH104  # a path could be led elsewhere meanwhile
+                os.rename(seed, name, dst_dir_fd=parent)  # a path could be led elsewhere meanwhile
             made.append(path)
     return made
 
@@ -60,7 +60,7 @@ def _parent_of(state: Path, path: str) -> Iterator[int]:
         for parent in parents_of(path):
             name = parent.rpartition("/")[2]
             with contextlib.suppress(FileExistsError):
-                os.mkdir(name, dir_fd=here)  # noqa: PTH102  # as above
+                os.mkdir(name, dir_fd=here)
             try:
                 there = os.open(name, _FOLDER, dir_fd=here)
             except OSError as error:
@@ -78,7 +78,7 @@ def _parent_of(state: Path, path: str) -> Iterator[int]:
 
 def _is_there(name: str, folder: int) -> bool:
     try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)  # noqa: PTH116  # as above
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return True

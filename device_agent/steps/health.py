@@ -152,7 +152,7 @@ class HealthStep:
         except DeviceError as error:
             if error.log_tail:
                 raise
-            output = self._services.output(manifest.package)
+            output = await in_thread(self._services.output, manifest.package)  # systemd's journal takes a while
             raise type(error)(error.code, error.message, log_tail=output) from error
 
     async def _check_device(self) -> None:
