@@ -73,6 +73,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
             click.echo("  ".join(padded).rstrip())
 
 
+def tell_warnings(warnings: Iterable[str]) -> None:
+    """One line each on stderr, so that it is seen beside --json too."""
+    for warning in warnings:
+        click.echo(f"flotilla: warning: {printable(warning)}", err=True)
+
+
 def printable(text: object) -> str:
     """Any text with `?` for what would steer a terminal: devices and publishers may say what they like."""
     return "".join(c if c.isprintable() else "?" for c in str(text))

@@ -64,6 +64,7 @@ def _tell_stored(pushed: PushView) -> None:
 @click.option("--channel", metavar="CHANNEL", help="Only what this channel points at.")
 @click.option("--since", metavar="DATE", help="Only releases stored at or after this.")
 @click.option("--until", metavar="DATE", help="Only releases stored before this.")
+@click.option("--yanked", is_flag=True, help="Also releases that were yanked.")
 @controller_options
 @json_option
 def packages(
@@ -76,6 +77,7 @@ def packages(
     until: str | None,
     client: ControllerClient,
     *,
+    yanked: bool,
     as_json: bool,
 ) -> None:
     """List what the repository holds, newest version first; all conditions must hold.
@@ -90,6 +92,7 @@ def packages(
         "channel": channel,
         "since": parse_day(since, "--since"),
         "until": parse_day(until, "--until"),
+        "yanked": "true" if yanked else None,
         "limit": PAGE,
     }
     found: list[ReleaseRecord] = []
@@ -112,7 +115,7 @@ def packages(
                 size_text(r.size),
                 time_text(r.created_at),
                 ", ".join(r.channels),
-                r.description,
+                f"yanked: {r.yank_reason}".rstrip(": ") if r.yanked_at else r.description,
             )
             for r in found
         ),

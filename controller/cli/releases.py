@@ -5,12 +5,11 @@ from pathlib import Path
 
 import click
 
-from controller.cli.common import controller_options, json_option, print_json
+from controller.cli.common import controller_options, json_option, print_json, tell_warnings
 from controller.cli.uploading import push_file
 from controller.client import ControllerClient
-from controller.http.views import ReleaseWish
+from controller.http.views import Announced, ReleaseWish
 from controller.packaging.package_creator import PackageCreator
-from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
 from schemas.messages import RolloutPolicy, Targets
 from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, KEY_PATTERN, PACKAGE_PATTERN, matches
@@ -95,7 +94,7 @@ def announce(
     channel: str,
     targets: Targets | None = None,
     policy: RolloutPolicy | None = None,
-) -> Rollout:
+) -> Announced:
     """Start a rollout; raises `OperatorError` for names that can be none before anything is sent."""
     _check_channel(channel)
     if not matches(PACKAGE_PATTERN, name):
@@ -107,7 +106,7 @@ def announce(
         targets=targets or Targets(),
         policy=policy or RolloutPolicy(),
     )
-    return client.send("POST", Rollout, "releases", body=wish)
+    return client.send("POST", Announced, "releases", body=wish)
 
 
 def _check_channel(channel: str) -> None:
@@ -131,7 +130,8 @@ def _targets(conditions: tuple[str, ...], devices: tuple[str, ...]) -> Targets:
     return Targets(upto=0, devices=list(devices), where=where) if devices else Targets(where=where)
 
 
-def _tell(rollout: Rollout, *, as_json: bool) -> None:
+def _tell(rollout: Announced, *, as_json: bool) -> None:
+    tell_warnings(rollout.warnings)
     if as_json:
         print_json(rollout)
         return

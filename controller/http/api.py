@@ -47,6 +47,7 @@ def make_api(
             package_handlers.trusted_root,
             package_handlers.statistics,
             fleet_handlers.release,
+            fleet_handlers.withdraw,
             fleet_handlers.Rollouts,
             fleet_handlers.Devices,
             fleet_handlers.fleet_statistics,

@@ -4,8 +4,9 @@ import asyncio
 from datetime import timedelta
 from typing import Any, Final
 
+import msgspec
 from anyio import to_thread
-from litestar import Controller, Request, get, post, put
+from litestar import Controller, Request, delete, get, post, put
 from litestar.response import Stream
 
 from controller.fleet.service import FleetService
@@ -13,6 +14,7 @@ from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEv
 from controller.http.packages import Limit
 from controller.http.releasing import Releasing
 from controller.http.views import (
+    Announced,
     CommandWish,
     ControllerView,
     DesiredWish,
@@ -20,23 +22,35 @@ from controller.http.views import (
     ReleaseWish,
     RolloutDetail,
     StateWish,
+    Told,
 )
 from controller.http.watching import server_sent_events
+from controller.repository.package_repository import PackageRepository
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice
 from controller.settings import ControllerSettings
 from controller.version import VERSION
 from schemas.errors import OperatorError, one_line
-from schemas.messages import Desired
 
 DEVICES_SHOWN: Final = 500
 MAX_ID_DIGITS: Final = 18
 
 
 @post("/releases", tags=["rollouts"], summary="Announce a version on a channel")
-async def release(data: ReleaseWish, releasing: Releasing) -> Rollout:
+async def release(data: ReleaseWish, releasing: Releasing) -> Announced:
     """Start a rollout; it takes the place of what the channel announced of this package before."""
     return await to_thread.run_sync(releasing.announce, data)
+
+
+@delete(
+    "/channels/{channel:str}/releases/{name:str}",
+    tags=["rollouts"],
+    summary="Announce a package on a channel no more",
+    status_code=200,
+)
+async def withdraw(channel: str, name: str, releasing: Releasing) -> Rollout:
+    """Devices keep what they have; 404 where the channel announces no such package."""
+    return await to_thread.run_sync(releasing.withdraw, name, channel)
 
 
 class Rollouts(Controller):
@@ -148,11 +162,21 @@ class Devices(Controller):
         )
 
     @put("/{device_id:str}/desired", summary="Tell a device apart from its channel")
-    async def desired(self, fleet: FleetService, device_id: str, data: DesiredWish) -> Desired:
+    async def desired(
+        self, fleet: FleetService, repository: PackageRepository, device_id: str, data: DesiredWish
+    ) -> Told:
         """Channel, tags, pins and hold; it replaces what the device was told before."""
-        return await to_thread.run_sync(
-            lambda: fleet.set_desired(device_id, channel=data.channel, tags=data.tags, pins=data.pins, hold=data.hold)
-        )
+
+        def tell() -> Told:
+            desired = fleet.set_desired(device_id, channel=data.channel, tags=data.tags, pins=data.pins, hold=data.hold)
+            missing = [
+                f"there is no {package} {version} in the repository; the device can stay at it only if it has it"
+                for package, version in (data.pins or {}).items()
+                if not repository.has(package, version)
+            ]
+            return Told(**msgspec.structs.asdict(desired), warnings=missing)
+
+        return await to_thread.run_sync(tell)
 
 
 @get("/fleet", tags=["devices"], summary="Numbers about the fleet")

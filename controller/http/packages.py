@@ -21,7 +21,7 @@ from litestar.params import Parameter
 from litestar.response import Stream
 
 from controller.fleet.service import FleetService
-from controller.http.views import MAX_PAGE, Page, PushView
+from controller.http.views import MAX_PAGE, Page, PushView, YankView, YankWish
 from controller.repository.files import disk_errors
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord, Statistics
@@ -108,6 +108,7 @@ class Packages(Controller):
         channel: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        yanked: Annotated[bool, Parameter(description="show those too that were yanked")] = False,
         after: str | None = None,
         limit: Limit = 100,
     ) -> Page[ReleaseRecord]:
@@ -124,6 +125,7 @@ class Packages(Controller):
                 channel=channel,
                 since=since,
                 until=until,
+                yanked=yanked,
                 limit=limit + 1,
                 after=after,
             )
@@ -133,16 +135,31 @@ class Packages(Controller):
     @get("/{name:str}/{version:str}", summary="One version, for each of its platforms")
     async def version(self, repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:
         """The releases of a version; 404 where there is none."""
-        wanted = str(parse(version))
-        found = await to_thread.run_sync(
-            # a range cannot tell builds of a version apart, and a name may be a pattern
-            lambda: repository.search(name=name, version_range=f"={wanted}", limit=MAX_PAGE)
-        )
-        exact = [record for record in found if (record.package, record.version) == (name, wanted)]
-        if not exact:
-            missing = f"there is no {one_line(name)} {wanted} in the repository"
-            raise PublisherError("release.unknown", missing)
-        return exact
+        return await to_thread.run_sync(_version, repository, name, version)
+
+    @post("/{name:str}/{version:str}/yank", summary="Let a version be chosen no more, or again", status_code=200)
+    async def yank(
+        self, repository: PackageRepository, fleet: FleetService, name: str, version: str, data: YankWish
+    ) -> YankView:
+        """Searches leave it out and no channel can be pointed at it; devices that have it or fetch it go on."""
+
+        def change() -> YankView:
+            wanted = str(parse(version))
+            if data.yanked:
+                repository.yank(name, wanted, data.reason)
+            else:
+                repository.unyank(name, wanted, data.reason)
+            announced = fleet.announced(name, wanted) if data.yanked else []
+            return YankView(
+                releases=_version(repository, name, wanted),
+                warnings=[
+                    f"rollout {one.id} still announces it on channel {one.channel}; release another version there, "
+                    f"or withdraw it: flotilla withdraw {name} --channel {one.channel}"
+                    for one in announced
+                ],
+            )
+
+        return await to_thread.run_sync(change)
 
     @delete("/{name:str}/{version:str}", summary="Remove a version", status_code=204)
     async def remove(
@@ -200,6 +217,16 @@ async def trusted_root(repository: PackageRepository) -> bytes:
 async def statistics(repository: PackageRepository) -> Statistics:
     """Numbers of packages, releases and objects, and their bytes."""
     return await to_thread.run_sync(repository.statistics)
+
+
+def _version(repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:
+    wanted = str(parse(version))
+    # a range cannot tell builds of a version apart, and a name may be a pattern
+    found = repository.search(name=name, version_range=f"={wanted}", yanked=True, limit=MAX_PAGE)
+    exact = [record for record in found if (record.package, record.version) == (name, wanted)]
+    if not exact:
+        raise PublisherError("release.unknown", f"there is no {one_line(name)} {wanted} in the repository")
+    return exact
 
 
 async def _receive(pieces: AsyncIterator[bytes], path: Path, announced: str | None) -> None:

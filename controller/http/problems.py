@@ -22,6 +22,7 @@ _STATUS: Final[dict[str, int]] = {
     "device.unknown": 404,
     "release.exists": 409,
     "release.in_use": 409,
+    "release.yanked": 409,
     "rollout.state": 409,
     "package.limit": 413,
     "trust.keys": 409,

@@ -7,7 +7,7 @@ import msgspec
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
-from schemas.messages import RolloutPolicy, TagValue, Targets, Verb
+from schemas.messages import Desired, RolloutPolicy, TagValue, Targets, Verb
 from schemas.names import ChannelName, Key, PackageName, VersionText
 
 T = TypeVar("T")
@@ -76,6 +76,32 @@ class PushView(View, frozen=True, kw_only=True):
 
     release: ReleaseRecord
     new: bool
+
+
+class Announced(Rollout, frozen=True, kw_only=True):
+    """A rollout that has just begun, and what an operator should know about it."""
+
+    warnings: list[str] = msgspec.field(default_factory=list)
+
+
+class Told(Desired, frozen=True, kw_only=True):
+    """What a device was told, and what an operator should know about it."""
+
+    warnings: list[str] = msgspec.field(default_factory=list)
+
+
+class YankWish(Wish, frozen=True, kw_only=True):
+    """Let a version be chosen no more, or again."""
+
+    yanked: bool = True
+    reason: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+
+
+class YankView(View, frozen=True, kw_only=True):
+    """The version's releases as they are now, and what an operator should know about them."""
+
+    releases: list[ReleaseRecord]
+    warnings: list[str]
 
 
 class ControllerView(View, frozen=True, kw_only=True):

@@ -18,12 +18,15 @@ class Channels:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def set(self, package: str, version: str, channel: str, now: datetime) -> None:
+    def set(self, package: str, version: str, channel: str, now: datetime, *, yanked: bool = False) -> None:
         """Point a channel at a version that is stored for at least one platform; pointing there again does nothing.
+
+        Args:
+            yanked: even at one that was yanked, to have things as they were before.
 
         Raises:
             OperatorError: `input.bad`, for a text that is no channel's name.
-            PublisherError: `release.unknown`.
+            PublisherError: `release.unknown`, or `release.yanked`.
         """
         if not matches(CHANNEL_PATTERN, channel):
             raise OperatorError("input.bad", f"{one_line(channel, 60)!r} is not a channel: write a-z, 0-9 and -")
@@ -32,6 +35,8 @@ class Channels:
                 raise PublisherError(
                     "release.unknown", f"there is no {one_line(package)} {one_line(version)}; push it first"
                 )
+            if not yanked:
+                _refuse_yanked(connection, package, version)
             current = _current(connection, package, channel)
             if current is not None and current.version == version:
                 return
@@ -92,6 +97,20 @@ def _current(connection: Connection, package: str, channel: str) -> Row[Any] | N
 def _is_stored(connection: Connection, package: str, version: str) -> bool:
     wanted = (releases.c.package == package, releases.c.version == version, releases.c.state == STORED)
     return connection.execute(select(releases.c.id).where(*wanted).limit(1)).first() is not None
+
+
+def _refuse_yanked(connection: Connection, package: str, version: str) -> None:
+    """A version is released whole: one platform of it that was yanked is enough."""
+    of_version = (releases.c.package == package, releases.c.version == version, releases.c.state == STORED)
+    query = select(releases.c.yank_reason).where(*of_version, releases.c.yanked_at.is_not(None)).limit(1)
+    found = connection.execute(query).first()
+    if found is not None:
+        why = f": {one_line(found.yank_reason, 200)}" if found.yank_reason else ""
+        raise PublisherError(
+            "release.yanked",
+            f"{package} {version} was yanked{why}; release another version, or take that back with "
+            f"`flotilla yank {package} {version} --undo`",
+        )
 
 
 def _is(package: str, channel: str) -> tuple[Any, Any]:

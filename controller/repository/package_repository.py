@@ -21,6 +21,7 @@ from controller.repository.records import ChannelEntry, Garbage, Problem, Refres
 from controller.repository.searching import Wanted
 from controller.repository.signing import Lifetimes, replace_root_key
 from controller.repository.storage import Storage
+from controller.repository.yanking import HistoryEntry, Yanking
 from schemas.errors import OperatorError, PublisherError, TrustError, one_line
 from schemas.layout import target_name
 from schemas.manifest import Manifest
@@ -68,6 +69,7 @@ class PackageRepository:
         self._storage = Storage(folder)
         self._index = Index(engine)
         self._channels = Channels(engine)
+        self._yanking = Yanking(engine)
         self.bundles = Bundles(self._storage, self._index)
         self._keys = KeyStore(keys if keys is not None else folder.parent / "keys")
         self._clock = clock
@@ -100,6 +102,10 @@ class PackageRepository:
             raise PublisherError("release.unknown", f"there is no {what} in the repository")
         platforms = ", ".join(record.platform for record in found)
         raise OperatorError("input.bad", f"{what} is there for several platforms, say which: {platforms}")
+
+    def has(self, package: str, version: str) -> bool:
+        """Whether a version is there for any platform."""
+        return bool(self._index.records(package, version, None))
 
     def manifest(self, record: ReleaseRecord) -> Manifest:
         """The manifest of a release.
@@ -214,9 +220,27 @@ class PackageRepository:
         """
         self._publisher.delete(package, version, platform, force=force)
 
-    def set_channel(self, package: str, version: str, channel: str) -> None:
-        """Point a channel of a package at a version. Raises `release.unknown` or `input.bad`."""
-        self._channels.set(package, version, channel, self._clock())
+    def yank(self, package: str, version: str, reason: str = "") -> None:
+        """Let a version be chosen no more: searches and channels leave it out, devices that need it have it still.
+
+        Raises `release.unknown` or `input.bad`.
+        """
+        self._yanking.yank(package, version, reason, self._clock())
+
+    def unyank(self, package: str, version: str, reason: str = "") -> None:
+        """Take `yank` back. Raises `release.unknown`."""
+        self._yanking.undo(package, version, reason, self._clock())
+
+    def release_history(self, package: str, version: str) -> list[HistoryEntry]:
+        """What was done to a version after it was stored, newest first."""
+        return self._yanking.history(package, version)
+
+    def set_channel(self, package: str, version: str, channel: str, *, yanked: bool = False) -> None:
+        """Point a channel of a package at a version; at a yanked one only where `yanked` says so.
+
+        Raises `release.unknown`, `release.yanked` or `input.bad`.
+        """
+        self._channels.set(package, version, channel, self._clock(), yanked=yanked)
 
     def unset_channel(self, package: str, channel: str) -> bool:
         """Take a channel of a package back; whether it pointed anywhere."""

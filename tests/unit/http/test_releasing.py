@@ -36,7 +36,7 @@ def test_one_release_is_announced_before_the_next_one_touches_the_channel() -> N
     releasing = Releasing(recorder, recorder, SETTINGS)  # type: ignore[arg-type]  # what it needs of both
 
     def announce(version: str) -> None:
-        releasing.announce(ReleaseWish(package="tacho", version=version, channel="stable"))
+        releasing.start(ReleaseWish(package="tacho", version=version, channel="stable"))
 
     first = threading.Thread(target=announce, args=("1.0.0",))
     second = threading.Thread(target=announce, args=("1.1.0",))
