@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from device_agent import lifecycle
+from device_agent import failed_releases, lifecycle
 from device_agent.journal_rows import COLUMNS, decode_install, decode_update, encode_install, encode_update
 from device_agent.lifecycle import Outcome
 from device_agent.outbox import KeptEvent, Outbox
@@ -121,7 +121,8 @@ class Journal(Outbox):
             row = _read_update(connection, update)
             phase = lifecycle.advance(row.phase, outcome)
             error = error or (row.error if phase in _GOING_BACK else None)
-            row = msgspec.structs.replace(row, **(changes or {}), phase=phase, changed_at=at, error=error)
+            fresh = {"restarts": 0} if outcome is Outcome.GO_BACK else {}
+            row = msgspec.structs.replace(row, **{**fresh, **(changes or {})}, phase=phase, changed_at=at, error=error)
             _write_update(connection, row)
             if install is not None:
                 connection.execute(
@@ -132,6 +133,7 @@ class Journal(Outbox):
                 connection.execute("DELETE FROM installs WHERE package = ?", (row.package,))
             self._tell(connection, row, phase, at, detail=detail, progress=progress)
             _note_verdict(connection, row)
+            failed_releases.note_end(connection, row)
         self._tell_listeners()
         return row
 
@@ -192,6 +194,12 @@ class Journal(Outbox):
             connection.execute(
                 "DELETE FROM verdicts WHERE package = ? AND phase <> ?", (package, Phase.SUCCEEDED.value)
             )
+            failed_releases.forget(connection, package)
+
+    def failed_before(self, package: str, manifest: str) -> failed_releases.Failed | None:
+        """How exactly this release failed here before, whatever it was called then."""
+        with self._transaction() as connection:
+            return failed_releases.find(connection, package, manifest)
 
     def forget_verdicts(self, package: str | None = None) -> None:
         """Forget how rollouts ended here, well or badly: what the device is told has changed."""

@@ -25,7 +25,7 @@ from device_agent.seams import HookRunner
 from device_agent.steps.move import Move
 from device_agent.store import ReleaseStore
 from device_agent.threads import in_thread
-from device_agent.updates import Update
+from device_agent.updates import Origin, Update
 from schemas.errors import DeviceError, FlotillaError, one_line
 from schemas.messages import Phase
 
@@ -65,6 +65,17 @@ class ReadyStep:
             return None
         wait = await self._asked(update, to_start=True)
         return self._defer(update, wait) if wait else None
+
+    async def refuse_what_failed(self, update: Update, manifest: str) -> None:
+        """Raise `conflict.failed_before` for a release that has failed here; by hand it may be tried again."""
+        failed = await in_thread(self._journal.failed_before, update.package, manifest)
+        if failed is not None and update.request.origin is not Origin.FILE:
+            name = "it" if failed.version == update.version else f"the same as {update.package} {failed.version}"
+            raise DeviceError(
+                "conflict.failed_before",
+                f"{update.package} {update.version}: {name} has failed on this device before ({failed.code}); "
+                "`retry` or another release will be tried",
+            )
 
     async def to_switch(self, update: Update) -> tuple[Move | None, dict[str, Any]]:
         """The same right before a staged release is switched to; else what the event of the switch tells about it.

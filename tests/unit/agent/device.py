@@ -43,6 +43,7 @@ class Device:
 
     def __init__(self, root: Path, **options: Any) -> None:
         self.root = root
+        self.boot_id = "boot-1"
         self.folders = DeviceFolders(root)
         self.power = Power()
         self.clock = FakeClock()
@@ -72,7 +73,7 @@ class Device:
 
     async def start(self, *, serve: bool = True) -> "Device":
         """The agent starts, as a new process would."""
-        self._journal = CutJournal(self.root, self.power, device="pi-1", boot_id="boot-1")
+        self._journal = CutJournal(self.root, self.power, device="pi-1", boot_id=self.boot_id)
         self._manager = UpdateManager(
             root=self.root,
             journal=self._journal,

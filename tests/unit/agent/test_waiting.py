@@ -1,6 +1,5 @@
 """Waiting for the right time, and trying again what may pass."""
 
-import asyncio
 from datetime import datetime, timedelta
 
 import pytest
@@ -127,14 +126,6 @@ async def test_what_ended_badly_is_tried_again_only_when_asked(device: Device) -
     device.assert_runs(TWO, previous={"tacho": ONE})
 
 
-async def test_what_ended_badly_is_tried_again_in_another_rollout(device: Device) -> None:
-    device.probe.sick.add("1.0.0")
-    await device.update_to(ONE, 1)
-    device.probe.sick.clear()
-    await device.update_to(ONE, 2)
-    device.assert_runs(ONE)
-
-
 async def test_a_retry_does_not_wait_for_the_next_try(device: Device) -> None:
     device.clock.running.clear()
     device.shelf.resolve_errors += [NetworkError("fetch.unreachable", "no repository answers")]
@@ -179,11 +170,15 @@ async def test_a_probation_goes_on_after_a_restart_with_what_is_left(make_device
     submitted = await device.submit(one, 1)
     await until(lambda: device.probe.rounds["1.0.0"] == 65)
     await device.stop()
+    # the machine was started anew, and its time of day is a guess
+    device.boot_id, device.clock.jumped = "boot-2", timedelta(days=-400)
+    device.services.running.clear()
     device.clock.running.set()
     rounds = device.probe.rounds["1.0.0"]
     await device.start()
     assert submitted.update is not None
     await device.end_of(submitted.update)
+    assert [event.boot_id for event in device.events()][-2:] == ["boot-1", "boot-2"]
     # 60 of the 64 seconds were kept; the first pass after the restart is a round of its own
     assert device.probe.rounds["1.0.0"] - rounds == 40 + 1
     device.assert_runs(one)
