@@ -19,18 +19,26 @@ LAST_SEEN: Final = "last-seen"
 of a TUF client."""
 EARLIEST: Final = datetime(2025, 1, 1, tzinfo=UTC)
 """No agent ever ran before; a clock that says so is wrong."""
+LOOK_EVERY_S: Final = 10.0
 _LOCALTIME: Final = Path("/etc/localtime")
 
 
 class KeptClock:
-    """A `Clock` that does not go behind the last time that was proven."""
+    """A `Clock` that does not go behind the last time that was proven, before this process or while it runs."""
 
     def __init__(self, root: Path) -> None:
-        self._floor = max(EARLIEST, _seen(root / METADATA / LAST_SEEN))
+        self._file = root / METADATA / LAST_SEEN
+        self._floor = max(EARLIEST, _seen(self._file))
+        self._looked_at = time.monotonic()
 
     def now(self) -> datetime:
         """The later of the machine's time and the last time that was proven, UTC."""
-        return max(datetime.now(UTC), self._floor)
+        now = datetime.now(UTC)
+        if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            # the process that fetches notes it; a few bytes, and asked for now and then
+            self._looked_at = time.monotonic()
+            self._floor = max(self._floor, _seen(self._file))
+        return max(now, self._floor)
 
     def monotonic(self) -> float:
         """See `Clock`."""

@@ -15,6 +15,7 @@ from device_agent.steps.health import HealthStep
 from device_agent.updates import DeviceProfile
 from schemas.errors import DeviceError
 from schemas.manifest import MANIFEST_FORMAT, Health, Manifest, Service
+from tests.support.links import until
 from tests.unit.agent_leaves.builders import release_context
 from tests.unit.agent_leaves.fake_clock import FakeClock
 from tests.unit.agent_leaves.fake_systemd import FakeSystemd
@@ -57,6 +58,5 @@ async def test_the_event_loop_turns_while_the_journal_is_asked(tmp_path: Path, m
 
 
 async def _answer(asked: Path, answer: Path) -> None:
-    while not asked.exists():  # noqa: ASYNC110  # a file of another process
-        await asyncio.sleep(0.01)
-    answer.touch()
+    await until(asked.exists)
+    await asyncio.to_thread(answer.touch)

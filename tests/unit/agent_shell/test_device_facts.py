@@ -174,3 +174,14 @@ def test_a_file_that_is_no_trusted_root_is_refused_and_not_kept(
         adopt_trusted_root(tmp_path / "device", given)
     assert str(caught.value).startswith(f"trusted_root {given}: {line}")
     assert not (tmp_path / "device").exists()
+
+
+def test_what_is_proven_while_the_agent_runs_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, later = KeptClock(tmp_path), datetime.now(UTC) + timedelta(days=1)
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata/last-seen").write_text(later.isoformat())
+    assert clock.now() < later  # not asked for at every look
+    monkeypatch.setattr(timekeeping, "LOOK_EVERY_S", 0)
+    assert clock.now() == later
+    (tmp_path / "metadata/last-seen").write_text("2025-06-01T00:00:00+00:00")
+    assert clock.now() == later
