@@ -28,8 +28,11 @@ def new_decompressor() -> ZstdDecompressor:
 
 
 def prefixed_decompressor(prefix: bytes) -> ZstdDecompressor:
-    """As `new_decompressor`, for a frame that refers to `prefix`: what it was made with as its raw prefix."""
-    if not prefix:
+    """As `new_decompressor`, for a frame that refers to `prefix`: what it was made with as its raw prefix.
+
+    A prefix of less than 8 bytes is none: zstd has no use for it.
+    """
+    if len(prefix) < 8:
         return new_decompressor()
     return ZstdDecompressor(
         zstd_dict=ZstdDict(prefix, is_raw=True).as_prefix,

@@ -14,7 +14,6 @@ from detools.suffix_array import divsufsort  # type: ignore[import-untyped]  # t
 
 from schemas.varints import put, put_signed
 
-
 _one_at_a_time: Final = threading.Lock()
 """The search is what takes most memory."""
 

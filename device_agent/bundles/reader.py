@@ -79,8 +79,10 @@ class BundleReader:
         try:
             with damage("the bundle"):
                 while view:
-                    used = min(self._to_skip, len(view)) or self._push(view[:_CHUNK])
-                    self._to_skip -= min(self._to_skip, used)
+                    if used := min(self._to_skip, len(view)):
+                        self._to_skip -= used
+                    else:
+                        used = self._push(view[:_CHUNK])
                     self._offset += used
                     view = view[used:]
         except BaseException:

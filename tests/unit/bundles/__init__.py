@@ -1,0 +1,1 @@
+"""Bundles: what is made of one side comes out on the other, and nothing else ever does."""
