@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from device_agent.durability import Space
 from device_agent import install_path
+from device_agent.durability import Space
 from device_agent.journal import Journal
 from device_agent.steps.fetch import SLACK_BYTES
 from device_agent.threads import in_thread
