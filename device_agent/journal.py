@@ -60,6 +60,7 @@ class Journal(Outbox):
         update: str,
         at: datetime,
         error: ErrorReport | None = None,
+        detail: dict[str, Any] | None = None,
     ) -> Update:
         """Write down a new update in its first phase, and the event.
 
@@ -67,6 +68,7 @@ class Journal(Outbox):
             outcome: ACCEPT, DEFER or REJECT.
             update: its id, UUIDv7.
             error: why it is rejected.
+            detail: for the event, besides who wants it.
         """
         phase = lifecycle.begin(outcome)
         with self._transaction() as connection:
@@ -85,7 +87,7 @@ class Journal(Outbox):
                 (row.id, row.package, phase.value, encode_update(row)),
             )
             because = {"reason": request.reason, "not_before": request.not_before} if row.not_before else {}
-            self._tell(connection, row, phase, at, detail={"origin": request.origin.value, **because})
+            self._tell(connection, row, phase, at, detail={"origin": request.origin.value, **because, **(detail or {})})
             _note_verdict(connection, row)
             _prune(connection)
         self._tell_listeners()

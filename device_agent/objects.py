@@ -67,6 +67,13 @@ class ObjectStore:
                     if not _is_sealed(path.lstat(), entry):
                         os.utime(path, (FIXED_MTIME, FIXED_MTIME))
 
+    def drop(self, entries: Iterable[FileEntry]) -> None:
+        """Remove these contents where they are not what their names say, however they look."""
+        with disk_errors("remove damaged contents"):
+            for path in {self.path(entry) for entry in entries}:
+                if path.exists() and sha256_of(path) != path.name.partition(".")[0]:
+                    path.unlink()
+
     def collect(self, keep: Iterable[Manifest]) -> int:
         """Remove what no release links, except what `keep` has; gives the bytes that became free.
 

@@ -5,15 +5,18 @@ from typing import Any
 
 from device_agent.adopting import adopt
 from device_agent.clock import Clock
+from device_agent.damage import MAX_BYTES_AT_START
 from device_agent.journal import Journal
-from device_agent.lifecycle import COUNTED_PHASES
+from device_agent.lifecycle import COUNTED_PHASES, Outcome
 from device_agent.seams import ServiceManager
 from device_agent.steps.assembly import Steps
+from device_agent.steps.repair import NAMED, RETRIES
 from device_agent.store import ReleaseStore
 from device_agent.threads import in_thread
-from device_agent.updates import Install, Update
+from device_agent.updates import Install, Origin, Update, UpdateRequest
 from schemas.errors import FlotillaError, one_line
-from schemas.messages import Phase
+from schemas.ids import uuid7
+from schemas.messages import LAST_WORDS, Phase
 
 
 class Start:
@@ -54,6 +57,7 @@ class Start:
             if package in changing:
                 continue  # the step that is done again sees to it
             try:
+                troubles += await in_thread(self._look_for_damage, install)
                 await self._run(install)
             except FlotillaError as error:
                 troubles.append(f"{package} {install.current.version}: {one_line(error)}")
@@ -61,6 +65,29 @@ class Start:
 
     def _adopt(self) -> list[str]:
         return adopt(self._journal, self._store, now=self._clock.now(), random_bytes=self._random_bytes)
+
+    def _look_for_damage(self, install: Install) -> list[str]:
+        """After a power cut or a kill, or a repair that came to nothing: begin to repair what is damaged."""
+        last = self._journal.last_update(install.package)
+        repairs = last is not None and last.request.origin is Origin.REPAIR
+        if last is not None and repairs and last.phase not in LAST_WORDS:
+            return []
+        if self._journal.ended_in_order and not (repairs and last is not None and last.phase is Phase.FAILED):
+            return []
+        damaged, left = self._steps.repair.damage(install, max_bytes=MAX_BYTES_AT_START)
+        if not damaged:
+            return []
+        now, name = self._clock.now(), f"{install.package} {install.current.version}"
+        self._journal.begin(
+            UpdateRequest(
+                package=install.package, version=install.current.version, origin=Origin.REPAIR, retries=RETRIES
+            ),
+            Outcome.ACCEPT,
+            update=uuid7(int(now.timestamp() * 1000), self._random_bytes(10)),
+            at=now,
+            detail={"damaged": damaged[:NAMED], "files": len(damaged), **({"not_examined": left} if left else {})},
+        )
+        return [f"{name}: {len(damaged)} files are damaged ({', '.join(damaged[:NAMED])}) and will be repaired"]
 
     def _count_restart(self) -> list[Update]:
         unfinished = self._journal.unfinished()

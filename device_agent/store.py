@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from device_agent.interruption import harmless
 from device_agent.layout import MANIFEST_SUFFIX, RENDERED_SUFFIX, DeviceFolders, PackageFolders
 from device_agent.local_changes import Change, Rendered, find_changes
 from device_agent.objects import ObjectStore, sha256_of
-from device_agent.trees import build_tree, current_release, finish_tree, release_link
+from device_agent.trees import build_tree, current_release, finish_tree, link_content, release_link
 from schemas.errors import DeviceError, PublisherError
 from schemas.manifest import Manifest, decode_manifest
 from schemas.names import PACKAGE_PATTERN, matches
@@ -76,7 +76,7 @@ class ReleaseStore:
         release = folders.release(manifest.version, sha256)
         building = folders.staging / release.name
         with disk_errors(f"stage {manifest.package} {manifest.version}"):
-            self._discard(folders.staging)
+            self.discard(folders.staging)
             build_tree(building, manifest, self.objects)
         render(building)
         with disk_errors(f"stage {manifest.package} {manifest.version}"):
@@ -85,7 +85,7 @@ class ReleaseStore:
             folders.manifests.mkdir(exist_ok=True)
             folders.manifest(manifest.version, sha256).write_bytes(plain)
             folders.rendered(manifest.version, sha256).write_bytes(msgspec.json.encode(rendered))
-            self._discard(release)
+            self.discard(release)
             folders.releases.mkdir(exist_ok=True)
             building.rename(release)
             with harmless():
@@ -110,11 +110,24 @@ class ReleaseStore:
 
     def changes(self, manifest: Manifest, sha256: str) -> list[Change]:
         """Where a release's tree is not as it was staged."""
-        folders = self.package(manifest.package)
-        path = folders.rendered(manifest.version, sha256)
+        release = self.package(manifest.package).release(manifest.version, sha256)
+        return find_changes(release, manifest, self.rendered(manifest, sha256))
+
+    def rendered(self, manifest: Manifest, sha256: str) -> Mapping[str, Rendered]:
+        """What a release's templates gave, by target; nothing where that cannot be read any more."""
+        path = self.package(manifest.package).rendered(manifest.version, sha256)
         with disk_errors(f"read {path}"):
-            rendered = _rendered.decode(path.read_bytes()) if path.exists() else {}
-        return find_changes(folders.release(manifest.version, sha256), manifest, rendered)
+            content = path.read_bytes() if path.exists() else b"{}"
+        try:
+            return _rendered.decode(content)
+        except msgspec.MsgspecError:
+            return {}
+
+    def put(self, content: Path, path: Path, temporary: Path) -> None:
+        """Link a content to `path`, whatever is there, by one rename. Raises `OSError`."""
+        self.discard(temporary)
+        link_content(content, temporary)
+        temporary.replace(path)
 
     def check_tree(self, package: str, version: str, sha256: str) -> None:
         """Raise `DeviceError` `disk.io` where a release's tree is not there."""
@@ -151,10 +164,10 @@ class ReleaseStore:
         kept = {folders.release(version, sha256).name for version, sha256 in keep}
         with disk_errors(f"remove old releases of {package}"):
             kept |= {current_release(folders) or ""}
-            self._discard(folders.staging)
+            self.discard(folders.staging)
             for tree in _children(folders.releases):
                 if tree.name not in kept:
-                    self._discard(tree)
+                    self.discard(tree)
             for file in _children(folders.manifests):
                 if file.name.removesuffix(RENDERED_SUFFIX).removesuffix(MANIFEST_SUFFIX) not in kept:
                     file.unlink()
@@ -163,7 +176,7 @@ class ReleaseStore:
         """Remove the copies of local changes that are too many, too large or too old."""
         with disk_errors(f"remove old copies of local changes of {package}"):
             for copy in kept_too_long(self.package(package).kept, now):
-                self._discard(copy)
+                self.discard(copy)
 
     def packages(self) -> list[str]:
         """Packages that have a folder here, installed or not. What else somebody put there is none of ours."""
@@ -182,7 +195,8 @@ class ReleaseStore:
         with disk_errors("flush the disk"):
             self._flush(self.folders.root)
 
-    def _discard(self, path: Path) -> None:
+    def discard(self, path: Path) -> None:
+        """Take out of use by a rename what is there, if anything is; `empty_trash` deletes it. Raises `OSError`."""
         if not os.path.lexists(path):
             return
         self.folders.trash.mkdir(exist_ok=True)

@@ -32,7 +32,7 @@ def build_tree(folder: Path, manifest: Manifest, objects: ObjectStore) -> None:
     for entry in manifest.files:
         check_interrupted()
         if not in_state(manifest, entry.path):
-            _link(objects.path(entry), folder / entry.path)
+            link_content(objects.path(entry), folder / entry.path)
     for link in manifest.links:
         (folder / link.path).symlink_to(link.target)
     for path in manifest.state:
@@ -86,7 +86,8 @@ def _make_folders(folder: Path, manifest: Manifest) -> None:
         (folder / path).chmod(_DEFAULT_MODE)  # whatever the umask is
 
 
-def _link(content: Path, path: Path) -> None:
+def link_content(content: Path, path: Path) -> None:
+    """Give a content another name; a copy where the file system has no more links to give. Raises `OSError`."""
     try:
         path.hardlink_to(content)
     except OSError as error:

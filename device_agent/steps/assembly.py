@@ -14,6 +14,7 @@ from device_agent.steps.commit import CommitStep
 from device_agent.steps.fetch import FetchStep
 from device_agent.steps.health import HealthStep
 from device_agent.steps.ready import ReadyStep
+from device_agent.steps.repair import RepairStep
 from device_agent.steps.rollback import RollbackStep
 from device_agent.steps.stage import StageStep
 from device_agent.steps.state import StateStep
@@ -33,6 +34,7 @@ class Steps:
     health: HealthStep
     commit: CommitStep
     rollback: RollbackStep
+    repair: RepairStep
     contexts: Contexts
 
 
@@ -60,12 +62,27 @@ def make_steps(
     health = HealthStep(
         journal=journal, services=services, probe=probe, contexts=contexts, clock=clock, conditions=conditions
     )
+    repair = RepairStep(
+        journal=journal,
+        store=store,
+        sources=sources,
+        services=services,
+        templates=templates,
+        contexts=contexts,
+        platform=lambda: profile().platform,
+    )
     return Steps(
         ready=ReadyStep(
             journal=journal, store=store, hooks=hooks, contexts=contexts, conditions=conditions, clock=clock
         ),
         fetch=FetchStep(
-            journal=journal, store=store, sources=sources, profile=profile, clock=clock, max_bytes=max_bytes
+            journal=journal,
+            store=store,
+            sources=sources,
+            profile=profile,
+            clock=clock,
+            max_bytes=max_bytes,
+            repair=repair,
         ),
         stage=StageStep(store=store, templates=templates, contexts=contexts),
         switch=SwitchStep(
@@ -90,5 +107,6 @@ def make_steps(
             clock=clock,
             state=state,
         ),
+        repair=repair,
         contexts=contexts,
     )

@@ -14,6 +14,7 @@ from device_agent.requirements import check_downgrade, check_requirements
 from device_agent.routes import Route
 from device_agent.seams import AtHand, ReleaseSource, SignedManifest, SourceFactory, WantedBundle, WantedObject, Way
 from device_agent.steps.move import Move
+from device_agent.steps.repair import RepairStep
 from device_agent.steps.routing import Router
 from device_agent.store import ReleaseStore
 from device_agent.threads import in_thread
@@ -98,11 +99,14 @@ class FetchStep:
         profile: Callable[[], DeviceProfile],
         clock: Clock,
         max_bytes: int | None = None,
+        repair: RepairStep,
     ) -> None:
         """
         Args:
+            repair: does the whole work of an update that only mends what is installed.
             max_bytes: most that an update may fetch, metadata included, unless its request says otherwise.
         """
+        self._repair = repair
         self._journal = journal
         self._store = store
         self._router = Router(store)
@@ -118,6 +122,8 @@ class FetchStep:
             TrustError, NetworkError, PublisherError: as the source does.
             DeviceError: `requires.*`, `disk.full`; `fetch.metered`: it would take too many bytes.
         """
+        if update.request.origin is Origin.REPAIR:
+            return await self._repair.run(update), None
         installs = await in_thread(self._journal.installs)
         install = installs.get(update.package)
         before = {"before": install}
