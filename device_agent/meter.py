@@ -44,16 +44,18 @@ class Meter:
             raise self.refusal("the server sent more")
 
     def check(self, count: int, what: str) -> None:
-        """Raise as `spend` does, before anything has come, where `count` bytes of `what` would be too many."""
+        """Raise `DeviceError` (`fetch.metered`) where `count` bytes of `what`, signed for, would be too many."""
         if count > self.left:
-            raise self.refusal(f"{what} has {count}")
+            raise DeviceError("fetch.metered", self._text(f"{what} has {count}"))
 
     def refusal(self, why: str) -> DeviceError:
         """What to raise."""
-        return DeviceError(
-            "fetch.limit",
+        return DeviceError("fetch.limit", self._text(why))
+
+    def _text(self, why: str) -> str:
+        return (
             f"policy.max_bytes leaves {self._limit} bytes for this, {self.spent} have come, and {why}; "
-            "retry with --any-size to let it through",
+            "`flotilla ask DEVICE retry --package NAME --any-size` lets it through once"
         )
 
 
