@@ -29,6 +29,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
             "controller.cli.packages:export", "Write a release into one file, for devices without network."
         ),
         "root": Entry("controller.cli.packages:root", "Write the trusted root file that agents start from."),
+        "yank": Entry("controller.cli.withdrawing:yank", "Let a stored version be chosen no more, or again."),
         "delete": Entry("controller.cli.operate:delete", "Withdraw a version from the repository."),
     },
     "See": {
@@ -43,11 +44,13 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "resume": Entry("controller.cli.operate:resume", "Go on with a rollout that was paused or halted."),
         "halt": Entry("controller.cli.operate:halt", "Stop a rollout where devices have not switched yet."),
         "revert": Entry("controller.cli.operate:revert", "Send back every device that took a rollout's release."),
+        "withdraw": Entry("controller.cli.withdrawing:withdraw", "Announce a package on a channel no more."),
         "ask": Entry("controller.cli.operate:ask", "Ask one device to report, check, retry, cancel or roll back."),
         "tell": Entry("controller.cli.operate:tell", "Tell one device its channel, tags, pins, or to hold."),
     },
     "Run": {
         "serve": Entry("controller.cli.serve:serve", "Run the controller."),
+        "gc": Entry("controller.cli.gc:gc", "Remove old releases that nothing needs; first shows which."),
         "repository": Entry("controller.cli.repository:repository", "Verify, measure and tidy up a data folder."),
         "demo": Entry("controller.cli.demo:demo", "See a fleet update, break and heal itself, on this machine."),
     },

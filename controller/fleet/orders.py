@@ -236,3 +236,8 @@ def _command(row: Any) -> SentCommand:
         expires_at=from_db(row["expires_at"]),
         sent_at=None if row["sent_at"] is None else from_db(row["sent_at"]),
     )
+
+
+def pins_of(payload: str) -> dict[str, str]:
+    """The versions that a stored desired state holds a device at, by package."""
+    return dict(msgspec.json.decode(payload, type=Desired).pins or {})

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from controller.announcer import Announcer
 from controller.database import utc_now
 from controller.fleet.feed import ChangeFeed, EventTaken, PresenceChanged, ReportTaken, RolloutChanged
+from controller.fleet.in_use import releases_in_use
 from controller.fleet.incoming import INTAKE_KINDS, Reader
 from controller.fleet.intake import Intake
 from controller.fleet.intake_store import IntakeStore, Outcome
@@ -88,6 +89,7 @@ class FleetService:
             session_expiry_s=max(settings.session_expiry_s, SESSION_EXPIRY_S),
             receive_maximum=max(settings.receive_maximum, RECEIVE_MAXIMUM),
         )
+        self._engine = engine
         self._topics = topics
         self._backoff = backoff
         self._clock = clock
@@ -190,6 +192,10 @@ class FleetService:
         return [
             one for one in map(self.rollouts.rollout, self._store.announced(package=package)) if one.version == version
         ]
+
+    def releases_in_use(self) -> dict[str, set[str]]:
+        """Versions by package that devices have, may go back to, are held at or are being sent."""
+        return releases_in_use(self._engine)
 
     def send_command(
         self,

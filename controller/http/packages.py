@@ -5,7 +5,7 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -21,10 +21,11 @@ from litestar.params import Parameter
 from litestar.response import Stream
 
 from controller.fleet.service import FleetService
-from controller.http.views import MAX_PAGE, Page, PushView, YankView, YankWish
+from controller.http.views import MAX_PAGE, Page, PushView, RetireWish, YankView, YankWish
 from controller.repository.files import disk_errors
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord, Statistics
+from controller.repository.retention import Retired, Rules
 from schemas.errors import FlotillaError, OperatorError, PublisherError, one_line
 from schemas.versions import parse
 
@@ -131,6 +132,12 @@ class Packages(Controller):
             )
         )
         return Page(items=found[:limit], next=found[limit - 1].key if len(found) > limit else None)
+
+    @post("/retire", summary="Remove old releases that nothing needs", status_code=200)
+    async def retire(self, repository: PackageRepository, fleet: FleetService, data: RetireWish) -> Retired:
+        """Says what goes and how many bytes; with `dry_run`, as is the default, nothing is done."""
+        rules = Rules(keep=data.keep, younger_than=timedelta(days=data.older_than_days))
+        return await to_thread.run_sync(lambda: repository.retire(rules, fleet.releases_in_use, dry_run=data.dry_run))
 
     @get("/{name:str}/{version:str}", summary="One version, for each of its platforms")
     async def version(self, repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:

@@ -90,6 +90,14 @@ class Told(Desired, frozen=True, kw_only=True):
     warnings: list[str] = msgspec.field(default_factory=list)
 
 
+class RetireWish(Wish, frozen=True, kw_only=True):
+    """Remove old releases that nothing needs; see `controller.repository.retention.Rules`."""
+
+    keep: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    older_than_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 90
+    dry_run: bool = True
+
+
 class YankWish(Wish, frozen=True, kw_only=True):
     """Let a version be chosen no more, or again."""
 

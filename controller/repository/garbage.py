@@ -4,22 +4,28 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from controller.packaging.package_file import distinct_contents
+from controller.repository.bundle_files import BundleFiles
 from controller.repository.files import disk_errors
 from controller.repository.index import Entry, Index
 from controller.repository.manifests import read_manifest
 from controller.repository.metadata import TIMESTAMP_FILE, TrustedMetadata
+from controller.repository.packing import DamagedError, unpack_manifest
 from controller.repository.records import Garbage, Statistics
 from controller.repository.storage import Storage, remove_if_older
 from controller.repository.tables import STORED
 from controller.repository.tuf_api import Root, TargetFile
-from schemas.errors import OperatorError
+from schemas.errors import FlotillaError, OperatorError
+from schemas.manifest import decode_manifest
 
 GRACE_S: Final = 3600.0
 """What is younger stays: a push that is under way may be about to need it."""
+DELETED_GRACE_S: Final = 86_400.0
+"""What a release needs stays for a day after it was deleted, for devices in the middle of fetching it."""
 METADATA_GRACE_S: Final = 86_400.0
 """Superseded metadata stays for a day, for devices in the middle of reading it."""
 
@@ -41,7 +47,11 @@ def statistics(storage: Storage, index: Index) -> Statistics:
 
 
 def collect(
-    storage: Storage, index: Index, writing: Callable[[], AbstractContextManager[TrustedMetadata]], grace_s: float
+    storage: Storage,
+    index: Index,
+    writing: Callable[[], AbstractContextManager[TrustedMetadata]],
+    grace_s: float,
+    now: datetime,
 ) -> Garbage:
     """See `PackageRepository.collect_garbage`.
 
@@ -51,12 +61,17 @@ def collect(
 
     Args:
         writing: takes the repository's lock and gives the present metadata.
-        grace_s: seconds.
+        grace_s: seconds; without any, what was deleted just now goes too.
+        now: the repository's clock, by which releases were deleted.
     """
     needed = _Needed(storage)
     needed.look(TrustedMetadata(storage.metadata), index.entries(STORED))
     with writing() as trusted, disk_errors(storage.folder):
-        needed.look(trusted, index.entries(STORED))
+        stored = index.entries(STORED)
+        needed.look(trusted, stored)
+        deleted = index.deleted_since(now - timedelta(seconds=max(grace_s, DELETED_GRACE_S))) if grace_s > 0 else []
+        needed.look_at_deleted(deleted)
+        manifests = {entry.manifest for entry in (*stored, *deleted)}
         moment = time.time() - grace_s
         objects = _remove((path for sha256, path in storage.all_objects() if sha256 not in needed.objects), moment)
         targets = _remove((path for path in _visible(storage.targets) if path not in needed.targets), moment)
@@ -65,12 +80,14 @@ def collect(
             _superseded_before(time.time() - max(grace_s, METADATA_GRACE_S), storage.metadata, kept), math.inf
         )
         leftovers = storage.remove_leftovers(moment)
+        bundles = BundleFiles(storage).collect(manifests, moment)
     return Garbage(
         objects=objects[0],
         targets=targets[0],
         metadata=metadata[0],
         leftovers=leftovers[0],
-        freed_bytes=objects[1] + targets[1] + metadata[1] + leftovers[1],
+        bundles=bundles[0],
+        freed_bytes=objects[1] + targets[1] + metadata[1] + leftovers[1] + bundles[1],
     )
 
 
@@ -103,6 +120,21 @@ class _Needed:
                 )
         for name, target in signed.items():
             self._look_at(name, target)
+
+    def look_at_deleted(self, entries: Iterable[Entry]) -> None:
+        """Take in releases that were deleted lately: a device may have begun to fetch one of them before.
+
+        What is damaged of them is not needed, as no device takes it.
+        """
+        for entry in entries:
+            path = self._storage.target_file(entry.target, entry.target_name)
+            try:
+                plain = unpack_manifest(path.read_bytes())
+                manifest = decode_manifest(plain)
+            except (OSError, DamagedError, FlotillaError):
+                continue
+            self.objects.update(sha256 for sha256, _ in distinct_contents(manifest))
+            self.targets.add(path)
 
     def _look_at(self, name: str, target: TargetFile) -> None:
         path = self._storage.target_file(target.hashes["sha256"], name)

@@ -28,6 +28,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     state: str
     was_deleted: bool
+    deleted_at: datetime | None = None
 
     @property
     def target_name(self) -> str:
@@ -45,7 +46,7 @@ class Index:
         """The row of a release in whatever state."""
         with reading(self._engine) as connection:
             row = connection.execute(select(releases).where(_is(package, version, platform))).one_or_none()
-        return _entry(row) if row is not None else None
+        return entry_of(row) if row is not None else None
 
     def entries(self, *states: str, package: str | None = None, version: str | None = None) -> list[Entry]:
         """Rows in any of the states, of one package and version where they are given."""
@@ -55,7 +56,13 @@ class Index:
         if version is not None:
             query = query.where(releases.c.version == version)
         with reading(self._engine) as connection:
-            return [_entry(row) for row in connection.execute(query)]
+            return [entry_of(row) for row in connection.execute(query)]
+
+    def deleted_since(self, moment: datetime) -> list[Entry]:
+        """Rows of releases that were deleted after a moment."""
+        query = select(releases).where(releases.c.state == DELETED, releases.c.deleted_at > to_db(moment))
+        with reading(self._engine) as connection:
+            return [entry_of(row) for row in connection.execute(query)]
 
     def begin_adding(
         self, manifest: Manifest, *, manifest_sha256: str, target: str, packed: int, now: datetime
@@ -205,7 +212,8 @@ def _record(row: Row[Any]) -> ReleaseRecord:
     )
 
 
-def _entry(row: Row[Any]) -> Entry:
+def entry_of(row: Row[Any]) -> Entry:
+    """From a row of releases."""
     return Entry(
         id=row.id,
         package=row.package,
@@ -215,6 +223,7 @@ def _entry(row: Row[Any]) -> Entry:
         target=row.target,
         state=row.state,
         was_deleted=row.deleted_at is not None,
+        deleted_at=from_db(row.deleted_at) if row.deleted_at is not None else None,
     )
 
 

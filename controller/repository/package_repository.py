@@ -9,15 +9,16 @@ from sqlalchemy import Engine
 
 from controller.database import utc_now
 from controller.packaging.package_file import Progress
-from controller.repository import export, garbage, refresh, verification
+from controller.repository import export, garbage, refresh, retention, verification
 from controller.repository.bundles import Bundles
 from controller.repository.channels import Channels
-from controller.repository.index import Index
+from controller.repository.index import Entry, Index
 from controller.repository.keys import KeyStore
 from controller.repository.manifests import read_manifest
 from controller.repository.metadata import TrustedMetadata, read_roots, verified_roots
 from controller.repository.publishing import Publisher
 from controller.repository.records import ChannelEntry, Garbage, Problem, Refreshed, ReleaseRecord, Statistics
+from controller.repository.retention import InUse, Retention, Retired, Rules
 from controller.repository.searching import Wanted
 from controller.repository.signing import Lifetimes, replace_root_key
 from controller.repository.storage import Storage
@@ -70,6 +71,7 @@ class PackageRepository:
         self._index = Index(engine)
         self._channels = Channels(engine)
         self._yanking = Yanking(engine)
+        self._retention = Retention(engine)
         self.bundles = Bundles(self._storage, self._index)
         self._keys = KeyStore(keys if keys is not None else folder.parent / "keys")
         self._clock = clock
@@ -283,17 +285,48 @@ class PackageRepository:
         """
         return verification.verify(self._storage, self._index, self._clock(), progress)
 
+    def retire(self, rules: Rules, in_use: InUse, *, dry_run: bool = True) -> Retired:
+        """Delete the releases that have had their time; `collect_garbage` frees their bytes after a grace period.
+
+        What a channel points at always stays.
+
+        Args:
+            rules: what else stays.
+            in_use: gives versions by package that devices have, may go back to, are sent or are held at.
+            dry_run: only say what would go.
+
+        Raises:
+            OperatorError: `input.bad`, `data.bad`, `disk.full` or `disk.io`.
+            PublisherError: `release.in_use`, when a channel was pointed at one of them meanwhile; nothing was done.
+            TrustError: `trust.metadata` or `trust.keys`.
+        """
+        gone, kept = self._retention.retired(rules, in_use, self._clock())
+        # Reads every manifest, so without the lock; what is removed is found again under it.
+        freed = retention.freed_bytes(self._storage, TrustedMetadata(self._storage.metadata), gone, kept)
+        if not dry_run:
+
+            def find(_: TrustedMetadata) -> list[Entry]:
+                nonlocal gone, kept
+                gone, kept = self._retention.retired(rules, in_use, self._clock())
+                return gone
+
+            self._publisher.delete_all(find)
+        keys = sorted(f"{entry.package}@{entry.version}@{entry.platform}" for entry in gone)
+        return Retired(releases=keys, freed_bytes=freed, kept=len(kept), done=not dry_run)
+
     def collect_garbage(self, grace_s: float = garbage.GRACE_S) -> Garbage:
         """Remove what no release needs any more and what killed processes left.
 
         Args:
-            grace_s: what is younger than this many seconds stays, as it may be about to be needed.
+            grace_s: what is younger than this many seconds stays, as it may be about to be needed; and what a
+                release needs that was deleted within a day, for devices that are fetching it. With no seconds at
+                all everything that is not needed goes, which is for repositories that nobody uses meanwhile.
 
         Raises:
             OperatorError: `data.bad`, when a manifest cannot be read; nothing is removed then.
             TrustError: `trust.metadata`.
         """
-        return garbage.collect(self._storage, self._index, self._publisher.writing, grace_s)
+        return garbage.collect(self._storage, self._index, self._publisher.writing, grace_s, self._clock())
 
     def export(
         self,

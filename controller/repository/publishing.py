@@ -125,6 +125,30 @@ class Publisher:
                     edition.remove(package, entry.target_name)
                 edition.publish()
 
+    def delete_all(self, find: Callable[[TrustedMetadata], list[Entry]]) -> None:
+        """Take several releases out of the signed metadata at once, or none of them.
+
+        Args:
+            find: says which, under the lock: nothing is signed for or deleted meanwhile.
+
+        Raises:
+            PublisherError: `release.in_use`, when a channel was pointed at one of them just now.
+            TrustError: `trust.keys`.
+            OperatorError: `disk.full`, `disk.io` or `data.bad`.
+        """
+        with self.writing() as trusted:
+            entries = find(trusted)
+            if not entries:
+                return
+            in_the_way = self._index.begin_deleting(entries, force=False)
+            if in_the_way:
+                raise PublisherError("release.in_use", f"{', '.join(in_the_way)} was just pointed at one; try again")
+            with self._settled():
+                edition = self._edition(trusted)
+                for entry in entries:
+                    edition.remove(entry.package, entry.target_name)
+                edition.publish()
+
     def _create_metadata(self) -> None:
         metadata = self._storage.metadata
         published = (metadata / file_name(Targets.type, 2)).exists() or len(read_roots(metadata)) > 1

@@ -102,6 +102,7 @@ class Garbage(msgspec.Struct, frozen=True, kw_only=True):
     targets: int
     metadata: int
     leftovers: int
+    bundles: int = 0
     freed_bytes: int
 
 

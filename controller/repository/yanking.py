@@ -4,6 +4,7 @@ from datetime import datetime
 
 import msgspec
 from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from controller.database import from_db, reading, to_db, writing
 from controller.repository.tables import STORED, release_history, releases
@@ -74,7 +75,7 @@ def note(connection: Connection, package: str, version: str, action: str, *, rea
     connection.execute(insert(release_history).values(**row))
 
 
-def _is(package: str, version: str) -> tuple[object, ...]:
+def _is(package: str, version: str) -> tuple[ColumnElement[bool], ...]:
     return releases.c.package == package, releases.c.version == version, releases.c.state == STORED
 
 

@@ -102,11 +102,15 @@ def test_a_release_that_is_indexed_but_not_signed_is_found_and_mended_by_pushing
     assert repository.verify() == []
 
 
-def test_garbage_is_what_no_release_needs(stocked: PackageRepository) -> None:
+def test_garbage_is_what_no_release_needs(stocked: PackageRepository, clock: Clock) -> None:
     before = tree_of(stocked.folder / "objects")
     age(stocked.folder)
     assert stocked.collect_garbage().objects == 0
     stocked.delete("tacho", "1.0.0")
+    clock.advance(hours=23)
+    # a device may have begun to fetch it just before
+    assert stocked.collect_garbage().freed_bytes == 0
+    clock.advance(hours=2)
     collected = stocked.collect_garbage()
     assert (collected.objects, collected.targets) == (2, 1)
     left = tree_of(stocked.folder / "objects")
@@ -124,8 +128,9 @@ def test_what_is_young_stays(stocked: PackageRepository) -> None:
     assert stocked.collect_garbage(grace_s=-1).objects == 2
 
 
-def test_a_push_that_reuses_an_old_orphan_keeps_it(stocked: PackageRepository) -> None:
+def test_a_push_that_reuses_an_old_orphan_keeps_it(stocked: PackageRepository, clock: Clock) -> None:
     stocked.delete("tacho", "1.0.0")
+    clock.advance(hours=25)
     age(stocked.folder)
     add_release(stocked, "radio", "1.0.0", {"a": "old" * 100})
     assert stocked.collect_garbage().objects == 1
