@@ -105,9 +105,19 @@ class AgentDatabase:
         self.close()
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """What other methods write inside, in this thread, is written as one: all of it or nothing."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, durable when the block has been left."""
+        """All or nothing, durable when the block has been left, or the one around it."""
         with self._mutex, _database_errors():
+            nested = self._connection.in_transaction
+            if nested:
+                yield self._connection
+                return
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

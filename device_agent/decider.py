@@ -85,8 +85,7 @@ class Decider:
 
     async def reconsider(self) -> None:
         """Decide anew about everything that is known."""
-        desired = await in_thread(self._heard.desired)
-        self._updates.hold(bool(desired and desired.hold))
+        self._updates.hold(await in_thread(self._heard.on_hold))
         device = await in_thread(self.view)
         heard = await in_thread(self._heard.announcements)
         announced = [(one.announcement, one) for one in heard if one.announcement is not None]

@@ -71,6 +71,7 @@ TRANSITIONS: Final[dict[tuple[Phase, Outcome], Phase]] = {
     (Phase.FETCHING, Outcome.CANCEL): Phase.CANCELLED,
     (Phase.STAGED, Outcome.DONE): Phase.SWITCHED,
     (Phase.STAGED, Outcome.DEFER): Phase.DEFERRED,
+    (Phase.STAGED, Outcome.REJECT): Phase.REJECTED,
     (Phase.STAGED, Outcome.FAIL): Phase.FAILED,
     (Phase.STAGED, Outcome.GO_BACK): Phase.ROLLING_BACK,
     (Phase.STAGED, Outcome.CANCEL): Phase.CANCELLED,

@@ -4,12 +4,23 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from device_agent.agent_package import check_agent_package
+from device_agent.sets import expected
 from device_agent.updates import DeviceProfile, Install, UpdateRequest
 from schemas.errors import DeviceError
 from schemas.manifest import Manifest
+from schemas.messages import ReleaseSet
 from schemas.names import platform_fits
 from schemas.ranges import Range
 from schemas.versions import compare
+
+
+class MissingPackageError(DeviceError):
+    """`requires.packages`: the device lacks `package` in a version within the range `wanted`."""
+
+    def __init__(self, message: str, package: str, wanted: str) -> None:
+        super().__init__("requires.packages", message)
+        self.package = package
+        self.wanted = wanted
 
 
 def check_downgrade(request: UpdateRequest, install: Install | None) -> None:
@@ -27,8 +38,14 @@ def check_downgrade(request: UpdateRequest, install: Install | None) -> None:
         )
 
 
-def check_requirements(manifest: Manifest, profile: DeviceProfile, installs: Mapping[str, Install]) -> None:
-    """Raise `DeviceError` `requires.*` for the first requirement that this device does not meet."""
+def check_requirements(
+    manifest: Manifest, profile: DeviceProfile, installs: Mapping[str, Install], group: ReleaseSet | None = None
+) -> None:
+    """Raise `DeviceError` `requires.*` for the first requirement that this device does not meet.
+
+    Args:
+        group: the set that the release is switched together with.
+    """
     name = f"{manifest.package} {manifest.version}"
     needs = manifest.requires
     if not platform_fits(manifest.platform, profile.platform):
@@ -42,11 +59,11 @@ def check_requirements(manifest: Manifest, profile: DeviceProfile, installs: Map
         )
     if manifest.package == profile.agent_package:
         check_agent_package(manifest, launched=profile.launched)
-    _check_versions(manifest, name, installs)
+    _check_versions(manifest, name, installs, expected(group, installs))
     _check_settings(manifest, name, profile)
 
 
-def _check_versions(manifest: Manifest, name: str, installs: Mapping[str, Install]) -> None:
+def _check_versions(manifest: Manifest, name: str, installs: Mapping[str, Install], beside: Mapping[str, str]) -> None:
     own = installs.get(manifest.package)
     allowed = manifest.requires.upgrade_from
     if own is not None and allowed is not None and not Range(allowed).contains(own.current.version):
@@ -56,13 +73,11 @@ def _check_versions(manifest: Manifest, name: str, installs: Mapping[str, Instal
             "install a version in between first",
         )
     for package, wanted in sorted(manifest.requires.packages.items()):
-        there = installs.get(package)
+        there = beside.get(package)
         if there is None:
-            raise DeviceError("requires.packages", f"{name} needs {package} {wanted}, which is not installed")
-        if not Range(wanted).contains(there.current.version):
-            raise DeviceError(
-                "requires.packages", f"{name} needs {package} {wanted}, installed is {there.current.version}"
-            )
+            raise MissingPackageError(f"{name} needs {package} {wanted}, which is not installed", package, wanted)
+        if not Range(wanted).contains(there):
+            raise MissingPackageError(f"{name} needs {package} {wanted}, installed is {there}", package, wanted)
 
 
 def _check_settings(manifest: Manifest, name: str, profile: DeviceProfile) -> None:

@@ -62,6 +62,7 @@ class UpdateManager:
         install_paths: Mapping[str, Path] | None = None,
         store: ReleaseStore | None = None,
         conditions: Conditions | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         """
         Args:
@@ -72,6 +73,7 @@ class UpdateManager:
             link_install_path: whether packages' install paths are made links to them.
             install_paths: package to another install path.
             store: the one below `root` unless given.
+            max_bytes: most that one update may fetch; no limit where it is None.
             conditions: under which updates may start and switch; none by default.
         """
         self._journal = journal
@@ -90,6 +92,7 @@ class UpdateManager:
             local_changes=local_changes,
             link_install_path=link_install_path,
             install_paths=install_paths or {},
+            max_bytes=max_bytes,
             conditions=conditions or Conditions(),
         )
         self._start = Start(journal, store, services, steps, clock=clock, random_bytes=random_bytes)
@@ -176,10 +179,13 @@ class UpdateManager:
                 await self._queue.stop(update, DeviceError("conflict.superseded", wish))
             return await self._queue.begin(_way_back(install, Origin.ROLLBACK), Outcome.ACCEPT)
 
-    async def retry(self, package: str) -> Submitted | None:
+    async def retry(self, package: str, *, any_size: bool = False) -> Submitted | None:
         """Try what ended badly once more, or what waits to be tried again at once.
 
         None where the package's last update neither ended badly nor waits.
+
+        Args:
+            any_size: let it through for this once though it takes more than `policy.max_bytes`.
         """
         async with self._queue.choosing:
             history = await in_thread(self._journal.history, package)
@@ -187,13 +193,16 @@ class UpdateManager:
             if wanted is None or history[0].phase is Phase.SUCCEEDED:
                 return None
             if wanted.phase is Phase.DEFERRED:
+                if any_size:
+                    request = msgspec.structs.replace(wanted.request, any_size=True)
+                    await in_thread(self._journal.change, wanted.id, request=request)
                 await self._queue.hurry(wanted)
                 return Submitted(answer=Answer.UNDER_WAY, update=wanted.id)
             again = [wanted.request, *await in_thread(self._others_of_set, wanted)]
         submitted = []
         for request in again:
             await in_thread(self._journal.forgive, request.package)
-            at_once = msgspec.structs.replace(request, not_before=None, deadline=None, reason="")
+            at_once = msgspec.structs.replace(request, not_before=None, deadline=None, reason="", any_size=any_size)
             submitted.append(await self.submit(at_once))
         return submitted[0]
 

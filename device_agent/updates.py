@@ -125,7 +125,6 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         fetched_bytes: what its attempts have taken from the network so far; kept where `policy.max_bytes` counts.
         snapshot: whether the state was copied before the switch.
         migration: of state and templates.
-        waits_for: the package that a deferred update needs first; empty where it waits for a time.
         waiting: what it was put off for; kept until the step after the wait is done.
         staged: whether a deferred update is staged already, and only waits to be switched to.
         unreached_after: the broker must confirm an event above this one before the release has succeeded; None: it need
@@ -148,7 +147,6 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     fetched_bytes: int = 0
     snapshot: bool = False
     migration: Migration = Migration.NONE
-    waits_for: str = ""
     waiting: Waiting | None = None
     staged: bool = False
     unreached_after: int | None = None
