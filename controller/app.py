@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +18,12 @@ import uvicorn
 from broker_config.errors import BrokerError
 from broker_config.process import MosquittoProcess
 from controller.database import open_database
+from controller.fleet.running import running_versions
 from controller.fleet.service import FleetService
 from controller.http.api import make_api
 from controller.http.guard import is_loopback, load_token
 from controller.http.packages import Spool
+from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
 from controller.settings import ControllerSettings, HttpAddress, client_id
 from controller.version import VERSION
@@ -61,6 +64,13 @@ async def run_controller(settings: ControllerSettings) -> None:
         moved = await asyncio.to_thread(fleet.move_repository, settings.repository_urls)
         others_can_reach_it = settings.require_token or not is_loopback(settings.http.host)
         token = load_token(settings.data / "api-token") if others_can_reach_it else None
+        bundle_maker = BundleMaker(
+            repository.bundles,
+            channels=repository.channels,
+            last=settings.bundle_releases,
+            reported=partial(running_versions, engine),
+            workers=settings.bundle_workers,
+        )
         api = make_api(
             repository=repository,
             fleet=fleet,
@@ -69,6 +79,7 @@ async def run_controller(settings: ControllerSettings) -> None:
             broker_url=broker.url,
             token=token,
             stop=stop,
+            bundle_maker=bundle_maker,
         )
         server = _Server(_server_config(api))
         log.info("listening on http://%s, devices fetch from %s", settings.http, ", ".join(settings.repository_urls))
@@ -79,6 +90,7 @@ async def run_controller(settings: ControllerSettings) -> None:
             "fleet": lambda: fleet.run(stop),
             "http": lambda: server.serve(listeners),
             "metadata": lambda: _keep_fresh(repository, stop),
+            "bundles": lambda: bundle_maker.run(stop),
         }
         await _run_all(parts, server, stop)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from controller.database import sqlite_url
+from controller.repository.bundle_choice import DEFAULT_RELEASES
 from schemas.errors import OperatorError, one_line
 from schemas.topics import DEFAULT_ROOT
 from transport.settings import LinkSettings
@@ -83,6 +84,8 @@ class ControllerSettings:
         topic_root: see the wire contract.
         public_urls: base URLs of the repository that announcements name, tried in order.
         database: SQLAlchemy URL; SQLite in the data folder if None.
+        bundle_releases: bundles lead to each new release from so many of those before it; 0 makes none.
+        bundle_workers: processes that make a bundle at the same time; half of the cores if None.
         require_token: whether the API asks for the token on loopback too, as it must behind a proxy on this machine.
     """
 
@@ -94,6 +97,8 @@ class ControllerSettings:
     public_urls: tuple[str, ...] = ()
     database: str | None = None
     require_token: bool = False
+    bundle_releases: int = DEFAULT_RELEASES
+    bundle_workers: int | None = None
 
     @property
     def database_url(self) -> str:

@@ -25,6 +25,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "release": Entry("controller.cli.releases:release", "Announce a stored version to a channel."),
         "publish": Entry("controller.cli.releases:publish", "Build, push and release in one."),
         "packages": Entry("controller.cli.packages:packages", "List what the repository holds."),
+        "bundles": Entry("controller.cli.bundles:bundles", "Show what devices can fetch a version by, and its cost."),
         "export": Entry(
             "controller.cli.packages:export", "Write a release into one file, for devices without network."
         ),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from controller.cli.bundles import wait_for_bundles, wait_options
 from controller.cli.common import controller_options, json_option, print_json, tell_warnings
 from controller.cli.uploading import push_file
 from controller.client import ControllerClient
@@ -36,6 +37,7 @@ from schemas.versions import parse
     help="Each device waits a random time up to this before it fetches.",
 )
 @click.option("--allow-downgrade", is_flag=True, help="Also where a newer version is installed.")
+@wait_options
 @controller_options
 @json_option
 def release(
@@ -48,9 +50,14 @@ def release(
     client: ControllerClient,
     *,
     allow_downgrade: bool,
+    wait: bool,
+    wait_limit: float,
     as_json: bool,
 ) -> None:
     """Announce VERSION of package NAME to a channel: its devices fetch, switch, prove it, and report."""
+    if wait:
+        _check_names(name, channel)
+        wait_for_bundles(client, name, version, wait_limit)
     rollout = announce(
         client,
         name=name,
@@ -67,10 +74,19 @@ def release(
 @click.option("--channel", required=True, metavar="CHANNEL", help="Devices of this channel are meant.")
 @click.option("--version", metavar="VERSION", help="Instead of the version that the source names.")
 @click.option("--platform", metavar="PLATFORM", help="Instead of the platform that the source names.")
+@wait_options
 @controller_options
 @json_option
 def publish(
-    source: Path, channel: str, version: str | None, platform: str | None, client: ControllerClient, *, as_json: bool
+    source: Path,
+    channel: str,
+    version: str | None,
+    platform: str | None,
+    client: ControllerClient,
+    *,
+    wait: bool,
+    wait_limit: float,
+    as_json: bool,
 ) -> None:
     """Build, push and release in one: SOURCE is a folder with flotilla.toml, or a package file."""
     _check_channel(channel)
@@ -83,6 +99,8 @@ def publish(
             built = PackageCreator(source).build(version=version, platform=platform, out=Path(folder))
             pushed = push_file(client, built.path)
     record = pushed.release
+    if wait:
+        wait_for_bundles(client, record.package, record.version, wait_limit)
     _tell(announce(client, name=record.package, version=record.version, channel=channel), as_json=as_json)
 
 
@@ -96,9 +114,7 @@ def announce(
     policy: RolloutPolicy | None = None,
 ) -> Announced:
     """Start a rollout; raises `OperatorError` for names that can be none before anything is sent."""
-    _check_channel(channel)
-    if not matches(PACKAGE_PATTERN, name):
-        raise OperatorError("input.bad", f"{name!r} is no package name; it has small letters, digits and '-'")
+    _check_names(name, channel)
     wish = ReleaseWish(
         package=name,
         version=str(parse(version)),
@@ -107,6 +123,12 @@ def announce(
         policy=policy or RolloutPolicy(),
     )
     return client.send("POST", Announced, "releases", body=wish)
+
+
+def _check_names(name: str, channel: str) -> None:
+    _check_channel(channel)
+    if not matches(PACKAGE_PATTERN, name):
+        raise OperatorError("input.bad", f"{name!r} is no package name; it has small letters, digits and '-'")
 
 
 def _check_channel(channel: str) -> None:

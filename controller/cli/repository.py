@@ -78,6 +78,7 @@ def statistics(data: Path, database: str | None, *, as_json: bool) -> None:
         f"{numbers.packages} packages, {numbers.releases} releases of {size_text(numbers.release_bytes)} together"
     )
     click.echo(f"{numbers.objects} distinct files, {size_text(numbers.object_bytes)} as stored")
+    click.echo(f"{numbers.bundles} bundles and manifest differences, {size_text(numbers.bundle_bytes)}")
 
 
 @contextmanager

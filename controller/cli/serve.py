@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from controller.app import run_controller
+from controller.repository.bundle_choice import DEFAULT_RELEASES, MAX_RELEASES
 from controller.settings import (
     DEFAULT_BROKER,
     DEFAULT_HTTP,
@@ -53,6 +54,21 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option(
     "--require-token", is_flag=True, help="Ask for the token on loopback too: behind a proxy on this machine."
 )
+@click.option(
+    "--bundles",
+    "bundle_releases",
+    type=click.IntRange(0, MAX_RELEASES),
+    default=DEFAULT_RELEASES,
+    show_default=True,
+    metavar="NUMBER",
+    help="Make bundles to each new release from so many of those before it; 0 makes none.",
+)
+@click.option(
+    "--bundle-workers",
+    type=click.IntRange(1, 64),
+    metavar="NUMBER",
+    help="Processes that make a bundle, each with up to 1 GiB of memory.  [default: half of the cores]",
+)
 def serve(
     data: Path,
     http: str,
@@ -66,6 +82,8 @@ def serve(
     database: str | None,
     topic_root: str,
     embedded_port: int,
+    bundle_releases: int,
+    bundle_workers: int | None,
     *,
     embedded_broker: bool,
     require_token: bool,
@@ -100,6 +118,8 @@ def serve(
         public_urls=public_urls(public_url),
         database=database,
         require_token=require_token,
+        bundle_releases=bundle_releases,
+        bundle_workers=bundle_workers,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("alembic", "uvicorn.error", "litestar"):

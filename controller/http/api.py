@@ -10,12 +10,14 @@ from litestar.openapi import OpenAPIConfig
 from controller.fleet.service import FleetService
 from controller.http import fleet as fleet_handlers
 from controller.http import packages as package_handlers
+from controller.http.bundles import bundles
 from controller.http.docs import JSON, PAGE
 from controller.http.guard import Guard
 from controller.http.packages import Spool
 from controller.http.problems import HANDLERS
 from controller.http.releasing import Releasing
 from controller.http.repository_files import repository_files
+from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
 from controller.settings import ControllerSettings
 from controller.version import VERSION
@@ -33,17 +35,20 @@ def make_api(
     broker_url: str,
     token: str | None,
     stop: asyncio.Event,
+    bundle_maker: BundleMaker,
 ) -> Litestar:
     """The application: `/api/v1`, `/api/docs`, `/repo` and `/healthz`.
 
     Args:
         token: what the API insists on; None where only this machine can connect.
         stop: set when the controller is about to end, so that watchers are let go.
+        bundle_maker: told of every release that comes.
     """
     api = Router(
         "/api/v1",
         route_handlers=[
             package_handlers.Packages,
+            bundles,
             package_handlers.trusted_root,
             package_handlers.statistics,
             fleet_handlers.release,
@@ -60,6 +65,7 @@ def make_api(
             "fleet": _always(fleet),
             "settings": _always(settings),
             "spool": _always(spool),
+            "bundle_maker": _always(bundle_maker),
             "releasing": _always(Releasing(repository, fleet, settings)),
             "broker_url": _always(broker_url),
             "stop": _always(stop),

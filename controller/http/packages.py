@@ -22,6 +22,7 @@ from litestar.response import Stream
 
 from controller.fleet.service import FleetService
 from controller.http.views import MAX_PAGE, Page, PushView, RetireWish, YankView, YankWish
+from controller.repository.bundle_maker import BundleMaker
 from controller.repository.files import disk_errors
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord, Statistics
@@ -79,7 +80,11 @@ class Packages(Controller):
         },
     )
     async def push(
-        self, request: Request[Any, Any, Any], repository: PackageRepository, spool: Spool
+        self,
+        request: Request[Any, Any, Any],
+        repository: PackageRepository,
+        spool: Spool,
+        bundle_maker: BundleMaker,
     ) -> Response[PushView]:
         """Take the bytes of a package file, as `flotilla build` makes it, verify, store and sign them."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != PACKAGE_TYPE:
@@ -95,6 +100,7 @@ class Packages(Controller):
         finally:
             with contextlib.suppress(FileNotFoundError):
                 await aiofiles.os.remove(path)
+        bundle_maker.want(record)
         new = record.created_at >= begun
         return Response(PushView(release=record, new=new), status_code=201 if new else 200)
 

@@ -35,6 +35,7 @@ def statistics(storage: Storage, index: Index) -> Statistics:
     packages, count, size = index.totals()
     with disk_errors(storage.folder):
         objects = [path.stat().st_size for _, path in storage.all_objects()]
+        bundles, bundle_bytes = BundleFiles(storage).statistics()
         return Statistics(
             packages=packages,
             releases=count,
@@ -43,6 +44,8 @@ def statistics(storage: Storage, index: Index) -> Statistics:
             object_bytes=sum(objects),
             target_bytes=_bytes_in(storage.targets),
             metadata_bytes=_bytes_in(storage.metadata),
+            bundles=bundles,
+            bundle_bytes=bundle_bytes,
         )
 
 

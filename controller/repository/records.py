@@ -83,7 +83,8 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         release_bytes: the sum of all releases' sizes, as if nothing were shared.
         objects: number of distinct files.
-        object_bytes, target_bytes, metadata_bytes: bytes on the disk.
+        bundles: number of bundles and manifest differences.
+        object_bytes, target_bytes, metadata_bytes, bundle_bytes: bytes on the disk.
     """
 
     packages: int
@@ -93,6 +94,8 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     object_bytes: int
     target_bytes: int
     metadata_bytes: int
+    bundles: int = 0
+    bundle_bytes: int = 0
 
 
 class Garbage(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from controller.packaging.package_file import Progress, distinct_contents
+from controller.repository.bundle_files import BundleFiles
 from controller.repository.index import Entry, Index
 from controller.repository.manifests import read_plain_manifest
 from controller.repository.metadata import TrustedMetadata
@@ -51,6 +52,7 @@ def verify(storage: Storage, index: Index, now: datetime, progress: Progress | N
         except FlotillaError as error:
             problems.append(Problem(code=error.code, where=name, message=str(error)))
     problems.extend(_check_objects(storage, needed, progress))
+    problems.extend(BundleFiles(storage).verify({entry.manifest for entry in entries.values()}))
     return problems
 
 

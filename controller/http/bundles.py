@@ -1,0 +1,32 @@
+"""`/api/v1/packages/{name}/{version}/bundles`: in which single files devices can get a version, and from where."""
+
+from anyio import to_thread
+from litestar import get
+
+from controller.repository.bundle_maker import BundleMaker
+from controller.repository.bundle_views import ReleaseBundles
+from controller.repository.package_repository import PackageRepository
+from controller.repository.records import ReleaseRecord
+from schemas.errors import PublisherError, one_line
+from schemas.versions import parse
+
+
+@get("/packages/{name:str}/{version:str}/bundles", tags=["packages"], summary="The bundles that lead to a version")
+async def bundles(
+    repository: PackageRepository, bundle_maker: BundleMaker, name: str, version: str
+) -> list[ReleaseBundles]:
+    """For each of its platforms: what there is, and how far those are that are being made."""
+    wanted = str(parse(version))
+
+    def look() -> list[ReleaseBundles]:
+        return [bundle_maker.state(record) for record in _records(repository, name, wanted)]
+
+    return await to_thread.run_sync(look)
+
+
+def _records(repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:
+    found = repository.search(name=name, version_range=f"={version}")
+    exact = [record for record in found if (record.package, record.version) == (name, version)]
+    if not exact:
+        raise PublisherError("release.unknown", f"there is no {one_line(name)} {version} in the repository")
+    return exact
