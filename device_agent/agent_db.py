@@ -162,9 +162,16 @@ def _is_there(path: Path) -> bool:
 
 
 def _connect(path: Path, read_only: bool, *, suspect: bool) -> sqlite3.Connection:
+    if read_only and not os.access(path.parent, os.W_OK):
+        # on a read-only disk SQLite cannot make the file through which readers and writers agree; nobody writes
+        return _connect_to(path, "mode=ro&immutable=1", read_only=True, suspect=False)
+    return _connect_to(path, f"mode={'ro' if read_only else 'rwc'}", read_only=read_only, suspect=suspect)
+
+
+def _connect_to(path: Path, how: str, *, read_only: bool, suspect: bool) -> sqlite3.Connection:
     with _database_errors(path):
         connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",
+            f"{path.absolute().as_uri()}?{how}",
             uri=True,
             timeout=BUSY_TIMEOUT_S,
             isolation_level=None,

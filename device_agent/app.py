@@ -39,7 +39,8 @@ from device_agent.timekeeping import KeptClock, local_zone
 from device_agent.trusted_root import adopt_trusted_root, load_trusted_root
 from device_agent.update_manager import UpdateManager
 from device_agent.updates import LocalChanges
-from schemas.errors import FlotillaError
+from device_agent.without_journal import PAUSE_S, keep_services
+from schemas.errors import DeviceError, FlotillaError
 from schemas.topics import Topics
 
 
@@ -158,6 +159,38 @@ async def run_agent(
     Raises:
         FlotillaError: one line on why it cannot go on, e.g. `broker.duplicate`.
     """
+    while True:
+        try:
+            return await _run_engine(config, stop, notifier, release)
+        except DeviceError as error:
+            if not error.code.startswith("disk."):
+                raise
+            logger().error(line("disk", error, code=error.code, services="run on", retry_s=PAUSE_S))
+            if not await _keep_services(config, error, stop, notifier):
+                return False
+
+
+async def _keep_services(config: AgentConfig, error: DeviceError, stop: asyncio.Event, notifier: Notifier) -> bool:
+    """What is installed runs while the journal cannot be opened; whether it is worth another try."""
+
+    def alive() -> float:
+        notifier.tell(WATCHDOG)
+        notifier.status(str(error))
+        return max(1.0, (notifier.watchdog_s or 3 * PAUSE_S) / 3)
+
+    device = Device(config, desired=lambda: None, installs=dict, zone=lambda: local_zone(os.environ.get("TZ")))
+    notifier.tell(READY)
+    return await keep_services(
+        config.root,
+        services=pick_service_manager(config.root, kind=config.policy.services, clock=KeptClock(config.root)),
+        profile=device.profile,
+        stop=stop,
+        tell=lambda problem: logger().warning(line("services", problem)),
+        alive=alive,
+    )
+
+
+async def _run_engine(config: AgentConfig, stop: asyncio.Event, notifier: Notifier, release: str | None) -> bool:
     async with open_engine(config, release=release, tell=notifier.tell) as engine:
         agent = _Agent(engine, stop)
         try:

@@ -1,6 +1,7 @@
 """`flotilla-agent status` and `version`: read agent.db, also while an agent runs on it."""
 
 import argparse
+import os
 import platform
 import sys
 from typing import Any
@@ -54,6 +55,7 @@ def gather_status(config: AgentConfig) -> dict[str, Any]:
             "device": config.id,
             "root": str(config.root),
             "running": is_listening(config.root),
+            "read_only": not os.access(config.root, os.W_OK),
             "channel": device.channel,
             "pins": dict(device.pins),
             "hold": bool(desired and desired.hold),
@@ -85,6 +87,8 @@ def _update(update: Update) -> dict[str, Any]:
 def _lines(facts: dict[str, Any]) -> list[str]:
     running = "running" if facts["running"] else "not running"
     lines = [f"device {facts['device']}, channel {facts['channel']}, agent {running}, root {facts['root']}"]
+    if facts["read_only"]:
+        lines.append(f"{facts['root']} cannot be written to: installed services run on, nothing can be updated")
     if facts["hold"]:
         lines.append("on hold: no update is started")
     lines += [f"pinned: {package} stays at {pin}" for package, pin in sorted(facts["pins"].items())]

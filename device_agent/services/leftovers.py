@@ -68,8 +68,9 @@ class Records:
                 await asyncio.sleep(0.02)
             else:
                 break
-        for path in self._folder.glob("*.pid"):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that refuses is no reason to start no service
+            for path in self._folder.glob("*.pid"):
+                path.unlink(missing_ok=True)
         return sorted(groups | strays)
 
     def _read(self) -> list[_Record]:
