@@ -17,6 +17,7 @@ from tuf.api.serialization.json import JSONSerializer
 from controller.repository.files import write_whole
 from controller.repository.keys import KeyStore
 from controller.repository.metadata import ROLE_PREFIX, TIMESTAMP_FILE, TrustedMetadata, file_name
+from controller.repository.place import place_of
 from controller.repository.tuf_api import (
     CryptoSigner,
     DelegatedRole,
@@ -71,8 +72,18 @@ class Edition:
         self._now = now
         self._roles: dict[str, Metadata[Targets]] = {}
         self._longer: dict[str, datetime] = {}
-        self._targets = copy.deepcopy(current.targets)
+        self._own_targets: Metadata[Targets] | None = None
         self._with_snapshot = False
+
+    @property
+    def _targets(self) -> Metadata[Targets]:
+        """The role of targets as it will be; only copied when it changes, as with many packages that takes long."""
+        return self._own_targets or self._current.targets
+
+    def _changing_targets(self) -> Metadata[Targets]:
+        if self._own_targets is None:
+            self._own_targets = copy.deepcopy(self._current.targets)
+        return self._own_targets
 
     def put(
         self, package: str, name: str, length: int, sha256: str, custom: Mapping[str, object] | None = None
@@ -106,7 +117,7 @@ class Edition:
         if until is not None:
             self._longer[role] = until
         if role == Targets.type:
-            self._roles[role] = self._targets
+            self._roles[role] = self._changing_targets()
         elif role == Snapshot.type:
             self._with_snapshot = True
         elif role != Timestamp.type:
@@ -130,6 +141,11 @@ class Edition:
             delegator = self._root if role == Targets.type else self._targets.signed
             snapshot.signed.meta[f"{role}.json"] = self._sign(data, role, delegator, files)
             signed.append(role)
+        for name, meta in snapshot.signed.meta.items():
+            # Devices read the snapshot at every update: for packages it says the version only, which the role's own
+            # signature covers (TUF specification 4.4; docs/decisions/0011).
+            if name.startswith(ROLE_PREFIX):
+                meta.hashes = meta.length = None
         timestamp = copy.deepcopy(self._current.timestamp)
         if signed or self._with_snapshot:
             timestamp.signed.snapshot_meta = self._sign(snapshot, Snapshot.type, self._root, files)
@@ -153,7 +169,7 @@ class Edition:
         # Before a key is made: a refused push leaves nothing behind.
         self._signer(Targets.type, self._root)
         key = self._keys.create(role).public_key
-        targets = self._targets.signed
+        targets = self._changing_targets().signed
         if targets.delegations is None:
             targets.delegations = Delegations(keys={}, roles={})
         roles = targets.delegations.roles
@@ -205,8 +221,14 @@ def signed_bytes(data: Metadata[Any], *signers: CryptoSigner) -> bytes:
 
 
 def write_edition(folder: Path, files: list[tuple[str, bytes]]) -> None:
-    """Write metadata files in their order, each of them durable before the next."""
+    """Write metadata files in their order, each of them durable before the next.
+
+    Where the repository is kept at a URL too, all of them are put there just before the timestamp is replaced.
+    """
+    place = place_of(folder.parent)
     for name, content in files:
+        if name == TIMESTAMP_FILE and place is not None:
+            place.put_edition(files)
         write_whole(folder / name, content)
 
 
@@ -275,4 +297,8 @@ def _publish_root(
 ) -> None:
     root.signed.version += 1
     root.signed.expires = now + lifetimes.root
-    write_whole(folder / file_name(Root.type, root.signed.version), signed_bytes(root, *signers))
+    name, content = file_name(Root.type, root.signed.version), signed_bytes(root, *signers)
+    write_whole(folder / name, content)
+    place = place_of(folder.parent)
+    if place is not None:
+        place.put_root(name, content)
