@@ -3,15 +3,20 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from device_agent.clock import Clock, SystemClock
 from device_agent.seams import ServiceManager
+from device_agent.service_watch import WatchedServices
 
-__all__ = ["SYSTEMD_IS_INIT", "pick_service_manager"]
+__all__ = ["SYSTEMD_IS_INIT", "KeptServices", "pick_service_manager"]
 
 SYSTEMD_IS_INIT: Final = Path("/run/systemd/system")
 """Exists exactly where systemd is init: sd_booted(3)."""
+
+
+class KeptServices(ServiceManager, WatchedServices, Protocol):
+    """A service manager that can be watched."""
 
 
 def pick_service_manager(
@@ -20,7 +25,7 @@ def pick_service_manager(
     kind: Literal["auto", "systemd", "supervisor"] = "auto",
     clock: Clock | None = None,
     systemd_marker: Path = SYSTEMD_IS_INIT,
-) -> ServiceManager:
+) -> KeptServices:
     """The manager for this machine.
 
     Args:

@@ -16,6 +16,7 @@ from schemas.errors import DeviceError, one_line
 from schemas.manifest import Service
 
 _Key = tuple[str, str]
+LOOK_S: Final = 10.0
 
 
 class Supervisor:
@@ -35,6 +36,7 @@ class Supervisor:
         self._tails: dict[_Key, Tail] = {}
         self._log_files: dict[_Key, LogFile] = {}
         self._turn = asyncio.Lock()
+        self.look_s: Final = LOOK_S
         self._leftovers_gone = False
 
     async def start(self, services: Sequence[Service], context: ReleaseContext) -> None:
@@ -63,6 +65,10 @@ class Supervisor:
             if trouble:
                 return trouble
         return ""
+
+    def lost(self, package: str, services: Sequence[Service]) -> bool:
+        """See `WatchedServices`."""
+        return any((package, service.name) not in self._running for service in services)
 
     def output(self, package: str) -> str:
         """See `ServiceManager`."""

@@ -18,6 +18,8 @@ from schemas.errors import DeviceError, one_line
 from schemas.manifest import Service
 
 UNIT_FOLDER: Final = Path("/etc/systemd/system")
+LOOK_S: Final = 60.0
+"""Each look starts a process for each unit."""
 _WINDOW_S: Final = 60.0
 """Over which restarts are counted: with a second between two, so many as are one too many fit in easily."""
 
@@ -43,6 +45,7 @@ class SystemdServices:
         self._restarts: dict[str, deque[tuple[float, int]]] = {}
         self._known: dict[str, dict[str, str]] = {}
         self._turn = asyncio.Lock()
+        self.look_s: Final = LOOK_S
 
     async def start(self, services: Sequence[Service], context: ReleaseContext) -> None:
         """See `ServiceManager`."""
@@ -93,6 +96,10 @@ class SystemdServices:
             if trouble:
                 return trouble
         return ""
+
+    def lost(self, package: str, services: Sequence[Service]) -> bool:
+        """See `WatchedServices`. What was started once, systemd starts again."""
+        return any(not self._note(package, service).exists() for service in services)
 
     def output(self, package: str) -> str:
         """See `ServiceManager`. Asks the journal, for at most three seconds."""
