@@ -8,11 +8,14 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from device_agent.checks import ReleaseProbe
 from device_agent.commands import Commands
+from device_agent.conditions import BrokerReach, Conditions
 from device_agent.config import AgentConfig
 from device_agent.connection import Connection
+from device_agent.contexts import Contexts
 from device_agent.control import ControlServer
 from device_agent.decider import Decider
 from device_agent.device import Device
@@ -20,20 +23,23 @@ from device_agent.diagnosis import examine, summary
 from device_agent.event_log import EventLog
 from device_agent.facts import boot_id
 from device_agent.fetch_process import process_source_factory
+from device_agent.gate import Readings
 from device_agent.heard import Heard
 from device_agent.hooks import ProcessHookRunner
 from device_agent.inbox import Inbox
 from device_agent.journal import Journal
+from device_agent.kernel import read_health
 from device_agent.local_work import LocalWork
 from device_agent.logs import line, logger
 from device_agent.rebuilding import open_journal
 from device_agent.rendering import FileTemplateRenderer
 from device_agent.reporter import Reporter
 from device_agent.sdnotify import READY, STOPPING, WATCHDOG, Notifier
-from device_agent.seams import ServiceManager
 from device_agent.self_update import OwnProbe, SelfUpdate, WatchedStore
-from device_agent.services import pick_service_manager
+from device_agent.service_watch import ServiceWatch
+from device_agent.services import KeptServices, pick_service_manager
 from device_agent.sources import exported_head
+from device_agent.store import ReleaseStore
 from device_agent.threads import in_thread
 from device_agent.timekeeping import KeptClock, local_zone
 from device_agent.trusted_root import adopt_trusted_root, load_trusted_root
@@ -54,9 +60,11 @@ class Engine:
     heard: Heard
     device: Device
     manager: UpdateManager
-    services: ServiceManager
+    services: KeptServices
     local_work: LocalWork
+    broker: BrokerReach
     own: SelfUpdate
+    store: ReleaseStore
 
 
 @asynccontextmanager
@@ -101,13 +109,21 @@ async def open_engine(
         if note:
             logger().warning(line("trust", note))
         heard = Heard(journal)
+        zone = partial(local_zone, os.environ.get("TZ"))
+
+        def readings() -> Readings:
+            return read_health(config.root, clock_behind_s=clock.behind_s)
+
         device = Device(
             config,
             desired=heard.desired,
             installs=journal.installs,
-            zone=lambda: local_zone(os.environ.get("TZ")),
+            zone=zone,
+            readings=readings,
             launched=release is not None,
         )
+        store = WatchedStore(config.root, own)
+        broker = BrokerReach()
         manager = UpdateManager(
             root=config.root,
             journal=journal,
@@ -123,9 +139,13 @@ async def open_engine(
             link_install_path=config.policy.link_install_path,
             max_bytes=config.policy.max_bytes,
             install_paths=config.policy.install_paths,
-            store=WatchedStore(config.root, own),
+            conditions=Conditions(rules=config.rules(), readings=readings, zone=zone, broker=broker),
+            store=store,
         )
-        work = LocalWork(journal=journal, updates=manager, read_head=exported_head, on_hold=lambda: _is_on_hold(heard))
+        work = LocalWork(
+            journal=journal, updates=manager, read_head=exported_head, on_hold=heard.on_hold, keep_hold=heard.keep_hold
+        )
+        manager.hold(await in_thread(heard.on_hold))
         for problem in await manager.recover():
             logger().warning(line("recover", problem))
         yield Engine(
@@ -137,7 +157,9 @@ async def open_engine(
             manager=manager,
             services=services,
             local_work=work,
+            broker=broker,
             own=own,
+            store=store,
         )
     finally:
         await sources.close()
@@ -250,6 +272,16 @@ class _Agent:
             view=engine.device.view,
             next_session=engine.journal.next_session,
             stop=stop,
+            reach=engine.broker,
+        )
+        self._watch = ServiceWatch(
+            services=engine.services,
+            installs=engine.journal.installs,
+            manifest=engine.store.manifest,
+            context=Contexts(engine.store.folders, engine.device.profile).of_running,
+            busy=lambda: update.package if (update := engine.manager.current_update()) else None,
+            clock=engine.clock,
+            changed=self._services_changed,
         )
         engine.own.connected = lambda: self._connection.connected
         self._stop = stop
@@ -260,6 +292,7 @@ class _Agent:
         loop = asyncio.get_running_loop()
 
         def stir() -> None:
+            self._watch.refresh()
             loop.call_soon_threadsafe(self._reporter.stir)
 
         forget = self._engine.journal.on_event(stir)
@@ -268,6 +301,7 @@ class _Agent:
             "commands": self._commands.serve(),
             "control": ControlServer(self._engine.config.root, self._engine.local_work).serve(),
             "log": self._log.serve(),
+            "services": self._watch.watch(),
             "own release": self._engine.own.watch(),
             "hand-over": self._hand_over(),
             "watchdog": self._watchdog(notifier),
@@ -295,6 +329,10 @@ class _Agent:
         self._engine.device.note_check(summary(findings))
         self._reporter.report_soon()
 
+    def _services_changed(self) -> None:
+        self._engine.device.note_services(self._watch.summary())
+        self._reporter.report_soon()
+
     async def _hand_over(self) -> None:
         await self._engine.own.leaving.wait()
         logger().info(line("hand-over", "another release of the agent goes on"))
@@ -308,8 +346,3 @@ class _Agent:
             notifier.tell(WATCHDOG)
             notifier.status(self._engine.manager.trouble or self._connection.status)
             await asyncio.sleep(max(1.0, notifier.watchdog_s / 3))
-
-
-def _is_on_hold(heard: Heard) -> bool:
-    desired = heard.desired()
-    return bool(desired and desired.hold)

@@ -3,48 +3,26 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
-from typing import Final, Protocol
+from typing import Protocol
 
 from device_agent.gate import Readings
 from device_agent.readiness import Rules
-
-RECENTLY_S: Final = 600.0
-"""A broker that was reached within this time before the switch has to be reached after it, too."""
 
 
 class Broker(Protocol):
     """Whether there is a connection to the broker."""
 
-    def was_reached_within(self, seconds: float) -> bool:
-        """Whether there is one, or was one so long ago at most."""
+    @property
+    def connected(self) -> bool:
+        """Whether there is one now, for all that is known."""
         ...
 
 
-class NoBroker:
-    """Nobody connects, e.g. while a release is installed by hand."""
-
-    def was_reached_within(self, seconds: float) -> bool:  # noqa: ARG002  # the answer is the same for all
-        """See `Broker`."""
-        return False
-
-
 class BrokerReach:
-    """A `Broker` that is told when the connection comes and goes."""
+    """A `Broker` that is told when the connection comes and goes. Nobody may ever tell it, where nobody connects."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
-        self._connected = False
-        self._lost_at: float | None = None
-
-    def note(self, *, connected: bool) -> None:
-        """The connection is there, or is not any more."""
-        if self._connected and not connected:
-            self._lost_at = self._monotonic()
-        self._connected = connected
-
-    def was_reached_within(self, seconds: float) -> bool:
-        """See `Broker`."""
-        return self._connected or (self._lost_at is not None and self._monotonic() - self._lost_at <= seconds)
+    def __init__(self) -> None:
+        self.connected = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,4 +39,4 @@ class Conditions:
     rules: Rules = field(default_factory=Rules)
     readings: Callable[[], Readings] = Readings
     zone: Callable[[], tzinfo] = lambda: UTC
-    broker: Broker = field(default_factory=NoBroker)
+    broker: Broker = field(default_factory=BrokerReach)

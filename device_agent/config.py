@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from device_agent.owner_rules import Gate, read_window, window_problems
+from device_agent.readiness import Rules
 from schemas.errors import ContractError, OperatorError, one_line
 from schemas.messages import FactValue, TagValue
 from schemas.names import PACKAGE_PATTERN, RESERVED_DEVICES, ChannelName, DeviceId, Key, PackageName, in_words, matches
@@ -66,6 +68,12 @@ class DevicePolicy(Section, frozen=True, kw_only=True):
         agent_package: the package that holds the agent itself.
         agent_start_s: how long a new release of the agent may take to be well, before the launcher brings the
             old one back, seconds.
+        windows: when updates may start and switch, in the device's time zone, e.g. `sat,sun 01:00-06:00`; besides a
+            rollout's own window. None means always.
+        fetch_outside_windows: whether releases may be fetched and staged at any time, and only the switch waits.
+        longest_postponement_s: how long an application may say 'not now', instead of what releases say.
+        reach_broker_s: a release with which the broker is not reached within this time after the switch, though it was
+            before, is left; 0: not asked.
     """
 
     local_changes: Literal["abort", "overwrite", "keep-copy"] = "abort"
@@ -76,6 +84,10 @@ class DevicePolicy(Section, frozen=True, kw_only=True):
     max_bytes_per_s: Annotated[int, msgspec.Meta(ge=1024)] | None = None
     agent_package: PackageName = "flotilla-agent"
     agent_start_s: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 180
+    windows: list[str] = []
+    fetch_outside_windows: bool = False
+    longest_postponement_s: Annotated[float, msgspec.Meta(ge=0, le=30 * 86_400)] | None = None
+    reach_broker_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 300
 
 
 class AgentConfig(Section, frozen=True, kw_only=True):
@@ -95,6 +107,7 @@ class AgentConfig(Section, frozen=True, kw_only=True):
         facts: added to what the agent finds out by itself.
         settings: package to the values that its templates and commands use.
         policy: see there.
+        gate: limits for the device's own health.
     """
 
     id: DeviceId
@@ -110,6 +123,7 @@ class AgentConfig(Section, frozen=True, kw_only=True):
     facts: dict[Key, FactValue] = {}
     settings: dict[PackageName, dict[Key, SettingValue]] = {}
     policy: DevicePolicy = DevicePolicy()
+    gate: Gate = Gate()
 
     @property
     def named_packages(self) -> frozenset[str]:
@@ -133,6 +147,17 @@ class AgentConfig(Section, frozen=True, kw_only=True):
             cert_file=auth.cert,
             key_file=auth.key,
             session_expiry_s=7 * 86_400,
+        )
+
+    def rules(self) -> Rules:
+        """When updates may start and switch, as the engine asks for it."""
+        policy = self.policy
+        return Rules(
+            windows=tuple(read_window(text) for text in policy.windows),
+            fetch_outside_windows=policy.fetch_outside_windows,
+            longest_postponement_s=policy.longest_postponement_s,
+            limits=self.gate.limits(),
+            reach_broker_s=policy.reach_broker_s,
         )
 
     def settings_of(self, package: str) -> dict[str, str]:
@@ -225,14 +250,14 @@ def _read(file: Path) -> dict[str, Any]:
         raise OperatorError("config.bad", f"{file}: is not TOML: {one_line(error)}") from error
 
 
-def _refuse_unknown(table: Mapping[str, Any], kind: type[Section], prefix: str, origin: _Origin) -> None:
+def _refuse_unknown(table: Mapping[str, Any], kind: type[msgspec.Struct], prefix: str, origin: _Origin) -> None:
     fields = {f.name: f.type for f in msgspec.structs.fields(kind)}
     for key, value in table.items():
         where = prefix + key
         if key not in fields:
             raise OperatorError("config.bad", f"{origin.of(where)}: no such key{_near(key, fields)}")
         part = fields[key]
-        if isinstance(part, type) and issubclass(part, Section) and isinstance(value, dict):
+        if isinstance(part, type) and issubclass(part, msgspec.Struct) and isinstance(value, dict):
             _refuse_unknown(value, part, f"{where}.", origin)
 
 
@@ -341,6 +366,8 @@ def _list_problems(config: AgentConfig) -> Iterator[tuple[str, str]]:
     for url in config.repositories:
         if not url.startswith(("http://", "https://")) or not url.isprintable() or " " in url:
             yield "repositories", f"{url!r} is not an http:// or https:// address"
+    for problem in window_problems(config.policy.windows):
+        yield "policy.windows", problem
     for package, path in config.policy.install_paths.items():
         if not path.is_absolute() or ".." in path.parts or path == Path("/"):
             yield f"policy.install_paths.{package}", f"{str(path)!r} is not a plain absolute path"

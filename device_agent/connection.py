@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from device_agent.conditions import BrokerReach
 from device_agent.inbox import Inbox
 from device_agent.logs import line, logger
 from device_agent.policy import DeviceView
@@ -67,12 +68,14 @@ class Connection:
         next_session: Callable[[], int],
         stop: asyncio.Event,
         clock: Callable[[], float] = time.monotonic,
+        reach: BrokerReach | None = None,
     ) -> None:
         """
         Args:
             view: the device as it is now; called in a thread.
             next_session: numbers connections, durably; called in a thread.
             stop: ends it.
+            reach: told when the connection comes and goes.
         """
         self._settings = settings
         self._topics = topics
@@ -84,6 +87,7 @@ class Connection:
         self._next_session = next_session
         self._stop = stop
         self._clock = clock
+        self._reach = reach or BrokerReach()
         self._session = 0
         self._stale = asyncio.Event()
         self._taken_over: deque[float] = deque(maxlen=MAX_TAKE_OVERS)
@@ -181,7 +185,7 @@ class Connection:
 
     def _note(self, state: LinkState, ending: asyncio.Event) -> None:
         address = self._settings.address()
-        self.connected = state.state == "connected"
+        self.connected = self._reach.connected = state.state == "connected"
         match state.state:
             case "connected":
                 self.status = f"connected to {address}"

@@ -4,6 +4,7 @@ Only the agent's own account can open the socket. One request a connection, one 
 
     → {"verb": "install", "subject": "/media/usb/tacho-1.1.0.flotilla"}
     → {"verb": "rollback", "subject": "tacho"}
+    → {"verb": "hold", "subject": "on"}           or "off"
     ← {"note": "installing tacho 1.1.0"}
     ← {"event": {…}}                              as on the broker, until the update's last word
     ← {"error": {"code": "…", "message": "…"}}    instead, where it could not be begun
@@ -39,9 +40,9 @@ _LONGEST_ADDRESS: Final = 100
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command asks for; `subject` is a file's absolute path or a package."""
+    """What a command asks for; `subject` is a file's absolute path, a package, or `on` or `off`."""
 
-    verb: Literal["install", "rollback"]
+    verb: Literal["install", "rollback", "hold"]
     subject: str
 
 
@@ -103,6 +104,8 @@ class ControlServer:
             if "\0" in request.subject or not request.subject.startswith("/"):
                 raise OperatorError("input.bad", f"{subject!r} is not the absolute path of a file")
             begun = await self._work.install(Path(request.subject))
+        elif request.verb == "hold":
+            begun = await self._work.hold(request.subject == "on")
         else:
             if not matches(PACKAGE_PATTERN, request.subject):
                 raise OperatorError("input.bad", f"{subject!r} is not a package name")
@@ -127,6 +130,10 @@ class HandOver:
     async def rollback(self, package: str) -> Begun:
         """As `LocalWork.rollback`."""
         return await self._begin(Request(verb="rollback", subject=package))
+
+    async def hold(self, on: bool) -> Begun:
+        """As `LocalWork.hold`."""
+        return await self._begin(Request(verb="hold", subject="on" if on else "off"))
 
     async def follow(self, begun: Begun) -> AsyncIterator[UpdateEvent]:
         """As `LocalWork.follow`.

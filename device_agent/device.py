@@ -6,6 +6,7 @@ from datetime import tzinfo
 
 from device_agent.config import AgentConfig
 from device_agent.facts import device_platform, disk_free, gather_facts
+from device_agent.gate import Readings, facts_of
 from device_agent.policy import DeviceView
 from device_agent.updates import DeviceProfile, Install
 from device_agent.version import VERSION
@@ -15,7 +16,8 @@ from schemas.messages import Desired, FactValue
 class Device:
     """Configuration, facts and what `desired` says, brought together; blocks, callable from any thread.
 
-    Facts are found out once, but for free disk space and the result of the last `check`.
+    Facts are found out once, but for what the kernel says about the device's health, free disk space and the result of
+    the last `check`. None of these is a reason to report: they are as they were when something else was.
     """
 
     def __init__(
@@ -26,14 +28,18 @@ class Device:
         installs: Callable[[], dict[str, Install]],
         zone: Callable[[], tzinfo],
         launched: bool = False,
+        readings: Callable[[], Readings] = Readings,
     ) -> None:
         self._config = config
         self._desired = desired
         self._installs = installs
         self._zone = zone
         self._launched = launched
+        self._readings = readings
+        self._rules = config.rules()
         self._facts = gather_facts(config.root, {})
         self._check = ""
+        self._services = ""
         self._turn = threading.Lock()
 
     @property
@@ -46,11 +52,18 @@ class Device:
         with self._turn:
             self._check = summary
 
+    def note_services(self, trouble: str) -> None:
+        """What is wrong with packages' services, empty for nothing; reported as the fact `services`."""
+        with self._turn:
+            self._services = trouble
+
     def facts(self) -> dict[str, FactValue]:
         """Every fact, the owner's winning."""
         with self._turn:
             check = {"check": self._check} if self._check else {}
-        return {**self._facts, "disk_free": disk_free(self._config.root), **check, **self._config.facts}
+            check |= {"services": self._services} if self._services else {}
+        health = facts_of(self._readings())
+        return {**self._facts, "disk_free": disk_free(self._config.root), **health, **check, **self._config.facts}
 
     def view(self) -> DeviceView:
         """As policy and the report see it."""
@@ -64,6 +77,7 @@ class Device:
             tags=config.tags,
             facts=self.facts(),
             zone=self._zone(),
+            windows=self._rules.windows_to_start,
         ).told(self._desired())
 
     def profile(self) -> DeviceProfile:

@@ -16,6 +16,7 @@ _ANNOUNCEMENT: Final = "announcement/"
 _COMMAND: Final = "command/"
 _PIN: Final = "pin/"
 _DESIRED: Final = "desired"
+_HOLD: Final = "hold"
 _SUBSCRIPTIONS: Final = "subscriptions"
 
 
@@ -94,6 +95,19 @@ class Heard:
     def keep_desired(self, desired: Desired | None) -> None:
         """Take the place of what was told before; None for nothing."""
         self._notes.set_note(_DESIRED, msgspec.json.encode(desired).decode() if desired else None)
+
+    def is_held_here(self) -> bool:
+        """Whether somebody at the device wants nothing to start."""
+        return self._notes.get_note(_HOLD) is not None
+
+    def keep_hold(self, on: bool) -> None:
+        """Somebody at the device wants nothing to start, or does not any more."""
+        self._notes.set_note(_HOLD, "on" if on else None)
+
+    def on_hold(self) -> bool:
+        """Whether nothing is to be started, whoever wants that."""
+        desired = self.desired()
+        return self.is_held_here() or bool(desired and desired.hold)
 
     def take_command(self, command: str, expires_at: datetime, now: datetime) -> bool:
         """Note a command's id; False where it was noted before. Ids are kept until the command would have expired."""

@@ -9,9 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from device_agent.config import AgentConfig
+import msgspec
+
+from device_agent.config import AgentConfig, DevicePolicy
 from device_agent.durability import write_file
 from device_agent.faults import disk_fault
+from device_agent.owner_rules import Gate
 from schemas.errors import OperatorError, one_line
 
 UNIT: Final = "flotilla-agent.service"
@@ -71,15 +74,27 @@ def config_text(config: AgentConfig) -> str:
     for package, settings in config.settings.items():
         lines += _table(f"settings.{package}", dict(settings))
     policy = config.policy
-    words = {
+    words: dict[str, object] = {
         "local_changes": policy.local_changes,
         "link_install_path": policy.link_install_path,
         "services": policy.services,
         "agent_package": policy.agent_package,
         "agent_start_s": policy.agent_start_s,
     }
-    lines += _table("policy", dict(words))
+    usual = DevicePolicy()
+    times = (
+        "windows",
+        "fetch_outside_windows",
+        "longest_postponement_s",
+        "reach_broker_s",
+        "max_bytes",
+        "max_bytes_per_s",
+    )
+    words |= {key: getattr(policy, key) for key in times if getattr(policy, key) != getattr(usual, key)}
+    lines += _table("policy", words)
     lines += _table("policy.install_paths", {name: str(path) for name, path in policy.install_paths.items()})
+    gate, given = msgspec.structs.asdict(Gate()), msgspec.structs.asdict(config.gate)
+    lines += _table("gate", {key: value for key, value in given.items() if value != gate[key]})
     return "\n".join(lines) + "\n"
 
 

@@ -45,6 +45,10 @@ class Updates(Protocol):
         """Go back to the previous release."""
         ...
 
+    def hold(self, on: bool) -> None:
+        """Start nothing, or go on."""
+        ...
+
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True):
     """What was begun.
@@ -70,16 +74,19 @@ class LocalWork:
         updates: Updates,
         read_head: Callable[[Path], FileHead],
         on_hold: Callable[[], bool],
+        keep_hold: Callable[[bool], None],
         is_file: Callable[[Path], bool] = os.path.isfile,
     ) -> None:
         """
         Args:
             read_head: reads the first member of an exported file; blocks.
-            on_hold: whether the device was told to start no update; blocks.
+            on_hold: whether the device was told to start no update, by its operator or here; blocks.
+            keep_hold: notes that somebody here wants that, or does not any more; blocks.
             is_file: whether there is a plain file; blocks.
         """
         self._is_file = is_file
         self._on_hold = on_hold
+        self._keep_hold = keep_hold
         self._journal = journal
         self._updates = updates
         self._read_head = read_head
@@ -91,7 +98,9 @@ class LocalWork:
             FlotillaError: it is no exported file, or the wish could not be written down.
         """
         if await in_thread(self._on_hold):
-            raise OperatorError("input.bad", "this device is on hold: its operator wants no update to start")
+            raise OperatorError(
+                "input.bad", "this device is on hold (see `flotilla-agent status`): no update is to start"
+            )
         if not await in_thread(self._is_file, file):
             # a pipe, say, would be waited for without an end
             raise OperatorError("input.bad", f"{one_line(file)}: is not a file")
@@ -130,6 +139,18 @@ class LocalWork:
         after = await in_thread(self._journal.last_seq)
         update = await self._updates.rollback(package)
         return Begun(update=update, after_seq=after, note=f"taking {package} back")
+
+    async def hold(self, on: bool) -> Begun:
+        """Start no update any more, or let them go on; what was told by the operator stays."""
+        await in_thread(self._keep_hold, on)
+        held = await in_thread(self._on_hold)
+        self._updates.hold(held)
+        after = await in_thread(self._journal.last_seq)
+        if on:
+            note = "on hold: no update is started until `flotilla-agent hold off`"
+        else:
+            note = "the operator still holds this device" if held else "updates go on"
+        return Begun(update=None, after_seq=after, note=note)
 
     async def follow(self, begun: Begun) -> AsyncIterator[UpdateEvent]:
         """The update's events as they come, up to and with its last word."""

@@ -36,6 +36,10 @@ class Worker(Protocol):
         """Begin to go back."""
         ...
 
+    async def hold(self, on: bool) -> Begun:
+        """Start no update any more, or let them go on."""
+        ...
+
     def follow(self, begun: Begun) -> AsyncIterator[UpdateEvent]:
         """The events up to the last word."""
         ...
@@ -59,6 +63,13 @@ def rollback(arguments: argparse.Namespace) -> int:
     with Journal(config_from(arguments).root, read_only=True):
         pass  # a misspelt root folder is said to be one, not made
     return _run(arguments, lambda worker: worker.rollback(package), good)
+
+
+def hold(arguments: argparse.Namespace) -> int:
+    """Start no update any more, or let them go on."""
+    with Journal(config_from(arguments).root, read_only=True):
+        pass  # a misspelt root folder is said to be one, not made
+    return _run(arguments, lambda worker: worker.hold(arguments.state == "on"), frozenset())
 
 
 def _run(arguments: argparse.Namespace, begin: Callable[[Worker], Awaitable[Begun]], good: frozenset[Phase]) -> int:

@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("package", metavar="NAME")
     _add_json(rollback)
 
+    hold = add("hold", "local", "hold", "start no update on this device any more, or let them go on")
+    hold.add_argument("state", choices=["on", "off"])
+    _add_json(hold)
+
     check = add(
         "check", "check", "check", "say what is wrong with configuration, broker, repository, trust, disk, clock"
     )

@@ -98,6 +98,41 @@ _OPTIONS = (
         kind="number",
     ),
     _Option(
+        key="policy.windows",
+        flag="--window",
+        metavar="WHEN",
+        help="when updates may start and switch, e.g. 22:00-05:00 or 'sat,sun 01:00-06:00'; repeatable",
+        kind="list",
+    ),
+    _Option(
+        key="policy.fetch_outside_windows",
+        flag="--fetch-outside-windows",
+        metavar="",
+        help="fetch at any time, only the switch waits for a window (default: no)",
+        kind="switch",
+    ),
+    _Option(
+        key="policy.longest_postponement_s",
+        flag="--longest-postponement-s",
+        metavar="SECONDS",
+        help="how long an application may say 'not now', instead of what releases say",
+        kind="number",
+    ),
+    _Option(
+        key="policy.reach_broker_s",
+        flag="--reach-broker-s",
+        metavar="SECONDS",
+        help="leave a release with which the broker is out of reach for so long (default: 300; 0: never)",
+        kind="number",
+    ),
+    _Option(
+        key="gate",
+        flag="--gate",
+        metavar="KEY=VALUE",
+        help="a limit for the device's own health, e.g. temperature_c=80; repeatable",
+        kind="limits",
+    ),
+    _Option(
         key="policy.agent_package",
         flag="--agent-package",
         metavar="NAME",
@@ -125,7 +160,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
                 option.flag, dest=option.key, action=argparse.BooleanOptionalAction, default=None, help=option.help
             )
         else:
-            many = option.kind in ("list", "pairs", "settings")
+            many = option.kind in ("list", "pairs", "settings", "limits")
             group.add_argument(
                 option.flag,
                 dest=option.key,
@@ -176,6 +211,8 @@ def _value(option: _Option, value: Any) -> Any:
             return str(written_path(option.flag, value))
         case "number":
             return _number(option.flag, value)
+        case "limits":
+            return {key: _limit(option.flag, text) for key, text in (_pair(option.flag, t, "KEY=VALUE") for t in value)}
         case "pairs":
             return dict(_pair(option.flag, text, option.metavar) for text in value)
         case "settings":
@@ -196,6 +233,12 @@ def _number(flag: str, text: str) -> float:
         return float(text)
     except ValueError as error:
         raise OperatorError("input.bad", f"{flag} {one_line(text)}: write a number") from error
+
+
+def _limit(flag: str, text: str) -> float | bool:
+    if text in ("true", "false"):
+        return text == "true"
+    return _number(flag, text)
 
 
 def _pair(flag: str, text: str, form: str) -> tuple[str, str]:

@@ -20,6 +20,8 @@ from schemas.errors import one_line
 from schemas.messages import LAST_WORDS, Phase
 
 RECENT = 5
+_HELD_HERE = "`flotilla-agent hold off` ends it"
+_HELD_THERE = "its operator wants so"
 
 
 def version(arguments: argparse.Namespace) -> int:
@@ -49,7 +51,8 @@ def gather_status(config: AgentConfig) -> dict[str, Any]:
         DeviceError: the database cannot be read.
     """
     with Journal(config.root, read_only=True) as journal:
-        desired = Heard(journal).desired()
+        heard = Heard(journal)
+        desired = heard.desired()
         device = DeviceView(id=config.id, channel=config.channel, tags=config.tags).told(desired)
         return {
             "device": config.id,
@@ -58,7 +61,8 @@ def gather_status(config: AgentConfig) -> dict[str, Any]:
             "read_only": not os.access(config.root, os.W_OK),
             "channel": device.channel,
             "pins": dict(device.pins),
-            "hold": bool(desired and desired.hold),
+            "hold": heard.on_hold(),
+            "held_here": heard.is_held_here(),
             "packages": journal.installed(),
             "under_way": [_update(update) for update in journal.unfinished()],
             "recent": [_update(u) for u in journal.history(limit=50) if u.phase in LAST_WORDS][:RECENT],
@@ -79,9 +83,18 @@ def _update(update: Update) -> dict[str, Any]:
         "attempt": update.attempt,
         "changed_at": update.changed_at,
         "not_before": update.not_before if update.phase is Phase.DEFERRED else None,
-        "reason": update.request.reason,
+        **_why(update),
         "error": update.error,
     }
+
+
+def _why(update: Update) -> dict[str, Any]:
+    """Why it waits, with the reading or the last line of the hook, and until when at the latest."""
+    waiting = update.waiting if update.phase is Phase.DEFERRED else None
+    if waiting is None:
+        until = update.not_before if update.phase is Phase.DEFERRED else None
+        return {"reason": update.request.reason, "because": "", "until": until, "staged": False}
+    return {"reason": waiting.reason, "because": waiting.line, "until": waiting.until, "staged": update.staged}
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
@@ -90,7 +103,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     if facts["read_only"]:
         lines.append(f"{facts['root']} cannot be written to: installed services run on, nothing can be updated")
     if facts["hold"]:
-        lines.append("on hold: no update is started")
+        lines.append(f"on hold: no update is started ({_HELD_HERE if facts['held_here'] else _HELD_THERE})")
     lines += [f"pinned: {package} stays at {pin}" for package, pin in sorted(facts["pins"].items())]
     if not facts["packages"]:
         lines.append("nothing is installed")
@@ -104,7 +117,10 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _sentence(update: dict[str, Any]) -> str:
-    due = f" until {update['not_before']:%Y-%m-%d %H:%M:%S}Z" if update["not_before"] else ""
+    due = f" until {update['until']:%Y-%m-%d %H:%M:%S}Z" if update["until"] else ""
+    if update["phase"] is Phase.DEFERRED and update["reason"]:
+        line = f" ({one_line(update['because'], 120)})" if update["because"] else ""
+        due = f", {update['reason']}{line},{due}" if due else f", {update['reason']}{line},"
     why = f" ({update['error'].code}: {one_line(update['error'].message, 120)})" if update["error"] else ""
     when = f"{update['changed_at']:%Y-%m-%d %H:%M:%S}Z"
     return f"{update['package']} {update['version']} {update['phase'] or 'unknown phase'}{due} at {when}{why}"

@@ -7,7 +7,7 @@ at again and again without an event; a new reason, or a new end of the wait, is 
 from typing import Any
 
 from device_agent.clock import Clock
-from device_agent.conditions import RECENTLY_S, Conditions
+from device_agent.conditions import Conditions
 from device_agent.contexts import Contexts
 from device_agent.gate import trouble_with
 from device_agent.journal import Journal
@@ -108,9 +108,11 @@ class ReadyStep:
         return None, {}
 
     def broker_counts(self) -> bool:
-        """Whether a release that is switched to now must let the broker be reached."""
-        conditions = self._conditions
-        return conditions.rules.reach_broker_s > 0 and conditions.broker.was_reached_within(RECENTLY_S)
+        """Whether a release that is switched to now must let the broker be reached: as it is right before the switch.
+
+        What was out of reach already is not the release's doing.
+        """
+        return self._conditions.rules.reach_broker_s > 0 and self._conditions.broker.connected
 
     async def _asked(self, update: Update, *, to_start: bool) -> Wait | None:
         """Everything but the application's word."""

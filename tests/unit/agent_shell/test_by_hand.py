@@ -32,6 +32,10 @@ class Updates:
         self._phases = phases
         self._answer = answer
         self.requests: list[UpdateRequest] = []
+        self.held: list[bool] = []
+
+    def hold(self, on: bool) -> None:
+        self.held.append(on)
 
     async def submit(self, request: UpdateRequest) -> Submitted:
         self.requests.append(request)
@@ -64,8 +68,14 @@ def make_work(
 ) -> tuple[LocalWork, Updates]:
     outbox = MemoryOutbox()
     updates = Updates(outbox, phases, answer)
+    here: list[bool] = [False]
     work = LocalWork(
-        journal=outbox, updates=updates, read_head=lambda _: head, on_hold=lambda: hold, is_file=lambda _: True
+        journal=outbox,
+        updates=updates,
+        read_head=lambda _: head,
+        on_hold=lambda: hold or here[-1],
+        keep_hold=here.append,
+        is_file=lambda _: True,
     )
     return work, updates
 
@@ -118,6 +128,25 @@ async def test_an_unsigned_package_and_a_device_on_hold_are_refused() -> None:
     with pytest.raises(OperatorError, match="is on hold"):
         await held.install(Path("/usb/tacho.flotilla"))
     assert updates.requests == []
+
+
+async def test_somebody_at_the_device_holds_it_and_lets_it_go_on(tmp_path: Path) -> None:
+    work, updates = make_work([])
+    async with serving(tmp_path, work):
+        for on, note in ((True, "on hold: no update is started"), (False, "updates go on")):
+            async with hand_over_to(tmp_path) as there:
+                assert there is not None
+                assert (await there.hold(on)).note.startswith(note)
+    assert updates.held == [True, False]
+    with pytest.raises(OperatorError, match="is on hold"):
+        await work.hold(True)
+        await work.install(Path("/usb/tacho.flotilla"))
+
+
+async def test_what_the_operator_holds_nobody_here_lets_go_on() -> None:
+    work, updates = make_work([], hold=True)
+    assert (await work.hold(False)).note == "the operator still holds this device"
+    assert updates.held == [True]
 
 
 async def test_the_agent_does_it_for_a_command(tmp_path: Path) -> None:

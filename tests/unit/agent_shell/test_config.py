@@ -8,6 +8,7 @@ import pytest
 from device_agent.cli.options import add_config_options, flags_from
 from device_agent.config import AgentConfig, Flag, device_id_from, load_config
 from schemas.errors import OperatorError
+from schemas.messages import Window
 
 
 def load(folder: Path, text: str, **flags: object) -> AgentConfig:
@@ -102,6 +103,14 @@ def test_the_whole_file_is_read(tmp_path: Path) -> None:
         ("root = '~nobody-here/x'", "root: '~nobody-here/x' names nobody's home folder"),
         ("trusted_root = 'a\\u0000b'".replace("'", '"'), "trusted_root: Expected the path of a file or folder"),
         ("id == 1", "is not TOML:"),
+        (
+            "[policy]\nwindows = ['25:00-26:00']",
+            "policy.windows: '25:00-26:00' is not a window; write",
+        ),
+        ("[policy]\nwindows = ['son 01:00-02:00']", "policy.windows: 'son' is not a day; there are mon, tue, wed,"),
+        ("[policy]\nreach_broker_s = -1", "policy.reach_broker_s: "),
+        ("[gate]\ntemperature = 80", "gate.temperature: no such key; did you mean `temperature_c`"),
+        ("[gate]\ntemperature_c = 'hot'", "gate.temperature_c: "),
     ],
 )
 def test_a_mistake_gives_one_line_with_file_and_key(tmp_path: Path, text: str, line: str) -> None:
@@ -145,6 +154,39 @@ def test_flags_go_before_the_file_and_pairs_add_to_it(tmp_path: Path) -> None:
     assert config.root == tmp_path
 
 
+def test_windows_and_limits_are_read_from_file_and_flags(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        """
+        [policy]
+        windows = ["22:00-05:00", "fri-mon 01:00-02:00", "sat,sun 03:00-04:00"]
+        fetch_outside_windows = true
+        longest_postponement_s = 600
+        reach_broker_s = 0
+        [gate]
+        temperature_c = 70
+        throttled = false
+        """,
+    )
+    rules = config.rules()
+    assert rules.windows == (
+        Window(start="22:00", end="05:00"),
+        Window(start="01:00", end="02:00", days=[0, 4, 5, 6]),
+        Window(start="03:00", end="04:00", days=[5, 6]),
+    )
+    assert (rules.fetch_outside_windows, rules.longest_postponement_s, rules.reach_broker_s) == (True, 600, 0)
+    assert (rules.limits.temperature_c, rules.limits.throttled, rules.limits.under_voltage) == (70, False, True)
+    assert AgentConfig(id="pi").rules().reach_broker_s == 300
+    parser = argparse.ArgumentParser()
+    add_config_options(parser)
+    words = ["--window", "sun 01:00-02:00", "--gate", "throttled=true", "--gate", "memory_free_mib=64.5"]
+    flags = flags_from(vars(parser.parse_args([*words, "--fetch-outside-windows", "--reach-broker-s", "60"])))
+    given = load_config(tmp_path / "agent.toml", flags, host_name="pi")
+    assert given.rules().windows == (Window(start="01:00", end="02:00", days=[6]),)
+    assert (given.gate.throttled, given.gate.memory_free_mib, given.gate.temperature_c) == (True, 64.5, 70)
+    assert given.rules().reach_broker_s == 60
+
+
 @pytest.mark.parametrize("words", [["--tag", "site"], ["--setting", "port=80"], ["--install-path", "=x"]])
 def test_a_pair_without_its_form_is_refused(words: list[str]) -> None:
     parser = argparse.ArgumentParser()
@@ -157,7 +199,7 @@ def test_every_key_of_the_configuration_has_a_flag() -> None:
     parser = argparse.ArgumentParser()
     add_config_options(parser)
     given = set(vars(parser.parse_args([])))
-    keys = set(AgentConfig.__struct_fields__) - {"broker_auth", "policy"}
+    keys = set(AgentConfig.__struct_fields__) - {"broker_auth", "policy"}  # all limits of the gate share one flag
     nested = {f"{part}.{key}" for part in ("broker_auth", "policy") for key in fields_of(part)}
     assert keys | nested == given - {"config"}
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from device_agent.conditions import BrokerReach
 from device_agent.connection import MAX_TAKE_OVERS, Connection, NotKeptError
 from device_agent.heard import Heard
 from device_agent.inbox import Inbox
@@ -61,6 +62,7 @@ class Bench:
             now=lambda: NOW,
         )
         inbox = Inbox(topics=Topics(), device="pi-1", decisions=decisions, take_command=decisions.take_command)
+        self.reach = BrokerReach()
         self.connection = Connection(
             settings=LinkSettings(url="mqtt://127.0.0.1:1", client_id="pi-1"),
             topics=Topics(),
@@ -72,6 +74,7 @@ class Bench:
             next_session=lambda: 1,
             stop=self.stop,
             clock=lambda: self.time,
+            reach=self.reach,
         )
 
     async def attend(self, link: SubscribableLink) -> "asyncio.Task[None]":
@@ -171,6 +174,19 @@ async def test_after_three_take_overs_within_a_minute_it_gives_up(
     with pytest.raises(NetworkError, match="another agent with the id pi-1") as caught:
         await bench.connection.keep()
     assert caught.value.code == "broker.duplicate"
+
+
+async def test_whoever_asks_is_told_whether_there_is_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, seen = Bench(), list[bool]()
+
+    async def keep_connected(*_: object, **wired: object) -> None:
+        for state in ("connecting", "connected", "waiting", "connecting", "connected", "stopped"):
+            wired["on_state"](LinkState(state=state, error=None, wait_s=1))  # type: ignore[operator]
+            seen.append(bench.reach.connected)
+
+    monkeypatch.setattr("device_agent.connection.keep_connected", keep_connected)
+    await bench.connection.keep()
+    assert seen == [False, True, False, False, True, False]
 
 
 async def test_a_disk_that_takes_nothing_costs_the_connection_and_not_the_agent() -> None:

@@ -74,7 +74,13 @@ async def test_what_is_no_plain_file_is_not_even_opened(tmp_path: Path, kind: st
     elif kind == "folder":
         path.mkdir()
     _, updates = make_work([])
-    work = LocalWork(journal=make_work([])[0]._journal, updates=updates, read_head=_must_not, on_hold=lambda: False)
+    work = LocalWork(
+        journal=make_work([])[0]._journal,
+        updates=updates,
+        read_head=_must_not,
+        on_hold=lambda: False,
+        keep_hold=lambda _: None,
+    )
     with pytest.raises(OperatorError, match="not a file"):
         await work.install(path)
 

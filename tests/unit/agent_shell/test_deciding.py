@@ -9,7 +9,7 @@ from device_agent.heard import Heard
 from device_agent.policy import DeviceView
 from device_agent.updates import UpdateRequest
 from schemas.errors import DeviceError
-from schemas.messages import Desired, ReleaseState, RolloutPolicy, Targets
+from schemas.messages import Desired, ReleaseState, RolloutPolicy, Targets, Window
 from tests.unit.agent_shell.fakes import NEWER, NOW, OLDER, ROLLOUT, MemoryNotes, RecordingUpdates, announced
 
 
@@ -181,3 +181,25 @@ def test_commands_are_taken_once_and_forgotten_when_they_would_have_expired() ->
     assert not heard.take_command("one", soon, NOW)
     assert heard.take_command("two", NOW + timedelta(seconds=90), NOW + timedelta(seconds=60))
     assert list(notes.kept) == ["command/two"]
+
+
+async def test_a_hold_of_the_operators_or_of_somebody_here_is_one(desk: Desk) -> None:
+    await desk.decider.reconsider()
+    assert desk.updates.held is False
+    desk.heard.keep_hold(True)
+    await desk.restarted().decider.reconsider()
+    held_here = desk.restarted()
+    await held_here.decider.reconsider()
+    assert held_here.updates.held is True
+    await held_here.decider.take_desired(Desired(rev=1, hold=True))
+    held_here.heard.keep_hold(False)
+    await held_here.decider.reconsider()
+    assert held_here.updates.held is True
+    await held_here.decider.take_desired(Desired(rev=2))
+    assert held_here.updates.held is False
+
+
+async def test_the_rollouts_window_is_part_of_the_wish(desk: Desk) -> None:
+    window = Window(start="00:00", end="00:00")
+    await desk.decider.take_announcement(announced(policy=RolloutPolicy(window=window)))
+    assert desk.updates.requests[0].window == window

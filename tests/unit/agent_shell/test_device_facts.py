@@ -11,8 +11,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from device_agent import facts, timekeeping, trust, trusted_root
-from device_agent.config import AgentConfig
+from device_agent.config import AgentConfig, DevicePolicy
 from device_agent.device import Device
+from device_agent.gate import Readings
 from device_agent.timekeeping import KeptClock, local_zone
 from device_agent.trusted_root import adopt_trusted_root, load_trusted_root
 from device_agent.updates import Install, Release
@@ -96,6 +97,28 @@ def test_the_device_is_described_with_what_it_was_told(tmp_path: Path) -> None:
         VERSION,
     )
     assert profile.platform == facts.device_platform()
+
+
+def test_what_is_known_of_the_devices_health_is_among_its_facts(tmp_path: Path) -> None:
+    weather = [Readings(temperature_c=61.4, under_voltage=True), Readings()]
+    device = Device(
+        AgentConfig(id="pi-1", root=tmp_path, facts={"under_voltage": "never"}),
+        desired=lambda: None,
+        installs=dict,
+        zone=lambda: UTC,
+        readings=lambda: weather.pop(0),
+    )
+    assert device.facts().items() >= {"temperature_c": 61, "under_voltage": "never"}.items()
+    assert "temperature_c" not in device.facts()
+
+
+def test_the_owners_windows_count_for_the_start_unless_they_are_for_the_switch_only(tmp_path: Path) -> None:
+    for anytime, windows in ((False, 1), (True, 0)):
+        policy = DevicePolicy(windows=["22:00-05:00"], fetch_outside_windows=anytime)
+        config = AgentConfig(id="pi-1", root=tmp_path, policy=policy)
+        device = Device(config, desired=lambda: None, installs=dict, zone=lambda: UTC)
+        assert len(device.view().windows) == windows
+        assert len(config.rules().windows) == 1
 
 
 def test_the_clock_does_not_go_behind_what_was_proven(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from device_agent.config import AgentConfig, BrokerAuth, DevicePolicy, load_conf
 from device_agent.diagnosis import Finding, examine, summary
 from device_agent.install_service import UNIT, agent_command, config_text, install, unit_text
 from device_agent.logs import line
+from device_agent.owner_rules import Gate
 from device_agent.sdnotify import READY, WATCHDOG, Notifier
 from device_agent.version import VERSION
 from schemas.errors import OperatorError
@@ -35,7 +36,17 @@ FULL = AgentConfig(
     tags={"site": 'har"bour'},
     facts={"rack": 3, "spare": True},
     settings={"tacho": {"port": 80, "na.me": "x"}},
-    policy=DevicePolicy(local_changes="keep-copy", services="supervisor", install_paths={"tacho": Path("/srv/tacho")}),
+    policy=DevicePolicy(
+        local_changes="keep-copy",
+        services="supervisor",
+        install_paths={"tacho": Path("/srv/tacho")},
+        windows=["sat,sun 01:00-06:00", "22:00-05:00"],
+        fetch_outside_windows=True,
+        longest_postponement_s=60,
+        reach_broker_s=0,
+        max_bytes_per_s=2048,
+    ),
+    gate=Gate(temperature_c=70, throttled=False),
 )
 
 
