@@ -98,6 +98,8 @@ CODES: Final[dict[str, str]] = {
     "config.missing": "the configuration lacks something",
     "input.bad": "an argument is wrong",
     "data.bad": "the data folder cannot be used",
+    "storage.unreachable": "where the repository is kept cannot be reached, or refuses",
+    "storage.conflict": "somebody else has written to where the repository is kept",
     "rollout.unknown": "no such rollout",
     "rollout.state": "the rollout is in a state that does not allow this",
     "device.unknown": "no such device",

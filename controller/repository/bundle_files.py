@@ -87,7 +87,8 @@ class BundleFiles:
             files: on the file system of the repository, flushed.
         """
         folder = self.folder(to)
-        with disk_errors(folder):
+        urls = {f"{bundle_folder(to)}/{file.name}": file for file in files}
+        with disk_errors(folder), self._storage.putting(urls):
             for file in files:
                 file.replace(folder / file.name)
             sync_folder(folder)
@@ -159,8 +160,10 @@ class BundleFiles:
         return found
 
     def _write_index(self, index: BundleIndex) -> None:
-        with whole_file(self.folder(index.manifest) / BUNDLE_INDEX) as file:
-            file.write(msgspec.json.encode(index))
+        content = msgspec.json.encode(index)
+        url = f"{bundle_folder(index.manifest)}/{BUNDLE_INDEX}"
+        with self._storage.putting({url: content}), whole_file(self.folder(index.manifest) / BUNDLE_INDEX) as file:
+            file.write(content)
 
     def _folders(self) -> Iterator[Path]:
         if self._root.is_dir():

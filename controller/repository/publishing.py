@@ -86,6 +86,7 @@ class Publisher:
             TrustError: `trust.metadata`.
         """
         with locked(self._lock, self._lock_wait_s):
+            self._storage.reconcile()
             trusted = TrustedMetadata(self._storage.metadata)
             self._heal(trusted)
             yield trusted

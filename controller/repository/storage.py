@@ -9,28 +9,22 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from controller.packaging.whole_file import whole_file
 from controller.repository.files import disk_errors, flush, sync_folder, try_lock
-from controller.repository.metadata import TIMESTAMP_FILE
 from controller.repository.packing import plain_size
-from schemas.layout import BUNDLE_INDEX, BUNDLES, METADATA, OBJECTS, TARGETS, object_path, target_path
+from controller.repository.place import Place, place_of
+from controller.repository.storage_paths import is_immutable, is_served
+from schemas.layout import METADATA, OBJECTS, TARGETS, object_path, target_path
+
+__all__ = ["Staging", "Storage", "is_immutable", "remove_if_older"]
 
 _STAGING: Final = ".staging"
 _STAGING_TRIES: Final = 100
-_SERVED: Final = re.compile(
-    rf"{METADATA}/(?:[1-9][0-9]{{0,9}}\.[a-z0-9-]{{1,80}}|timestamp)\.json"
-    rf"|{TARGETS}/[0-9a-f]{{64}}\.[a-z0-9-]{{1,63}}@[0-9A-Za-z.+-]{{1,256}}@[a-z0-9_-]{{1,32}}\.json\.zst"
-    rf"|{OBJECTS}/(?P<start>[0-9a-f]{{2}})/(?P=start)[0-9a-f]{{62}}\.zst"
-    rf"|{BUNDLES}/[0-9a-f]{{64}}/(?:index\.json|(?:from-[0-9a-f]{{64}}|full)\.[0-9a-f]{{16}}\.bundle"
-    r"|from-[0-9a-f]{64}\.[0-9a-f]{16}\.manifest)"
-)
-"""Every path that is served. Nothing in it can name a folder above, a hidden file or a link."""
-
 _PART: Final = re.compile(r"\..*\.part")
 
 
@@ -47,10 +41,11 @@ class Storage:
         with disk_errors(folder):
             for part in (self.metadata, self.targets, self.objects, self._staging):
                 part.mkdir(parents=True, exist_ok=True)
+        self.place: Place | None = place_of(folder)
 
     def open_file(self, url_path: str) -> Path | None:
         """The file that a URL path below the base leads to; None where it leads to none that is served."""
-        if not _SERVED.fullmatch(url_path):
+        if not is_served(url_path):
             return None
         path = self.folder / url_path
         return path if path.is_file() and not path.is_symlink() else None
@@ -82,7 +77,30 @@ class Storage:
         return packed
 
     def write_target(self, sha256: str, name: str, packed: bytes) -> None:
-        """Store a signed manifest. Raises `OperatorError`, `disk.full` or `disk.io`."""
+        """Store a signed manifest. Raises `OperatorError`, `disk.full`, `disk.io` or `storage.*`."""
+        with self.putting({target_path(sha256, name): packed}):
+            self._write_target(sha256, name, packed)
+
+    @contextmanager
+    def putting(self, files: Mapping[str, Path | bytes]) -> Iterator[None]:
+        """Put files, by their paths below the base URL, where the repository is kept; the block puts them here.
+
+        Raises:
+            OperatorError: `storage.*`, before the block.
+        """
+        if self.place is None:
+            yield
+            return
+        with self.place.putting():
+            self.place.put_files(files)
+            yield
+
+    def reconcile(self) -> None:
+        """Under the repository's lock, before anything is signed: see `Place.reconcile`."""
+        if self.place is not None:
+            self.place.reconcile()
+
+    def _write_target(self, sha256: str, name: str, packed: bytes) -> None:
         with whole_file(self.target_file(sha256, name)) as file:
             file.write(packed)
 
@@ -138,6 +156,9 @@ class Storage:
                 if _PART.fullmatch(path.name):
                     removed = remove_if_older(path, parts_before)
                     count, freed = count + removed[0], freed + removed[1]
+        if self.place is not None and parts_before > 0:
+            removed = self.place.collect(parts_before)
+            count, freed = count + removed[0], freed + removed[1]
         return count, freed
 
 
@@ -174,14 +195,10 @@ class Staging:
         folders = {destination.parent for destination in staged.values()}
         for folder in folders:
             folder.mkdir(exist_ok=True)
-        for source, destination in staged.items():
-            source.replace(destination)
+        with self._storage.putting({object_path(path.name): path for path in staged}):
+            for source, destination in staged.items():
+                source.replace(destination)
         flush(self._storage.objects, (*folders, self._storage.objects))
-
-
-def is_immutable(url_path: str) -> bool:
-    """Whether what is served at this path never changes, so that it may be cached for ever."""
-    return url_path != f"{METADATA}/{TIMESTAMP_FILE}" and not url_path.endswith(f"/{BUNDLE_INDEX}")
 
 
 def remove_if_older(path: Path, moment: float) -> tuple[int, int]:
