@@ -15,7 +15,7 @@ class BundleView(msgspec.Struct, frozen=True, kw_only=True):
         manifest: that version's plain manifest, its identity.
         size: bytes of the bundle.
         objects: bytes that the objects cost instead, requests included.
-        saved: what the bundle spares; negative where it is not kept.
+        saved: what the bundle spares, its own request counted; not above 0 where it is not kept.
         patch: bytes of the manifest's difference; 0 for none.
         kept: whether it is offered; one that is no smaller than the objects is not.
     """

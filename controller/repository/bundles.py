@@ -87,7 +87,7 @@ class Bundles:
                 manifest=None if source == FULL else source,
                 size=size,
                 objects=objects,
-                saved=objects - size,
+                saved=objects - size - REQUEST_BYTES,
                 kept=False,
             )
             for source, (size, objects) in self.files.tried(record.manifest).larger.items()
@@ -100,7 +100,7 @@ class Bundles:
                     manifest=entry.source,
                     size=entry.size,
                     objects=objects,
-                    saved=objects - entry.size,
+                    saved=objects - entry.size - REQUEST_BYTES,
                     patch=entry.manifest.size if entry.manifest else 0,
                 )
             )
