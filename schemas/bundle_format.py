@@ -12,6 +12,7 @@ from schemas.bundles import (
     MAX_INDEX_PLAIN,
     MAX_READ_AGAIN,
     MAX_SECTIONS,
+    MAX_STEPS,
     READ_AGAIN_FREE,
     Content,
 )
@@ -31,10 +32,12 @@ class Method(enum.IntEnum):
     PREFIX = 1
     """One zstd frame, with the group's old contents as its prefix."""
     DIFFERENCE = 2
-    """Three streams: control, extra and difference, against old contents that are read where they lie."""
+    """Five streams against old contents that are read where they lie: three columns of steps, new bytes, difference."""
 
 
-STREAMS: Final = {Method.PLAIN: 1, Method.PREFIX: 1, Method.DIFFERENCE: 3}
+STREAMS: Final = {Method.PLAIN: 1, Method.PREFIX: 1, Method.DIFFERENCE: 5}
+NUMBER: Final = 4
+"""Bytes of each number in the columns of a difference's steps, lowest first."""
 ZSTD: Final = 0
 """The codec of a stream: 0 is zstd, 1 + lc + 9 * (lp + 5 * pb) is LZMA with these parameters."""
 LAST_CODEC: Final = 1 + 8 + 9 * (4 + 5 * 4)
@@ -293,8 +296,14 @@ class _IndexReader:
         if any(stream.packed > stream.plain + stream.plain // 64 + 1024 for stream in streams):
             raise FormatError("its index has a stream that is larger packed than plain")
         if method is Method.DIFFERENCE:
-            control, extra, difference = streams
-            good = control.packed + extra.packed <= MAX_HELD and extra.plain + difference.plain == size
+            *columns, extra, difference = streams
+            held = sum(stream.packed for stream in (*columns, extra))
+            good = (
+                held <= MAX_HELD
+                and len({column.plain for column in columns}) == 1
+                and columns[0].plain <= NUMBER * min(size, MAX_STEPS)
+                and extra.plain + difference.plain == size
+            )
         else:
             good = streams[0].plain == size
         if not good or (method is Method.PREFIX and streams[0].codec != ZSTD):

@@ -24,10 +24,12 @@ MAX_INDEX_PLAIN: Final = 16 * MIB
 MAX_GROUP_SPAN: Final = 24 * MIB
 """Source and target of a group that is unpacked with its source in memory, together."""
 MAX_HELD: Final = 12 * MIB
-"""What a device holds of a group in packed form: the control and extra streams of a difference."""
+"""What a device holds of a group in packed form: the steps and new bytes of a difference."""
 MAX_WINDOW_LOG: Final = 25
 """Windows of zstd frames, as in objects; never more than what the group yields."""
 MAX_LZMA_DICTIONARY: Final = 8 * MIB
+MAX_STEPS: Final = 2 * MIB
+"""Steps of a difference; more are not worth a difference."""
 MAX_READ_AGAIN: Final = 4
 """Old contents are read at most so many times in all, as prefixes of groups (and `READ_AGAIN_FREE` bytes more)."""
 READ_AGAIN_FREE: Final = 64 * MIB

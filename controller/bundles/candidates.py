@@ -7,9 +7,9 @@ from typing import Final
 from controller.bundles.contents import Contents
 from controller.bundles.differences import find_difference
 from controller.bundles.grouping import Kind, Plan
-from controller.bundles.packing import PLAIN_SETTINGS, pack, pack_zstd
-from schemas.bundle_format import ZSTD, Group, Method, Stream
-from schemas.bundles import MAX_GROUP_SPAN, MAX_HELD, MIB
+from controller.bundles.packing import COLUMN_SETTINGS, PLAIN_SETTINGS, pack, pack_zstd
+from schemas.bundle_format import NUMBER, ZSTD, Group, Method, Stream
+from schemas.bundles import MAX_GROUP_SPAN, MAX_HELD, MAX_STEPS, MIB
 
 _POOR: Final = 0.05
 """A prefix that leaves more than this of a text is worth trying a difference against."""
@@ -72,8 +72,9 @@ def _prefixed(plan: Plan, contents: Contents, old: bytes, new: bytes) -> PackedG
 
 def _difference(plan: Plan, contents: Contents, old: bytes, new: bytes) -> PackedGroup | None:
     found = find_difference(old, new)
-    packed = [pack(plain) for plain in (found.control, found.extra, found.difference)]
-    if len(packed[0].data) + len(packed[1].data) > MAX_HELD:
+    columns = [pack(plain, COLUMN_SETTINGS) for plain in found.columns]
+    packed = [*columns, pack(found.extra), pack(found.difference)]
+    if sum(len(p.data) for p in packed[:-1]) > MAX_HELD or len(found.columns[0]) > NUMBER * MAX_STEPS:
         return None
     streams = tuple(Stream(p.codec, len(p.data), p.plain) for p in packed)
     group = _group(plan, contents, Method.DIFFERENCE, plan.sources, streams)

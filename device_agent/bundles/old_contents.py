@@ -15,8 +15,10 @@ from schemas.varints import FormatError
 
 OpenSource = Callable[[str], BinaryIO]
 
-_MAX_OPEN: Final = 16
+_MAX_OPEN: Final = 64
 _BLOCK: Final = 64 * 1024
+_MAX_BLOCKS: Final = 48
+"""Blocks that are kept: steps go to and fro between near places."""
 
 
 class OldContents:
@@ -27,6 +29,7 @@ class OldContents:
         self._ends = list(itertools.accumulate(size for _, size in self._contents))
         self._open_source = open_source
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
     @property
     def size(self) -> int:
@@ -35,6 +38,26 @@ class OldContents:
 
     def read(self, at: int, count: int) -> bytes:
         """`count` bytes from `at`, which lie within. Raises `DeviceError` `verify.size` or `disk.io`."""
+        number, begin = divmod(at, _BLOCK)
+        if begin + count <= _BLOCK:
+            return (self._blocks.get(number) or self._block(number))[begin : begin + count]
+        parts = []
+        while count:
+            number, begin = divmod(at, _BLOCK)
+            part = (self._blocks.get(number) or self._block(number))[begin : begin + count]
+            parts.append(part)
+            at += len(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    def _block(self, number: int) -> bytes:
+        at = number * _BLOCK
+        if len(self._blocks) >= _MAX_BLOCKS:
+            self._blocks.popitem(last=False)
+        block = self._blocks[number] = self._read(at, min(_BLOCK, self.size - at))
+        return block
+
+    def _read(self, at: int, count: int) -> bytes:
         index = bisect.bisect_right(self._ends, at)
         end = self._ends[index]
         if at + count <= end:

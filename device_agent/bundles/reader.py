@@ -180,15 +180,15 @@ class BundleReader:
         unpacker.finish()
 
     def _difference(self, group: Group, made: NewContents) -> _Steps:
-        control, extra, stream = group.streams
+        *first_ones, stream = group.streams
         held = []
-        for first in (control, extra):
+        for first in first_ones:
             unpacker = Unpacker(first)
             unpacker.feed((yield from self._all(first.packed)))
             held.append(unpacker)
         old = OldContents(group.sources, self._sources, self._open_source)
         try:
-            difference = Difference(old, control=held[0], extra=held[1], write=made.write)
+            difference = Difference(old, columns=held[:3], extra=held[3], write=made.write)
             unpacker = Unpacker(stream)
             left = stream.packed
             while left:
