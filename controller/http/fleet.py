@@ -161,6 +161,17 @@ class Devices(Controller):
             lambda: fleet.send_command(device_id, data.verb, data.args, expires_in=expires_in)
         )
 
+    @get("/{device_id:str}/desired", summary="What a device was told")
+    async def told(self, fleet: FleetService, device_id: str) -> Told:
+        """Channel, tags, pins and hold that it was told apart from its channel; revision 0 where it never was."""
+
+        def read() -> Told:
+            fleet.registry.device(device_id)
+            said = fleet.orders.desired(device_id)
+            return Told(**msgspec.structs.asdict(said)) if said is not None else Told(rev=0)
+
+        return await to_thread.run_sync(read)
+
     @put("/{device_id:str}/desired", summary="Tell a device apart from its channel")
     async def desired(
         self, fleet: FleetService, repository: PackageRepository, device_id: str, data: DesiredWish
