@@ -1,6 +1,7 @@
 """`flotilla devices`, `device`, `rollouts` and `rollout`: how the fleet stands."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TypeVar
 
 import click
@@ -20,7 +21,7 @@ from controller.http.views import Page, RolloutDetail
 from controller.rollouts.plan import Verdict
 from controller.rollouts.views import Rollout, RolloutDevice
 from schemas.errors import one_line
-from schemas.messages import UpdateEvent
+from schemas.messages import Desired, Phase, UpdateEvent
 
 T = TypeVar("T")
 
@@ -64,16 +65,17 @@ def devices(limit: int, client: ControllerClient, *, as_json: bool) -> None:
 @controller_options
 @json_option
 def device(device_id: str, client: ControllerClient, *, as_json: bool) -> None:
-    """Show one device: what it runs, its facts, and its newest events."""
+    """Show one device: what it runs, what it was told and waits for, its facts, and its newest events."""
     view = client.get(Device, "devices", device_id)
+    told = client.get(Desired, "devices", device_id, "desired")
     history = client.get(Page[TakenEvent], "devices", device_id, "events", query={"limit": EVENTS_SHOWN, "newest": 1})
     if as_json:
-        print_json({"device": view, "events": history.items})
+        print_json({"device": view, "told": told, "events": history.items})
         return
-    for line in device_lines(view):
+    events = [taken.event for taken in history.items]
+    for line in (*device_lines(view), *told_lines(told), *waiting_lines(events)):
         click.echo(printable(line))
     click.echo()
-    events = [taken.event for taken in history.items]
     print_table(
         ("SEQ", "TIME", "PACKAGE", "VERSION", "PHASE", "WHAT"),
         ((str(e.seq), time_text(e.at), e.package, e.version, e.phase, event_text(e)) for e in events),
@@ -170,6 +172,36 @@ def device_lines(view: Device) -> Iterator[str]:
         yield f"runs    {name} {package.version} ({package.phase}) since {time_text(package.installed_at)}{before}"
 
 
+def told_lines(told: Desired) -> Iterator[str]:
+    """What its operator has told it apart from its channel."""
+    if told.hold:
+        yield "hold    it starts no update"
+    for package, version in sorted((told.pins or {}).items()):
+        yield f"pinned  {package} stays at {version}"
+
+
+def waiting_lines(events: Sequence[UpdateEvent]) -> Iterator[str]:
+    """What it has put off, by the last word of each update."""
+    last = {event.update: event for event in sorted(events, key=lambda event: event.seq)}
+    for event in last.values():
+        if event.phase is Phase.DEFERRED:
+            yield f"waits   {event.package} {event.version}: {event_text(event)}"
+
+
+def deferral_text(detail: Mapping[str, object]) -> str:
+    """Why it waits and until when: `not ready (the robot moves), until 2026-03-01 13:00`."""
+    because = f" ({detail['because']})" if detail.get("because") else ""
+    until = detail.get("until") or detail.get("not_before")
+    return f"{detail['reason']}{because}" + (f", until {_moment_text(until)}" if until else "")
+
+
+def _moment_text(said: object) -> str:
+    try:
+        return time_text(datetime.fromisoformat(str(said)))
+    except ValueError:
+        return str(said)
+
+
 def installed_text(view: Device) -> str:
     """`tacho 1.1.0, base 2.0.0`."""
     return ", ".join(f"{name} {package.version}" for name, package in sorted(view.packages.items())) or "-"
@@ -196,6 +228,8 @@ def event_text(event: UpdateEvent) -> str:
     """What an event adds to its phase."""
     if event.error:
         return one_line(f"{event.error.code}: {event.error.message}", WORDS)
+    if event.phase is Phase.DEFERRED and (event.detail or {}).get("reason"):
+        return one_line(deferral_text(event.detail or {}), WORDS)
     if event.progress:
         return f"{size_text(event.progress.bytes_done)} of {size_text(event.progress.bytes_total)}"
     return one_line(", ".join(f"{key}={value}" for key, value in sorted((event.detail or {}).items())), WORDS)

@@ -105,6 +105,30 @@ async def test_devices_and_one_of_them_are_shown(
         assert words in text, text
 
 
+async def test_what_a_device_waits_for_and_what_it_was_told_are_shown(
+    run: Run, controller: ControllerProcess, device: FakeDevice
+) -> None:
+    update = "0198a1b2-c3d4-7e5f-8a6b-00000000000a"
+    detail = {"reason": "not ready", "because": "the robot moves", "until": "2026-03-01T13:00:00Z"}
+    await device.say(Phase.DEFERRED, update=update, detail=detail)
+    await device.say(Phase.DEFERRED, detail={"reason": "hold"}, package="camera")
+    await until(lambda: len(controller.get(f"/devices/{device.id}/events").json()["items"]) == 2)
+    assert controller.get(f"/devices/{device.id}/desired").json()["rev"] == 0
+    run("tell", device.id, "--hold", "--pin", "tacho=1.0.0")
+    text = run("device", device.id).text
+    for words in (
+        "waits   tacho 1.0.0: not ready (the robot moves), until 2026-03-01",
+        "waits   camera 1.0.0: hold",
+        "hold    it starts no update",
+        "pinned  tacho stays at 1.0.0",
+    ):
+        assert words in text, text
+    assert run("device", device.id, "--json").json()["told"]["pins"] == {"tacho": "1.0.0"}
+    await device.say(Phase.SUCCEEDED, update=update)
+    await until(lambda: len(controller.get(f"/devices/{device.id}/events").json()["items"]) == 3)
+    assert "waits   tacho" not in run("device", device.id).text
+
+
 async def test_a_rollout_is_shown_with_its_failures(
     run: Run, controller: ControllerProcess, device: FakeDevice, pushed: str, channel: str
 ) -> None:
