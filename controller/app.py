@@ -25,6 +25,7 @@ from controller.http.guard import is_loopback, load_token
 from controller.http.packages import Spool
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
+from controller.repository.place import keep_at
 from controller.settings import ControllerSettings, HttpAddress, client_id
 from controller.version import VERSION
 from schemas.errors import FlotillaError, OperatorError, one_line
@@ -56,6 +57,9 @@ async def run_controller(settings: ControllerSettings) -> None:
         engine = open_database(settings.database_url)
         stack.callback(engine.dispose)
         keys = settings.data / "keys"
+        if settings.repository is not None:
+            told = await asyncio.to_thread(keep_at, settings.data / "repository", settings.repository)
+            log.info("repository: %s", told or f"kept at {settings.repository}")
         repository = await asyncio.to_thread(PackageRepository, settings.data / "repository", engine, keys=keys)
         spool = Spool(settings.data / "spool")
         spool.prepare()

@@ -83,6 +83,7 @@ class ControllerSettings:
         embedded_port: the embedded broker's port; a free one if None.
         topic_root: see the wire contract.
         public_urls: base URLs of the repository that announcements name, tried in order.
+        repository: URL of where the repository is kept besides the data folder; what it was told before if None.
         database: SQLAlchemy URL; SQLite in the data folder if None.
         bundle_releases: bundles lead to each new release from so many of those before it; 0 makes none.
         bundle_workers: processes that make a bundle at the same time; half of the cores if None.
@@ -95,6 +96,7 @@ class ControllerSettings:
     embedded_port: int | None = None
     topic_root: str = DEFAULT_ROOT
     public_urls: tuple[str, ...] = ()
+    repository: str | None = None
     database: str | None = None
     require_token: bool = False
     bundle_releases: int = DEFAULT_RELEASES

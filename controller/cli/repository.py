@@ -9,6 +9,7 @@ import click
 from controller.cli.common import json_option, print_json, size_text
 from controller.database import open_database, sqlite_url
 from controller.repository.package_repository import PackageRepository
+from controller.repository.place import fill
 from schemas.errors import OperatorError
 
 
@@ -79,6 +80,17 @@ def statistics(data: Path, database: str | None, *, as_json: bool) -> None:
     )
     click.echo(f"{numbers.objects} distinct files, {size_text(numbers.object_bytes)} as stored")
     click.echo(f"{numbers.bundles} bundles and manifest differences, {size_text(numbers.bundle_bytes)}")
+
+
+@repository.command(short_help="Put what is missing where the repository is kept.")
+@_data
+def upload(data: Path) -> None:
+    """Put whatever is missing or different where the repository is kept (`serve --repository`), from the data folder.
+
+    Reads everything on both sides. The data folder counts: verify it first.
+    """
+    url, count = fill(data / "repository")
+    click.echo(f"put {count} files at {url}" if count else f"{url} has everything as it is here")
 
 
 @contextmanager

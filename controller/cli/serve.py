@@ -47,6 +47,12 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option(
     "--public-url", multiple=True, metavar="URL", help="Where devices find the repository; several are tried in order."
 )
+@click.option(
+    "--repository",
+    metavar="URL",
+    help="Keep the repository there too: s3://BUCKET/PREFIX or file:///FOLDER. Remembered; "
+    "keys come from the environment.",
+)
 @click.option("--database", metavar="URL", help="SQLAlchemy URL instead of SQLite in the data folder.")
 @click.option(
     "--topic-root", default=DEFAULT_ROOT, show_default=True, metavar="TOPIC", help="First levels of every topic."
@@ -79,6 +85,7 @@ def serve(
     broker_cert: Path | None,
     broker_key: Path | None,
     public_url: tuple[str, ...],
+    repository: str | None,
     database: str | None,
     topic_root: str,
     embedded_port: int,
@@ -116,6 +123,7 @@ def serve(
         embedded_port=embedded_port,
         topic_root=topic_root,
         public_urls=public_urls(public_url),
+        repository=repository,
         database=database,
         require_token=require_token,
         bundle_releases=bundle_releases,

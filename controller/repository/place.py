@@ -337,6 +337,19 @@ def _keep_at(folder: Path, url: str) -> str:
     return told
 
 
+def fill(folder: Path) -> tuple[str, int]:
+    """Put whatever is missing or different where a repository is kept, the folder being right; gives URL and number.
+
+    Raises:
+        OperatorError: `input.bad`, where it is kept in the folder alone; `storage.unreachable`.
+    """
+    place = place_of(folder)
+    if place is None:
+        raise OperatorError("input.bad", f"{one_line(folder)} is kept in the folder alone; see `serve --repository`")
+    with locked(folder.parent / f"{folder.name}.lock", _LOCK_WAIT_S):
+        return place.url, place.upload()
+
+
 @lru_cache(maxsize=16)
 def _place(folder: Path, url: str) -> Place:
     return Place(folder, url, open_blobs(url))
