@@ -36,7 +36,7 @@ class Supervisor:
         self._tails: dict[_Key, Tail] = {}
         self._log_files: dict[_Key, LogFile] = {}
         self._turn = asyncio.Lock()
-        self.look_s: Final = LOOK_S
+        self.look_s = LOOK_S
         self._leftovers_gone = False
 
     async def start(self, services: Sequence[Service], context: ReleaseContext) -> None:

@@ -45,7 +45,7 @@ class SystemdServices:
         self._restarts: dict[str, deque[tuple[float, int]]] = {}
         self._known: dict[str, dict[str, str]] = {}
         self._turn = asyncio.Lock()
-        self.look_s: Final = LOOK_S
+        self.look_s = LOOK_S
 
     async def start(self, services: Sequence[Service], context: ReleaseContext) -> None:
         """See `ServiceManager`."""

