@@ -59,7 +59,7 @@ def test_the_first_configuration_says_what_was_given(config: AgentConfig, tmp_pa
 
 def test_the_unit_starts_this_very_agent_with_this_configuration() -> None:
     unit = unit_text(command=["/opt/flotilla/bin/flotilla-agent"], config=Path("/etc/flotilla/agent.toml"))
-    assert "ExecStart=/opt/flotilla/bin/flotilla-agent run --config /etc/flotilla/agent.toml\n" in unit
+    assert "ExecStart=/opt/flotilla/bin/flotilla-agent launch --config /etc/flotilla/agent.toml\n" in unit
     assert {"Type=notify", "WatchdogSec=90", "Restart=always"} <= set(unit.splitlines())
     assert "@" not in unit
     assert Path(agent_command()[0]).is_absolute()
@@ -82,6 +82,19 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / UNIT)], capture_output=True, text=True, check=False
     )
     assert UNIT not in done.stderr, done.stderr
+
+
+def test_the_unit_leaves_the_launcher_what_it_needs() -> None:
+    from device_agent import agent_launcher  # noqa: PLC0415  # beside its only use
+
+    lines = unit_text(command=["/bin/true"], config=Path("/etc/flotilla/agent.toml")).splitlines()
+    # only the launcher is heard, and only it is told to end: it passes both on
+    assert {"NotifyAccess=main", "KillMode=mixed"} <= set(lines)
+    assert "TimeoutStopSec=60" in lines
+    assert agent_launcher.STOP_S < 60
+    # it changes the link below the root folder, and starts what lies there
+    forbidden = ("ProtectSystem=", "ReadOnlyPaths=", "NoExecPaths=", "ProtectHome=", "MemoryDenyWriteExecute=yes")
+    assert not [line for line in lines if line.startswith(forbidden)]
 
 
 def test_both_files_are_written_and_a_configuration_that_exists_is_kept(tmp_path: Path) -> None:
