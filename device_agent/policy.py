@@ -154,6 +154,9 @@ def _not_ours(announcement: Announcement, device: DeviceView, known: Known | Non
 
 
 def _not_meant(announcement: Announcement, device: DeviceView) -> str:
+    group = announcement.policy.set
+    if group is not None and group.packages.get(announcement.package) != announcement.version:
+        return "its set names another version of it"
     if announcement.package in device.pins:
         return f"pinned to {device.pins[announcement.package]}"
     meant = is_meant(

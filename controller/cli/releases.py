@@ -9,8 +9,9 @@ from controller.cli.bundles import wait_for_bundles, wait_options
 from controller.cli.common import controller_options, json_option, print_json, tell_warnings
 from controller.cli.uploading import push_file
 from controller.client import ControllerClient
-from controller.http.views import Announced, ReleaseWish
+from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.packaging.package_creator import PackageCreator
+from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
 from schemas.messages import RolloutPolicy, Targets
 from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, KEY_PATTERN, PACKAGE_PATTERN, matches
@@ -20,6 +21,13 @@ from schemas.versions import parse
 @click.command()
 @click.argument("name")
 @click.argument("version")
+@click.argument("more", nargs=-1, metavar="[NAME@VERSION]...")
+@click.option(
+    "--set",
+    "as_set",
+    is_flag=True,
+    help="Several packages, each written as NAME@VERSION: devices switch to all of them together, or to none.",
+)
 @click.option("--channel", required=True, metavar="CHANNEL", help="Devices of this channel are meant.")
 @click.option(
     "--where",
@@ -43,6 +51,7 @@ from schemas.versions import parse
 def release(
     name: str,
     version: str,
+    more: tuple[str, ...],
     channel: str,
     conditions: tuple[str, ...],
     devices: tuple[str, ...],
@@ -50,14 +59,27 @@ def release(
     client: ControllerClient,
     *,
     allow_downgrade: bool,
+    as_set: bool,
     wait: bool,
     wait_limit: float,
     as_json: bool,
 ) -> None:
-    """Announce VERSION of package NAME to a channel: its devices fetch, switch, prove it, and report."""
-    if wait:
-        _check_names(name, channel)
-        wait_for_bundles(client, name, version, wait_limit)
+    """Announce VERSION of package NAME to a channel: its devices fetch, switch, prove it, and report.
+
+    With --set, several packages at once: flotilla release --set engine@2.0.0 tacho@2.1.0 --channel stable
+    """
+    if more and not as_set:
+        raise OperatorError("input.bad", f"{more[0]!r} is one argument too many; several packages need --set")
+    members = _members((name, version, *more)) if as_set else {name: version}
+    for one, wanted in members.items() if wait else ():
+        _check_names(one, channel)
+        wait_for_bundles(client, one, wanted, wait_limit)
+    if as_set:
+        _check_channel(channel)
+        policy = RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade)
+        wish = SetWish(packages=members, channel=channel, targets=_targets(conditions, devices), policy=policy)
+        _tell_set(client.send("POST", list[Rollout], "releases", "sets", body=wish), as_json=as_json)
+        return
     rollout = announce(
         client,
         name=name,
@@ -129,6 +151,27 @@ def _check_names(name: str, channel: str) -> None:
     _check_channel(channel)
     if not matches(PACKAGE_PATTERN, name):
         raise OperatorError("input.bad", f"{name!r} is no package name; it has small letters, digits and '-'")
+
+
+def _tell_set(made: list[Rollout], *, as_json: bool) -> None:
+    if as_json:
+        print_json(made)
+        return
+    for rollout in made:
+        click.echo(f"announced {rollout.package} {rollout.version} on channel {rollout.channel}, rollout {rollout.id}")
+    click.echo("devices switch to all of them together, or to none; follow it with: flotilla watch")
+
+
+def _members(texts: tuple[str, ...]) -> dict[str, str]:
+    members: dict[str, str] = {}
+    for text in texts:
+        name, at, version = text.partition("@")
+        if not at or not matches(PACKAGE_PATTERN, name):
+            raise OperatorError("input.bad", f"{text!r} is not of the form NAME@VERSION")
+        if name in members:
+            raise OperatorError("input.bad", f"{name} stands twice in the set")
+        members[name] = str(parse(version))
+    return members
 
 
 def _check_channel(channel: str) -> None:

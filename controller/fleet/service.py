@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Engine
@@ -168,10 +169,34 @@ class FleetService:
         self._tell(self._rollout_changed, rollout, True)
         return rollout
 
+    def create_set(
+        self,
+        *,
+        packages: Mapping[str, str],
+        channel: str,
+        repository: list[str],
+        targets: Targets | None = None,
+        policy: RolloutPolicy | None = None,
+    ) -> list[Rollout]:
+        """Ask a channel's devices to take several releases together; see `RolloutStore.create_set`."""
+        made = self._store.create_set(
+            packages=packages,
+            channel=channel,
+            repository=repository,
+            targets=targets,
+            policy=policy,
+            now=self._clock(),
+        )
+        for rollout in made:
+            self._tell(self._rollout_changed, rollout, True)
+        return made
+
     def set_state(self, rollout: str, state: RolloutState) -> Rollout:
         """Pause, halt, revert or go on with a rollout; see `RolloutStore.set_state`."""
         changed = self._store.set_state(rollout, state, self._clock())
         self._tell(self._rollout_changed, changed, True)
+        # others of its set may have changed with it
+        self._tell(partial(self._runner.touch, channels=[changed.channel]))
         return changed
 
     def withdraw(self, channel: str, package: str) -> Rollout:

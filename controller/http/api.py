@@ -52,6 +52,7 @@ def make_api(
             package_handlers.trusted_root,
             package_handlers.statistics,
             fleet_handlers.release,
+            fleet_handlers.release_set,
             fleet_handlers.withdraw,
             fleet_handlers.Rollouts,
             fleet_handlers.Devices,

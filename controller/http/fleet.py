@@ -21,6 +21,7 @@ from controller.http.views import (
     Page,
     ReleaseWish,
     RolloutDetail,
+    SetWish,
     StateWish,
     Told,
 )
@@ -51,6 +52,12 @@ async def release(data: ReleaseWish, releasing: Releasing) -> Announced:
 async def withdraw(channel: str, name: str, releasing: Releasing) -> Rollout:
     """Devices keep what they have; 404 where the channel announces no such package."""
     return await to_thread.run_sync(releasing.withdraw, name, channel)
+
+
+@post("/releases/sets", tags=["rollouts"], summary="Announce several packages as one set")
+async def release_set(data: SetWish, releasing: Releasing) -> list[Rollout]:
+    """Start a rollout for each; a device takes all of them in one switch, or none. All are announced, or none."""
+    return await to_thread.run_sync(releasing.announce_set, data)
 
 
 class Rollouts(Controller):

@@ -1,11 +1,13 @@
 """Announcing a version: repository and fleet change together, one announcement after the other."""
 
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 
 from controller.fleet.service import FleetService
-from controller.http.views import Announced, ReleaseWish
+from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.repository.package_repository import PackageRepository
 from controller.rollouts.views import Rollout
 from controller.settings import ControllerSettings
@@ -47,22 +49,42 @@ class Releasing:
             PublisherError: `release.unknown` or `release.yanked`.
             OperatorError: the announcement breaks a rule of the contract.
         """
-        with self._lock:
-            before = self._repository.channel_of(wish.package, wish.channel)
-            # the channel is set first: it refuses a version that does not exist, and keeps this one from deletion
-            self._repository.set_channel(wish.package, wish.version, wish.channel)
-            try:
-                return self._fleet.create_release(
-                    package=wish.package,
-                    version=wish.version,
-                    channel=wish.channel,
-                    repository=list(self._settings.repository_urls),
-                    targets=wish.targets,
-                    policy=wish.policy,
-                )
-            except FlotillaError:
+        with self._lock, self._pointed(wish.channel, {wish.package: wish.version}):
+            return self._fleet.create_release(
+                package=wish.package,
+                version=wish.version,
+                channel=wish.channel,
+                repository=list(self._settings.repository_urls),
+                targets=wish.targets,
+                policy=wish.policy,
+            )
+
+    def announce_set(self, wish: SetWish) -> list[Rollout]:
+        """As `start`, for several packages that devices switch together; all of it or nothing."""
+        with self._lock, self._pointed(wish.channel, wish.packages):
+            return self._fleet.create_set(
+                packages=wish.packages,
+                channel=wish.channel,
+                repository=list(self._settings.repository_urls),
+                targets=wish.targets,
+                policy=wish.policy,
+            )
+
+    @contextmanager
+    def _pointed(self, channel: str, packages: Mapping[str, str]) -> Iterator[None]:
+        """The channel points at these versions, and at what it did before where the block raises."""
+        done: list[tuple[str, str | None]] = []
+        try:
+            # before anything else: it refuses a version that does not exist, and keeps this one from deletion
+            for package, version in packages.items():
+                before = self._repository.channel_of(package, channel)
+                self._repository.set_channel(package, version, channel)
+                done.append((package, before))
+            yield
+        except FlotillaError:
+            for package, before in reversed(done):
                 if before is None:
-                    self._repository.unset_channel(wish.package, wish.channel)
+                    self._repository.unset_channel(package, channel)
                 else:
-                    self._repository.set_channel(wish.package, before, wish.channel, yanked=True)
-                raise
+                    self._repository.set_channel(package, before, channel, yanked=True)
+            raise

@@ -48,6 +48,15 @@ class ReleaseWish(Wish, frozen=True, kw_only=True):
     policy: RolloutPolicy = msgspec.field(default_factory=RolloutPolicy)
 
 
+class SetWish(Wish, frozen=True, kw_only=True):
+    """Announce several packages on a channel, name to version: devices switch to all of them together or to none."""
+
+    packages: Annotated[dict[PackageName, VersionText], msgspec.Meta(min_length=2, max_length=64)]
+    channel: ChannelName
+    targets: Targets = msgspec.field(default_factory=Targets)
+    policy: RolloutPolicy = msgspec.field(default_factory=RolloutPolicy)
+
+
 class StateWish(Wish, frozen=True, kw_only=True):
     """Move a rollout to another state."""
 

@@ -1,7 +1,7 @@
 """Rollouts in the database: made, changed, evaluated. Every change is announced in the same transaction."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,7 +19,7 @@ from controller.rollouts.tables import rollouts
 from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError, one_line
 from schemas.ids import uuid7
-from schemas.messages import ReleaseState, RolloutPolicy, Targets
+from schemas.messages import BUCKETS, ReleaseSet, ReleaseState, RolloutPolicy, Targets
 from schemas.versions import parse
 
 _OPEN: Final = rollouts.c.state.not_in([state.value for state in ENDED])
@@ -71,7 +71,7 @@ class RolloutStore:
         parse(version)
         now = now or utc_now()
         intention = announcing.Intention(
-            rollout=uuid7(to_db(now) // 1000, secrets.token_bytes(10)),
+            rollout=_new_id(now),
             package=package,
             version=version,
             channel=channel,
@@ -80,17 +80,52 @@ class RolloutStore:
             repository=list(repository),
         )
         with writing(self._engine) as connection:
-            before = announcing.current_rollout(connection, channel, package)
-            revision = announcing.announce(connection, intention, ReleaseState.ACTIVE, now, room=announcing.ROOM)
-            if before is not None:
-                _set_state(connection, before, RolloutState.SUPERSEDED, now)
-                _evaluate(connection, before, now)
-            connection.execute(insert(rollouts).values(_values(intention, revision, now)))
-            _evaluate(connection, intention.rollout, now)
-            return read_rollout(connection, intention.rollout)
+            return _begin(connection, intention, now)
+
+    def create_set(
+        self,
+        *,
+        packages: Mapping[str, str],
+        channel: str,
+        repository: Sequence[str],
+        targets: Targets | None = None,
+        policy: RolloutPolicy | None = None,
+        now: datetime | None = None,
+    ) -> list[Rollout]:
+        """As `create`, for several packages (name to version) that devices switch together or not at all.
+
+        Raises:
+            PublisherError: `version.bad`.
+            OperatorError: `input.bad` for anything that breaks the contract, and for a share of the devices: which
+                those are depends on the rollout's id, so each package would mean other ones.
+        """
+        now = now or utc_now()
+        targets, policy = targets or Targets(), policy or RolloutPolicy()
+        if targets.upto not in (0, BUCKETS):
+            raise OperatorError("input.bad", "a set cannot be for a share of the devices; name devices or conditions")
+        if len(packages) < 2:
+            raise OperatorError("input.bad", "a set has at least two packages")
+        together = msgspec.structs.replace(policy, set=ReleaseSet(id=_new_id(now), packages=dict(packages)))
+        with writing(self._engine) as connection:
+            made = []
+            for package, version in packages.items():
+                parse(version)
+                intention = announcing.Intention(
+                    rollout=_new_id(now),
+                    package=package,
+                    version=version,
+                    channel=channel,
+                    targets=targets,
+                    policy=together,
+                    repository=list(repository),
+                )
+                made.append(_begin(connection, intention, now))
+            return made
 
     def set_state(self, rollout: str, state: RolloutState, now: datetime | None = None) -> Rollout:
         """Pause, halt, revert or go on with a rollout; asking for the state it is in changes nothing.
+
+        Rollouts that were made as one set change together, those of them that still may.
 
         Raises:
             OperatorError: `rollout.unknown`, or `rollout.state` where `MOVES` has no such move.
@@ -108,6 +143,10 @@ class RolloutStore:
                     )
                 _change(connection, row, state, now)
                 _evaluate(connection, rollout, now)
+                for other in _others_of_set(connection, row):
+                    if state in MOVES[RolloutState(other["state"])]:
+                        _change(connection, other, state, now)
+                        _evaluate(connection, other["id"], now)
             return read_rollout(connection, rollout)
 
     def withdraw(self, channel: str, package: str, now: datetime | None = None) -> Rollout:
@@ -166,6 +205,36 @@ class RolloutStore:
             found = found.where(rollouts.c.package == package)
         with reading(self._engine) as connection:
             return list(connection.scalars(found.order_by(rollouts.c.id)))
+
+
+def _begin(connection: Connection, intention: announcing.Intention, now: datetime) -> Rollout:
+    before = announcing.current_rollout(connection, intention.channel, intention.package)
+    revision = announcing.announce(connection, intention, ReleaseState.ACTIVE, now, room=announcing.ROOM)
+    if before is not None:
+        _set_state(connection, before, RolloutState.SUPERSEDED, now)
+        _evaluate(connection, before, now)
+    connection.execute(insert(rollouts).values(_values(intention, revision, now)))
+    _evaluate(connection, intention.rollout, now)
+    return read_rollout(connection, intention.rollout)
+
+
+def _others_of_set(connection: Connection, row: Any) -> list[Any]:
+    """The rollouts that were made together with this one and are still announced."""
+    group = _intention(row).policy.set
+    if group is None:
+        return []
+    found = select(rollouts).where(
+        _OPEN,
+        rollouts.c.channel == row["channel"],
+        rollouts.c.package.in_(sorted(group.packages)),
+        rollouts.c.id != row["id"],
+    )
+    rows = connection.execute(found.order_by(rollouts.c.id).with_for_update()).mappings()
+    return [other for other in rows if _intention(other).policy.set == group]
+
+
+def _new_id(now: datetime) -> str:
+    return uuid7(to_db(now) // 1000, secrets.token_bytes(10))
 
 
 def _evaluate(connection: Connection, rollout: str, now: datetime) -> Evaluation | None:
