@@ -1,5 +1,6 @@
 """Opening agent.db: its tables, its lock, its transactions, and foreign errors translated."""
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -15,6 +16,8 @@ from schemas.errors import DeviceError, OperatorError, one_line
 
 DATABASE: Final = "agent.db"
 LOCK: Final = "agent.lock"
+RUNNING: Final = "agent.running"
+"""There from the first start on until an end in order, after which nothing need be examined."""
 SCHEMA_VERSION: Final = 1
 BUSY_TIMEOUT_S: Final = 10.0
 
@@ -82,8 +85,12 @@ class AgentDatabase:
             if not read_only:
                 root.mkdir(parents=True, exist_ok=True)
                 self._lock = _lock(root)
-            # SQLite removes its log when the last connection is closed
-            self.ended_in_order = not _is_there(path.with_name(f"{path.name}-wal"))
+            # SQLite removes its log when the last connection is closed; a run that came to nothing leaves the mark
+            self._mark = root / RUNNING
+            self.ended_in_order = not (self._mark.exists() or _is_there(path.with_name(f"{path.name}-wal")))
+            self._settled = self.ended_in_order
+            if not read_only:
+                self._mark.touch(mode=0o600)
             try:
                 self._connection = _connect(path, read_only, suspect=not self.ended_in_order)
             except BaseException:
@@ -94,7 +101,14 @@ class AgentDatabase:
         """Let go of the file and the lock."""
         with self._mutex:
             self._connection.close()
+            if self._settled and self._lock is not None:
+                with contextlib.suppress(OSError):  # then the next start looks closer than it would have to
+                    self._mark.unlink(missing_ok=True)
             self._unlock()
+
+    def settle(self) -> None:
+        """What an end that was not in order may have spoilt has been looked for."""
+        self._settled = True
 
     def __enter__(self) -> Self:
         return self

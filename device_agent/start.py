@@ -53,14 +53,21 @@ class Start:
         except FlotillaError as error:
             troubles.append(one_line(error))
         changing = {update.package for update in unfinished if has_changed_things(update)}
+        looked = True
         for package, install in (await in_thread(self._journal.installs)).items():
             if package in changing:
                 continue  # the step that is done again sees to it
             try:
                 troubles += await in_thread(self._look_for_damage, install)
+            except FlotillaError as error:
+                looked = False
+                troubles.append(one_line(error))
+            try:
                 await self._run(install)
             except FlotillaError as error:
                 troubles.append(f"{package} {install.current.version}: {one_line(error)}")
+        if looked:
+            self._journal.settle()
         return troubles
 
     def _adopt(self) -> list[str]:

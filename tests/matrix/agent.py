@@ -15,8 +15,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -91,19 +89,11 @@ class Result(msgspec.Struct, kw_only=True):
     ill: str = ""
 
 
-@dataclass(frozen=True)
-class _QuickClock:
+class _QuickClock(KeptClock):
     """The agent's clock, in which long pauses are short."""
 
-    kept: KeptClock
-
-    def now(self) -> datetime:
-        return self.kept.now()
-
-    def monotonic(self) -> float:
-        return self.kept.monotonic()
-
     async def sleep(self, seconds: float) -> None:
+        """See `Clock`."""
         await asyncio.sleep(min(seconds, LONGEST_PAUSE_S))
 
 
@@ -303,7 +293,7 @@ def _one_thread(executor: ThreadPoolExecutor) -> Iterator[None]:
         return asyncio.get_running_loop().run_in_executor(executor, function)
 
     workers._in_thread = in_executor
-    near = {"process_source_factory": _NearSources, "KeptClock": lambda root: _QuickClock(KeptClock(root))}
+    near = {"process_source_factory": _NearSources, "KeptClock": _QuickClock}
     vars(app).update(near)
     yield
 

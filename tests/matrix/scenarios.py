@@ -1,5 +1,6 @@
-"""The stories that are cut off: an installation, an update, a rollback, clearing up. And what must hold afterwards."""
+"""The stories that are cut off: installing, updating, going back, clearing up, repairing; and what must hold then."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,19 @@ def _leave_rubbish(bench: Bench) -> None:
         stray.write_bytes(b"left")
 
 
+def _tear(bench: Bench) -> None:
+    """What a power cut can do to a disk that does not keep its promises, while the agent was killed with it."""
+    tree = DeviceFolders(bench.root).package("tacho").current.resolve()
+    for name, content in (("lib/only-1.1.0.txt", b""), ("lib/common.txt", b"the same"), ("etc/app.conf", b"\0" * 30)):
+        path = tree / name
+        looks = path.stat()
+        path.chmod(0o644)
+        path.write_bytes(content)
+        path.chmod(looks.st_mode & 0o7777)
+        os.utime(path, ns=(looks.st_mtime_ns, looks.st_mtime_ns))
+    (bench.root / "agent.db-wal").write_bytes(b"\0" * 4096)
+
+
 SCENARIOS: Final = {
     one.name: one
     for one in (
@@ -70,6 +84,7 @@ SCENARIOS: Final = {
         Scenario(name="update", before="1.0.0", wanted="1.1.0", after="1.1.0", word=Phase.SUCCEEDED),
         Scenario(name="rollback", before="1.1.0", wanted=SICK, after="1.1.0", word=Phase.ROLLED_BACK),
         Scenario(name="clearing", before="1.1.0", wanted=None, after="1.1.0", word=None, prepare=_leave_rubbish),
+        Scenario(name="repair", before="1.1.0", wanted=None, after="1.1.0", word=None, prepare=_tear),
     )
 }
 
@@ -174,7 +189,8 @@ def _of_first(ran: Ran, fault: str) -> list[str]:
 def _of_second(ran: Ran) -> list[str]:
     if ran.status != 0 or ran.result is None or "Traceback" in ran.log:
         return [f"the agent crashed when it was started again (status {ran.status})"]
-    found = [f"when started again: {trouble}" for trouble in ran.result.troubles]
+    bad = [trouble for trouble in ran.result.troubles if not trouble.endswith("will be repaired")]
+    found = [f"when started again: {trouble}" for trouble in bad]
     found += [f"the agent refused to go on: {ran.result.refused}"] if ran.result.refused else []
     found += [f"what runs at the end: {ran.result.ill}"] if ran.result.ill else []
     return found
@@ -241,7 +257,7 @@ def names_below(root: Path) -> set[str]:
     found = set()
     for path in root.rglob("*"):
         name = str(path.relative_to(root))
-        own = name.startswith(("agent.db", "agent.lock")) or "/state/" in name
+        own = name.startswith(("agent.db", "agent.lock", "agent.running")) or "/state/" in name
         if not own and not (path.parent.name == "objects" and path.is_dir()):
             found.add(name)
     return found

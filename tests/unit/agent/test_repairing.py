@@ -9,6 +9,7 @@ import pytest
 
 from device_agent import damage
 from device_agent.agent_db import DATABASE
+from device_agent.journal import Journal
 from device_agent.layout import FIXED_MTIME
 from device_agent.updates import Origin
 from schemas.errors import NetworkError
@@ -130,6 +131,21 @@ async def test_after_an_end_in_order_nothing_is_read(device: Device, monkeypatch
     monkeypatch.setattr(damage, "is_damaged", lambda *_: pytest.fail("a file was examined"))
     await cut(device, in_order=True)
     assert device.troubles == []
+
+
+async def test_a_start_that_came_to_nothing_does_not_hide_the_damage(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await device.stop()
+    put(device.folders.package("tacho").current / "lib/only-1.1.0.txt", b"", SEALED)
+    (device.root / f"{DATABASE}-wal").write_bytes(b"\0" * 4096)
+    Journal(device.root).close()
+    assert not (device.root / f"{DATABASE}-wal").exists()
+    await device.start()
+    await repaired(device)
+    await device.stop()
+    with Journal(device.root, read_only=True) as journal:
+        assert journal.ended_in_order
 
 
 async def test_damage_is_no_local_change_for_the_next_update(device: Device) -> None:
