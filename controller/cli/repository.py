@@ -8,6 +8,7 @@ import click
 
 from controller.cli.common import json_option, print_json, size_text
 from controller.database import open_database, sqlite_url
+from controller.repository.mirrors import open_mirror
 from controller.repository.package_repository import PackageRepository
 from controller.repository.place import fill
 from schemas.errors import OperatorError
@@ -33,10 +34,24 @@ _database = click.option("--database", metavar="URL", help="As for serve.")
 @repository.command(short_help="Read every object and check every signature.")
 @_data
 @_database
+@click.option(
+    "--repair",
+    "mirror",
+    metavar="MIRROR",
+    help="Put right what can be from another copy: its base URL, or its repository folder.",
+)
 @json_option
-def verify(data: Path, database: str | None, *, as_json: bool) -> None:
-    """Read every object and check every signature; exit status 1 where anything is wrong."""
-    with _opened(data, database) as opened:
+def verify(data: Path, database: str | None, mirror: str | None, *, as_json: bool) -> None:
+    """Read every object and check every signature; exit status 1 where anything is wrong.
+
+    With --repair, damaged and missing files are fetched from a mirror, proven, and put in their places; what is wrong
+    after that is told.
+    """
+    with _opened(data, database, heal=mirror is None) as opened:
+        if mirror is not None:
+            repaired = opened.repair(open_mirror(mirror))
+            for path in repaired.mended:
+                click.echo(f"mended {path}", err=as_json)
         problems = opened.verify()
     if as_json:
         print_json(problems)
@@ -94,12 +109,12 @@ def upload(data: Path) -> None:
 
 
 @contextmanager
-def _opened(data: Path, database: str | None) -> Iterator[PackageRepository]:
+def _opened(data: Path, database: str | None, *, heal: bool = True) -> Iterator[PackageRepository]:
     folder = data / "repository"
     if not folder.is_dir():
         raise OperatorError("data.bad", f"{data} is no data folder of a controller: it has no repository/")
     engine = open_database(database or sqlite_url(data / "flotilla.db"))
     try:
-        yield PackageRepository(folder, engine, keys=data / "keys")
+        yield PackageRepository(folder, engine, keys=data / "keys", heal=heal)
     finally:
         engine.dispose()

@@ -12,12 +12,15 @@ from controller.packaging.package_file import Progress
 from controller.repository import export, garbage, refresh, retention, verification
 from controller.repository.bundles import Bundles
 from controller.repository.channels import Channels
+from controller.repository.checking import Rows
 from controller.repository.index import Entry, Index
 from controller.repository.keys import KeyStore
 from controller.repository.manifests import read_manifest
 from controller.repository.metadata import TrustedMetadata, read_roots, verified_roots
+from controller.repository.mirrors import Mirror
 from controller.repository.publishing import Publisher
 from controller.repository.records import ChannelEntry, Garbage, Problem, Refreshed, ReleaseRecord, Statistics
+from controller.repository.repair import Repaired, repair
 from controller.repository.retention import InUse, Retention, Retired, Rules
 from controller.repository.searching import Wanted
 from controller.repository.signing import Lifetimes, replace_root_key
@@ -30,6 +33,8 @@ from schemas.ranges import Range
 
 LOCK_WAIT_S: Final = 60
 """How long a writer waits for another; signing takes well under a second."""
+
+_REPAIR_ROUNDS: Final = 6
 
 
 class PackageRepository:
@@ -51,6 +56,7 @@ class PackageRepository:
         clock: Callable[[], datetime] = utc_now,
         lifetimes: Lifetimes | None = None,
         lock_wait_s: float = LOCK_WAIT_S,
+        heal: bool = True,
     ) -> None:
         """Open the repository, or make an empty one with new keys, and heal what a killed process left.
 
@@ -61,6 +67,7 @@ class PackageRepository:
             clock: gives the present moment.
             lifetimes: how long signatures are good for.
             lock_wait_s: seconds to wait for another writer.
+            heal: whether to make and heal anything; without, a repository opens whatever is wrong with it.
 
         Raises:
             OperatorError: `data.bad`, `disk.full` or `disk.io`.
@@ -72,6 +79,7 @@ class PackageRepository:
         self._channels = Channels(engine)
         self._yanking = Yanking(engine)
         self._retention = Retention(engine)
+        self._rows = Rows(engine)
         self.bundles = Bundles(self._storage, self._index)
         self._keys = KeyStore(keys if keys is not None else folder.parent / "keys")
         self._clock = clock
@@ -85,7 +93,8 @@ class PackageRepository:
             clock=clock,
             lock_wait_s=lock_wait_s,
         )
-        self._publisher.create()
+        if heal:
+            self._publisher.create()
 
     # Finding
 
@@ -283,7 +292,24 @@ class PackageRepository:
         Args:
             progress: told about (packed bytes read, packed bytes in all).
         """
-        return verification.verify(self._storage, self._index, self._clock(), progress)
+        return verification.verify(self._storage, self._index, self._rows, self._clock(), progress)
+
+    def repair(self, mirror: Mirror) -> Repaired:
+        """Put right from another copy of this repository what `verify` finds; bad copies change nothing.
+
+        Raises:
+            OperatorError: `disk.full`, `disk.io` or `data.bad`.
+            NetworkError: `fetch.unreachable`.
+        """
+        mended: list[str] = []
+        with self._publisher.locked():
+            # What is behind damaged metadata is found when that is right again.
+            for _ in range(_REPAIR_ROUNDS):
+                done = repair(self._storage, self.verify(), mirror)
+                mended += done.mended
+                if not done.mended:
+                    break
+        return Repaired(mended=mended, left=done.left)
 
     def retire(self, rules: Rules, in_use: InUse, *, dry_run: bool = True) -> Retired:
         """Delete the releases that have had their time; `collect_garbage` frees their bytes after a grace period.

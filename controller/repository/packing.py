@@ -23,6 +23,14 @@ HEADER_BYTES: Final = 18
 """Most bytes that a frame's header takes (RFC 8878, section 3.1.1.1)."""
 
 
+_UNUSED_BIT: Final = 0x10
+"""Of the frame header's descriptor: readers ignore it and writers leave it at 0 (RFC 8878, section 3.1.1.1.1)."""
+
+
+_ONE_BYTE_BLOCK: Final = 6
+_BLOCK_TYPE: Final = 0b110
+
+
 class DamagedError(Exception):
     """Packed data is not what it should be; the message says how."""
 
@@ -103,11 +111,20 @@ def check_object(packed: BinaryIO, sha256: str, size: int | None) -> None:
     _unpack(packed, sha256, size, None)
 
 
+def _check_header(header: bytes, named: int) -> None:
+    """Refuse what stands for the same content and was not written so."""
+    if header[4] & _UNUSED_BIT:
+        raise DamagedError("has a bit set that no writer sets")
+    if named == 1 and header[_ONE_BYTE_BLOCK] & _BLOCK_TYPE:
+        raise DamagedError("says of one byte that it is repeated, as no writer does")
+
+
 def _unpack(packed: BinaryIO, sha256: str, size: int | None, destination: BinaryIO | None) -> None:
     header = packed.read(HEADER_BYTES)
     named = plain_size(header)
     if named is None:
         raise DamagedError("is not a packed object")
+    _check_header(header, named)
     if size is not None and named != size:
         raise DamagedError(f"holds {named} bytes where {size} belong")
     hashed = hashlib.sha256()

@@ -91,6 +91,12 @@ class Publisher:
             self._heal(trusted)
             yield trusted
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The repository's lock alone, whatever the metadata is like. Raises `OperatorError` (`data.bad`)."""
+        with locked(self._lock, self._lock_wait_s):
+            yield
+
     def add(self, package_file: Path, progress: Progress | None) -> Manifest:
         """See `PackageRepository.add`."""
         for _ in range(_INGEST_TRIES):
@@ -168,6 +174,8 @@ class Publisher:
             yield
         except BaseException:
             with suppress(FlotillaError):
+                # the timestamp may have been put where the repository is kept, and only the answer was lost
+                self._storage.reconcile()
                 self._heal(TrustedMetadata(self._storage.metadata))
             raise
         self._heal(TrustedMetadata(self._storage.metadata))

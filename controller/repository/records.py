@@ -70,11 +70,13 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         code: one of `schemas.errors.CODES`.
         where: path below the repository folder, or the release's key.
         message: one line: what is wrong and what to do.
+        file: the file, by its path below the repository folder, that another copy would mend; empty where none would.
     """
 
     code: str
     where: str
     message: str
+    file: str = ""
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
@@ -10,50 +11,89 @@ from typing import Final
 
 from controller.packaging.package_file import Progress, distinct_contents
 from controller.repository.bundle_files import BundleFiles
+from controller.repository.checking import Rows, damaged_metadata, damaged_targets, metadata_path, newest_targets
 from controller.repository.index import Entry, Index
 from controller.repository.manifests import read_plain_manifest
-from controller.repository.metadata import TrustedMetadata
+from controller.repository.metadata import TrustedMetadata, read_roots, verified_roots
 from controller.repository.packing import DamagedError, check_object
+from controller.repository.place_check import check_place
 from controller.repository.records import Problem
 from controller.repository.refresh import expiries
 from controller.repository.storage import Storage
 from controller.repository.tables import STORED
-from controller.repository.tuf_api import TargetFile
+from controller.repository.tuf_api import Metadata, TargetFile, Targets
 from schemas.errors import FlotillaError, OperatorError
-from schemas.layout import METADATA, object_path, target_name
+from schemas.layout import METADATA, object_path, target_name, target_path
 from schemas.manifest import decode_manifest
 
 _AT_ONCE: Final = 64
 
 
-def verify(storage: Storage, index: Index, now: datetime, progress: Progress | None = None) -> list[Problem]:
+def verify(
+    storage: Storage, index: Index, rows: Rows, now: datetime, progress: Progress | None = None
+) -> list[Problem]:
     """See `PackageRepository.verify`. Takes no lock: releases that are deleted meanwhile are not reported."""
+    problems = _check_metadata(storage)
     try:
         trusted = TrustedMetadata(storage.metadata)
         signed = trusted.all_targets()
     except FlotillaError as error:
-        return [Problem(code=error.code, where=METADATA, message=str(error))]
-    problems = [
+        if _file_of(error) not in {problem.file for problem in problems}:
+            problems.append(Problem(code=error.code, where=METADATA, message=str(error), file=_file_of(error)))
+        return problems
+    problems.extend(
         Problem(
             code="trust.expired", where=METADATA, message=f"the role {role!r} expired at {expires:%Y-%m-%d %H:%M} UTC"
         )
         for role, expires in expiries(trusted)
         if expires <= now
-    ]
+    )
     entries = {entry.target_name: entry for entry in index.entries(STORED)}
     # Added after the metadata was read, or deleted before the index was: no problems, only in motion.
     present = TrustedMetadata(storage.metadata).all_targets()
     problems.extend(_unsigned(entry) for name, entry in entries.items() if name not in signed and name not in present)
     problems.extend(_unknown(name) for name in signed if name not in entries and name in present)
-    needed = _Needed()
+    needed = _Needed(rows)
     for name, target in signed.items():
         try:
             needed.look(storage, name, target, entries.get(name))
         except FlotillaError as error:
-            problems.append(Problem(code=error.code, where=name, message=str(error)))
-    problems.extend(_check_objects(storage, needed, progress))
+            path = target_path(target.hashes.get("sha256", ""), name)
+            problems.append(Problem(code=error.code, where=name, message=str(error), file=path))
+    named = {problem.file for problem in problems}
+    problems.extend(
+        Problem(code="data.bad", where=path, message=f"{what}; no release needs it, remove the file", file=path)
+        for path, what in damaged_targets(storage)
+        if path not in named
+    )
+    problems.extend(needed.problems)
     problems.extend(BundleFiles(storage).verify({entry.manifest for entry in entries.values()}))
+    problems.extend(_check_objects(storage, needed, progress))
+    problems.extend(check_place(storage.place))
     return problems
+
+
+def _check_metadata(storage: Storage) -> list[Problem]:
+    """Every metadata file by itself, superseded ones too: a device may be reading them."""
+    try:
+        root = verified_roots(read_roots(storage.metadata))
+    except FlotillaError as error:
+        return [Problem(code=error.code, where=METADATA, message=str(error), file=_file_of(error))]
+    targets: Metadata[Targets] | None
+    try:
+        targets = TrustedMetadata(storage.metadata).targets
+    except FlotillaError:
+        targets = newest_targets(storage.metadata, root)
+    return [
+        Problem(code=error.code, where=metadata_path(path), message=str(error), file=metadata_path(path))
+        for path, error in damaged_metadata(storage.metadata, root, targets)
+    ]
+
+
+def _file_of(error: FlotillaError) -> str:
+    """The metadata file that a message begins with."""
+    match = re.match(rf"{METADATA}/[a-z0-9.-]+\.json", error.message)
+    return match[0] if match else ""
 
 
 class _Needed:
@@ -61,10 +101,13 @@ class _Needed:
 
     Attributes:
         objects: plain hash to plain size and the first release that needs it.
+        problems: what is wrong in the index.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
         self.objects: dict[str, tuple[int, str]] = {}
+        self.problems: list[Problem] = []
 
     def look(self, storage: Storage, name: str, target: TargetFile, entry: Entry | None) -> None:
         """Read a manifest and compare it with the index. Raises `FlotillaError`."""
@@ -72,8 +115,12 @@ class _Needed:
         manifest = decode_manifest(plain)
         if target_name(manifest.package, manifest.version, manifest.platform) != name:
             raise OperatorError("data.bad", f"the manifest calls itself {manifest.package} {manifest.version}")
-        if entry is not None and hashlib.sha256(plain).hexdigest() != entry.manifest:
-            raise OperatorError("data.bad", "the index has another manifest's hash; restore the database")
+        digest = hashlib.sha256(plain).hexdigest()
+        if entry is not None:
+            wrong = self._rows.difference(entry, manifest, digest, target.hashes["sha256"])
+            if wrong:
+                what = f"the index has another {', '.join(wrong)} than the signed manifest; restore the database"
+                self.problems.append(Problem(code="data.bad", where=name, message=what))
         for sha256, size in distinct_contents(manifest):
             self.objects.setdefault(sha256, (size, name))
 
@@ -107,6 +154,7 @@ def _check_objects(storage: Storage, needed: _Needed, progress: Progress | None)
                     code="data.bad",
                     where=object_path(sha256),
                     message=f"is missing and {name} needs it; push that again",
+                    file=object_path(sha256),
                 )
             )
     return problems
@@ -130,7 +178,9 @@ def _damaged(sha256: str, problem: str, needed: _Needed) -> Problem:
     if sha256 not in needed.objects:
         return Problem(code="data.bad", where=where, message=f"{problem}; no release needs it, remove the file")
     name = needed.objects[sha256][1]
-    return Problem(code="data.bad", where=where, message=f"{problem}; remove the file and push {name} again")
+    return Problem(
+        code="data.bad", where=where, message=f"{problem}; remove the file and push {name} again", file=where
+    )
 
 
 def _size_of(path: Path) -> int:

@@ -1,0 +1,167 @@
+"""Every flipped bit of every file is found, and put right from a mirror that has it right; nothing gets worse."""
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from controller.database import open_database, sqlite_url, writing
+from controller.repository.mirrors import FolderMirror, UrlMirror, open_mirror
+from controller.repository.package_repository import PackageRepository
+from controller.repository.tables import release_tags, releases
+from schemas.errors import NetworkError, OperatorError
+from tests.support.repository import add_release, make_repository, serve_folder, tree_of
+from tests.unit.repository.conftest import Clock
+
+SAMPLE = 250
+"""Of some 8 000 bytes; all of them with FLOTILLA_EXHAUSTIVE=1, which takes minutes."""
+
+
+@pytest.fixture
+def small(repository: PackageRepository, clock: Clock) -> PackageRepository:
+    add_release(repository, "tacho", "1.0.0", {"raw": "x", "text": "much the same " * 20}, tags=["ui"], description="D")
+    repository.rotate_root_key()
+    clock.advance(minutes=1)
+    add_release(repository, "tacho", "1.1.0", {"raw": "y"})
+    assert repository.verify() == []
+    return repository
+
+
+def served(repository: PackageRepository) -> list[Path]:
+    parts = ("metadata", "targets", "objects")
+    return [path for part in parts for path in sorted((repository.folder / part).rglob("*")) if path.is_file()]
+
+
+def flip(path: Path, place: int, bits: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= bits
+    path.write_bytes(data)
+
+
+def test_every_flipped_bit_is_found(small: PackageRepository) -> None:
+    places = [(path, place) for path in served(small) for place in range(path.stat().st_size)]
+    chance = random.Random()
+    if not os.environ.get("FLOTILLA_EXHAUSTIVE"):
+        places = chance.sample(places, SAMPLE)
+    for path, place in places:
+        before = path.read_bytes()
+        bits = chance.choice([1, 2, 4, 8, 16, 32, 64, 128, 255])
+        flip(path, place, bits)
+        problems = small.verify()
+        assert problems, (path.name, place, bits)
+        assert any(problem.file.endswith(path.name) for problem in problems), (path.name, place, bits, problems)
+        path.write_bytes(before)
+    assert small.verify() == []
+
+
+@pytest.mark.parametrize("how", ["flip", "remove"])
+def test_every_file_is_mended_to_what_it_was(small: PackageRepository, tmp_path: Path, how: str) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(small.folder, mirror)
+    before = tree_of(small.folder)
+    for path in served(small):
+        superseded = how == "remove" and path.parent.name == "metadata" and path.name.startswith("1.")
+        if superseded:
+            continue  # nobody can know that it was there; garbage collection may have taken it
+        if how == "flip":
+            flip(path, path.stat().st_size // 2, 4)
+        else:
+            path.unlink()
+        repaired = small.repair(FolderMirror(mirror))
+        name = path.relative_to(small.folder).as_posix()
+        if before[name] != tree_of(small.folder).get(name):
+            assert how == "remove", repaired
+            assert path.parent.name == "metadata", repaired
+            path.write_bytes(before[name])
+    assert tree_of(small.folder) == before
+    assert small.verify() == []
+
+
+def test_everything_at_once_is_mended_over_http(small: PackageRepository, tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(small.folder, mirror)
+    before = tree_of(small.folder)
+    for path in served(small):
+        flip(path, path.stat().st_size // 2, 1)
+    with serve_folder(mirror) as url:
+        repaired = small.repair(UrlMirror(url))
+    assert repaired.left == {}
+    assert tree_of(small.folder) == before
+
+
+def test_a_mirror_that_is_damaged_itself_changes_nothing(small: PackageRepository, tmp_path: Path) -> None:
+    for path in served(small):
+        flip(path, path.stat().st_size // 2, 1)
+    mirror = tmp_path / "mirror"
+    shutil.copytree(small.folder, mirror)
+    damaged = tree_of(small.folder)
+    repaired = small.repair(FolderMirror(mirror))
+    assert repaired.mended == []
+    assert repaired.left
+    assert tree_of(small.folder) == damaged
+
+
+def test_a_mirror_of_another_repository_changes_nothing(small: PackageRepository, tmp_path: Path, clock: Clock) -> None:
+
+    other = make_repository(tmp_path / "other", clock=clock)
+    add_release(other, "tacho", "1.0.0", {"other": "z"})
+    add_release(other, "tacho", "1.1.0", {"other": "w"})
+    other.rotate_root_key()
+    for path in served(small):
+        if path.parent.name == "metadata":
+            flip(path, path.stat().st_size // 2, 1)
+    damaged = tree_of(small.folder)
+    assert small.repair(FolderMirror(other.folder)).mended == []
+    assert tree_of(small.folder) == damaged
+
+
+def test_a_timestamp_of_an_older_state_is_refused(small: PackageRepository, tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(small.folder, mirror)
+    add_release(small, "tacho", "1.2.0", {"raw": "z"})
+    timestamp = small.folder / "metadata/timestamp.json"
+    flip(timestamp, 20, 1)
+    damaged = timestamp.read_bytes()
+    repaired = small.repair(FolderMirror(mirror))
+    assert "older state" in repaired.left["metadata/timestamp.json"]
+    assert timestamp.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("description", "another"),
+        ("size", 1),
+        ("files", 9),
+        ("version_key", b"x"),
+        ("newest_first", b"x"),
+        ("manifest", "a" * 64),
+        ("target", "b" * 64),
+    ],
+)
+def test_a_row_that_is_not_what_its_manifest_says_is_found(
+    small: PackageRepository, tmp_path: Path, column: str, value: object
+) -> None:
+    with writing(open_database(sqlite_url(tmp_path / "flotilla.db"))) as connection:
+        connection.execute(update(releases).where(releases.c.version == "1.0.0").values({column: value}))
+    found = [problem for problem in small.verify() if problem.where == "tacho@1.0.0@any.json.zst"]
+    assert [problem.code for problem in found] == ["data.bad"]
+    assert column in found[0].message
+
+
+def test_a_tag_that_is_not_what_its_manifest_says_is_found(small: PackageRepository, tmp_path: Path) -> None:
+    with writing(open_database(sqlite_url(tmp_path / "flotilla.db"))) as connection:
+        connection.execute(update(release_tags).values(tag="other"))
+    (problem,) = small.verify()
+    assert "tags" in problem.message
+
+
+def test_what_is_no_mirror_is_refused(small: PackageRepository, tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="no metadata/"):
+        open_mirror(str(tmp_path / "nothing"))
+    flip(served(small)[-1], 3, 1)
+    with pytest.raises(NetworkError):
+        small.repair(UrlMirror("http://127.0.0.1:1"))
