@@ -53,26 +53,26 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
         look_at: when to look again; None where somebody will say so.
         until: when the wait ends at the latest; None where nobody knows.
         line: the reading, or what the application said last.
-        unfit: whether the device itself is what is waited for.
+        began: since when the device has not been fit, or the application has said 'not now'; None for other reasons.
     """
 
     reason: str
     look_at: datetime | None = None
     until: datetime | None = None
     line: str = ""
-    unfit: bool = False
+    began: datetime | None = None
 
     def noted(self, before: Waiting | None, now: datetime) -> Waiting:
         """For the journal; what lasts since before began then."""
         same = before is not None and before.reason == self.reason
-        asked_since = before.asked_since if before else None
+        asks = self.reason == NOT_READY
         return Waiting(
             reason=self.reason,
-            since=before.since if before and same else now,
+            since=min(before.since, now) if before and same else now,
             until=self.until,
             line=self.line,
-            unfit_since=(before.unfit_since if before and before.unfit_since else now) if self.unfit else None,
-            asked_since=asked_since or (now if self.reason == NOT_READY else None),
+            unfit_since=None if asks else self.began,
+            asked_since=self.began if asks else (before.asked_since if before else None),
         )
 
     def is_news(self, before: Waiting | None) -> bool:
@@ -114,7 +114,7 @@ def wait_for_device(trouble: Trouble | None, update: Update, limits: Limits, now
             f"{update.package} {update.version} waited {limits.longest_s:g} s for the device: {trouble.reading}",
         )
     look_at = min(until, now + timedelta(seconds=limits.interval_s))
-    return Wait(reason=trouble.reason, look_at=look_at, until=until, line=trouble.reading, unfit=True)
+    return Wait(reason=trouble.reason, look_at=look_at, until=until, line=trouble.reading, began=since)
 
 
 def wait_for_application(
@@ -127,11 +127,13 @@ def wait_for_application(
         longest_s: the owner's own limit.
     """
     longest = hook.longest_postponement_s if longest_s is None else longest_s
-    until = now - timedelta(seconds=postponed_s(update, now)) + timedelta(seconds=longest)
+    noted = update.waiting.asked_since if update.waiting else None
+    since = min(noted, now) if noted else now
+    until = since + timedelta(seconds=longest)
     if now >= until:
         return None
     look_at = min(until, now + timedelta(seconds=hook.interval_s))
-    return Wait(reason=NOT_READY, look_at=look_at, until=until, line=line)
+    return Wait(reason=NOT_READY, look_at=look_at, until=until, line=line, began=since)
 
 
 def postponed_s(update: Update, now: datetime) -> float:

@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from device_agent.lifecycle import Outcome
-from device_agent.readiness import HOLD
-from device_agent.updates import Answer, Install, Update, UpdateRequest, Verdict
+from device_agent.readiness import HOLD, WINDOW
+from device_agent.updates import Answer, Install, Update, UpdateRequest, Verdict, Waiting
 from schemas.errors import DeviceError, FlotillaError
 from schemas.messages import Phase
 
@@ -16,6 +16,10 @@ WAITING = frozenset({Phase.DEFERRED, Phase.ACCEPTED})
 
 LONGEST_RETRY_S = 600.0
 """Most that lies between two tries. A retry that is due later than that was timed by a clock that was ahead."""
+
+
+LONGEST_LOOK_S = 3600.0
+"""Most that lies between two looks at something that is waited for."""
 
 
 class Judgement(NamedTuple):
@@ -97,8 +101,15 @@ def _is_due(update: Update, now: datetime) -> bool:
     if update.not_before is None or update.not_before <= now:
         return True
     if update.waiting is not None:
-        return False
+        return _was_ahead(update, update.waiting, now)
     return update.error is not None and (update.not_before - now).total_seconds() > LONGEST_RETRY_S
+
+
+def _was_ahead(update: Update, waiting: Waiting, now: datetime) -> bool:
+    """Whether the clock was ahead when it was said how long this waits; only a window is further away than an hour."""
+    look_in_s = (update.not_before - now).total_seconds() if update.not_before else 0.0
+    began_in_s = (waiting.since - now).total_seconds()
+    return began_in_s > LONGEST_RETRY_S or (waiting.reason != WINDOW and look_in_s > LONGEST_LOOK_S)
 
 
 def next_due(unfinished: Iterable[Update]) -> datetime | None:

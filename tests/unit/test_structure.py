@@ -29,7 +29,15 @@ IMPURE = {
     "time",
     "random",
 }
-PURE = ["schemas", "controller/rollouts/engine.py", "device_agent/lifecycle.py", "device_agent/policy.py"]
+PURE = [
+    "schemas",
+    "controller/rollouts/engine.py",
+    "device_agent/lifecycle.py",
+    "device_agent/policy.py",
+    "device_agent/windows.py",
+    "device_agent/gate.py",
+    "device_agent/readiness.py",
+]
 
 
 def sources(below: str) -> list[Path]:

@@ -371,8 +371,7 @@ async def test_a_device_that_is_not_well_with_a_release_goes_back(make_device: M
     weather = Weather()
     device = await make_device(conditions=Conditions(rules=Rules(limits=LIMITS), readings=weather)).start()
     await device.update_to(ONE, 1)
-    runs = lambda: device.services.running.get("tacho", {}).get("web")  # noqa: E731  # one line, used once
-    weather.of = lambda: HOT if runs() == "1.1.0" else Readings()
+    weather.of = lambda: HOT if device.services.running.get("tacho") == {"web": "1.1.0"} else Readings()
     update = await device.update_to(TWO, 2)
     assert update.phase is Phase.ROLLED_BACK
     assert update.error is not None
@@ -408,3 +407,39 @@ async def test_hearing_of_the_rollout_again_does_not_end_the_wait(make_device: M
     device.clock.running.set()
     await device.rest()
     device.assert_runs(ONE)
+
+
+async def test_a_wait_is_told_once_though_time_goes_on_between_all_that_is_asked(make_device: MakeDevice) -> None:
+    device, application = await with_application(make_device, limits=LIMITS)
+    real = device.clock.now
+
+    def ticking() -> datetime:
+        device.clock.elapsed += 0.0137
+        return real()
+
+    device.clock.now = ticking  # type: ignore[method-assign]  # as clocks are: never the same twice
+    application.busy_until = real() + timedelta(minutes=20)
+    update = await device.update_to(TWO, 2)
+    assert len(application.asked_at) > 10
+    assert len(deferred(device, update.id)) == 1
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_a_clock_that_was_ahead_puts_nothing_off_for_long(make_device: MakeDevice, busy: bool) -> None:
+    windows = () if busy else (NIGHT,)
+    device, application = await with_application(make_device)
+    await device.stop()
+    device = make_device(conditions=Conditions(rules=Rules(windows=windows)))
+    device.hooks, device.shelf, device.services = application, device.shelf, device.services
+    device.clock = application._clock
+    device.clock.jumped = timedelta(days=900)
+    device.clock.running.clear()
+    await device.start()
+    await device.submit(TWO, 2)
+    await waits(device)
+    application.busy_until = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    device.clock.jumped = timedelta(0)
+    device.clock.running.set()
+    await device.rest()
+    assert device.journal.installs()["tacho"].current.version == "1.1.0"
+    assert device.clock.now() < datetime(2026, 3, 3, tzinfo=UTC)
