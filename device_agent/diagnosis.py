@@ -22,7 +22,10 @@ from device_agent.timekeeping import EARLIEST, KeptClock
 from device_agent.trusted_root import root_problem, trusted_root_file
 from schemas.errors import one_line
 from schemas.layout import MAX_METADATA_BYTES, METADATA
-from transport import TransportError, connect
+from transport import ConnectRefused, TransportError, connect
+
+_WRONG_USER: Final = frozenset({0x86, 0x87})
+"""MQTT 5's reason codes for a bad user name or password, and for one that is not authorised."""
 
 LEAST_FREE: Final = 64 * 1024 * 1024
 """Bytes below which hardly any update fits."""
@@ -74,12 +77,20 @@ async def _broker(config: AgentConfig) -> Finding:
     settings = replace(
         config.link_settings(), client_id=f"{config.id[:56]}-check", session_expiry_s=0, clean_start=True
     )
+    user = f"the user {settings.username}" if settings.username else "a nameless user"
     try:
         async with connect(settings):
             pass
+    except ConnectRefused as error:
+        hint = f"; is {user} or its password wrong?" if error.reason_code in _WRONG_USER else ""
+        return Finding(name="broker", ok=False, text=one_line(error) + hint)
     except TransportError as error:
         return Finding(name="broker", ok=False, text=one_line(error))
-    return Finding(name="broker", ok=True, text=f"{settings.address()} answers")
+    text = f"{settings.address()} answers"
+    if settings.username not in (None, config.id):
+        # Mosquitto takes subscriptions that its rules do not allow, and delivers nothing: there is nothing to ask it
+        text += f"; but {user} is not the device's id {config.id}, as a broker with production.conf's rules wants it"
+    return Finding(name="broker", ok=True, text=text)
 
 
 def _ask(base: str) -> _Answer:
