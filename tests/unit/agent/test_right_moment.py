@@ -17,7 +17,7 @@ from schemas.errors import DeviceError
 from schemas.manifest import Hook, Hooks, ReadyHook
 from schemas.messages import Phase, UpdateEvent, Window
 from tests.unit.agent.conftest import MakeDevice
-from tests.unit.agent.device import Device, until
+from tests.unit.agent.device import Device, rollout, until
 from tests.unit.agent.fakes import FakeHooks
 from tests.unit.agent.releases import Built, build
 
@@ -443,3 +443,47 @@ async def test_a_clock_that_was_ahead_puts_nothing_off_for_long(make_device: Mak
     await device.rest()
     assert device.journal.installs()["tacho"].current.version == "1.1.0"
     assert device.clock.now() < datetime(2026, 3, 3, tzinfo=UTC)
+
+
+async def test_a_paused_rollout_leaves_what_is_staged_and_a_halted_one_does_not(make_device: MakeDevice) -> None:
+    device, _ = await with_application(make_device)
+    device.clock.running.clear()
+    submitted = await device.submit(TWO, 2)
+    await waits(device)
+    await device.manager.pause(rollout(2))
+    assert (await waits(device)).id == submitted.update
+    await device.manager.halt(rollout(2))
+    assert device.journal.unfinished() == []
+    assert device.story(submitted.update)[-1] == "cancelled"
+
+
+async def test_a_question_that_is_not_answered_does_not_keep_an_update_from_being_cancelled(
+    make_device: MakeDevice,
+) -> None:
+    device, application = await with_application(make_device)
+    application.busy_until = device.clock.now()
+    application.block = ("ready", "1.0.0")
+    submitted = await device.submit(TWO, 2)
+    await application.blocked.wait()
+    assert await device.manager.cancel("tacho") is Cancelled.CANCELLED
+    await device.rest()
+    assert device.story(submitted.update) == ["accepted", "fetching", "staged", "cancelled"]
+    device.assert_runs(asking(), spare_objects=True)
+
+
+async def test_a_retry_of_what_is_staged_asks_the_application_at_once_and_no_more(make_device: MakeDevice) -> None:
+    device, application = await with_application(make_device)
+    device.clock.running.clear()
+    submitted = await device.submit(TWO, 2)
+    await waits(device)
+    asked, fetched = len(application.asked_at), list(device.shelf.fetched)
+    await device.manager.retry("tacho")
+    await until(lambda: len(application.asked_at) > asked)
+    assert (await waits(device)).staged
+    application.busy_until = device.clock.now()
+    await device.manager.retry("tacho")
+    device.clock.running.set()
+    assert submitted.update is not None
+    await device.end_of(submitted.update)
+    assert device.shelf.fetched == fetched
+    assert len(application.asked_at) == asked + 2
