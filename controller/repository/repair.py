@@ -7,16 +7,18 @@ root names, with the version in the file's name. What cannot be proven stays as 
 import hashlib
 import io
 import re
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Final
 
 import msgspec
 
-from controller.repository.checking import check_metadata, newest_targets
+from controller.repository.checking import check_metadata, metadata_files, newest_targets
 from controller.repository.files import disk_errors, write_whole
 from controller.repository.metadata import (
     TIMESTAMP_FILE,
     TrustedMetadata,
+    file_name,
     parse_metadata,
     read_metadata,
     read_roots,
@@ -92,7 +94,7 @@ def _mend(storage: Storage, path: str, mirror: Mirror) -> None:
         storage.write_target(sha256, target, packed)
     elif folder == METADATA:
         data = _read(mirror, path, MAX_METADATA_BYTES)
-        _prove(storage, name, data)
+        _prove(storage, name, data, mirror)
         with storage.putting({path: data}):
             write_whole(storage.folder / path, data)
     else:
@@ -106,24 +108,48 @@ def _read(mirror: Mirror, path: str, limit: int) -> bytes:
     return found
 
 
-def _prove(storage: Storage, name: str, data: bytes) -> None:
+def _prove(storage: Storage, name: str, data: bytes, mirror: Mirror) -> None:
     """Whether metadata is what was signed under this name. Raises `TrustError` (`trust.metadata`)."""
     folder = storage.metadata
     if name.endswith(_FIRST[0]):
-        number = int(name.partition(".")[0])
-        roots = [*read_roots(folder)]
-        if number > len(roots):
-            raise TrustError("trust.metadata", f"metadata/{name}: the roots before it are missing")
-        roots[number - 1] = data
-        # All trust begins with roots, so that what is here already must be signed by what this one names.
-        check_metadata(TIMESTAMP_FILE, read_metadata(folder / TIMESTAMP_FILE), verified_roots(tuple(roots)), None)
-        check_metadata(name, data, verified_roots(tuple(roots)), None)
+        _prove_root(storage, int(name.partition(".")[0]), data, mirror)
         return
     root = verified_roots(read_roots(folder))
     check_metadata(name, data, root, _targets(storage, root))
     if name == TIMESTAMP_FILE:
         # What the keys of this root signed and is of this state or a later one.
         _refuse_older(storage, parse_metadata(Timestamp, data, name))
+
+
+def _prove_root(storage: Storage, number: int, data: bytes, mirror: Mirror) -> None:
+    """All trust begins with roots: this one must lead to keys by which something was signed that is here.
+
+    Where other roots are damaged too, the mirror's stand in for them.
+    """
+    here = list(read_roots(storage.metadata))
+    if number > len(here) + 1:
+        raise TrustError("trust.metadata", f"metadata/{number}.root.json: roots before it are missing")
+    here[number - 1 : number] = [data]
+    names = [f"{METADATA}/{file_name(Root.type, version)}" for version in range(1, len(here) + 1)]
+    others = [mirror.read(name, MAX_METADATA_BYTES) or b"" for name in names]
+    for chain in (here, others):
+        if chain[number - 1] == data and _leads_to_what_is_here(storage, tuple(chain)):
+            return
+    raise TrustError("trust.metadata", f"metadata/{number}.root.json: the mirror's does not lead to what is here")
+
+
+def _leads_to_what_is_here(storage: Storage, roots: tuple[bytes, ...]) -> bool:
+    try:
+        root = verified_roots(roots)
+    except FlotillaError:
+        return False
+    for path in metadata_files(storage.metadata):
+        role = path.name.removesuffix(".json").rpartition(".")[2]
+        if role in (Timestamp.type, Snapshot.type, Targets.type):
+            with suppress(FlotillaError):
+                check_metadata(path.name, read_metadata(path), root, None)
+                return True
+    return False
 
 
 def _targets(storage: Storage, root: Metadata[Root]) -> Metadata[Targets] | None:

@@ -84,8 +84,10 @@ def test_everything_at_once_is_mended_over_http(small: PackageRepository, tmp_pa
     mirror = tmp_path / "mirror"
     shutil.copytree(small.folder, mirror)
     before = tree_of(small.folder)
+    # With nothing whole there is nothing by which to know whose root the mirror has.
     for path in served(small):
-        flip(path, path.stat().st_size // 2, 1)
+        if path.name != "timestamp.json":
+            flip(path, path.stat().st_size // 2, 1)
     with serve_folder(mirror) as url:
         repaired = small.repair(UrlMirror(url))
     assert repaired.left == {}
