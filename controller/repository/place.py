@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -26,7 +26,7 @@ from tuf.api.exceptions import RepositoryError
 from controller.packaging.whole_file import whole_file
 from controller.repository.blobs import Blob, BlobStore, open_blobs
 from controller.repository.files import disk_errors, locked
-from controller.repository.metadata import parse_metadata, read_roots, verified_roots
+from controller.repository.metadata import TrustedMetadata, parse_metadata, read_roots, verified_roots
 from controller.repository.storage_paths import TIMESTAMP_PATH, is_immutable, is_served
 from controller.repository.tuf_api import Timestamp
 from schemas.errors import FlotillaError, OperatorError, one_line
@@ -152,7 +152,9 @@ class Place:
 
     def differences(self) -> Iterator[tuple[str, str]]:
         """Reads everything: (key, what is wrong with it at the place), compared with the folder."""
-        here = list(_served_files(self._folder))  # first: what is here was put there before
+        # first, as what is here was put there before
+        current = set(TrustedMetadata(self._folder / METADATA).file_names().values())
+        here = [(key, path) for key, path in _served_files(self._folder) if _is_published(key, current)]
         there = {blob.key: blob for blob in self._blobs.list()}
         for key, path in here:
             problem = self._difference(path, there.get(key), key)
@@ -378,3 +380,9 @@ def _served_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _is_published(key: str, current: Collection[str]) -> bool:
+    """False for metadata of an edition that was not finished or is superseded, which may lie in the folder alone."""
+    folder, _, name = key.partition("/")
+    return folder != METADATA or name == _TIMESTAMP or name.endswith(".root.json") or name in current

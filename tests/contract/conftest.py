@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.broker import Broker
 from tests.support.controller import ControllerProcess, controller_process
+from tests.support.s3 import S3Server, s3_server
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,14 @@ def controller(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iter
     data = tmp_path_factory.mktemp("controller") / "data"
     with controller_process(data, broker.url, topic_root=f"shared-{uuid.uuid4().hex[:8]}/v1") as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One S3 server for all tests: use buckets or prefixes of your own."""
+    with s3_server() as server:
+        server.make_bucket("blobs")
+        yield server
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,7 +1,7 @@
 """What every place for a repository does, a folder and S3."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,16 +9,9 @@ import pytest
 from controller.repository.blobs import BlobStore, open_blobs
 from controller.repository.s3 import aws_profile
 from schemas.errors import OperatorError
-from tests.support.s3 import S3Server, s3_server
+from tests.support.s3 import S3Server
 
 TIMESTAMP = "metadata/timestamp.json"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server() as server:
-        server.make_bucket("blobs")
-        yield server
 
 
 @pytest.fixture(params=["folder", "s3"])
