@@ -44,25 +44,18 @@ def manifest_patches(data: bytes, to: str) -> list[ManifestOffer]:
     """The manifest differences in a list, smallest first."""
     index = read_index(data, to)
     found = [
-        ManifestOffer(start=one.source, path=path, size=one.manifest.size)
+        ManifestOffer(start=one.source, path=bundle_path(to, one.manifest_name), size=one.manifest.size)
         for one in (index.bundles if index else ())
-        if one.source is not None and one.manifest is not None and (path := _path(to, one.manifest.name))
+        if one.source is not None and one.manifest is not None and one.manifest_name is not None
     ]
     return sorted(found, key=lambda offer: offer.size)
 
 
 def entry_path(to: str, entry: BundleEntry) -> str:
-    """The bundle's path below a base URL; empty for a name that no bundle has."""
-    return _path(to, entry.name)
+    """The bundle's path below a base URL."""
+    return bundle_path(to, entry.name)
 
 
 def packed_ratio(index: BundleIndex) -> float | None:
     """Packed to plain bytes of the release's objects; None where that says nothing."""
     return index.objects.packed / index.objects.plain if index.objects.plain else None
-
-
-def _path(to: str, name: str) -> str:
-    try:
-        return bundle_path(to, name)
-    except ValueError:
-        return ""

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from schemas.layout import MAX_FILE_BYTES
+from schemas.layout import MAX_FILE_BYTES, bundle_name, manifest_patch_name
 from schemas.manifest import MAX_ENTRIES, Manifest
 from schemas.names import Sha256
 
@@ -38,7 +38,6 @@ MAX_SECTIONS: Final = 4096
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_ENTRIES)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_BYTES * 64)]
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,199}(?!\n)$")]
 
 
 class ObjectsCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,28 +57,37 @@ class ObjectsCost(msgspec.Struct, frozen=True, kw_only=True):
 class ManifestPatch(msgspec.Struct, frozen=True, kw_only=True):
     """The difference between two plain manifests, as a file beside the bundle; `sha256` is that of the file."""
 
-    name: FileName
     size: Annotated[int, msgspec.Meta(ge=1, le=MAX_MANIFEST_PATCH)]
     sha256: Sha256
 
 
-class BundleEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One bundle of a release.
+class BundleEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One bundle of a release. The files' names follow from it: every update fetches the list, so it is short.
 
     Attributes:
         source: the manifest hash that it starts from; None where it starts from nothing.
-        name: the file beside the index.
         size, sha256: of the file.
         objects: what the other way costs from there.
         manifest: the difference of the manifests, where that is worth it.
     """
 
     source: Sha256 | None = None
-    name: FileName
     size: Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
     sha256: Sha256
     objects: ObjectsCost
     manifest: ManifestPatch | None = None
+
+    @property
+    def name(self) -> str:
+        """The file beside the index."""
+        return bundle_name(self.source, self.sha256)
+
+    @property
+    def manifest_name(self) -> str | None:
+        """The manifest difference's file beside the index; None where there is none."""
+        if self.source is None or self.manifest is None:
+            return None
+        return manifest_patch_name(self.source, self.manifest.sha256)
 
 
 class BundleIndex(msgspec.Struct, frozen=True, kw_only=True):

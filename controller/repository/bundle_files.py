@@ -120,7 +120,7 @@ class BundleFiles:
             index = self.index(to) if to in needed else None
             named = {BUNDLE_INDEX, _TRIED} if to in needed else set()
             for entry in index.bundles if index else ():
-                named.update((entry.name, *([entry.manifest.name] if entry.manifest else [])))
+                named.update(name for name, _ in _parts(entry))
             for path in folder.iterdir():
                 if path.name not in named:
                     removed = remove_if_older(path, moment)
@@ -174,10 +174,15 @@ class BundleFiles:
             yield from (path for path in sorted(folder.iterdir()) if re.search(BUNDLE_FILE_PATTERN, path.name))
 
 
+def _parts(entry: BundleEntry) -> list[tuple[str, int]]:
+    """The files of a bundle, by name and size."""
+    patch = [(entry.manifest_name, entry.manifest.size)] if entry.manifest and entry.manifest_name else []
+    return [(entry.name, entry.size), *patch]
+
+
 def _is_there(folder: Path, entry: BundleEntry) -> bool:
-    parts = [(entry.name, entry.size), *([(entry.manifest.name, entry.manifest.size)] if entry.manifest else [])]
     try:
-        return all((folder / name).stat().st_size == size for name, size in parts)
+        return all((folder / name).stat().st_size == size for name, size in _parts(entry))
     except OSError:
         return False
 

@@ -113,9 +113,7 @@ class Work:
             patch, patch_file = self._patch(staging, start, old_plain, plain)
             named = bundle.rename(staging.folder / bundle_name(start, made.sha256))
             flush_file(named)
-            entry = BundleEntry(
-                source=start, name=named.name, size=made.size, sha256=made.sha256, objects=cost, manifest=patch
-            )
+            entry = BundleEntry(source=start, size=made.size, sha256=made.sha256, objects=cost, manifest=patch)
             self._files.put(to, entry, [named, *([patch_file] if patch_file else [])])
         return Made(number=number, size=made.size, objects=objects, patch=patch.size if patch else 0, kept=True)
 
@@ -133,7 +131,7 @@ class Work:
         path = staging.folder / manifest_patch_name(start, sha256)
         with whole_file(path) as file:
             file.write(data)
-        return ManifestPatch(name=path.name, size=len(data), sha256=sha256), path
+        return ManifestPatch(size=len(data), sha256=sha256), path
 
     def _cost(self, wanted: list[Content]) -> ObjectsCost:
         packed = 0

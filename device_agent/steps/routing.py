@@ -57,7 +57,7 @@ class Router:
             if yields == lacking:
                 exact = entry.objects.packed + entry.objects.count * routes.REQUEST_BYTES
             bundle = offers.entry_path(signed.sha256, entry)
-            if bundles and bundle and lacking <= yields and self._has_all(old):
+            if bundles and lacking <= yields and self._has_all(old):
                 usable.append(Offer(path=bundle, size=entry.size, start=entry.source, version=old.version))
                 files[bundle] = path
         objects = routes.objects_cost(sizes, ratio=offers.packed_ratio(index), exact=exact)
@@ -92,9 +92,8 @@ class Router:
 
 def _full(index: BundleIndex, to: str) -> Iterator[Offer]:
     for entry in index.bundles:
-        path = offers.entry_path(to, entry)
-        if entry.source is None and path:
-            yield Offer(path=path, size=entry.size)
+        if entry.source is None:
+            yield Offer(path=offers.entry_path(to, entry), size=entry.size)
 
 
 def _decoded(plain: bytes) -> Manifest | None:

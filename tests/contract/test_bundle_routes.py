@@ -21,7 +21,6 @@ from device_agent import bundle_fetch, resolving
 from device_agent.fetcher import Patience
 from device_agent.http_source import HttpSource
 from device_agent.updates import Submitted, UpdateRequest
-from schemas.bundles import BundleIndex
 from schemas.errors import DeviceError
 from schemas.messages import Phase, UpdateEvent
 from tests.support.bundles import bundle_files, index_file, index_of, make_bundles, pages
@@ -345,17 +344,6 @@ async def test_a_list_that_never_ends_is_passed_over(bench: Bench, second: Relea
     bench.server.tricks[f"/bundles/{second.manifest}/index.json"] = [endless(200)]
     assert (await bench.update_to(second)).phase is Phase.SUCCEEDED
     bench.check_tree(pages(2))
-
-
-async def test_names_that_lead_elsewhere_are_not_asked_for(bench: Bench, second: ReleaseRecord) -> None:
-    index = index_of(bench.repository, second)
-    strange = [msgspec.structs.replace(one, name="..-..-objects") for one in index.bundles]
-    index_file(bench.repository, second).write_bytes(
-        msgspec.json.encode(BundleIndex(manifest=index.manifest, objects=index.objects, bundles=strange))
-    )
-    assert (await bench.update_to(second)).phase is Phase.SUCCEEDED
-    assert bench.staged()["route"] == "objects"
-    assert not bench.asked("..")
 
 
 async def test_a_release_of_before_is_updated_as_ever(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def test_a_release_gets_a_bundle_from_each_before_and_a_full_one(repository: Pac
         assert one.size < one.objects.packed + 400 * one.objects.count
     assert repository.bundles.missing(record) is None
     assert [view.kept for view in repository.bundles.views(record)] == [True] * 4
-    assert len(index_file(repository, record).read_bytes()) < 2500
+    assert len(index_file(repository, record).read_bytes()) < 1600
 
 
 def test_a_bundle_that_is_no_smaller_is_not_kept_and_not_made_again(repository: PackageRepository) -> None:
