@@ -253,7 +253,9 @@ def test_the_version_as_text_and_as_json(capsys: pytest.CaptureFixture[str]) -> 
     assert f'"agent": "{VERSION}"' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["run", "status", "install", "rollback", "check", "install-service", "version"])
+@pytest.mark.parametrize(
+    "command", ["run", "launch", "status", "install", "rollback", "check", "install-service", "version"]
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
