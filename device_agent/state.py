@@ -5,7 +5,7 @@ import errno
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,11 +20,17 @@ from schemas.paths import is_under, parents_of
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def seed_state(folders: PackageFolders, manifest: Manifest, objects: ObjectStore) -> list[str]:
+def seed_state(
+    folders: PackageFolders, manifest: Manifest, objects: ObjectStore, flush: Callable[[], None] = os.sync
+) -> list[str]:
     """Give each state path that does not exist yet what the release packs there; gives the paths that were made.
 
     A path appears whole, by one rename, so that what an application finds there is never half a
     beginning. A path with nothing packed becomes an empty folder. What exists is left alone, whatever it is.
+
+    Args:
+        flush: makes what was written survive a power cut; called before each rename, because a path that is there
+            is never looked at again.
 
     Raises:
         DeviceError: `disk.full`, `disk.io`, or `conflict.local_changes` where a link stands in the way: the
@@ -44,6 +50,7 @@ def seed_state(folders: PackageFolders, manifest: Manifest, objects: ObjectStore
                 folders.staging.mkdir(exist_ok=True)
                 _plant(seed, path, manifest, objects)
                 _give_to_service_user(seed, manifest)
+                flush()
                 os.rename(seed, name, dst_dir_fd=parent)  # a path could be led elsewhere meanwhile
             made.append(path)
     return made

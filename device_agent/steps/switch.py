@@ -129,8 +129,7 @@ class SwitchStep:
         return detail
 
     def _seed(self, new: Manifest) -> None:
-        if seed_state(self._store.package(new.package), new, self._store.objects):
-            self._store.flush()
+        seed_state(self._store.package(new.package), new, self._store.objects, self._store.flush)
 
     def _switch(self, new: Here) -> None:
         self._store.point_to(new.manifest.package, new.manifest.version, new.sha256)

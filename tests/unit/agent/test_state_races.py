@@ -55,3 +55,16 @@ def test_what_is_missing_is_made(tmp_path: Path) -> None:
     assert seed_state(folders, MANIFEST, objects) == ["var/lib/data", "var/log"]
     assert seed_state(folders, MANIFEST, objects) == []
     assert (folders.state / "var/lib/data").is_dir()
+
+
+def test_a_path_appears_after_its_content_was_flushed(tmp_path: Path) -> None:
+    root = DeviceFolders(tmp_path / "root")
+    folders, objects = root.package("tacho"), ObjectStore(root)
+    folders.root.mkdir(parents=True)
+    seen: list[list[bool]] = []
+
+    def flush() -> None:
+        seen.append([(folders.state / path).exists() for path in MANIFEST.state])
+
+    assert seed_state(folders, MANIFEST, objects, flush) == MANIFEST.state
+    assert seen == [[False, False], [True, False]]
