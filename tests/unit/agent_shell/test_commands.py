@@ -65,6 +65,14 @@ async def test_every_verb_does_its_thing_in_order(bench: Bench) -> None:
     assert bench.updates.asked == [("retry", "tacho"), ("cancel", "tacho"), ("rollback", "tacho")]
 
 
+async def test_a_retry_may_take_whatever_it_takes(bench: Bench) -> None:
+    await bench.commands.take(command(1, Verb.RETRY, package="tacho", any_size="yes"))
+    await bench.commands.take(command(2, Verb.RETRY, package="tacho", any_size=True))
+    await bench.commands.take(command(3, Verb.RETRY, package="tacho", any_size=False))
+    await until(lambda: len(bench.updates.asked) == 2)
+    assert bench.updates.asked == [("retry whatever it takes", "tacho"), ("retry", "tacho")]
+
+
 async def test_the_same_command_counts_once_and_an_expired_one_not_at_all(bench: Bench) -> None:
     rollback = command(1, Verb.ROLLBACK, package="tacho")
     for one in (rollback, rollback, command(2, Verb.ROLLBACK, valid_s=0, package="tacho"), command(3, Verb.REPORT)):
