@@ -59,15 +59,23 @@ class ControllerClient:
         """DELETE `path`."""
         self._request("DELETE", path, query=query).release_conn()
 
-    def upload(self, type_: type[T], content: BinaryIO, size: int, *path: str) -> T:
+    def upload(self, type_: type[T], content: BinaryIO, size: int, *path: str, query: Query | None = None) -> T:
         """POST a file's content as it is, never whole in memory; waits up to ten minutes for it to be stored."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         timeout = urllib3.Timeout(connect=5.0, read=600.0)
-        return self._decode(self._request("POST", path, body=content, headers=headers, timeout=timeout), type_)
+        return self._decode(
+            self._request("POST", path, body=content, headers=headers, query=query, timeout=timeout), type_
+        )
 
-    def download(self, *path: str, query: Query | None = None) -> Iterator[bytes]:
-        """GET `path` in pieces."""
-        answer = self._request("GET", path, query=query, timeout=urllib3.Timeout(connect=5.0, read=120.0))
+    def download(
+        self, *path: str, query: Query | None = None, method: str = "GET", body: Any = None
+    ) -> Iterator[bytes]:
+        """GET `path` in pieces, or what a POST of `body` answers."""
+        payload = None if body is None else msgspec.json.encode(body)
+        headers = {"Content-Type": "application/json"} if payload is not None else {}
+        answer = self._request(
+            method, path, body=payload, headers=headers, query=query, timeout=urllib3.Timeout(connect=5.0, read=120.0)
+        )
         try:
             yield from answer.stream(1 << 18)
         except urllib3.exceptions.HTTPError as error:

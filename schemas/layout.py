@@ -34,6 +34,8 @@ FILE_FORMAT: Final = 1
 HEAD_MEMBER: Final = "flotilla.json"
 MANIFEST_MEMBER: Final = "manifest.json"
 SUFFIX: Final = ".flotilla"
+SITE_KIND: Final = "site"
+"""`FileHead.kind` of several releases that `flotilla export` wrote for `flotilla import` of another controller."""
 
 MAX_MANIFEST_BYTES: Final = 64 * 1024 * 1024
 """Plain size of a manifest: about 400 000 files."""

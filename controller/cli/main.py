@@ -27,8 +27,9 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "packages": Entry("controller.cli.packages:packages", "List what the repository holds."),
         "bundles": Entry("controller.cli.bundles:bundles", "Show what devices can fetch a version by, and its cost."),
         "export": Entry(
-            "controller.cli.packages:export", "Write a release into one file, for devices without network."
+            "controller.cli.moving:export", "Write releases into one file, for devices or sites without network."
         ),
+        "import": Entry("controller.cli.moving:import_site", "Take in releases that another controller exported."),
         "root": Entry("controller.cli.packages:root", "Write the trusted root file that agents start from."),
         "yank": Entry("controller.cli.withdrawing:yank", "Let a stored version be chosen no more, or again."),
         "delete": Entry("controller.cli.operate:delete", "Withdraw a version from the repository."),

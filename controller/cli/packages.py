@@ -20,7 +20,6 @@ from controller.client import ControllerClient, bounded, save_atomically
 from controller.http.views import Page, PushView
 from controller.repository.records import ReleaseRecord
 from schemas.errors import NetworkError
-from schemas.layout import package_file_name
 
 PAGE = 500
 MAX_ROOT_BYTES = 512 * 1024
@@ -121,39 +120,6 @@ def packages(
         ),
         empty="no release fits",
     )
-
-
-@click.command()
-@click.argument("name")
-@click.argument("version")
-@click.option("--platform", metavar="PLATFORM", help="Needed where the version exists for several platforms.")
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
-@click.option(
-    "--valid-days",
-    type=click.IntRange(1, 366),
-    metavar="DAYS",
-    help="How long a device may wait before it installs the file; as long as the repository's signature without it.",
-)
-@controller_options
-@json_option
-def export(
-    name: str,
-    version: str,
-    platform: str | None,
-    out: Path | None,
-    valid_days: int | None,
-    client: ControllerClient,
-    *,
-    as_json: bool,
-) -> None:
-    """Write a release with its signed metadata into one file, for `flotilla-agent install` without a network."""
-    destination = out or Path(package_file_name(name, version, platform or "export"))
-    query = {"platform": platform, "valid_days": valid_days}
-    size = save_atomically(client.download("packages", name, version, "export", query=query), destination)
-    if as_json:
-        print_json({"file": str(destination), "size": size})
-    else:
-        click.echo(f"wrote {destination}, {size_text(size)}; install it with: flotilla-agent install {destination}")
 
 
 @click.command()

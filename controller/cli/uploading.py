@@ -11,7 +11,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from controller.client import ControllerClient
 from controller.http.views import PushView
-from schemas.errors import FlotillaError, OperatorError
+from controller.packaging import tar
+from controller.packaging.inspection import RELEASE_KIND
+from controller.packaging.package_reader import decode_head
+from schemas.errors import FlotillaError, OperatorError, PublisherError
+from schemas.layout import HEAD_MEMBER, MAX_HEAD_BYTES, SITE_KIND
 
 _ABOUT_THE_FILE = ("package.", "manifest.", "version.", "release.")
 
@@ -20,6 +24,7 @@ def push_file(client: ControllerClient, path: Path) -> PushView:
     """Upload one package file; raises as `ControllerClient` does, or `OperatorError` where it cannot be read."""
     try:
         with path.open("rb") as file:
+            _check_kind(file)
             size = os.fstat(file.fileno()).st_size
             columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
             console = Console(stderr=True)
@@ -33,6 +38,28 @@ def push_file(client: ControllerClient, path: Path) -> PushView:
         raise
     except OSError as error:
         raise OperatorError("input.bad", f"cannot read {path}: {error.strerror}") from error
+
+
+def _check_kind(file: BinaryIO) -> None:
+    """Tell other files from packages before anything is sent. Raises `PublisherError` (`package.format`)."""
+    start = file.read(tar.BLOCK + MAX_HEAD_BYTES)
+    file.seek(0)
+    try:
+        member, _ = tar.parse(start[: tar.BLOCK], "the file")
+        if member.name != HEAD_MEMBER:
+            raise PublisherError("package.format", "another kind of tar file")
+        head = decode_head(start[tar.BLOCK : tar.BLOCK + min(member.size, MAX_HEAD_BYTES)], "the file")
+    except FlotillaError as error:
+        raise PublisherError("package.format", "this is no package file; `flotilla build` makes them") from error
+    if head.kind == RELEASE_KIND:
+        raise PublisherError(
+            "package.format",
+            "this is a release exported for devices, not a package; push the file that `flotilla build` made",
+        )
+    if head.kind == SITE_KIND:
+        raise PublisherError(
+            "package.format", "this was exported for another site, it is no package; take it in with `flotilla import`"
+        )
 
 
 class _Counted(io.RawIOBase):

@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import aiofiles
 import aiofiles.os
 from aiofiles.threadpool.binary import AsyncBufferedReader
-from anyio import to_thread
+from anyio import fail_after, to_thread
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.exceptions import HTTPException, InternalServerException
 from litestar.openapi.datastructures import ResponseSpec
@@ -21,18 +21,22 @@ from litestar.params import Parameter
 from litestar.response import Stream
 
 from controller.fleet.service import FleetService
-from controller.http.views import MAX_PAGE, Page, PushView, RetireWish, YankView, YankWish
+from controller.http.views import MAX_PAGE, Page, PushView, RetireWish, SiteWish, YankView, YankWish
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.files import disk_errors
+from controller.repository.moving import MAX_RELEASES
 from controller.repository.package_repository import PackageRepository
-from controller.repository.records import ReleaseRecord, Statistics
+from controller.repository.records import Imported, ReleaseRecord, Statistics
 from controller.repository.retention import Retired, Rules
 from schemas.errors import FlotillaError, OperatorError, PublisherError, one_line
+from schemas.names import SHA256_PATTERN
 from schemas.versions import parse
 
 PACKAGE_TYPE: Final = "application/octet-stream"
 MAX_UPLOAD_BYTES: Final = 16 * 1024**3
 SPARE_BYTES: Final = 64 * 1024**2
+IDLE_S: Final = 60.0
+"""Longest wait for the next piece of an upload."""
 _PIECE: Final = 1024 * 1024
 
 Limit = Annotated[int, Parameter(ge=1, le=MAX_PAGE)]
@@ -87,19 +91,9 @@ class Packages(Controller):
         bundle_maker: BundleMaker,
     ) -> Response[PushView]:
         """Take the bytes of a package file, as `flotilla build` makes it, verify, store and sign them."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != PACKAGE_TYPE:
-            raise HTTPException(f"send the package file as it is, as {PACKAGE_TYPE}", status_code=415)
         begun = datetime.now(UTC)
-        path = spool.new()
-        try:
-            await _receive(request.stream(), path, request.headers.get("content-length"))
+        async with _received(request, spool) as path:
             record = await to_thread.run_sync(repository.add, path)
-        except FlotillaError as error:
-            # whoever pushes knows the file by another name than the spool's
-            raise type(error)(error.code, error.message.removeprefix(f"{path.name}: ")) from error
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                await aiofiles.os.remove(path)
         bundle_maker.want(record)
         new = record.created_at >= begun
         return Response(PushView(release=record, new=new), status_code=201 if new else 200)
@@ -138,6 +132,43 @@ class Packages(Controller):
             )
         )
         return Page(items=found[:limit], next=found[limit - 1].key if len(found) > limit else None)
+
+    @post("/site", summary="Several releases in one file, for another controller", status_code=200)
+    async def site(self, repository: PackageRepository, spool: Spool, data: SiteWish) -> Stream:
+        """For `flotilla import` there; signs what would expire within the days that it is to be good for."""
+
+        def write(path: Path) -> None:
+            found: list[ReleaseRecord] = []
+            for name, versions in data.packages.items():
+                some = repository.search(name, version_range=versions, limit=MAX_RELEASES)
+                if not some:
+                    raise PublisherError("release.unknown", f"no release of {name} {versions or ''} is there".strip())
+                found += some
+            repository.export_site(found, path, data.valid_days)
+
+        return await _spooled(spool, write)
+
+    @post(
+        "/import",
+        summary="Take in a file of another controller",
+        status_code=200,
+        request_max_body_size=MAX_UPLOAD_BYTES,
+        operation_class=UploadOperation,
+    )
+    async def take_in(
+        self,
+        request: Request[Any, Any, Any],
+        repository: PackageRepository,
+        spool: Spool,
+        bundle_maker: BundleMaker,
+        root: Annotated[str, Parameter(pattern=SHA256_PATTERN, description="sha256 of the root file to trust")],
+    ) -> Imported:
+        """Verified from that root, signed anew here; all of it or nothing."""
+        async with _received(request, spool) as path:
+            imported = await to_thread.run_sync(repository.import_site, path, root)
+        for record in imported.releases:
+            bundle_maker.want(record)
+        return imported
 
     @post("/retire", summary="Remove old releases that nothing needs", status_code=200)
     async def retire(self, repository: PackageRepository, fleet: FleetService, data: RetireWish) -> Retired:
@@ -198,26 +229,23 @@ class Packages(Controller):
 
     @get("/{name:str}/{version:str}/export", summary="One file for devices without a network")
     async def export(
+        self, repository: PackageRepository, spool: Spool, name: str, version: str, platform: str | None = None
+    ) -> Stream:
+        """The release with the signed metadata in it, for `flotilla-agent install`, good as long as that is."""
+        return await _spooled(spool, lambda path: repository.export(name, version, platform, path))
+
+    @post("/{name:str}/{version:str}/export", summary="The same, signed for longer", status_code=200)
+    async def export_for(
         self,
         repository: PackageRepository,
         spool: Spool,
         name: str,
         version: str,
+        valid_days: Annotated[int, Parameter(ge=1, le=366)],
         platform: str | None = None,
-        valid_days: Annotated[int | None, Parameter(ge=1, le=366)] = None,
     ) -> Stream:
-        """The release with the signed metadata in it, for `flotilla-agent install`."""
-        path = spool.new()
-        try:
-            await to_thread.run_sync(repository.export, name, version, platform, path, valid_days)
-            # open before the name goes: the content lives as long as the answer needs it
-            file = await aiofiles.open(path, "rb")
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                await aiofiles.os.remove(path)
-        size = (await aiofiles.os.stat(file.fileno())).st_size
-        headers = {"Content-Length": str(size), "Content-Disposition": "attachment"}
-        return Stream(_pieces(file), media_type=PACKAGE_TYPE, headers=headers)
+        """Signs anew what would expire before; hence no GET."""
+        return await _spooled(spool, lambda path: repository.export(name, version, platform, path, valid_days))
 
 
 @get("/root", tags=["packages"], summary="The trusted root that agents start from", media_type="application/json")
@@ -230,6 +258,41 @@ async def trusted_root(repository: PackageRepository) -> bytes:
 async def statistics(repository: PackageRepository) -> Statistics:
     """Numbers of packages, releases and objects, and their bytes."""
     return await to_thread.run_sync(repository.statistics)
+
+
+@contextlib.asynccontextmanager
+async def _received(request: Request[Any, Any, Any], spool: Spool) -> AsyncIterator[Path]:
+    """The body in a file of the spool; what is wrong with it is told without the spool's name for it."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != PACKAGE_TYPE:
+        raise HTTPException(f"send the file as it is, as {PACKAGE_TYPE}", status_code=415)
+    path = spool.new()
+    try:
+        await _receive(request.stream(), path, request.headers.get("content-length"))
+        yield path
+    except FlotillaError as error:
+        # whoever sends the file knows it by another name than the spool's
+        message = (
+            error.message.removeprefix(f"{path.name}: ").replace(str(path), "the file").replace(path.name, "the file")
+        )
+        raise type(error)(error.code, message) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            await aiofiles.os.remove(path)
+
+
+async def _spooled(spool: Spool, write: Callable[[Path], object]) -> Stream:
+    """A file that is written first and then sent; its name is gone by then."""
+    path = spool.new()
+    try:
+        await to_thread.run_sync(write, path)
+        # open before the name goes: the content lives as long as the answer needs it
+        file = await aiofiles.open(path, "rb")
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            await aiofiles.os.remove(path)
+    size = (await aiofiles.os.stat(file.fileno())).st_size
+    headers = {"Content-Length": str(size), "Content-Disposition": "attachment"}
+    return Stream(_pieces(file), media_type=PACKAGE_TYPE, headers=headers)
 
 
 def _version(repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:
@@ -252,7 +315,7 @@ async def _receive(pieces: AsyncIterator[bytes], path: Path, announced: str | No
     try:
         with disk_errors("the upload"):
             async with aiofiles.open(path, "wb") as file:
-                async for piece in pieces:
+                async for piece in _not_idle(pieces):
                     size += len(piece)
                     if size > limit:
                         raise _too_large(size, limit)
@@ -260,6 +323,19 @@ async def _receive(pieces: AsyncIterator[bytes], path: Path, announced: str | No
     except InternalServerException as error:
         # this is how the framework says that the client has gone
         raise PublisherError("package.format", f"the upload broke off after {size} bytes") from error
+
+
+async def _not_idle(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Let go of a client that sends nothing for long: its file and its place are for others."""
+    while True:
+        try:
+            with fail_after(IDLE_S):
+                piece = await anext(pieces)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise PublisherError("package.format", f"the upload stood still for {IDLE_S:g} s") from error
+        yield piece
 
 
 def _too_large(size: int, limit: int) -> Exception:

@@ -99,6 +99,13 @@ class Told(Desired, frozen=True, kw_only=True):
     warnings: list[str] = msgspec.field(default_factory=list)
 
 
+class SiteWish(Wish, frozen=True, kw_only=True):
+    """Releases to put into one file for another site: package to version range, and None for all versions."""
+
+    packages: dict[PackageName, str | None]
+    valid_days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 90
+
+
 class RetireWish(Wish, frozen=True, kw_only=True):
     """Remove old releases that nothing needs; see `controller.repository.retention.Rules`."""
 

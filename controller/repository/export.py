@@ -6,7 +6,7 @@ verifies a file just as it verifies a download.
 
 import io
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -41,9 +41,15 @@ MAX_VALID_DAYS: Final = 366
 
 
 def metadata_valid_for(
-    trusted: TrustedMetadata, keys: KeyStore, lifetimes: Lifetimes, *, now: datetime, package: str, days: int
+    trusted: TrustedMetadata,
+    keys: KeyStore,
+    lifetimes: Lifetimes,
+    *,
+    now: datetime,
+    packages: Collection[str],
+    days: int,
 ) -> tuple[TrustedMetadata, bytes]:
-    """Metadata for a package and a timestamp that devices accept for so many days; under the repository's lock.
+    """Metadata for packages and a timestamp that devices accept for so many days; under the repository's lock.
 
     The served timestamp gets a new version too, the same as the file's: a device that knows an older one
     takes the file's, and one that has taken the file's goes on to later served ones.
@@ -58,7 +64,7 @@ def metadata_valid_for(
     if not 1 <= days <= MAX_VALID_DAYS:
         raise OperatorError("input.bad", f"{days} days are not between 1 and {MAX_VALID_DAYS}")
     until = now + timedelta(days=days)
-    concerned = {Root.type, Targets.type, Snapshot.type, package_role(package)}
+    concerned = {Root.type, Targets.type, Snapshot.type, *map(package_role, packages)}
     too_soon = [role for role, expires in expiries(trusted) if role in concerned and expires < until]
     edition = Edition(trusted, keys, lifetimes, now)
     for role in too_soon:
@@ -109,12 +115,12 @@ def write_export(
         manifest=record.manifest,
     )
     with whole_file(destination) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        _put(tar, HEAD_MEMBER, encode_head(head))
+        put_member(tar, HEAD_MEMBER, encode_head(head))
         for member, data in _metadata(storage, trusted, timestamp, record.package):
-            _put(tar, f"{METADATA}/{member}", data)
-        _put(tar, target_path(signed.hashes["sha256"], name), target.read_bytes())
+            put_member(tar, f"{METADATA}/{member}", data)
+        put_member(tar, target_path(signed.hashes["sha256"], name), target.read_bytes())
         for sha256, size in distinct_contents(manifest):
-            _put_object(tar, storage.object_file(sha256), sha256, size)
+            put_object(tar, storage.object_file(sha256), sha256, size)
     return destination
 
 
@@ -129,7 +135,8 @@ def _metadata(
         yield names[role], read_metadata(storage.metadata / names[role])
 
 
-def _put_object(tar: tarfile.TarFile, path: Path, sha256: str, size: int) -> None:
+def put_object(tar: tarfile.TarFile, path: Path, sha256: str, size: int) -> None:
+    """Add an object as it is stored, verified. Raises `OperatorError`, `data.bad`."""
     try:
         with path.open("rb") as file:
             check_object(file, sha256, size)
@@ -141,7 +148,8 @@ def _put_object(tar: tarfile.TarFile, path: Path, sha256: str, size: int) -> Non
         raise OperatorError("data.bad", f"object {sha256} {error}; remove {path} and push the release again") from error
 
 
-def _put(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def put_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a small member."""
     _put_stream(tar, name, len(data), io.BytesIO(data))
 
 

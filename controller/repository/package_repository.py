@@ -9,17 +9,19 @@ from sqlalchemy import Engine
 
 from controller.database import utc_now
 from controller.packaging.package_file import Progress
-from controller.repository import export, garbage, refresh, retention, verification
+from controller.packaging.package_reader import open_regular
+from controller.repository import export, garbage, moving, refresh, retention, verification
 from controller.repository.bundles import Bundles
 from controller.repository.channels import Channels
 from controller.repository.checking import Rows
+from controller.repository.files import disk_errors
 from controller.repository.index import Entry, Index
 from controller.repository.keys import KeyStore
 from controller.repository.manifests import read_manifest
 from controller.repository.metadata import TrustedMetadata, read_roots, verified_roots
 from controller.repository.mirrors import Mirror
 from controller.repository.publishing import Publisher
-from controller.repository.records import ChannelEntry, Garbage, Problem, Refreshed, ReleaseRecord, Statistics
+from controller.repository.records import ChannelEntry, Garbage, Imported, Problem, Refreshed, ReleaseRecord, Statistics
 from controller.repository.repair import Repaired, repair
 from controller.repository.retention import InUse, Retention, Retired, Rules
 from controller.repository.searching import Wanted
@@ -35,6 +37,8 @@ LOCK_WAIT_S: Final = 60
 """How long a writer waits for another; signing takes well under a second."""
 
 _REPAIR_ROUNDS: Final = 6
+SITE_DAYS: Final = 90
+"""How long a file for another site is good for, unless said otherwise."""
 
 
 class PackageRepository:
@@ -385,6 +389,49 @@ class PackageRepository:
         else:
             with self._publisher.writing() as before:
                 trusted, timestamp = export.metadata_valid_for(
-                    before, self._keys, self._lifetimes, now=self._clock(), package=package, days=valid_days
+                    before, self._keys, self._lifetimes, now=self._clock(), packages=[package], days=valid_days
                 )
         return export.write_export(self._storage, trusted, timestamp, record, destination)
+
+    def export_site(self, records: Collection[ReleaseRecord], destination: Path, valid_days: int = SITE_DAYS) -> None:
+        """Write several releases into one file for `import_site` of a repository elsewhere.
+
+        Args:
+            records: at least one, at most 1000.
+            destination: the file to make.
+            valid_days: how long the other site may take to import it.
+
+        Raises as `export`.
+        """
+        moving.check_count(records)
+        packages = sorted({record.package for record in records})
+        with self._publisher.writing() as before:
+            trusted, timestamp = export.metadata_valid_for(
+                before, self._keys, self._lifetimes, now=self._clock(), packages=packages, days=valid_days
+            )
+        moving.write_site(self._storage, trusted, timestamp, records, destination)
+
+    def import_site(self, file: Path, trusted_root: str) -> Imported:
+        """Take in the releases of another repository's `export_site` and sign for them here, all of them or none.
+
+        Args:
+            file: the file; nothing in it is trusted but what the root leads to.
+            trusted_root: sha256 of the other repository's root file, as its operator gave it.
+
+        Raises:
+            PublisherError: `package.format` for a damaged file, `release.exists` for a version that is or was
+                here with other content.
+            TrustError: `trust.root`, `trust.metadata`, `trust.unsigned`, `trust.expired` or `trust.keys`.
+            OperatorError: `disk.full`, `disk.io` or `data.bad`.
+        """
+        name = one_line(file.name)
+        with open_regular(file) as stream, self._storage.staging() as staging:
+            reading = moving.arrived(
+                stream, name, storage=self._storage, staging=staging, trusted_root=trusted_root, now=self._clock()
+            )
+            with reading as (found, staged):
+                with disk_errors(self.folder):
+                    staging.publish(staged)
+                new, known = self._publisher.import_all(found, trusted_root)
+        records = [self.get(one.manifest.package, one.manifest.version, one.manifest.platform) for one in new]
+        return Imported(releases=records, known=[one.name.removesuffix(".json.zst") for one in known])

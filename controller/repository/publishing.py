@@ -12,7 +12,7 @@ in the metadata whether it did; so a process that is killed anywhere leaves all 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -21,11 +21,13 @@ from typing import Final
 from controller.packaging.package_file import PackageReader, Progress, open_package
 from controller.repository.channels import Channels
 from controller.repository.files import locked
-from controller.repository.index import Entry, Index
+from controller.repository.index import Entry, Index, release_values
 from controller.repository.ingest import ingest
 from controller.repository.keys import KeyStore
 from controller.repository.metadata import TIMESTAMP_FILE, TrustedMetadata, file_name, read_roots
+from controller.repository.moving import Arrived
 from controller.repository.packing import pack_manifest
+from controller.repository.records import Origin
 from controller.repository.signing import Edition, Lifetimes, create_metadata
 from controller.repository.storage import Storage
 from controller.repository.tables import ADDING, DELETED, DELETING, STORED
@@ -111,6 +113,53 @@ class Publisher:
         raise OperatorError(
             "data.bad", f"{one_line(self._storage.folder)}: stored objects keep disappearing; find out who removes them"
         )
+
+    def import_all(self, found: Collection[Arrived], root: str) -> tuple[list[Arrived], list[Arrived]]:
+        """Sign for releases that were verified and whose contents are here, for all that are new or for none.
+
+        Args:
+            found: as `moving.arrived` gives them, published from their staging folder.
+            root: sha256 of the trusted root that vouched for them.
+
+        Returns:
+            Those that are new, and those that were here.
+
+        Raises:
+            PublisherError: `release.exists` for a version that is or was here with other content.
+            TrustError: `trust.keys`.
+            OperatorError: `disk.full`, `disk.io` or `data.bad`.
+        """
+        with self.writing() as trusted:
+            new: list[Arrived] = []
+            known: list[Arrived] = []
+            for one in found:
+                entry = self._index.find(one.manifest.package, one.manifest.version, one.manifest.platform)
+                _refuse_other_content(entry, hashlib.sha256(one.plain).hexdigest())
+                (known if entry is not None and entry.state == STORED else new).append(one)
+            if not all(self._has_contents(one.manifest) for one in new):
+                raise OperatorError("data.bad", "contents were removed while they were imported; try again")
+            if new:
+                self._sign_for_all(trusted, new, root)
+            return new, known
+
+    def _sign_for_all(self, trusted: TrustedMetadata, new: Collection[Arrived], root: str) -> None:
+        now = self._clock()
+        origin = Origin(root=root, imported_at=now)
+        edition = self._edition(trusted)
+        rows = []
+        for one in new:
+            name, sha256 = one.name, one.target.hashes["sha256"]
+            digest = hashlib.sha256(one.plain).hexdigest()
+            custom = {"manifest": {"sha256": digest, "length": len(one.plain)}}
+            edition.put(one.manifest.package, name, one.target.length, sha256, custom)
+            self._storage.write_target(sha256, name, one.packed_manifest)
+            values = release_values(
+                one.manifest, manifest_sha256=digest, target=sha256, packed=one.packed, now=now, origin=origin
+            )
+            rows.append((one.manifest, values))
+        self._index.begin_adding_all(rows)
+        with self._settled():
+            edition.publish()
 
     def delete(self, package: str, version: str, platform: str | None, *, force: bool) -> None:
         """See `PackageRepository.delete`."""

@@ -10,12 +10,10 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         root: sha256 of the trusted root, given by the importer, that vouched for it.
-        created_at: when it was stored at its origin; None where that is not known.
         imported_at: when it was imported here.
     """
 
     root: str
-    created_at: datetime | None
     imported_at: datetime
 
 
@@ -109,6 +107,18 @@ class Garbage(msgspec.Struct, frozen=True, kw_only=True):
     leftovers: int
     bundles: int = 0
     freed_bytes: int
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import brought.
+
+    Attributes:
+        releases: those that are new here.
+        known: keys of those that were here with the same content.
+    """
+
+    releases: list[ReleaseRecord]
+    known: list[str]
 
 
 class Expiry(msgspec.Struct, frozen=True, kw_only=True):
