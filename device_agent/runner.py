@@ -29,7 +29,7 @@ FIRST_RETRY_S: Final = 5.0
 
 _UNTOUCHED: Final = frozenset({Phase.ACCEPTED, Phase.FETCHING})
 _CHANGED: Final = frozenset({Phase.SWITCHED, Phase.PROBATION})
-_STARTED: Final = {"restarts": 0, "waiting": None}
+_STARTED: Final = {"restarts": 0}
 _REFUSALS: Final = frozenset({"fetch.metered", "conflict.failed_before"})
 
 
@@ -201,7 +201,7 @@ class Runner:
             if wait is not None:
                 return wait
         move = await self._steps.switch.run(self.update, self._begin_switch)
-        return replace(move, detail={**(told or {}), **move.detail}, changes={**move.changes, "waiting": None})
+        return replace(move, detail={**(told or {}), **move.detail})
 
     async def _fetch(self) -> Move:
         prepared = self._prepared or await self._steps.fetch.prepare_again(self.update)
@@ -274,6 +274,8 @@ class Runner:
         return self.update.request.retries + 1 - self.update.attempt
 
     async def _advance(self, move: Move) -> None:
+        # what was waited for is kept until the step after the wait is done, and no longer
+        over = {} if move.outcome in (Outcome.DUE, Outcome.GO_ON) else {"waiting": None}
         async with self._moving:
             self.update = await in_thread(
                 self._journal.advance,
@@ -283,7 +285,7 @@ class Runner:
                 error=move.error,
                 detail=move.detail,
                 progress=move.progress,
-                changes=move.changes,
+                changes={**over, **move.changes},
                 install=move.install,
                 uninstall=move.uninstall,
             )

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from device_agent.lifecycle import Outcome
-from device_agent.readiness import HOLD, WINDOW
+from device_agent.readiness import HOLD, NOT_READY, WINDOW
 from device_agent.updates import Answer, Install, Update, UpdateRequest, Verdict, Waiting
 from schemas.errors import DeviceError, FlotillaError
 from schemas.messages import Phase
@@ -106,10 +106,12 @@ def _is_due(update: Update, now: datetime) -> bool:
 
 
 def _was_ahead(update: Update, waiting: Waiting, now: datetime) -> bool:
-    """Whether the clock was ahead when it was said how long this waits; only a window is further away than an hour."""
+    """Whether the clock was ahead when it was said when to look again."""
+    if waiting.reason == WINDOW:
+        return (waiting.since - now).total_seconds() > LONGEST_RETRY_S
+    looks_often = waiting.unfit_since is not None or waiting.reason == NOT_READY
     look_in_s = (update.not_before - now).total_seconds() if update.not_before else 0.0
-    began_in_s = (waiting.since - now).total_seconds()
-    return began_in_s > LONGEST_RETRY_S or (waiting.reason != WINDOW and look_in_s > LONGEST_LOOK_S)
+    return looks_often and look_in_s > LONGEST_LOOK_S
 
 
 def next_due(unfinished: Iterable[Update]) -> datetime | None:

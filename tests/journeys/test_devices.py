@@ -57,12 +57,14 @@ def test_a_package_that_needs_another_waits_for_it_or_is_refused(world: World) -
     world.desire(DEVICE, hold=True)
     world.wait(lambda: '"hold": true' in world.agent("status", DEVICE, "--json").stdout, "the device to be on hold")
     source = publish_dial(world, "2.0.1", "^2.0")
-    world.wait_for_phase(DEVICE, Phase.ACCEPTED, "2.0.1")
+    world.wait_for_phase(DEVICE, Phase.DEFERRED, "2.0.1")
     fleet.publish("2.0.0")
-    world.wait_for_phase(DEVICE, Phase.ACCEPTED, "2.0.0")
+    world.wait_for_phase(DEVICE, Phase.DEFERRED, "2.0.0")
     world.desire(DEVICE, hold=False)
     assert world.wait_for_end(DEVICE, "2.0.1").phase is Phase.SUCCEEDED
-    assert world.phases(DEVICE, "2.0.1") == [Phase.ACCEPTED, Phase.DEFERRED, *UPDATED]
+    waited = [(e.detail or {}).get("reason") for e in world.events(DEVICE) if e.version == "2.0.1"]
+    assert [reason for reason in waited if reason] == ["hold", "requires"]
+    assert world.phases(DEVICE, "2.0.1") == [Phase.ACCEPTED, Phase.DEFERRED, Phase.ACCEPTED, Phase.DEFERRED, *UPDATED]
     assert_on_disk(world, DEVICE, source, "2.0.1", package=DIAL)
     fleet.assert_runs("2.0.0")
 

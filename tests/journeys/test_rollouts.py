@@ -157,11 +157,12 @@ def test_a_pin_goes_before_the_channel_and_a_hold_before_both(world: World) -> N
     world.desire(DEVICE, hold=True)
     world.wait(lambda: '"hold": true' in world.agent("status", DEVICE, "--json").stdout, "the device to be on hold")
     fleet.publish("1.3.0")
-    world.wait_for_phase(DEVICE, Phase.ACCEPTED, "1.3.0")
+    world.wait_for_phase(DEVICE, Phase.DEFERRED, "1.3.0")
+    assert world.events(DEVICE)[-1].detail == {"reason": "hold"}
     before = world.device(DEVICE).reported_at
     world.command(DEVICE, Verb.REPORT)
     world.wait(lambda: world.device(DEVICE).reported_at != before, "a report")
-    assert world.phases(DEVICE, "1.3.0") == [Phase.ACCEPTED]
+    assert world.phases(DEVICE, "1.3.0") == [Phase.ACCEPTED, Phase.DEFERRED]
     world.desire(DEVICE, hold=False)
     fleet.wait_for("1.3.0", Phase.SUCCEEDED)
     fleet.assert_runs("1.3.0")
