@@ -138,6 +138,7 @@ async def open_engine(
             local_changes=LocalChanges(config.policy.local_changes),
             link_install_path=config.policy.link_install_path,
             max_bytes=config.policy.max_bytes,
+            keep_bytes=config.policy.keep_bytes,
             install_paths=config.policy.install_paths,
             conditions=Conditions(rules=config.rules(), readings=readings, zone=zone, broker=broker),
             store=store,

@@ -64,6 +64,8 @@ class DevicePolicy(Section, frozen=True, kw_only=True):
             it is init and the agent is root (`auto`). Several agents on one machine need `supervisor`.
         max_bytes: the most that one update may fetch, signed metadata included, e.g. over a metered link; none by
             default.
+        keep_bytes: the most that releases may take which are neither running nor the one before, and are kept so that
+            `rollback --to` can go back further; none are kept by default.
         max_bytes_per_s: the most that fetching may take of the line, on average; none by default.
         agent_package: the package that holds the agent itself.
         agent_start_s: how long a new release of the agent may take to be well, before the launcher brings the
@@ -81,6 +83,7 @@ class DevicePolicy(Section, frozen=True, kw_only=True):
     install_paths: dict[PackageName, Path] = {}
     services: Literal["auto", "systemd", "supervisor"] = "auto"
     max_bytes: Annotated[int, msgspec.Meta(ge=1024)] | None = None
+    keep_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     max_bytes_per_s: Annotated[int, msgspec.Meta(ge=1024)] | None = None
     agent_package: PackageName = "flotilla-agent"
     agent_start_s: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 180

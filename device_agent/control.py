@@ -40,10 +40,11 @@ _LONGEST_ADDRESS: Final = 100
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command asks for; `subject` is a file's absolute path, a package, or `on` or `off`."""
+    """What a command asks for; `subject` is a file's absolute path, a package, or `on` or `off`; `to` a version."""
 
     verb: Literal["install", "rollback", "hold"]
     subject: str
+    to: str | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -109,7 +110,7 @@ class ControlServer:
         else:
             if not matches(PACKAGE_PATTERN, request.subject):
                 raise OperatorError("input.bad", f"{subject!r} is not a package name")
-            begun = await self._work.rollback(request.subject)
+            begun = await self._work.rollback(request.subject, request.to)
         if await _say(writer, Reply(note=begun.note, update=begun.update)):
             async for event in self._work.follow(begun):
                 if not await _say(writer, Reply(event=event)):
@@ -127,9 +128,9 @@ class HandOver:
         """As `LocalWork.install`."""
         return await self._begin(Request(verb="install", subject=str(file)))
 
-    async def rollback(self, package: str) -> Begun:
+    async def rollback(self, package: str, to: str | None = None) -> Begun:
         """As `LocalWork.rollback`."""
-        return await self._begin(Request(verb="rollback", subject=package))
+        return await self._begin(Request(verb="rollback", subject=package, to=to))
 
     async def hold(self, on: bool) -> Begun:
         """As `LocalWork.hold`."""

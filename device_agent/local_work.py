@@ -41,7 +41,7 @@ class Updates(Protocol):
         """Take a wish."""
         ...
 
-    async def rollback(self, package: str) -> str:
+    async def rollback(self, package: str, to: str | None = None) -> str:
         """Go back to the previous release."""
         ...
 
@@ -130,14 +130,14 @@ class LocalWork:
             note=f"{name} is being installed already" if known else f"installing {name}",
         )
 
-    async def rollback(self, package: str) -> Begun:
-        """Begin to go back to the previous release.
+    async def rollback(self, package: str, to: str | None = None) -> Begun:
+        """Begin to go back to the previous release, or to another one that is still here.
 
         Raises:
             OperatorError: `release.unknown`: there is none.
         """
         after = await in_thread(self._journal.last_seq)
-        update = await self._updates.rollback(package)
+        update = await self._updates.rollback(package, to)
         return Begun(update=update, after_seq=after, note=f"taking {package} back")
 
     async def hold(self, on: bool) -> Begun:

@@ -5,6 +5,7 @@ was cut off. It is used from one event loop.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from device_agent.clock import Clock
 from device_agent.conditions import Conditions
 from device_agent.journal import MAX_UPDATES, Journal
 from device_agent.lifecycle import Outcome
+from device_agent.retention import proven
 from device_agent.seams import HealthProbe, HookRunner, ServiceManager, SourceFactory, TemplateRenderer
 from device_agent.start import Start
 from device_agent.steps.assembly import make_steps
@@ -29,6 +31,7 @@ from device_agent.updates import (
     Install,
     LocalChanges,
     Origin,
+    Release,
     Submitted,
     Update,
     UpdateRequest,
@@ -63,6 +66,7 @@ class UpdateManager:
         store: ReleaseStore | None = None,
         conditions: Conditions | None = None,
         max_bytes: int | None = None,
+        keep_bytes: int = 0,
     ) -> None:
         """
         Args:
@@ -74,11 +78,12 @@ class UpdateManager:
             install_paths: package to another install path.
             store: the one below `root` unless given.
             max_bytes: most that one update may fetch; no limit where it is None.
+            keep_bytes: most that releases may take which nobody needs any more and an operator may want to go back to.
             conditions: under which updates may start and switch; none by default.
         """
         self._journal = journal
         self._clock = clock
-        store = store or ReleaseStore(root)
+        store = self._store = store or ReleaseStore(root)
         steps = make_steps(
             journal=journal,
             store=store,
@@ -93,6 +98,7 @@ class UpdateManager:
             link_install_path=link_install_path,
             install_paths=install_paths or {},
             max_bytes=max_bytes,
+            keep_bytes=keep_bytes,
             conditions=conditions or Conditions(),
         )
         self._start = Start(journal, store, services, steps, clock=clock, random_bytes=random_bytes)
@@ -154,8 +160,11 @@ class UpdateManager:
             return Cancelled.CANCELLED
         return Cancelled.TOO_LATE if stopped else Cancelled.NOTHING
 
-    async def rollback(self, package: str) -> str:
+    async def rollback(self, package: str, to: str | None = None) -> str:
         """The operator wants the previous release: an update in probation is undone, else one that goes back begins.
+
+        Args:
+            to: the version of another release that is still on the device, instead of the previous one.
 
         Returns:
             The id of the update whose events tell how it goes.
@@ -165,6 +174,8 @@ class UpdateManager:
         """
         wish = f"the operator wants {package} to go back"
         async with self._queue.choosing:
+            if to is not None:
+                return await self._go_back_to(package, to)
             undone = await self._queue.undo(package, None, DeviceError("conflict.cancelled", wish))
             if undone is not None:
                 return undone
@@ -178,6 +189,34 @@ class UpdateManager:
             for update in unfinished:
                 await self._queue.stop(update, DeviceError("conflict.superseded", wish))
             return await self._queue.begin(_way_back(install, Origin.ROLLBACK), Outcome.ACCEPT)
+
+    async def _go_back_to(self, package: str, version: str) -> str:
+        install = (await in_thread(self._journal.installs)).get(package)
+        kept = await in_thread(self._kept, package)
+        target = kept.get(version)
+        if install is None or target is None or target.manifest == install.current.manifest:
+            others = ", ".join(name for name in kept if install is None or name != install.current.version)
+            there = f"there are {others}" if others else "nothing else of it is on this device"
+            raise OperatorError("release.unknown", f"{package} cannot go back to {one_line(version)}: {there}")
+        for update in await self._queue.unfinished(package):
+            await self._queue.stop(update, DeviceError("conflict.superseded", f"{package} is to go back to {version}"))
+        request = msgspec.structs.replace(_way_back(install, Origin.ROLLBACK), to=target)
+        return await self._queue.begin(request, Outcome.ACCEPT)
+
+    def _kept(self, package: str) -> dict[str, Release]:
+        """The package's releases on this device that have proven themselves, by version, the newest first."""
+        found: dict[str, Release] = {}
+        for update in proven(self._journal.history(package, limit=MAX_UPDATES)):
+            with contextlib.suppress(DeviceError):
+                self._store.check_tree(package, update.version, update.manifest or "")
+                release = Release(
+                    version=update.version,
+                    manifest=update.manifest or "",
+                    rollout=update.rollout,
+                    installed_at=update.changed_at,
+                )
+                found.setdefault(update.version, release)
+        return found
 
     async def retry(self, package: str, *, any_size: bool = False) -> Submitted | None:
         """Try what ended badly once more, or what waits to be tried again at once.

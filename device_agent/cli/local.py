@@ -32,7 +32,7 @@ class Worker(Protocol):
         """Begin to install an exported file."""
         ...
 
-    async def rollback(self, package: str) -> Begun:
+    async def rollback(self, package: str, to: str | None = None) -> Begun:
         """Begin to go back."""
         ...
 
@@ -62,7 +62,7 @@ def rollback(arguments: argparse.Namespace) -> int:
     good = frozenset({Phase.ROLLED_BACK, Phase.SUCCEEDED})
     with Journal(config_from(arguments).root, read_only=True):
         pass  # a misspelt root folder is said to be one, not made
-    return _run(arguments, lambda worker: worker.rollback(package), good)
+    return _run(arguments, lambda worker: worker.rollback(package, arguments.to), good)
 
 
 def hold(arguments: argparse.Namespace) -> int:

@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
     rollback = add("rollback", "local", "rollback", "go back to a package's previous release")
     rollback.add_argument("package", metavar="NAME")
+    rollback.add_argument("--to", metavar="VERSION", help="a release that is still on the device, not the previous one")
     _add_json(rollback)
 
     hold = add("hold", "local", "hold", "start no update on this device any more, or let them go on")

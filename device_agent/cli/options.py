@@ -91,6 +91,13 @@ _OPTIONS = (
         kind="number",
     ),
     _Option(
+        key="policy.keep_bytes",
+        flag="--keep-bytes",
+        metavar="NUMBER",
+        help="the most that releases may take which are kept to go back further",
+        kind="number",
+    ),
+    _Option(
         key="policy.max_bytes_per_s",
         flag="--max-bytes-per-s",
         metavar="NUMBER",

@@ -53,6 +53,7 @@ def make_steps(
     link_install_path: bool,
     install_paths: Mapping[str, Path],
     max_bytes: int | None = None,
+    keep_bytes: int = 0,
     conditions: Conditions,
 ) -> Steps:
     """The steps; for the arguments see `UpdateManager`."""
@@ -96,7 +97,9 @@ def make_steps(
             state=state,
         ),
         health=health,
-        commit=CommitStep(journal=journal, store=store, services=services, paths=paths, clock=clock),
+        commit=CommitStep(
+            journal=journal, store=store, services=services, paths=paths, clock=clock, keep_bytes=keep_bytes
+        ),
         rollback=RollbackStep(
             store=store,
             hooks=hooks,

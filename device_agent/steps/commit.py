@@ -1,15 +1,18 @@
 """Commit: what the release before needed and this one does not goes away; then only two releases are kept."""
 
+from collections.abc import Iterable, Sequence
+
 from device_agent.clearing import bound_downloads, clear_unfinished
 from device_agent.clock import Clock
 from device_agent.install_path import InstallPaths
-from device_agent.journal import Journal
+from device_agent.journal import MAX_UPDATES, Journal
+from device_agent.retention import Kept, keep_more
 from device_agent.seams import ServiceManager
 from device_agent.snapshots import Snapshots
 from device_agent.store import ReleaseStore
 from device_agent.threads import in_thread
-from device_agent.updates import Update
-from schemas.errors import DeviceError, one_line
+from device_agent.updates import Install, Update
+from schemas.errors import DeviceError, FlotillaError, one_line
 from schemas.manifest import Manifest, Service
 
 
@@ -17,9 +20,17 @@ class CommitStep:
     """See the module."""
 
     def __init__(
-        self, *, journal: Journal, store: ReleaseStore, services: ServiceManager, paths: InstallPaths, clock: Clock
+        self,
+        *,
+        journal: Journal,
+        store: ReleaseStore,
+        services: ServiceManager,
+        paths: InstallPaths,
+        clock: Clock,
+        keep_bytes: int = 0,
     ) -> None:
         self._clock = clock
+        self._keep_bytes = keep_bytes
         self._snapshots = Snapshots(store)
         self._journal = journal
         self._store = store
@@ -43,7 +54,9 @@ class CommitStep:
         return {}
 
     async def sweep(self, *, collect: bool) -> None:
-        """Keep each package's current and previous release and what an unfinished update needs; remove the rest.
+        """Keep each package's current and previous release, what an unfinished update needs, and as many more as fit.
+
+        The rest is removed.
 
         Args:
             collect: remove contents that no release has, too. Left out after a failed fetch, so that trying
@@ -57,13 +70,8 @@ class CommitStep:
     def _sweep(self, collect: bool) -> None:
         installs, unfinished = self._journal.installs(), self._journal.unfinished()
         keep: dict[str, list[tuple[str, str]]] = {}
-        # a rollback gives back what was installed before, with what that could go back to
-        for install in [*installs.values(), *(update.before for update in unfinished if update.before)]:
-            kept = [install.current, *([install.previous] if install.previous else [])]
-            keep.setdefault(install.package, []).extend((release.version, release.manifest) for release in kept)
-        for update in unfinished:
-            if update.manifest is not None:
-                keep.setdefault(update.package, []).append((update.version, update.manifest))
+        for package, version, sha256 in self._kept(installs.values(), unfinished):
+            keep.setdefault(package, []).append((version, sha256))
         now = self._clock.now()
         for package in self._store.packages():
             self._store.sweep(package, keep.get(package, []))
@@ -75,6 +83,35 @@ class CommitStep:
             bound_downloads(self._store.folders.root, now)
         if collect and not unfinished:
             self._store.objects.collect(keep=self._store.manifests())
+
+    def _kept(self, installs: Iterable[Install], unfinished: Sequence[Update]) -> set[Kept]:
+        needed = _needed(installs, unfinished)
+        if not self._keep_bytes:
+            return needed
+        history = self._journal.history(limit=MAX_UPDATES)
+        return needed | set(keep_more(history, needed, self._manifest_of, self._keep_bytes))
+
+    def _manifest_of(self, release: Kept) -> Manifest | None:
+        try:
+            self._store.check_tree(*release)
+            return self._store.manifest(*release)
+        except FlotillaError:
+            return None
+
+
+def _needed(installs: Iterable[Install], unfinished: Sequence[Update]) -> set[Kept]:
+    needed = set()
+    # a rollback gives back what was installed before, with what that could go back to
+    for install in [*installs, *(update.before for update in unfinished if update.before)]:
+        for release in (install.current, install.previous):
+            if release is not None:
+                needed.add(Kept(install.package, release.version, release.manifest))
+    for update in unfinished:
+        if update.manifest is not None:
+            needed.add(Kept(update.package, update.version, update.manifest))
+        if update.request.to is not None:
+            needed.add(Kept(update.package, update.request.to.version, update.request.to.manifest))
+    return needed
 
 
 def only_in(one: Manifest, other: Manifest | None) -> list[Service]:

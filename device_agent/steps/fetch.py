@@ -260,7 +260,7 @@ def _is_file(repository: Sequence[str]) -> bool:
 def _way_back(update: Update, install: Install | None) -> Move:
     reverts = update.request.origin is Origin.REVERT
     gone = install is None or install.current.version != update.version
-    if install is None or gone or (install.previous is None and not reverts):
+    if install is None or gone or (install.previous is None and update.request.to is None and not reverts):
         other = f"{update.package} {update.version} is not what there is to go back from any more"
         return Move(outcome=Outcome.CANCEL, error=ErrorReport(code="conflict.superseded", message=other))
     reverted = ErrorReport(code="conflict.reverted", message="the rollout was reverted")

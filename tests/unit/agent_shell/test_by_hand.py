@@ -42,7 +42,8 @@ class Updates:
         self.play()
         return Submitted(answer=self._answer, update=None if self._answer is Answer.INSTALLED else ROLLOUT)
 
-    async def rollback(self, package: str) -> str:
+    async def rollback(self, package: str, to: str | None = None) -> str:
+        self.to = to
         if package != "tacho":
             raise OperatorError("release.unknown", f"{package} has no previous release to go back to")
         self.play()
