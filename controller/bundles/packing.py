@@ -33,10 +33,10 @@ class Packed:
     plain: int
 
 
-def pack_zstd(plain: bytes, *, prefix: bytes = b"", level: int = 22) -> bytes:
+def pack_zstd(plain: bytes, *, prefix: bytes = b"", level: int = 22, window_log: int = PLAIN_WINDOW_LOG) -> bytes:
     """One zstd frame, with `prefix` as its raw prefix where given. The window covers both."""
     span = max(10, (len(plain) + len(prefix)).bit_length())
-    window = min(span, 27) if prefix else min(span, PLAIN_WINDOW_LOG)
+    window = min(span, 27) if prefix else min(span, window_log)
     options: dict[int, int] = {
         CompressionParameter.compression_level: level,
         CompressionParameter.window_log: min(window, MAX_WINDOW_LOG),

@@ -1,0 +1,1 @@
+"""What bundles cost and what they save, on real pairs of releases: `python -m benchmarks.bundles --help`."""

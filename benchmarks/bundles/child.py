@@ -1,0 +1,81 @@
+"""One measured act in a process of its own: `python -m benchmarks.bundles.child ACT …`. Says its cost as JSON.
+
+The acts that devices do import what the agent's fetching process imports, so that the peak is that of a whole process.
+"""
+
+import contextlib
+import json
+import pickle
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+def make(old: str, new: str, bundle: str, inside: str) -> None:
+    """Make a bundle."""
+    from benchmarks.bundles.pairs import files, manifest
+    from controller.bundles import make_bundle
+
+    before, after = Path(old), Path(new)
+    contents = files(after) | files(before)
+    made = make_bundle(
+        manifest(before, "1.0.0"),
+        manifest(after, "2.0.0"),
+        lambda sha256: contents[sha256].open("rb"),
+        Path(bundle),
+        inside=inside == "inside",
+    )
+    for group in made.groups:
+        print(f"    {group}", file=sys.stderr)
+    _tell(seconds=made.seconds, size=made.size)
+
+
+def compress(tar: str, packed: str) -> None:
+    """zstd -19."""
+    from controller.bundles.packing import pack_zstd
+
+    data = Path(tar).read_bytes()
+    began = time.monotonic()
+    found = pack_zstd(data, level=19, window_log=23)
+    seconds = time.monotonic() - began
+    Path(packed).write_bytes(found)
+    _tell(seconds=seconds, size=len(found))
+
+
+def apply(bundle: str, known: str, folder: str) -> None:
+    """Apply a bundle as the agent's fetching process does."""
+    import tuf.ngclient
+    import urllib3
+
+    import device_agent.fetch_worker
+    from device_agent.bundles import BundleReader
+    from schemas.manifest import decode_manifest
+
+    assert tuf.ngclient and urllib3 and device_agent.fetch_worker
+    sources, old, new = pickle.loads(Path(known).read_bytes())  # noqa: S301  # written by the parent process
+    old, new = decode_manifest(old), decode_manifest(new)
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    @contextlib.contextmanager
+    def store(sha256: str, _size: int) -> Iterator[BinaryIO]:
+        with (Path(folder) / sha256).open("wb", buffering=0) as file:
+            yield file
+
+    began, cpu = time.monotonic(), time.process_time()
+    reader = BundleReader(old, new, open_source=lambda s: Path(sources[s]).open("rb", buffering=0), store=store)
+    with Path(bundle).open("rb") as file:
+        while data := file.read(65_536):
+            reader.take(data)
+    reader.finish()
+    _tell(seconds=time.monotonic() - began, cpu=time.process_time() - cpu, base=base)
+
+
+def _tell(**cost: float) -> None:
+    print(json.dumps({**cost, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+
+
+if __name__ == "__main__":
+    {"make": make, "compress": compress, "apply": apply}[sys.argv[1]](*sys.argv[2:])
