@@ -1,0 +1,71 @@
+"""What agent.toml says about the right moment reaches the engine that the agent and its commands open."""
+
+import asyncio
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from device_agent.app import _Agent, open_engine
+from device_agent.config import AgentConfig, DevicePolicy
+from device_agent.heard import Heard
+from device_agent.journal import Journal
+from device_agent.owner_rules import Gate
+from device_agent.updates import UpdateRequest
+from schemas.messages import Phase
+from tests.support.links import until
+from transport import LinkState
+
+
+async def reason_to_wait(config: AgentConfig) -> str:
+    """Why an update is deferred that is asked for with this configuration."""
+    async with open_engine(config) as engine:
+        serving = asyncio.create_task(engine.manager.serve())
+        submitted = await engine.manager.submit(UpdateRequest(package="tacho", version="1.0.0"))
+        assert submitted.update is not None
+        await until(lambda: engine.journal.history()[0].phase is not Phase.ACCEPTED)
+        serving.cancel()
+        await asyncio.wait({serving})
+        update = engine.journal.history()[0]
+    assert update.phase is Phase.DEFERRED, update
+    return update.waiting.reason if update.waiting else ""
+
+
+def configured(root: Path, gate: Gate | None = None, **policy: Any) -> AgentConfig:
+    rules = DevicePolicy(services="supervisor", link_install_path=False, **policy)
+    return AgentConfig(id="pi-1", root=root, policy=rules, gate=gate or Gate())
+
+
+async def test_the_owners_windows_count_in_the_devices_own_zone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    there = datetime.now(ZoneInfo("Asia/Tokyo"))
+    opens, closes = there + timedelta(hours=2), there + timedelta(hours=3)
+    assert await reason_to_wait(configured(tmp_path, windows=[f"{opens:%H:%M}-{closes:%H:%M}"])) == "window"
+
+
+async def test_the_devices_own_health_is_looked_at(tmp_path: Path) -> None:
+    assert await reason_to_wait(configured(tmp_path, Gate(memory_free_mib=1_000_000))) == "memory"
+
+
+async def test_a_hold_counts_in_commands_too_that_open_an_engine_of_their_own(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        Heard(journal).keep_hold(on=True)
+    assert await reason_to_wait(configured(tmp_path)) == "hold"
+
+
+async def test_the_connection_tells_whether_the_broker_must_be_reached_after_a_switch(tmp_path: Path) -> None:
+    async with open_engine(configured(tmp_path)) as engine:
+        agent, ready = _Agent(engine, asyncio.Event()), engine.manager._queue._steps.ready
+        assert not ready.broker_counts()
+        agent._connection._note(LinkState(state="connected"), asyncio.Event())
+        assert ready.broker_counts()
+        agent._connection._note(LinkState(state="waiting"), asyncio.Event())
+        assert not ready.broker_counts()
+    async with open_engine(configured(tmp_path, reach_broker_s=0)) as engine:
+        agent, ready = _Agent(engine, asyncio.Event()), engine.manager._queue._steps.ready
+        agent._connection._note(LinkState(state="connected"), asyncio.Event())
+        assert not ready.broker_counts()
