@@ -232,7 +232,7 @@ async def test_a_newer_wish_for_one_takes_the_set_apart(installed: Device) -> No
 @pytest.mark.parametrize("kind", ["healthy", "sick"])
 @pytest.mark.timeout(300)
 async def test_a_power_cut_anywhere_leaves_all_or_none(make_device: MakeDevice, kind: str) -> None:
-    """Cuts spread over all points from the first announcement on; after the restart what was announced is heard again."""
+    """Cuts spread over all points from the first announcement on; after the restart it is heard again."""
 
     async def prepared(name: str) -> Device:
         device = await install_first(await make_device(name).start())
