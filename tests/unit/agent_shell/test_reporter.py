@@ -1,6 +1,7 @@
 """Events leave the outbox when the broker has taken them; the report follows what is true."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -200,3 +201,24 @@ async def test_a_goodbye_that_nobody_hears_is_left_to_the_will() -> None:
     reporter, link = make_reporter(MemoryOutbox()), FakeLink()
     link.answers = [LinkLost("gone")]
     assert not await reporter.say_goodbye(link, 7)
+
+
+async def test_facts_that_change_all_the_time_are_no_reason_for_a_report() -> None:
+    temperatures, link = itertools.count(40), FakeLink()
+    reporter = Reporter(
+        topics=Topics(),
+        outbox=MemoryOutbox(),
+        view=lambda: DeviceView(id="pi-1", channel="beta", facts={"temperature_c": next(temperatures)}),
+        boot_id="boot",
+        device="pi-1",
+        now=lambda: NOW,
+    )
+    async with running(reporter, link):
+        await until(lambda: len(reports(link)) == 1)
+        for _ in range(20):
+            reporter.stir()
+            await asyncio.sleep(0.005)  # what must not happen has no condition to wait for
+        assert [report.facts for report in reports(link)] == [{"temperature_c": 40}]
+        reporter.report_soon()
+        await until(lambda: len(reports(link)) == 2)
+    assert reports(link)[1].facts == {"temperature_c": 41}

@@ -254,7 +254,7 @@ def test_the_version_as_text_and_as_json(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "launch", "status", "install", "rollback", "check", "install-service", "version"]
+    "command", ["run", "launch", "status", "install", "rollback", "hold", "check", "install-service", "version"]
 )
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
