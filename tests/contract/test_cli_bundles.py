@@ -1,6 +1,7 @@
 """`flotilla bundles`, `--wait-bundles` and `ask --any-size`, with a controller that makes bundles."""
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,24 @@ from controller.cli.bundles import wait_for_bundles
 from controller.client import ControllerClient
 from controller.repository.bundle_views import ReleaseBundles
 from schemas.errors import OperatorError
+from tests.support.broker import Broker
 from tests.support.bundles import pages
 from tests.support.command import Finished, flotilla
-from tests.support.controller import ControllerProcess
+from tests.support.controller import ControllerProcess, controller_process
 from tests.support.repository import make_package
 
 pytestmark = pytest.mark.broker
 
 Run = Callable[..., Finished]
+
+
+@pytest.fixture(scope="module")
+def controller(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControllerProcess]:
+    """One that makes bundles, as the shared one does not."""
+    data = tmp_path_factory.mktemp("controller") / "data"
+    root = f"bundling-{uuid.uuid4().hex[:8]}/v1"
+    with controller_process(data, broker.url, topic_root=root, arguments=["--bundles", "3"]) as made:
+        yield made
 
 
 @pytest.fixture

@@ -85,7 +85,8 @@ class ControllerProcess:
         broker = ["--broker", broker_url] if broker_url else []
         address = f"{listen}:{self.port}"
         self._command = [program("flotilla"), "serve", "--data", str(data), "--http", address]
-        self._command += [*broker, "--topic-root", topic_root, *arguments]
+        # who wants bundles asks for them: making them takes time from all other tests
+        self._command += [*broker, "--topic-root", topic_root, "--bundles", "0", *arguments]
 
     @property
     def pid(self) -> int:

@@ -110,7 +110,7 @@ class World:
     def restart_controller(self) -> None:
         """Start it, after `kill_controller` or `stop_controller`, at the same address with the same data."""
         command = [program("flotilla"), "serve", "--data", str(self.data), "--http", f"127.0.0.1:{self._http}"]
-        command += ["--broker", self.broker.url]
+        command += ["--broker", self.broker.url, "--bundles", "0"]
         command += [part for key, value in self._flags.items() for part in (f"--{key.replace('_', '-')}", value)]
         self.processes.start("controller", command)
         self.wait(lambda: self.client.get(ControllerView, "controller").connected, "the controller's start")
