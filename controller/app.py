@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,8 @@ import uvicorn
 
 from broker_config.errors import BrokerError
 from broker_config.process import MosquittoProcess
-from controller.database import open_database
+from controller.database import open_database, utc_now
+from controller.fleet.pruning import Pruner
 from controller.fleet.running import running_versions
 from controller.fleet.service import FleetService
 from controller.http.api import make_api
@@ -34,6 +36,7 @@ from transport import LinkSettings
 from transport.errors import SettingsError
 
 REFRESH_EVERY_S: Final = 6 * 3600.0
+FIRST_PRUNING_S: Final = 60.0
 RETRY_REFRESH_S: Final = 300.0
 GRACE_S: Final = 5
 
@@ -94,6 +97,7 @@ async def run_controller(settings: ControllerSettings) -> None:
             "fleet": lambda: fleet.run(stop),
             "http": lambda: server.serve(listeners),
             "metadata": lambda: _keep_fresh(repository, stop),
+            "pruning": lambda: _prune(Pruner(engine), timedelta(days=settings.keep_events_days), stop),
             "bundles": lambda: bundle_maker.run(stop),
         }
         await _run_all(parts, server, stop)
@@ -145,6 +149,23 @@ async def _keep_fresh(repository: PackageRepository, stop: asyncio.Event) -> Non
                 log.error("the signature of %s ends on %s and %s is not there", expiry.role, expiry.expires, expiry.key)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), wait_s)
+
+
+async def _prune(pruner: Pruner, keep: timedelta, stop: asyncio.Event) -> None:
+    """Forget what devices said long ago, soon after the start and every few hours."""
+    wait_s = FIRST_PRUNING_S
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), wait_s)
+            return
+        wait_s = REFRESH_EVERY_S
+        try:
+            pruned = await asyncio.to_thread(pruner.prune, keep, utc_now())
+        except FlotillaError as error:
+            log.error("forgetting old events failed: %s", one_line(error))  # noqa: TRY400 - the line says it all
+        else:
+            if pruned.events or pruned.rollout_devices:
+                log.info("forgot %d events and %d devices of rollouts", pruned.events, pruned.rollout_devices)
 
 
 class _Server(uvicorn.Server):

@@ -19,6 +19,7 @@ DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
 CLIENT_ID = "flotilla-controller"
 
 
+KEEP_EVENTS_DAYS = 90
 MAX_PUBLIC_URLS = 16
 MAX_URL = 2048
 
@@ -87,6 +88,7 @@ class ControllerSettings:
         database: SQLAlchemy URL; SQLite in the data folder if None.
         bundle_releases: bundles lead to each new release from so many of those before it; 0 makes none.
         bundle_workers: processes that make a bundle at the same time; half of the cores if None.
+        keep_events_days: how long the steps of updates are kept; the last word of each is kept for ever.
         require_token: whether the API asks for the token on loopback too, as it must behind a proxy on this machine.
     """
 
@@ -101,6 +103,7 @@ class ControllerSettings:
     require_token: bool = False
     bundle_releases: int = DEFAULT_RELEASES
     bundle_workers: int | None = None
+    keep_events_days: int = KEEP_EVENTS_DAYS
 
     @property
     def database_url(self) -> str:

@@ -12,6 +12,7 @@ from controller.repository.bundle_choice import DEFAULT_RELEASES, MAX_RELEASES
 from controller.settings import (
     DEFAULT_BROKER,
     DEFAULT_HTTP,
+    KEEP_EVENTS_DAYS,
     ControllerSettings,
     HttpAddress,
     client_id,
@@ -58,6 +59,14 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     "--topic-root", default=DEFAULT_ROOT, show_default=True, metavar="TOPIC", help="First levels of every topic."
 )
 @click.option(
+    "--keep-events",
+    type=click.IntRange(1, 36_500),
+    default=KEEP_EVENTS_DAYS,
+    show_default=True,
+    metavar="DAYS",
+    help="How long the steps of updates are kept; the last word of each is kept for ever.",
+)
+@click.option(
     "--require-token", is_flag=True, help="Ask for the token on loopback too: behind a proxy on this machine."
 )
 @click.option(
@@ -89,6 +98,7 @@ def serve(
     database: str | None,
     topic_root: str,
     embedded_port: int,
+    keep_events: int,
     bundle_releases: int,
     bundle_workers: int | None,
     *,
@@ -128,6 +138,7 @@ def serve(
         require_token=require_token,
         bundle_releases=bundle_releases,
         bundle_workers=bundle_workers,
+        keep_events_days=keep_events,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("alembic", "uvicorn.error", "litestar"):
