@@ -146,11 +146,7 @@ class LocalWork:
         held = await in_thread(self._on_hold)
         self._updates.hold(held)
         after = await in_thread(self._journal.last_seq)
-        if on:
-            note = "on hold: no update is started until `flotilla-agent hold off`"
-        else:
-            note = "the operator still holds this device" if held else "updates go on"
-        return Begun(update=None, after_seq=after, note=note)
+        return Begun(update=None, after_seq=after, note=hold_note(on, held=held))
 
     async def follow(self, begun: Begun) -> AsyncIterator[UpdateEvent]:
         """The update's events as they come, up to and with its last word."""
@@ -164,3 +160,10 @@ class LocalWork:
                     if event.phase in LAST_WORDS:
                         return
             await self._journal.wait_for_events(after, WAIT_S)
+
+
+def hold_note(on: bool, *, held: bool) -> str:
+    """What comes of it, for a person; `held` is whether the device is on hold now, whoever wants that."""
+    if on:
+        return "on hold: no update is started until `flotilla-agent hold off`"
+    return "the operator still holds this device" if held else "updates go on"

@@ -14,8 +14,9 @@ from device_agent.cli.options import config_from, written_path
 from device_agent.cli.status import print_json
 from device_agent.config import AgentConfig
 from device_agent.control import hand_over_to
+from device_agent.heard import Heard
 from device_agent.journal import Journal
-from device_agent.local_work import Begun
+from device_agent.local_work import Begun, hold_note
 from device_agent.services.supervisor import Supervisor
 from schemas.errors import OperatorError, one_line
 from schemas.messages import Phase, UpdateEvent
@@ -34,10 +35,6 @@ class Worker(Protocol):
 
     async def rollback(self, package: str, to: str | None = None) -> Begun:
         """Begin to go back."""
-        ...
-
-    async def hold(self, on: bool) -> Begun:
-        """Start no update any more, or let them go on."""
         ...
 
     def follow(self, begun: Begun) -> AsyncIterator[UpdateEvent]:
@@ -67,9 +64,26 @@ def rollback(arguments: argparse.Namespace) -> int:
 
 def hold(arguments: argparse.Namespace) -> int:
     """Start no update any more, or let them go on."""
-    with Journal(config_from(arguments).root, read_only=True):
+    root, on = config_from(arguments).root, arguments.state == "on"
+    with Journal(root, read_only=True):
         pass  # a misspelt root folder is said to be one, not made
-    return _run(arguments, lambda worker: worker.hold(arguments.state == "on"), frozenset())
+    note = asyncio.run(_hold(root, on=on))
+    if arguments.as_json:
+        print_json({"note": note, "result": None})
+    else:
+        sys.stdout.write(note + "\n")
+    return 0
+
+
+async def _hold(root: Path, *, on: bool) -> str:
+    async with hand_over_to(root) as running:
+        if running is not None:
+            return (await running.hold(on)).note
+    # no agent runs, and none is needed to write it down
+    with Journal(root) as journal:
+        heard = Heard(journal)
+        heard.keep_hold(on)
+        return hold_note(on, held=heard.on_hold())
 
 
 def _run(arguments: argparse.Namespace, begin: Callable[[Worker], Awaitable[Begun]], good: frozenset[Phase]) -> int:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from device_agent import control
+from device_agent.cli.main import main
 from device_agent.control import SOCKET, ControlServer, hand_over_to, is_listening
+from device_agent.heard import Heard
+from device_agent.journal import Journal
 from device_agent.local_work import LocalWork
 from device_agent.outbox import KeptEvent
 from device_agent.updates import Answer, Origin, Submitted, UpdateRequest
@@ -231,3 +234,12 @@ async def test_too_many_commands_at_once_are_told_so(tmp_path: Path, monkeypatch
             assert two is not None
             with pytest.raises(OperatorError, match="too many commands"):
                 await two.rollback("tacho")
+
+
+def test_a_hold_is_written_down_without_an_agent_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Journal(tmp_path).close()
+    for state, note, held in (("on", "on hold: no update is started", True), ("off", "updates go on", False)):
+        assert main(["hold", state, "--root", str(tmp_path), "--id", "pi-1"]) == 0
+        assert capsys.readouterr().out.startswith(note)
+        with Journal(tmp_path, read_only=True) as journal:
+            assert Heard(journal).on_hold() is held
