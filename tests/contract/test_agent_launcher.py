@@ -213,10 +213,11 @@ def test_being_told_to_end_does_not_count(bench: Bench) -> None:
 
 
 def test_going_back_that_was_cut_off_is_done_at_the_next_start(bench: Bench) -> None:
-    bench.try_out(WELL, failed="the agent's release 2.0.0 was not well", starts=3)
+    bench.try_out(WELL, failed="the agent's release 2.0.0 was not well", starts=1)
     bench.launch()
     bench.until(lambda: bench.starts == [OLD])
     assert bench.linked == OLD
+    assert read_trial(bench.root).failed == "the agent's release 2.0.0 was not well"  # type: ignore[union-attr]
 
 
 def test_a_switch_that_was_cut_off_before_the_link_is_no_trial(bench: Bench) -> None:
