@@ -76,6 +76,7 @@ def build(
         FileEntry(path=path, size=len(content), sha256=hashlib.sha256(content).hexdigest(), mode=mode)
         for path, (content, mode) in sorted(held.items())
     ]
+    commands: dict[str, Any] = {name: Hook(command=["bin/run", name]) for name in hooks}
     parts: dict[str, Any] = {
         "format": 1,
         "package": package,
@@ -86,7 +87,7 @@ def build(
         "directories": [DirectoryEntry(path="spool", mode=0o750)],
         "state": ["data"] if files is None else [],
         "templates": [Template(source="etc/app.conf.in", target="etc/app.conf")] if files is None else [],
-        "hooks": Hooks(**{name: Hook(command=["bin/run", name]) for name in hooks}),
+        "hooks": Hooks(**commands),
         "services": [Service(name=name, command=["bin/run"]) for name in services],
         "health": health or Health(start_period_s=4, interval_s=1, retries=3, probation_s=10),
     }
