@@ -18,6 +18,7 @@ from device_agent.seams import WantedObject
 from device_agent.sources import source_factory
 from schemas.errors import OperatorError
 from schemas.layout import object_path
+from tests.support.bundles import make_bundles, pages
 from tests.support.repository import add_release, make_repository, tree_of
 from tests.support.s3 import S3Server
 
@@ -119,6 +120,15 @@ def test_a_place_has_what_the_folder_has_and_verifies(site: Site) -> None:
     repository = site.controller()
     add_release(repository, "tacho", "1.0.0", FILES)
     repository.rotate_root_key()
+    assert site.there() == served(repository)
+    assert repository.verify() == []
+
+
+def test_bundles_are_kept_there_too(site: Site) -> None:
+    repository = site.controller()
+    add_release(repository, "tacho", "1.0.0", pages(1))
+    make_bundles(repository, add_release(repository, "tacho", "1.1.0", pages(2)))
+    assert [key for key in site.there() if key.startswith("bundles/")]
     assert site.there() == served(repository)
     assert repository.verify() == []
 
