@@ -64,6 +64,11 @@ def place(event: UpdateEvent, row: DeviceRow, known: StoredEvents) -> int | None
         if event.seq <= row.track.highest:
             row.track = row.track.add(event.seq)
         return None
+    if not taken and row.track.has(event.seq):
+        # Forgotten, as only steps of updates are whose last word is still here; else it is of another journal.
+        if known.life_of(row.id, event.update) is not None:
+            return None
+        row.begin_life()
     life = row.life
     if life in taken:
         earlier = known.life_of(row.id, event.update)

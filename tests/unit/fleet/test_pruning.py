@@ -9,11 +9,13 @@ from sqlalchemy import Engine, func, insert, select
 
 from controller.database import open_database, reading, sqlite_url, to_db, writing
 from controller.fleet import pruning
+from controller.fleet.intake_store import IntakeStore
 from controller.fleet.pruning import Pruned, Pruner
 from controller.fleet.tables import events
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.tables import rollout_devices
-from tests.unit.fleet.builders import NOW, an_id
+from schemas.messages import Phase
+from tests.unit.fleet.builders import NOW, an_id, event_in
 
 DAY = timedelta(days=1)
 STEPS = ("accepted", "fetching", "staged", "switched", "probation", "succeeded")
@@ -86,3 +88,14 @@ def test_devices_of_rollouts_that_are_long_over_go(engine: Engine) -> None:
         left = connection.execute(select(rollout_devices.c.rollout, rollout_devices.c.device)).all()
     assert (ids[0], "pi-2") in left
     assert len(left) == 7
+
+
+def test_what_was_forgotten_is_not_taken_in_again_and_a_new_journal_is_still_told_apart(engine: Engine) -> None:
+    store = IntakeStore(engine)
+    old = [event_in(seq=1), event_in(seq=2, phase=Phase.FETCHING), event_in(seq=3, phase=Phase.SUCCEEDED)]
+    assert len(store.take_in(old, NOW - 40 * DAY).stored) == 3
+    assert Pruner(engine).prune(30 * DAY, NOW).events == 2
+    again = store.take_in(old, NOW)
+    assert (list(again.stored), again.new_lives) == ([], {})
+    outcome = store.take_in([event_in(seq=1, update=an_id(2)), event_in(seq=2, update=an_id(2))], NOW)
+    assert (len(outcome.stored), dict(outcome.new_lives)) == (2, {"pi-1": 2})
