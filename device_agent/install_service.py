@@ -115,12 +115,12 @@ def install(
         _write(config_file, config_text)
         yield f"wrote {config_file}"
     if not unit_folder.is_dir():
-        yield f"{unit_folder} is not there, so this machine has no systemd; start `flotilla-agent run` some other way"
+        yield f"{unit_folder} is not there, so this machine has no systemd; start `flotilla-agent launch` some other way"
         return
     _write(unit_folder / UNIT, unit)
     yield f"wrote {unit_folder / UNIT}"
     if not marker.is_dir() or shutil.which("systemctl") is None:
-        yield "systemd is not init here: enable the unit where it is, or start `flotilla-agent run` some other way"
+        yield "systemd is not init here: enable the unit where it is, or start `flotilla-agent launch` some other way"
         return
     _systemctl("daemon-reload")
     _systemctl("enable", UNIT)
