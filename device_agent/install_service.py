@@ -115,7 +115,7 @@ def install(
         _write(config_file, config_text)
         yield f"wrote {config_file}"
     if not unit_folder.is_dir():
-        yield f"{unit_folder} is not there, so this machine has no systemd; start `flotilla-agent launch` some other way"
+        yield f"{unit_folder} is not there, so there is no systemd; start `flotilla-agent launch` some other way"
         return
     _write(unit_folder / UNIT, unit)
     yield f"wrote {unit_folder / UNIT}"
