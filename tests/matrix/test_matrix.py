@@ -93,3 +93,26 @@ def test_an_update_is_flushed_once(matrix: Matrix) -> None:
     assert len([point for point in points if point.call == "syncfs"]) == 1
     flushed = [point for point in points if point.call in ("fsync", "fdatasync")]
     assert not [point for point in flushed if "/objects/" in point.what or "/releases/" in point.what]
+
+
+def test_what_is_flushed_before_what(matrix: Matrix) -> None:
+    """The order that docs/durability.md argues with, in the calls of a real update."""
+    points = [point for point in matrix.points(SCENARIOS["update"]) if point.thread == "worker"]
+
+    def places(call: str, part: str) -> list[int]:
+        return [n for n, point in enumerate(points) if point.call == call and part in point.what]
+
+    commits = places("fdatasync", "agent.db-wal")
+    (flushed,) = places("syncfs", "")
+    (staged,) = places("rename", "root/packages/tacho/releases/1.1.0")
+    sealed = places("utimensat", "root/objects/")
+    written = [*places("rename", "root/objects/"), *places("link", "root/objects/"), *places("write", "/manifests/")]
+    assert max(written) < staged < flushed < min(sealed)
+    assert max(sealed) < min(n for n in commits if n > flushed)
+    (switched,) = places("rename", ".current.new")
+    (switch_flushed,) = [n for n in places("fsync", "root/packages/tacho") if n > switched]
+    assert any(max(sealed) < n < switched for n in commits)
+    assert [n for n in commits if switched < n < switch_flushed] == []
+    assert any(n > switch_flushed for n in commits)
+    metadata = [*places("rename", "root/metadata/"), *places("fsync", "root/metadata")]
+    assert max(metadata) < min(places("rename", "root/objects/"))
