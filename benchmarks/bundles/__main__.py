@@ -2,7 +2,7 @@
 
     python -m benchmarks.bundles                          the five pairs with bars
     python -m benchmarks.bundles numpy science            some of them
-    python -m benchmarks.bundles --old A/ --new B/        two folders, or sets of requirements (flask==3.0.0,jinja2==3.1.3)
+    python -m benchmarks.bundles --old A/ --new B/        two folders, or requirements (flask==3.0.0,jinja2==3.1.3)
 
 Ends with 1 where a bar is missed. Times are the best of three in one run on the same machine.
 """

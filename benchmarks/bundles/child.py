@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415  # each act imports what it needs and no more: the memory of its process is measured
 """One measured act in a process of its own: `python -m benchmarks.bundles.child ACT …`. Says its cost as JSON.
 
 The acts that devices do import what the agent's fetching process imports, so that the peak is that of a whole process.
@@ -54,7 +55,8 @@ def apply(bundle: str, known: str, folder: str) -> None:
     from device_agent.bundles import BundleReader
     from schemas.manifest import decode_manifest
 
-    assert tuf.ngclient and urllib3 and device_agent.fetch_worker
+    for module in (tuf.ngclient, urllib3, device_agent.fetch_worker):
+        assert module.__name__ in sys.modules
     sources, old, new = pickle.loads(Path(known).read_bytes())  # noqa: S301  # written by the parent process
     old, new = decode_manifest(old), decode_manifest(new)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -64,8 +66,11 @@ def apply(bundle: str, known: str, folder: str) -> None:
         with (Path(folder) / sha256).open("wb", buffering=0) as file:
             yield file
 
+    def open_source(sha256: str) -> BinaryIO:
+        return Path(sources[sha256]).open("rb", buffering=0)
+
     began, cpu = time.monotonic(), time.process_time()
-    reader = BundleReader(old, new, open_source=lambda s: Path(sources[s]).open("rb", buffering=0), store=store)
+    reader = BundleReader(old, new, open_source=open_source, store=store)
     with Path(bundle).open("rb") as file:
         while data := file.read(65_536):
             reader.take(data)
@@ -78,4 +83,9 @@ def _tell(**cost: float) -> None:
 
 
 if __name__ == "__main__":
-    {"make": make, "compress": compress, "apply": apply}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "make":
+        make(*sys.argv[2:])
+    elif sys.argv[1] == "compress":
+        compress(*sys.argv[2:])
+    else:
+        apply(*sys.argv[2:])

@@ -14,7 +14,6 @@ from detools.bsdiff import create_patch  # type: ignore[import-untyped]  # detoo
 from detools.common import unpack_size_bytes  # type: ignore[import-untyped]  # the same
 from detools.suffix_array import divsufsort  # type: ignore[import-untyped]  # the same
 
-
 _one_at_a_time: Final = threading.Lock()
 """The search is what takes most memory."""
 

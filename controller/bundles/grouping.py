@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from schemas.bundles import MAX_GROUP_SPAN, MIB, Content
+from schemas.bundles import MIB, Content
 
+PREFIX_SPAN: Final = 16 * MIB
+"""Most bytes of both sides of a group with a prefix. Readers allow more; this keeps a device's process below 96 MiB."""
 DIFFERENCE_SPAN: Final = 96 * MIB
 """Most bytes of old, and of new contents of a difference: five times that is the memory for making it."""
 PLAIN_SPAN: Final = 64 * MIB
@@ -77,7 +79,7 @@ def plan_groups(
         elif kind is Kind.COMPILED:
             plans += _cut(kind, members, origin, new_size, old_size, limit=DIFFERENCE_SPAN, together=False)
         else:
-            plans += _cut(kind, members, origin, new_size, old_size, limit=MAX_GROUP_SPAN, together=True)
+            plans += _cut(kind, members, origin, new_size, old_size, limit=PREFIX_SPAN, together=True)
     return plans
 
 

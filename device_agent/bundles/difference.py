@@ -20,8 +20,8 @@ _Step = tuple[int, int, int]
 class Difference:
     """Makes new bytes from old ones as the difference stream comes in.
 
-    Steps are short (690 bytes in the mean, in compiled code), so they are worked off many at a time: the old bytes of many
-    steps are gathered, the difference is added to all at once, and the sum is dealt out again.
+    Steps are short (690 bytes in the mean, in compiled code), so they are worked off many at a time: the old bytes of
+    many steps are gathered, the difference is added to all at once, and the sum is dealt out again.
 
     Args:
         old: what the steps point into.

@@ -1,7 +1,10 @@
 """What a device has already: a group's old contents, one after the other, as if they were one file."""
 
 import bisect
+import functools
+import io
 import itertools
+import os
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -15,10 +18,10 @@ from schemas.varints import FormatError
 
 OpenSource = Callable[[str], BinaryIO]
 
-_MAX_OPEN: Final = 64
+_MAX_OPEN: Final = 192
 _BLOCK: Final = 64 * 1024
-_MAX_BLOCKS: Final = 48
-"""Blocks that are kept: steps go to and fro between near places."""
+_ReadAt = Callable[[int, int], bytes]
+"""Reads so many bytes from this place."""
 
 
 class OldContents:
@@ -28,8 +31,7 @@ class OldContents:
         self._contents = [sources[piece.position] for piece in pieces]
         self._ends = list(itertools.accumulate(size for _, size in self._contents))
         self._open_source = open_source
-        self._files: OrderedDict[int, BinaryIO] = OrderedDict()
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._files: OrderedDict[int, tuple[BinaryIO, _ReadAt]] = OrderedDict()
 
     @property
     def size(self) -> int:
@@ -38,26 +40,6 @@ class OldContents:
 
     def read(self, at: int, count: int) -> bytes:
         """`count` bytes from `at`, which lie within. Raises `DeviceError` `verify.size` or `disk.io`."""
-        number, begin = divmod(at, _BLOCK)
-        if begin + count <= _BLOCK:
-            return (self._blocks.get(number) or self._block(number))[begin : begin + count]
-        parts = []
-        while count:
-            number, begin = divmod(at, _BLOCK)
-            part = (self._blocks.get(number) or self._block(number))[begin : begin + count]
-            parts.append(part)
-            at += len(part)
-            count -= len(part)
-        return b"".join(parts)
-
-    def _block(self, number: int) -> bytes:
-        at = number * _BLOCK
-        if len(self._blocks) >= _MAX_BLOCKS:
-            self._blocks.popitem(last=False)
-        block = self._blocks[number] = self._read(at, min(_BLOCK, self.size - at))
-        return block
-
-    def _read(self, at: int, count: int) -> bytes:
         index = bisect.bisect_right(self._ends, at)
         end = self._ends[index]
         if at + count <= end:
@@ -74,28 +56,31 @@ class OldContents:
     def close(self) -> None:
         """Close what is open."""
         while self._files:
-            self._files.popitem()[1].close()
+            self._files.popitem()[1][0].close()
 
     def _from(self, index: int, at: int, count: int) -> bytes:
         if count == 0:
             return b""
+        found = self._files.get(index)
         try:
-            file = self._file(index)
-            file.seek(at - (self._ends[index - 1] if index else 0))
-            data = file.read(count)
+            read_at = found[1] if found is not None else self._open(index)
+            data = read_at(count, at - (self._ends[index - 1] if index else 0))
         except OSError as error:
             raise disk_fault(error, f"read content {self._contents[index][0][:12]}") from error
         if len(data) != count:
             raise _too_short(self._contents[index][0])
         return data
 
-    def _file(self, index: int) -> BinaryIO:
-        file = self._files.get(index)
-        if file is None:
-            if len(self._files) >= _MAX_OPEN:
-                self._files.popitem(last=False)[1].close()
-            file = self._files[index] = self._open_source(self._contents[index][0])
-        return file
+    def _open(self, index: int) -> _ReadAt:
+        if len(self._files) >= _MAX_OPEN:
+            self._files.popitem(last=False)[1][0].close()
+        file = self._open_source(self._contents[index][0])
+        try:
+            read_at: _ReadAt = functools.partial(os.pread, file.fileno())
+        except io.UnsupportedOperation:
+            read_at = functools.partial(_seek_and_read, file)
+        self._files[index] = file, read_at
+        return read_at
 
 
 def read_prefix(pieces: Sequence[Piece], sources: Sequence[Content], open_source: OpenSource, limit: int) -> bytes:
@@ -143,6 +128,11 @@ def _take_apart(data: bytes, piece: Piece, out: bytearray, limit: int) -> None:
                 raise FormatError("a deflated stream in an old content is cut short")
         at = len(data) - len(inflate.unused_data)
     out += data[at:]
+
+
+def _seek_and_read(file: BinaryIO, count: int, at: int) -> bytes:
+    file.seek(at)
+    return file.read(count)
 
 
 def _too_short(sha256: str) -> DeviceError:

@@ -24,7 +24,7 @@ _names = st.sampled_from(["a.py", "b-1.2.3.txt", "b-1.3.0.txt", "c/d.so", "c/e.g
 _trees = st.dictionaries(_names, _contents, max_size=6)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(old=st.none() | _trees, new=_trees, cut=st.integers(1, 400))
 def test_any_two_trees(old: Tree | None, new: Tree, cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -34,7 +34,7 @@ def test_any_two_trees(old: Tree | None, new: Tree, cut: int) -> None:
     assert device.undone == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(new=_trees, data=st.data())
 def test_edited_contents(new: Tree, data: st.DataObject) -> None:
     old = {}
@@ -103,7 +103,8 @@ def test_each_way_of_packing_is_used_and_pays(step: Step) -> None:
     assert step.made.size == len(step.bundle)
     assert step.made.sha256 == sha256(step.bundle)
     by_kind = {group.kind: group for group in step.made.groups}
-    assert by_kind["compiled"].packed < 1500 < 60_000 < by_kind["compiled"].plain
+    assert by_kind["compiled"].packed < 1500
+    assert by_kind["compiled"].plain > 60_000
     assert by_kind["deflated"].contents == 2, "gzip and zip are taken apart"
 
 
@@ -169,7 +170,7 @@ def test_a_reader_only_goes_to_where_it_needs_to(step: Step) -> None:
 
 
 def test_a_reader_that_is_closed_leaves_nothing_half_done(step: Step) -> None:
-    for end in range(0, len(step.bundle), 97):
+    for end in range(0, len(step.bundle), 331):
         device = Device()
         reader = step.reader(device)
         reader.take(step.bundle[:end])
