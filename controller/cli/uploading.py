@@ -22,9 +22,10 @@ _ABOUT_THE_FILE = ("package.", "manifest.", "version.", "release.")
 
 def push_file(client: ControllerClient, path: Path) -> PushView:
     """Upload one package file; raises as `ControllerClient` does, or `OperatorError` where it cannot be read."""
+    is_ours = True
     try:
         with path.open("rb") as file:
-            _check_kind(file)
+            is_ours = _check_kind(file)
             size = os.fstat(file.fileno()).st_size
             columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
             console = Console(stderr=True)
@@ -33,6 +34,9 @@ def push_file(client: ControllerClient, path: Path) -> PushView:
                 reader = _Counted(file, lambda count: progress.advance(task, count))
                 return client.upload(PushView, io.BufferedReader(reader, 1 << 20), size, "packages")
     except FlotillaError as error:
+        if not is_ours and error.code.startswith("package."):
+            what = f"{path} is no package file; `flotilla build` makes them"
+            raise PublisherError("package.format", what) from error
         if error.code.startswith(_ABOUT_THE_FILE):
             raise type(error)(error.code, f"{path}: {error.message}") from error
         raise
@@ -40,17 +44,20 @@ def push_file(client: ControllerClient, path: Path) -> PushView:
         raise OperatorError("input.bad", f"cannot read {path}: {error.strerror}") from error
 
 
-def _check_kind(file: BinaryIO) -> None:
-    """Tell other files from packages before anything is sent. Raises `PublisherError` (`package.format`)."""
+def _check_kind(file: BinaryIO) -> bool:
+    """Whether a file begins as Flotilla's do; an export is refused before anything of it is sent.
+
+    Raises:
+        PublisherError: `package.format`.
+    """
     start = file.read(tar.BLOCK + MAX_HEAD_BYTES)
     file.seek(0)
     try:
         member, _ = tar.parse(start[: tar.BLOCK], "the file")
-        if member.name != HEAD_MEMBER:
-            raise PublisherError("package.format", "another kind of tar file")
-        head = decode_head(start[tar.BLOCK : tar.BLOCK + min(member.size, MAX_HEAD_BYTES)], "the file")
-    except FlotillaError as error:
-        raise PublisherError("package.format", "this is no package file; `flotilla build` makes them") from error
+        size = min(member.size, MAX_HEAD_BYTES) if member.name == HEAD_MEMBER else 0
+        head = decode_head(start[tar.BLOCK : tar.BLOCK + size], "the file")
+    except FlotillaError:
+        return False
     if head.kind == RELEASE_KIND:
         raise PublisherError(
             "package.format",
@@ -60,6 +67,7 @@ def _check_kind(file: BinaryIO) -> None:
         raise PublisherError(
             "package.format", "this was exported for another site, it is no package; take it in with `flotilla import`"
         )
+    return True
 
 
 class _Counted(io.RawIOBase):

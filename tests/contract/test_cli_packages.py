@@ -315,3 +315,39 @@ def test_verify_says_what_is_damaged(tmp_path: Path, controller: ControllerProce
     finally:
         stored.write_bytes(good)
     assert run("repository", "verify", "--data", controller.data).status == 0
+
+
+# Withdrawing, and other sites
+
+
+def test_an_export_is_refused_as_what_it_is(run: Run, tmp_path: Path, in_folder: Path, name: str) -> None:
+    assert run("push", make_package(tmp_path, name, "1.0.0", {"v": "1"})).status == 0
+    assert run("export", name, "1.0.0", "-o", "for-devices").status == 0
+    assert run("export", f"{name}@^1", "--for-site", "-o", "for-site").status == 0
+    assert "exported for devices" in run("push", "for-devices").complaint()
+    assert "flotilla import" in run("push", "for-site").complaint()
+    (in_folder / "text").write_text("text")
+    assert "no package file" in run("push", "text").complaint()
+    assert run("root", "-o", "root.json").status == 0
+    assert run("import", "for-site", "--root", "root.json").text == f"was already there: {name}@1.0.0@any\n"
+    assert "not the trusted one" in run("import", "for-site", "--root", "text").complaint()
+
+
+def test_yank_withdraw_and_gc(run: Run, tmp_path: Path, name: str) -> None:
+    channel = name[-30:]
+    for version in ("1.0.0", "1.1.0"):
+        assert run("push", make_package(tmp_path, name, version, {"v": version})).status == 0
+    told = run("release", name, "1.1.0", "--channel", channel)
+    assert "no device" in told.stderr
+    yanked = run("yank", name, "1.1.0", "--reason", "broken")
+    assert f"flotilla withdraw {name} --channel {channel}" in yanked.stderr
+    assert [one["version"] for one in run("packages", name, "--json").json()] == ["1.0.0"]
+    assert "broken" in run("packages", name, "--yanked").text
+    assert "--undo" in run("release", name, "1.1.0", "--channel", channel).complaint()
+    assert run("withdraw", name, "--channel", channel).status == 0
+    assert "announces no package" in run("withdraw", name, "--channel", channel).complaint()
+    assert run("yank", name, "1.1.0", "--undo").status == 0
+    would = run("gc", "--keep", "1", "--older-than", "0d", "--json").json()
+    assert f"{name}@1.0.0@any" in would["releases"]
+    assert not would["done"]
+    assert len(run("packages", name, "--json").json()) == 2

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from controller.http import packages
-from controller.http.packages import Spool
-from schemas.errors import FlotillaError
+from controller.http.packages import Spool, _not_idle
+from schemas.errors import FlotillaError, PublisherError
 
 Usage = namedtuple("Usage", "total used free")
 MIB = 1024 * 1024
@@ -80,3 +80,17 @@ def test_the_spool_starts_empty_and_gives_each_upload_a_name(tmp_path: Path) -> 
         path.write_bytes(b"left over")
     spool.prepare()
     assert list(spool.folder.iterdir()) == []
+
+
+def test_an_upload_that_stands_still_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.http.packages.IDLE_S", 0.05)
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"first"
+        await asyncio.Event().wait()
+
+    async def read() -> list[bytes]:
+        return [piece async for piece in _not_idle(stalled())]
+
+    with pytest.raises(PublisherError, match="stood still"):
+        asyncio.run(asyncio.wait_for(read(), 10))
