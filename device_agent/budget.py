@@ -44,6 +44,11 @@ class Spending:
             self.plain += plain
             self.wire += wire
 
+    def settle(self, wire: int) -> None:
+        """Say what finding out about the release has taken, for sources that do not tell as it comes."""
+        with self._mutex:
+            self.wire = max(self.wire, wire)
+
     def check(self, cost: int) -> None:
         """Raise `DeviceError` (`fetch.metered`) where what is still to come would be too much."""
         if self._limit is None or self.total + cost <= self._limit:

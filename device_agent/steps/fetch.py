@@ -175,6 +175,7 @@ class FetchStep:
         finally:
             await source.close()
             await self._note(update, spending)
+        spending.settle(signed.wire_bytes)
         missing = await in_interruptible_thread(self._store.objects.missing, signed.manifest)
         bundles = update.attempt <= BUNDLE_ATTEMPTS
         route, bundle = await in_thread(lambda: self._router.route(signed, missing, at_hand.manifests, bundles=bundles))

@@ -48,7 +48,12 @@ async def test_only_what_is_missing_is_fetched_and_every_byte_is_told(device: De
     staged = next(e for e in device.events() if e.update == update.id and e.phase is Phase.STAGED)
     size = sum(len(two.contents[sha]) for sha in new)
     assert staged.progress == Progress(bytes_done=size, bytes_total=size)
-    assert staged.detail == {"wire_bytes": 100 + sum(len(two.contents[sha]) // 2 for sha in new), "objects": len(new)}
+    assert staged.detail == {
+        "route": "objects",
+        "wire_bytes": 100 + sum(len(two.contents[sha]) // 2 for sha in new),
+        "expected_bytes": 100 + size + 400 * len(new),
+        "objects": len(new),
+    }
     assert device.shelf.open_sources == 0
     assert device.shelf.asked[-1] == ["https://repo.example/"]
 
