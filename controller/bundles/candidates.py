@@ -2,37 +2,41 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import IO, Final
 
 from controller.bundles.contents import Contents
 from controller.bundles.differences import find_difference
-from controller.bundles.grouping import Kind, Plan
-from controller.bundles.packing import COLUMN_SETTINGS, PLAIN_SETTINGS, pack, pack_zstd
+from controller.bundles.grouping import DIFFERENCE_SPAN, PREFIX_SPAN, Kind, Plan
+from controller.bundles.packing import COLUMN_SETTINGS, PLAIN_SETTINGS, pack, pack_large, pack_zstd
 from schemas.bundle_format import NUMBER, ZSTD, Group, Method, Stream
-from schemas.bundles import MAX_GROUP_SPAN, MAX_HELD, MAX_STEPS, MIB
+from schemas.bundles import MAX_HELD, MAX_STEPS, MIB
 
 _POOR: Final = 0.05
 """A prefix that leaves more than this of a text is worth trying a difference against."""
-_SMALL: Final = 32 * MIB
+LARGE: Final = DIFFERENCE_SPAN
+"""No plan of several contents is over this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedGroup:
-    """A group and its packed streams; `plain` is the bytes of its contents."""
+    """A group and its packed streams, large ones in temporary files; `plain` is the bytes of its contents."""
 
     kind: Kind
     group: Group
-    streams: tuple[bytes, ...]
+    streams: tuple[bytes | IO[bytes], ...]
     plain: int
 
     @property
     def size(self) -> int:
         """Bytes in the bundle."""
-        return sum(map(len, self.streams))
+        return sum(stream.packed for stream in self.group.streams)
 
 
 def pack_group(plan: Plan, contents: Contents) -> PackedGroup:
-    """The smallest of what can be done with `plan`."""
+    """The smallest of what can be done with `plan`; a content too large to be held is packed plain, as a stream."""
+    size = sum(contents.new_size(p) for p in plan.targets)
+    if size > LARGE:
+        return _large(plan, contents, size)
     return min(_candidates(plan, contents), key=lambda packed: packed.size)
 
 
@@ -44,7 +48,7 @@ def _candidates(plan: Plan, contents: Contents) -> Iterator[PackedGroup]:
     apart = plan.kind is Kind.DEFLATED
     old = b"".join(contents.old_bytes(p, apart=apart) for p in plan.sources)
     smallest = None
-    fits = len(old) + len(new) <= MAX_GROUP_SPAN
+    fits = len(old) + len(new) <= PREFIX_SPAN
     if fits and (plan.kind is not Kind.COMPILED or len(new) < MIB):
         smallest = _prefixed(plan, contents, old, new)
         yield smallest
@@ -61,6 +65,14 @@ def _plain(plan: Plan, contents: Contents, new: bytes) -> PackedGroup:
     packed = pack(new, PLAIN_SETTINGS[plan.kind is Kind.COMPILED])
     group = _group(plan, contents, Method.PLAIN, (), (Stream(packed.codec, len(packed.data), packed.plain),))
     return PackedGroup(kind=plan.kind, group=group, streams=(packed.data,), plain=len(new))
+
+
+def _large(plan: Plan, contents: Contents, size: int) -> PackedGroup:
+    with contents.open(contents.needed[plan.targets[0]][0]) as file:
+        packed = pack_large(file, size)
+    stream = Stream(ZSTD, packed.tell(), size)
+    group = _group(plan, contents, Method.PLAIN, (), (stream,))
+    return PackedGroup(kind=plan.kind, group=group, streams=(packed,), plain=size)
 
 
 def _prefixed(plan: Plan, contents: Contents, old: bytes, new: bytes) -> PackedGroup:

@@ -1,7 +1,8 @@
 """The contents of both releases as groups see them: as they are, or taken apart."""
 
+import io
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from controller.bundles.deflated import GZIP, ZIP, Apart, take_apart
 from controller.bundles.grouping import Kind, kind_of
@@ -9,6 +10,8 @@ from schemas.bundle_format import Piece, Section
 from schemas.bundles import MAX_GROUP_SPAN, Content
 
 Load = Callable[[str], "bytes | BinaryIO"]
+
+_HEAD: Final = 16
 
 
 class Contents:
@@ -20,21 +23,24 @@ class Contents:
         self._new: dict[int, tuple[Piece, int]] = {}
         self._old: dict[int, tuple[Piece, int]] = {}
 
+    def open(self, sha256: str) -> BinaryIO:
+        """A content as a file."""
+        found = self._load(sha256)
+        return io.BytesIO(found) if isinstance(found, bytes) else found
+
     def read(self, sha256: str) -> bytes:
         """A content as it is."""
-        found = self._load(sha256)
-        if isinstance(found, bytes):
-            return found
-        with found:
-            return found.read()
+        with self.open(sha256) as file:
+            return file.read()
 
     def look_at(self, position: int, source: int | None) -> Kind:
         """What a needed content is. Where both it and its source can be taken apart, they will be."""
         sha256, size = self.needed[position]
-        data = self.read(sha256)
-        if self._inside and size < MAX_GROUP_SPAN and data.startswith((GZIP, ZIP)):
+        with self.open(sha256) as file:
+            head = file.read(_HEAD)
+        if self._inside and size < MAX_GROUP_SPAN and head.startswith((GZIP, ZIP)):
             old = self._old_apart(source) if source is not None else None
-            new = take_apart(data, proven=True) if old is not None else None
+            new = take_apart(self.read(sha256), proven=True) if old is not None else None
             if source is not None and old is not None and new is not None:
                 self._new[position] = (
                     Piece(position=position, sections=new.sections, tail=new.tail),
@@ -45,7 +51,7 @@ class Contents:
                     len(old.inner),
                 )
                 return Kind.DEFLATED
-        return kind_of(data[:16])
+        return kind_of(head)
 
     def new_size(self, position: int) -> int:
         """Bytes that a group makes for a needed content."""

@@ -115,13 +115,17 @@ def _cut(
         if targets and spent > limit:
             close()
             more = old_size(source) if source is not None else 0
-        if (size + more if together else max(size, more)) > limit:
-            source = None
-            more = 0
+        alone = (size + more if together else max(size, more)) > limit
+        if alone:
+            close()
+            if kind is Kind.DEFLATED or max(size, more) > DIFFERENCE_SPAN:
+                source, more = None, 0
         targets.append(position)
         new_bytes += size
         if source is not None:
             olds[source] = None
             old_bytes += more
+        if alone:
+            close()
     close()
     return plans

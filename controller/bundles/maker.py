@@ -4,10 +4,11 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from controller.bundles.candidates import PackedGroup, pack_group
 from controller.bundles.contents import Contents, Load
@@ -104,7 +105,7 @@ def make_bundle(
             method=p.group.method.name.lower(),
             contents=len(p.group.targets),
             plain=p.plain,
-            packed=sum(map(len, p.streams)),
+            packed=p.size,
         )
         for p in packed
     )
@@ -129,12 +130,12 @@ def _plans(contents: Contents, old: Manifest | None, new: Manifest) -> list[Plan
     )
 
 
-def _write(destination: Path, parts: Iterable[bytes]) -> tuple[int, str]:
+def _write(destination: Path, parts: Iterable[bytes | IO[bytes]]) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     with tempfile.NamedTemporaryFile(dir=destination.parent, prefix=f".{destination.name}.", delete=False) as file:
         unfinished = Path(file.name)
         try:
-            for part in parts:
+            for part in _blocks(parts):
                 file.write(part)
                 digest.update(part)
                 size += len(part)
@@ -145,3 +146,14 @@ def _write(destination: Path, parts: Iterable[bytes]) -> tuple[int, str]:
             unfinished.unlink(missing_ok=True)
             raise
     return size, digest.hexdigest()
+
+
+def _blocks(parts: Iterable[bytes | IO[bytes]]) -> Iterator[bytes]:
+    for part in parts:
+        if isinstance(part, bytes):
+            yield part
+            continue
+        with part:
+            part.seek(0)
+            while block := part.read(1024 * 1024):
+                yield block

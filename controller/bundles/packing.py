@@ -2,9 +2,10 @@
 
 import lzma
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import IO, BinaryIO, Final
 
 from schemas.bundle_format import ZSTD
 from schemas.bundles import MAX_LZMA_DICTIONARY, MAX_WINDOW_LOG
@@ -16,6 +17,8 @@ else:
 
 PLAIN_WINDOW_LOG: Final = 24
 """Of frames without a prefix: 16 MiB of a device's memory."""
+LARGE_LEVEL: Final = 19
+_BLOCK: Final = 1024 * 1024
 _LZMA_TEXT: Final = (3, 0, 2)
 _LZMA_BYTES: Final = (0, 0, 0)
 PLAIN_SETTINGS: Final = {False: (), True: ((3, 0, 2), (0, 2, 2))}
@@ -31,6 +34,21 @@ class Packed:
     codec: int
     data: bytes
     plain: int
+
+
+def pack_large(source: BinaryIO, size: int) -> IO[bytes]:
+    """One zstd frame of all of `source`, in a temporary file; for what is not to be held in memory."""
+    packed = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+    options: dict[int, int] = {
+        CompressionParameter.compression_level: LARGE_LEVEL,
+        CompressionParameter.window_log: PLAIN_WINDOW_LOG,
+    }
+    compressor = ZstdCompressor(options=options)
+    compressor.set_pledged_input_size(size)
+    while plain := source.read(_BLOCK):
+        packed.write(compressor.compress(plain))
+    packed.write(compressor.flush())
+    return packed
 
 
 def pack_zstd(plain: bytes, *, prefix: bytes = b"", level: int = 22, window_log: int = PLAIN_WINDOW_LOG) -> bytes:

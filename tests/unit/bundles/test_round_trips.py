@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from controller.bundles import candidates, grouping
 from schemas.bundles import needed, sources
 from tests.unit.bundles.trees import Device, Step, Tree, manifest, push, sha256
 
@@ -177,6 +178,23 @@ def test_a_reader_that_is_closed_leaves_nothing_half_done(step: Step) -> None:
         reader.close()
         assert device.begun == [*device.stored, *device.undone]
         assert len(device.undone) <= 1
+
+
+def test_contents_too_large_for_a_group_go_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "PREFIX_SPAN", 20_000)
+    monkeypatch.setattr(grouping, "DIFFERENCE_SPAN", 40_000)
+    monkeypatch.setattr(candidates, "PREFIX_SPAN", 20_000)
+    monkeypatch.setattr(candidates, "LARGE", 40_000)
+    old = {"huge": words(1, 9000), "large": words(2), "small": b"small"}
+    new = {"huge": words(1, 9001), "large": words(2, 4010), "small": b"smaller", "zero.so": code(3)}
+    step = Step(old, new, tmp_path)
+    assert [(group.method, group.contents) for group in step.made.groups] == [
+        ("plain", 1),
+        ("difference", 1),
+        ("prefix", 1),
+        ("plain", 1),
+    ]
+    assert step.apply().stored.keys() == step.wanted
 
 
 def test_the_lists_name_each_content_once_and_what_goes_first() -> None:
