@@ -88,7 +88,7 @@ def _measure(pair: Pair, work: Path, *, inside: bool, compare: bool) -> tuple[li
     rows: list[Row] = [
         ("full tar, zstd 19", full["size"], None, "B"),
         ("bundle", made["size"], pair.bar, "B"),
-        ("  best known before", pair.goal or 0, None, "B"),
+        *([("  best known before", float(pair.goal), None, "B")] if pair.goal else []),
         ("manifest difference", len(patch), None, "B"),
         ("bundle and manifest", made["size"] + len(patch), pair.total, "B"),
         ("apply: peak memory", peak, MAX_APPLY_KIB, "KiB"),
