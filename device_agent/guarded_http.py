@@ -1,7 +1,7 @@
 """Connections on which a server can neither talk for ever nor hold up whoever wants to stop.
 
 urllib3's limits are for one `recv` each: a server that sends a byte of its headers (or of a chunk's length, of
-trailers, of a TLS handshake) every few seconds passes them all. Here the head of an answer has a limit of bytes
+trailers) every few seconds passes them all. Here the head of an answer has a limit of bytes
 and of time as a whole, each further read has both too, and waiting ends soon after `stop`.
 """
 
@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final
 
 import urllib3
@@ -125,35 +125,8 @@ class _GuardedConnection(HTTPConnection):
 
 
 class _GuardedSecureConnection(HTTPSConnection):
-    """Its whole handshake must be over within the time for connecting."""
-
+    # its handshake has one deadline as a whole already, from Python
     response_class = _GuardedResponse
-    _line: socket.socket | None = None
-
-    def _new_conn(self) -> socket.socket:
-        sock = super()._new_conn()
-        # a second descriptor: the first one is handed over to the TLS socket, which is not ours before it is ready
-        self._line = sock.dup()
-        return sock
-
-    def connect(self) -> None:
-        watch = threading.Timer(float(self.timeout or 0), self._hang_up)
-        watch.daemon = True
-        watch.start()
-        try:
-            super().connect()
-        finally:
-            watch.cancel()
-            watch.join()
-            if self._line is not None:
-                self._line.close()
-                self._line = None
-
-    def _hang_up(self) -> None:
-        line = self._line
-        if line is not None:
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
 
 
 class _GuardedPool(urllib3.HTTPConnectionPool):

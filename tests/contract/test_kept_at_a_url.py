@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +217,18 @@ def test_of_two_twins_one_wins_and_the_other_changes_nothing(site: Site) -> None
     assert [record.version for record in twin.search("tacho")] == ["1.0.0"]
 
 
+def pushes(repository: PackageRepository, who: str) -> None:
+    add_release(repository, "tacho", f"2.0.0-{who}", {"by": who})
+
+
+def signs_again(repository: PackageRepository, who: str) -> None:
+    """The timestamp alone: nothing with a version in its name is put."""
+    repository.refresh_metadata(NOW + timedelta(days=11 if who == "twin" else 10))
+
+
+@pytest.mark.parametrize("act", [pushes, signs_again])
 def test_a_twin_that_comes_between_reading_and_writing_does_not_win(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch, act: Callable[[PackageRepository, str], None]
 ) -> None:
     first = site.controller()
     add_release(first, "tacho", "1.0.0", FILES)
@@ -230,12 +240,12 @@ def test_a_twin_that_comes_between_reading_and_writing_does_not_win(
 
     def late(files: Any) -> None:
         monkeypatch.setattr(there, "put_edition", real)
-        add_release(first, "tacho", "1.1.0", {"a": "first"})
+        act(first, "first")
         real(files)
 
     monkeypatch.setattr(there, "put_edition", late)
     with pytest.raises(OperatorError) as caught:
-        add_release(twin, "tacho", "1.2.0", {"b": "twin"})
+        act(twin, "twin")
     assert caught.value.code == "storage.conflict"
     assert first.verify() == []
 
