@@ -4,42 +4,47 @@ PYTEST_ARGS ?=
 # tests wait for brokers and devices more than they compute, so there are two workers to a core
 WORKERS = $(shell $(BIN)/python -c "import os; print(min(8, 2 * (os.cpu_count() or 1)))")
 
-.PHONY: help setup demo test lint types format contract bench wheel lock clean
+.PHONY: help setup setup-dev demo test lint types format contract bench wheel lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## .venv from the hash-pinned lock, and Mosquitto where it is missing
 	@.ci/setup.sh venv mosquitto
 
+setup-dev: ## the same with what tests, lint and types need
+	@.ci/setup.sh dev mosquitto
+
 demo: setup ## a broker, a controller and six agents: publish, update, break, roll back
 	@$(BIN)/flotilla demo
 
-test: setup ## all tests, against a real Mosquitto
+test: setup-dev ## all tests, against a real Mosquitto
 	@.ci/setup.sh wheels
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-lint: setup ## ruff: rules and format
+lint: setup-dev ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
 
-types: setup ## mypy, strict
+types: setup-dev ## mypy, strict
 	@$(BIN)/mypy
 
-format: setup ## lay the code out
+format: setup-dev ## lay the code out
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix-only .
 
-contract: setup ## write docs/contract/ and the life-cycle diagram anew from the code
+contract: setup-dev ## write docs/contract/ and the life-cycle diagram anew from the code
 	@$(BIN)/python -m tests.contract_documents
 
-bench: setup ## every benchmark: prints tables, states the machine
+bench: setup-dev ## every benchmark: prints tables, states the machine
 	@for name in idle_agent release_latency; do $(BIN)/python -m benchmarks.bench_$$name || exit 1; done
 
-wheel: setup ## dist/flotilla_ota-VERSION-py3-none-any.whl, to install on devices
+wheel: setup-dev ## dist/flotilla_ota-VERSION-py3-none-any.whl, to install on devices
 	@rm -rf dist && $(BIN)/uv build --quiet --wheel --no-build-isolation --out-dir dist . && ls dist/*.whl
 
-lock: setup ## pin every package anew, by hash
-	@$(BIN)/uv pip compile pyproject.toml --extra controller --group dev --universal --generate-hashes \
+lock: setup-dev ## pin every package anew, by hash
+	@$(BIN)/uv pip compile pyproject.toml --extra controller --group build --universal --generate-hashes \
 		--no-header --no-annotate --quiet --upgrade -o requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --extra controller --group dev --universal --generate-hashes \
+		--constraint requirements.lock --no-header --no-annotate --quiet --upgrade -o requirements-dev.lock
 
 clean: ## everything that the commands above made
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Sets up what `make demo` and `make test` need, and only what is missing:
 #   .ci/setup.sh venv        .venv with every package of requirements.lock, by hash, and this project in it
+#   .ci/setup.sh dev         the same with requirements-dev.lock: what tests, lint and types need besides
 #   .ci/setup.sh mosquitto   the MQTT broker
+#   .ci/setup.sh tools       programs that some tests need, which are skipped without them: strace and nginx (Linux only)
 #   .ci/setup.sh wheels      packages that tests install by themselves (tests/wheels.lock), so that no test needs a network
 # System packages are installed through apt or brew only by root or where sudo asks for no password, and
 # never with FLOTILLA_NO_INSTALL=1; otherwise one line says what to install.
@@ -47,20 +49,22 @@ find_python() {
     return 1
 }
 
+# setup_venv LOCK: whoever has a larger lock's packages keeps them
 setup_venv() {
-    local python stamp
-    stamp=.venv/flotilla-$(cat requirements.lock pyproject.toml .ci/setup.sh | cksum | tr ' ' -)
-    [ -e "$stamp" ] && return 0
+    local python stamp lock=$1 state
+    state=$(cat requirements.lock requirements-dev.lock pyproject.toml .ci/setup.sh | cksum | tr ' ' -)
+    stamp=.venv/$lock-$state
+    [ -e "$stamp" ] || [ -e ".venv/requirements-dev.lock-$state" ] && return 0
     python=$(find_python) || die "Python 3.11 or later is missing; run: sudo apt-get install python3 python3-venv, or brew install python"
     if [ ! -x .venv/bin/python ]; then
         "$python" -c 'import ensurepip, venv' 2>/dev/null || install "Python's venv module" python3-venv python
         say "making .venv with $("$python" --version)"
         "$python" -m venv .venv
     fi
-    say "installing the packages of requirements.lock (once; takes up to a minute)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+    say "installing the packages of $lock (once; takes up to a minute)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
-    rm -f .venv/flotilla-*
+    rm -f .venv/requirements*.lock-*
     touch "$stamp"
 }
 
@@ -71,6 +75,12 @@ setup_mosquitto() {
         [ -x "$folder/mosquitto" ] && return 0
     done
     install "the MQTT broker Mosquitto" mosquitto mosquitto
+}
+
+setup_tools() {
+    [ "$(uname)" = Linux ] || return 0
+    command -v strace >/dev/null 2>&1 || install "strace, with which tests cut updates off," strace strace
+    command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || install "the web server nginx" nginx-light nginx
 }
 
 setup_wheels() {
@@ -85,9 +95,11 @@ setup_wheels() {
 
 for part in "$@"; do
     case "$part" in
-        venv) setup_venv ;;
+        venv) setup_venv requirements.lock ;;
+        dev) setup_venv requirements-dev.lock ;;
+        tools) setup_tools ;;
         mosquitto) setup_mosquitto ;;
         wheels) setup_wheels ;;
-        *) die "unknown part '$part'; there are: venv mosquitto wheels" ;;
+        *) die "unknown part '$part'; there are: venv dev mosquitto tools wheels" ;;
     esac
 done
