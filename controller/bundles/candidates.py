@@ -7,7 +7,7 @@ from typing import IO, Final
 from controller.bundles.contents import Contents
 from controller.bundles.differences import find_difference
 from controller.bundles.grouping import DIFFERENCE_SPAN, PREFIX_SPAN, Kind, Plan
-from controller.bundles.packing import COLUMN_SETTINGS, PLAIN_SETTINGS, pack, pack_large, pack_zstd
+from controller.bundles.packing import COLUMN_SETTINGS, pack, pack_large, pack_zstd
 from schemas.bundle_format import NUMBER, ZSTD, Group, Method, Stream
 from schemas.bundles import MAX_HELD, MAX_STEPS, MIB
 
@@ -62,9 +62,10 @@ def _candidates(plan: Plan, contents: Contents) -> Iterator[PackedGroup]:
 
 
 def _plain(plan: Plan, contents: Contents, new: bytes) -> PackedGroup:
-    packed = pack(new, PLAIN_SETTINGS[plan.kind is Kind.COMPILED])
-    group = _group(plan, contents, Method.PLAIN, (), (Stream(packed.codec, len(packed.data), packed.plain),))
-    return PackedGroup(kind=plan.kind, group=group, streams=(packed.data,), plain=len(new))
+    # no LZMA here: without a source there is much to unpack, and LZMA is the slower one
+    data = pack_zstd(new)
+    group = _group(plan, contents, Method.PLAIN, (), (Stream(ZSTD, len(data), len(new)),))
+    return PackedGroup(kind=plan.kind, group=group, streams=(data,), plain=len(new))
 
 
 def _large(plan: Plan, contents: Contents, size: int) -> PackedGroup:

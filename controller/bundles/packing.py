@@ -21,10 +21,8 @@ LARGE_LEVEL: Final = 19
 _BLOCK: Final = 1024 * 1024
 _LZMA_TEXT: Final = (3, 0, 2)
 _LZMA_BYTES: Final = (0, 0, 0)
-PLAIN_SETTINGS: Final = {False: (), True: ((3, 0, 2), (0, 2, 2))}
 COLUMN_SETTINGS: Final = ((0, 2, 2), (0, 0, 0))
 """For columns of numbers of four bytes."""
-"""LZMA settings worth trying on contents without a source, by whether they are compiled."""
 
 
 @dataclass(frozen=True, slots=True)
