@@ -100,11 +100,13 @@ class AgentDatabase:
     def close(self) -> None:
         """Let go of the file and the lock."""
         with self._mutex:
-            self._connection.close()
-            if self._settled and self._lock is not None:
-                with contextlib.suppress(OSError):  # then the next start looks closer than it would have to
-                    self._mark.unlink(missing_ok=True)
-            self._unlock()
+            try:
+                self._connection.close()
+                if self._settled and self._lock is not None:
+                    with contextlib.suppress(OSError):  # then the next start looks closer than it would have to
+                        self._mark.unlink(missing_ok=True)
+            finally:
+                self._unlock()
 
     def settle(self) -> None:
         """What an end that was not in order may have spoilt has been looked for."""

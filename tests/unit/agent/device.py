@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,8 @@ class Device:
 
     def _close(self) -> None:
         if self._journal is not None:
-            self._journal.close()
+            with suppress(PowerCutError):  # of a device without power nothing is removed in order
+                self._journal.close()
         self._journal = self._manager = self._serving = None
 
     def _flush(self, _: Path) -> None:

@@ -116,7 +116,8 @@ def test_a_file_that_is_cut_or_changed_anywhere_brings_nothing(
     here: PackageRepository, there: PackageRepository, file: Path, share: int
 ) -> None:
     content = bytearray(file.read_bytes())
-    place = len(content) * share // 20
+    # what a tar file ends with means nothing
+    place = len(content.rstrip(b"\0")) * share // 20
     file.write_bytes(content[:place])
     assert refused(there, file, root_of(here)).split(".")[0] in {"package", "trust", "manifest"}
     content[place] ^= 1
