@@ -14,6 +14,8 @@ from schemas.varints import FormatError
 _BLOCK: Final = 64 * 1024
 _STEPS: Final = 4096
 """Steps that are unpacked at a time."""
+_MOST_HELD: Final = 4 * _BLOCK
+"""New bytes that are held until they are written at once."""
 _Step = tuple[int, int, int]
 
 
@@ -59,11 +61,16 @@ class Difference:
     def _feed(self, difference: bytes) -> None:
         olds: list[bytes] = []
         dealt: list[tuple[int, int]] = []
-        left = len(difference)
+        done, left = 0, len(difference)
         position, add, take = self._position, self._add, self._take
         read, steps, size = self._old.read, self._steps, self._size
         while left:
             if not add:
+                if len(dealt) >= _STEPS:
+                    # steps that add nothing are not bounded by the difference's bytes
+                    used = len(difference) - left
+                    self._deal(add_bytes(b"".join(olds), difference[done:used]), dealt)
+                    olds, dealt, done = [], [], used
                 # what the step before takes comes before this step's bytes
                 dealt.append((0, take))
                 move, add, take = next(steps, (0, 0, 0))
@@ -80,12 +87,17 @@ class Difference:
             add -= count
             left -= count
         self._position, self._add, self._take = position, add, take
-        self._deal(add_bytes(b"".join(olds), difference), dealt)
+        self._deal(add_bytes(b"".join(olds), difference[done:]), dealt)
 
     def _deal(self, new: bytes, dealt: Sequence[tuple[int, int]]) -> None:
         parts: list[bytes] = []
-        at = 0
+        at = held = 0
         for count, take in dealt:
+            held += count + take
+            if held > _MOST_HELD:
+                self._write(b"".join(parts))
+                parts.clear()
+                held = count + take
             if count:
                 parts.append(new[at : at + count])
                 at += count

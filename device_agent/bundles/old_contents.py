@@ -93,7 +93,9 @@ def read_prefix(pieces: Sequence[Piece], sources: Sequence[Content], open_source
     out = bytearray()
     for piece in pieces:
         sha256, size = sources[piece.position]
-        if not piece.sections and len(out) + size > limit:
+        # what is taken apart may be a little smaller than it was deflated
+        most = limit + limit // 8 + _BLOCK if piece.sections else limit - len(out)
+        if size > most:
             raise FormatError("old contents are larger than the index says")
         try:
             with open_source(sha256) as file:
@@ -117,16 +119,20 @@ def _take_apart(data: bytes, piece: Piece, out: bytearray, limit: int) -> None:
         out += data[at : at + section.literal]
         at += section.literal
         inflate = zlib.decompressobj(-15)
-        fresh = data[at:]
+        fresh = b""
         while not inflate.eof:
+            if not fresh:
+                # by pieces: each call copies what is left of what it was given
+                fresh = data[at : at + _BLOCK]
+                at += len(fresh)
             plain = inflate.decompress(fresh, _BLOCK)
             out += plain
             if len(out) > limit:
                 raise FormatError("old contents are larger than the index says")
             fresh = inflate.unconsumed_tail
-            if not plain and not fresh and not inflate.eof:
+            if at >= len(data) and not plain and not fresh and not inflate.eof:
                 raise FormatError("a deflated stream in an old content is cut short")
-        at = len(data) - len(inflate.unused_data)
+        at -= len(inflate.unused_data)
     out += data[at:]
 
 

@@ -1,6 +1,8 @@
 """Damaged and hostile bundles: an error of the device's that says so, or the right contents. Never anything else."""
 
+import io
 import random
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -11,10 +13,13 @@ from hypothesis import strategies as st
 import schemas.deflate
 from controller.bundles.packing import pack_lzma, pack_zstd
 from device_agent.bundles import BundleReader
+from device_agent.bundles.difference import Difference
+from device_agent.bundles.old_contents import OldContents, read_prefix
+from device_agent.bundles.streams import Unpacker
 from schemas.bundle_format import Group, Header, Method, Piece, Section, Stream, encode_index
 from schemas.bundles import MAX_GROUP_SPAN, MAX_HELD, MAX_INDEX_PLAIN, MIB
 from schemas.errors import DeviceError
-from schemas.varints import put
+from schemas.varints import FormatError, put
 from tests.unit.bundles.test_round_trips import step
 from tests.unit.bundles.trees import Device, Step, manifest, push, sha256
 
@@ -283,3 +288,70 @@ def test_random_indexes_never_do_anything_else() -> None:
         packed = pack_zstd(bytes(index), level=1)
         header = Header(needed=3, sources=2, deflate_check=0, index_packed=len(packed), index_plain=len(index))
         refused(header.encode() + packed)
+
+
+def from_steps(rows: list[tuple[int, int, int]], extra: int, old: bytes) -> tuple[list[int], int]:
+    """Sizes of what a difference of zeros writes at a time, for steps of (move, add, take), and the peak of memory."""
+    written: list[int] = []
+
+    def unpacker(data: bytes) -> Unpacker:
+        packed = pack_zstd(data, level=1)
+        made = Unpacker(Stream(0, len(packed), len(data)))
+        made.feed(packed)
+        return made
+
+    made = Difference(
+        OldContents(_SOURCE, [("a" * 64, len(old))], lambda _: io.BytesIO(old)),
+        columns=[unpacker(numbers(*(row[i] for row in rows))) for i in range(3)],
+        extra=unpacker(bytes(extra)),
+        write=lambda data: written.append(len(data)),
+    )
+    tracemalloc.start()
+    try:
+        made.feed(bytes(sum(row[1] for row in rows)))
+        made.finish()
+        return written, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_steps_that_take_much_for_each_byte_are_written_bit_by_bit() -> None:
+    written, peak = from_steps([(0, 1, 64 * 1024)] * 128, 128 * 64 * 1024, bytes(128))
+    assert sum(written) == 128 * (64 * 1024 + 1)
+    assert max(written) <= MIB
+    assert peak < 4 * MIB
+
+
+def test_steps_that_add_nothing_do_not_pile_up() -> None:
+    rows = [(0, 0, 1)] * 300_000 + [(0, 1, 0)]
+    written, peak = from_steps(rows, 300_000, b"a")
+    assert sum(written) == 300_001
+    assert peak < 8 * MIB
+
+
+def test_what_is_far_larger_than_its_inside_may_be_is_not_read() -> None:
+    class Huge(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise AssertionError(size)
+
+    piece = Piece(position=0, sections=(Section(0),))
+    with pytest.raises(FormatError, match="larger"):
+        read_prefix([piece], [("a" * 64, MAX_GROUP_SPAN)], lambda _: Huge(), 100_000)
+
+
+def test_streams_in_old_contents_are_taken_apart_one_after_the_other() -> None:
+    draw = random.Random(3)
+    insides = [draw.randbytes(size) + bytes(4 * size) for size in (0, 10, 200_000, 65_536)]
+    data, sections = b"", []
+    for number, inside in enumerate(insides):
+        squeeze = zlib.compressobj(6, zlib.DEFLATED, -15)
+        literal = bytes([number]) * number
+        data += literal + squeeze.compress(inside) + squeeze.flush()
+        sections.append(Section(len(literal)))
+    whole = b"".join(bytes([number]) * number + inside for number, inside in enumerate(insides)) + b"tail"
+    data += b"tail"
+    piece = Piece(position=0, sections=tuple(sections))
+    assert read_prefix([piece], [("a" * 64, len(data))], lambda _: io.BytesIO(data), len(whole)) == whole
+    with pytest.raises((FormatError, zlib.error)):
+        cut = data[: len(data) // 2]
+        read_prefix([piece], [("a" * 64, len(cut))], lambda _: io.BytesIO(cut), len(whole))
