@@ -33,6 +33,11 @@ class Contents:
         with self.open(sha256) as file:
             return file.read()
 
+    def start(self, sha256: str, size: int) -> bytes:
+        """The first `size` bytes of a content, however large it is."""
+        with self.open(sha256) as file:
+            return file.read(size)
+
     def look_at(self, position: int, source: int | None) -> Kind:
         """What a needed content is. Where both it and its source can be taken apart, they will be."""
         sha256, size = self.needed[position]

@@ -15,6 +15,7 @@ GZIP: Final = b"\x1f\x8b\x08"
 ZIP: Final = b"PK\x03\x04"
 _LEVELS: Final = (9, 6, 1, 8, 7, 5, 4, 3, 2)
 _MEMORY: Final = (8, 9)
+_PIECE: Final = 16 * 1024
 _FIRST: Final = 64 * 1024
 """Settings are tried on so many bytes before the whole."""
 
@@ -46,14 +47,10 @@ def take_apart(data: bytes, *, proven: bool) -> Apart | None:
     for start in _starts(data):
         if start < at:
             return None
-        inflate = zlib.decompressobj(-15)
-        try:
-            plain = inflate.decompress(data[start:], MAX_GROUP_SPAN)
-        except zlib.error:
+        inflated = _inflated(memoryview(data), start, MAX_GROUP_SPAN - len(inner))
+        if inflated is None or len(sections) == MAX_SECTIONS:
             return None
-        if not inflate.eof or len(sections) == MAX_SECTIONS or len(inner) + len(plain) > MAX_GROUP_SPAN:
-            return None
-        end = len(data) - len(inflate.unused_data)
+        plain, end = inflated
         if proven:
             found = _setting(plain, data[start:end], usual)
             if found is None:
@@ -65,6 +62,22 @@ def take_apart(data: bytes, *, proven: bool) -> Apart | None:
     if not sections:
         return None
     return Apart(bytes(inner + data[at:]), tuple(sections), len(data) - at)
+
+
+def _inflated(data: memoryview, start: int, limit: int) -> tuple[bytes, int] | None:
+    """A deflated stream's plain bytes and its end; None where it is damaged or has more than `limit` bytes."""
+    inflate = zlib.decompressobj(-15)
+    pieces: list[bytes] = []
+    at = start
+    try:
+        # piece by piece, as zlib copies whatever lies behind the end of a stream
+        while not inflate.eof and at < len(data) and limit >= 0:
+            pieces.append(inflate.decompress(data[at : at + _PIECE], limit + 1))
+            limit -= len(pieces[-1])
+            at = min(at + _PIECE, len(data))
+    except zlib.error:
+        return None
+    return (b"".join(pieces), at - len(inflate.unused_data)) if inflate.eof and limit >= 0 else None
 
 
 def _starts(data: bytes) -> list[int]:

@@ -19,7 +19,7 @@ _MAX_CANDIDATES: Final = 4000
 """Likeness is only looked for among so many contents on either side."""
 _ALIKE: Final = 0.1
 
-Load = Callable[[str], bytes]
+Load = Callable[[str, int], bytes]
 
 
 def find_sources(old: Manifest, new: Sequence[str], manifest: Manifest, load: Load) -> dict[str, str]:
@@ -29,7 +29,7 @@ def find_sources(old: Manifest, new: Sequence[str], manifest: Manifest, load: Lo
         old: the manifest to start from.
         new: sha256 of what is needed.
         manifest: the release to get to.
-        load: gives a content.
+        load: gives the first bytes of a content, so many.
     """
     by_path = {entry.path: entry for entry in old.files}
     by_shape: dict[str, list[FileEntry]] = defaultdict(list)
@@ -71,10 +71,10 @@ def _by_content(old: Manifest, manifest: Manifest, lost: Sequence[str], load: Lo
     }
     holders: Mapping[tuple[str, int], list[str]] = defaultdict(list)
     for sha256, kind in list(gone.items())[:_MAX_CANDIDATES]:
-        for value in _sketch(load(sha256)):
+        for value in _sketch(load(sha256, _SKETCHED_BYTES)):
             holders[kind, value].append(sha256)
     for sha256 in lost:
-        sketch = _sketch(load(sha256))
+        sketch = _sketch(load(sha256, _SKETCHED_BYTES))
         votes: dict[str, int] = defaultdict(int)
         for value in sketch:
             for candidate in holders.get((_extension(paths[sha256]), value), ()):
@@ -86,7 +86,6 @@ def _by_content(old: Manifest, manifest: Manifest, lost: Sequence[str], load: Lo
 
 def _sketch(data: bytes) -> frozenset[int]:
     """The smallest hashes of its lines, or of its words where lines are long: what two like contents share."""
-    data = data[:_SKETCHED_BYTES]
     parts = data.split(b"\n")
     if len(data) > 200 * len(parts):
         parts = re.split(rb"[^\w]+", data)

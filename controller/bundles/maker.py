@@ -6,9 +6,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from controller.bundles.candidates import PackedGroup, pack_group
 from controller.bundles.contents import Contents, Load
@@ -21,6 +21,9 @@ from schemas.deflate import check_value
 from schemas.manifest import Manifest
 
 Progress = Callable[[int, int], None]
+
+_IN_MEMORY: Final = 64 * 1024 * 1024
+"""Packed streams beyond this go to the disk, beside the bundle."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,23 +85,27 @@ def make_bundle(
     done = 0
     packed: list[PackedGroup] = []
     plans = _plans(contents, old, new)
-    with ThreadPoolExecutor(workers) as pool:
-        for plan, group in zip(plans, pool.map(lambda plan: pack_group(plan, contents), plans), strict=True):
-            packed.append(group)
-            done += sum(contents.needed[p][1] for p in plan.targets)
-            if progress is not None:
-                progress(done, total)
-    settings = {s.setting for p in packed for piece in p.group.targets for s in piece.sections}
-    index = encode_index([p.group for p in packed])
-    packed_index = pack_zstd(index)
-    header = Header(
-        needed=len(contents.needed),
-        sources=len(contents.sources),
-        deflate_check=check_value(settings),
-        index_packed=len(packed_index),
-        index_plain=len(index),
-    )
-    size, sha256 = _write(destination, [header.encode(), packed_index, *(d for p in packed for d in p.streams)])
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(destination.parent)) as streams:
+        with ThreadPoolExecutor(workers) as pool:
+            for plan, group in zip(plans, pool.map(lambda plan: pack_group(plan, contents), plans), strict=True):
+                # in the order of the file, and not kept: a bundle may be larger than the memory
+                for block in _blocks(group.streams):
+                    streams.write(block)
+                packed.append(replace(group, streams=()))
+                done += sum(contents.needed[p][1] for p in plan.targets)
+                if progress is not None:
+                    progress(done, total)
+        index = encode_index([p.group for p in packed])
+        packed_index = pack_zstd(index)
+        settings = {s.setting for p in packed for piece in p.group.targets for s in piece.sections}
+        header = Header(
+            needed=len(contents.needed),
+            sources=len(contents.sources),
+            deflate_check=check_value(settings),
+            index_packed=len(packed_index),
+            index_plain=len(index),
+        )
+        size, sha256 = _write(destination, [header.encode(), packed_index, streams])
     made = tuple(
         MadeGroup(
             kind=p.kind.value,
@@ -117,7 +124,7 @@ def _plans(contents: Contents, old: Manifest | None, new: Manifest) -> list[Plan
     if old is not None:
         place = {sha256: position for position, (sha256, _) in enumerate(contents.sources)}
         wanted = [sha256 for sha256, _ in contents.needed]
-        found = find_sources(old, wanted, new, contents.read)
+        found = find_sources(old, wanted, new, contents.start)
         origin = {p: place[found[sha256]] for p, sha256 in enumerate(wanted) if sha256 in found}
     kinds: dict[int, Kind] = {p: contents.look_at(p, origin.get(p)) for p in range(len(contents.needed))}
     return plan_groups(
