@@ -36,7 +36,7 @@ from device_agent.rendering import FileTemplateRenderer
 from device_agent.reporter import Reporter
 from device_agent.sdnotify import READY, STOPPING, WATCHDOG, Notifier
 from device_agent.self_update import OwnProbe, SelfUpdate, WatchedStore
-from device_agent.service_watch import ServiceWatch
+from device_agent.service_watch import ServiceWatch, installs_at_rest
 from device_agent.services import KeptServices, pick_service_manager
 from device_agent.sources import exported_head
 from device_agent.store import ReleaseStore
@@ -277,10 +277,10 @@ class _Agent:
         )
         self._watch = ServiceWatch(
             services=engine.services,
-            installs=engine.journal.installs,
+            installs=partial(installs_at_rest, engine.journal),
             manifest=engine.store.manifest,
             context=Contexts(engine.store.folders, engine.device.profile).of_running,
-            busy=lambda: update.package if (update := engine.manager.current_update()) else None,
+            busy=engine.manager.is_busy_with,
             clock=engine.clock,
             changed=self._services_changed,
         )

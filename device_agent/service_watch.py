@@ -11,13 +11,32 @@ from typing import Final, Protocol
 from device_agent.clock import Clock
 from device_agent.logs import line, logger
 from device_agent.seams import ReleaseContext
+from device_agent.start import has_changed_things
 from device_agent.threads import in_thread
-from device_agent.updates import Install
+from device_agent.updates import Install, Update
 from schemas.errors import FlotillaError, one_line
 from schemas.manifest import Manifest, Service
 
 FIRST_RETRY_S: Final = 10.0
 MAX_RETRY_S: Final = 600.0
+
+
+class Journaled(Protocol):
+    """The part of the journal that this needs."""
+
+    def installs(self) -> dict[str, Install]:
+        """Every installed package, by name."""
+        ...
+
+    def unfinished(self) -> list[Update]:
+        """Updates without a last word."""
+        ...
+
+
+def installs_at_rest(journal: Journaled) -> dict[str, Install]:
+    """What is installed, without packages whose services an update sees to: also while another of its set goes back."""
+    changing = {update.package for update in journal.unfinished() if has_changed_things(update)}
+    return {package: install for package, install in journal.installs().items() if package not in changing}
 
 
 class WatchedServices(Protocol):
@@ -55,16 +74,16 @@ class ServiceWatch:
         installs: Callable[[], dict[str, Install]],
         manifest: Callable[[str, str, str], Manifest],
         context: Callable[[Manifest], ReleaseContext],
-        busy: Callable[[], str | None],
+        busy: Callable[[str], bool],
         clock: Clock,
         changed: Callable[[], None],
     ) -> None:
         """
         Args:
-            installs: what is installed; blocks.
+            installs: what is installed and to be looked after, see `installs_at_rest`; blocks.
             manifest: of package, version and manifest hash; blocks.
             context: of a release that runs; blocks.
-            busy: the package whose update is under way, which looks after its services itself.
+            busy: whether an update of the package is under way, which looks after its services itself.
             changed: called when `trouble` begins or ends.
         """
         self.trouble: dict[str, str] = {}
@@ -104,10 +123,10 @@ class ServiceWatch:
         for package in set(self.trouble) - set(self._known):
             self._note(package, "")
         for package, (install, services) in self._known.items():
-            if not services or package == self._busy():
+            if not services or self._busy(package):
                 continue
             trouble = await self._services.failed(package, services)
-            if package == self._busy():
+            if self._busy(package):
                 continue  # an update has begun meanwhile
             self._note(package, f"{package} {install.current.version}: {trouble}" if trouble else "")
             if trouble and self._services.lost(package, services):
@@ -138,7 +157,7 @@ class ServiceWatch:
         try:
             manifest = await in_thread(self._manifest, package, current.version, current.manifest)
             context = await in_thread(self._context, manifest)
-            if package != self._busy():
+            if not self._busy(package):
                 await self._services.start(manifest.services, context)
         except FlotillaError as error:
             self.trouble[package] = f"{package} {current.version}: {one_line(error)}"

@@ -288,6 +288,10 @@ class UpdateManager:
         """The update that is being worked on, or after which is being cleared up."""
         return self._queue.running
 
+    def is_busy_with(self, package: str) -> bool:
+        """Whether the package's update, or that of a set that it belongs to, is being worked on."""
+        return self._queue.is_busy_with(package)
+
     async def wait(self, update: str, timeout_s: float) -> Update | None:
         """Wait for an update's last word; None when `timeout_s` have passed or there is no such update."""
         loop = asyncio.get_running_loop()

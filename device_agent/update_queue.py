@@ -66,6 +66,10 @@ class UpdateQueue:
         """The update that is being worked on, or after which is being cleared up."""
         return self._runner.update if self._runner else None
 
+    def is_busy_with(self, package: str) -> bool:
+        """Whether the package's update, or that of a set that it belongs to, is being worked on."""
+        return self._runner is not None and self._runner.find(package=package) is not None
+
     async def work_on_next(self) -> None:
         """Wait for an update that may be worked on, run it to its last word or until it is deferred, clear up.
 

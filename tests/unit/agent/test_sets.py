@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from device_agent.service_watch import installs_at_rest
 from device_agent.sets import WAIT_S
 from schemas.errors import NetworkError
 from schemas.manifest import Health, Requires
@@ -203,6 +204,29 @@ async def test_going_back_on_request_is_for_all(installed: Device) -> None:
     await at_rest(installed)
     installed.assert_runs(*BEFORE)
     assert {end[0] for end in ends(installed).values()} == {"rolled_back"}
+
+
+async def test_services_of_members_are_the_sets_business_until_all_are_back(installed: Device) -> None:
+    busy, watched = list[set[str]](), list[set[str]]()
+
+    def look(version: str, _: int) -> None:
+        if version == "2.0.0":
+            busy.append({name for name in ("engine", "tacho", "other") if installed.manager.is_busy_with(name)})
+
+    installed.probe.on_check = look
+    installed.services.broken.add(("tacho", "2.0.0"))
+    await announce(installed)
+    while installed.journal.unfinished():
+        if any(update.phase is Phase.ROLLING_BACK for update in installed.journal.unfinished()):
+            left = {update.package for update in installed.journal.unfinished()}
+            watched.append(left & installs_at_rest(installed.journal).keys())
+        await asyncio.sleep(0)
+    await at_rest(installed)
+    assert busy
+    assert all(names == {"engine", "tacho"} for names in busy)
+    assert watched
+    assert not any(watched)
+    assert installs_at_rest(installed.journal).keys() == {"engine", "tacho"}
 
 
 async def test_a_retry_tries_the_whole_set(installed: Device) -> None:

@@ -58,7 +58,7 @@ class Bench:
             installs=self.installs,
             manifest=self.manifest,
             context=lambda _: release_context(folder),
-            busy=lambda: self.busy,
+            busy=lambda package: package == self.busy,
             clock=self.clock,
             changed=self.change,
         )
