@@ -6,9 +6,10 @@ from typing import Any
 from device_agent.adopting import adopt
 from device_agent.clock import Clock
 from device_agent.damage import MAX_BYTES_AT_START
-from device_agent.journal import Journal
+from device_agent.journal import MAX_UPDATES, Journal
 from device_agent.lifecycle import COUNTED_PHASES, Outcome
 from device_agent.seams import ServiceManager
+from device_agent.sets import Waiting, group_members, judge, together
 from device_agent.steps.assembly import Steps
 from device_agent.steps.repair import NAMED, RETRIES
 from device_agent.store import ReleaseStore
@@ -98,11 +99,21 @@ class Start:
 
     def _count_restart(self) -> list[Update]:
         unfinished = self._journal.unfinished()
+        idle = self._waits_for_others(unfinished)
         for update in unfinished:
-            if update.phase in COUNTED_PHASES:
+            if update.phase in COUNTED_PHASES and update.id not in idle:
                 changes: dict[str, Any] = {"restarts": update.restarts + 1}
                 self._journal.change(update.id, **changes)
         return unfinished
+
+    def _waits_for_others(self, unfinished: list[Update]) -> set[str]:
+        """Staged members of sets whose other members are not: nothing is done for them that could end the agent."""
+        if not any(together(update) for update in unfinished):
+            return set()
+        now, installs = self._clock.now(), self._journal.installs()
+        sets = group_members(unfinished, self._journal.history(limit=MAX_UPDATES))
+        waiting = [members.live for members in sets if isinstance(judge(members, installs, now), Waiting)]
+        return {update.id for live in waiting for update in live if together(update)}
 
     async def _run(self, install: Install) -> None:
         package, current = install.package, install.current

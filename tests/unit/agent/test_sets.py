@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from device_agent.lifecycle import MAX_RESTARTS
 from device_agent.service_watch import installs_at_rest
 from device_agent.sets import WAIT_S
 from schemas.errors import NetworkError
@@ -204,6 +205,18 @@ async def test_going_back_on_request_is_for_all(installed: Device) -> None:
     await at_rest(installed)
     installed.assert_runs(*BEFORE)
     assert {end[0] for end in ends(installed).values()} == {"rolled_back"}
+
+
+async def test_restarts_while_a_staged_member_waits_for_another_are_held_against_nobody(installed: Device) -> None:
+    installed.clock.running.clear()
+    await announce(installed, ENGINE_2)
+    for _ in range(2 * MAX_RESTARTS):
+        await until(lambda: installed.journal.unfinished()[0].phase is Phase.STAGED, installed._serving)
+        await installed.restart()
+    installed.clock.running.set()
+    await announce(installed)
+    await at_rest(installed)
+    installed.assert_runs(*AFTER, previous=PREVIOUS)
 
 
 async def test_services_of_members_are_the_sets_business_until_all_are_back(installed: Device) -> None:
