@@ -70,7 +70,7 @@ def _plain(plan: Plan, contents: Contents, new: bytes) -> PackedGroup:
 
 def _large(plan: Plan, contents: Contents, size: int) -> PackedGroup:
     with contents.open(contents.needed[plan.targets[0]][0]) as file:
-        packed = pack_large(file, size)
+        packed = pack_large(file, size, contents.scratch)
     stream = Stream(ZSTD, packed.tell(), size)
     group = _group(plan, contents, Method.PLAIN, (), (stream,))
     return PackedGroup(kind=plan.kind, group=group, streams=(packed,), plain=size)

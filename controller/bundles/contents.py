@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO, Final
 
 from controller.bundles.deflated import GZIP, ZIP, Apart, take_apart
@@ -15,10 +16,16 @@ _HEAD: Final = 16
 
 
 class Contents:
-    """Reads contents by their position in the lists; remembers what can be taken apart, not the bytes."""
+    """Reads contents by their position in the lists; remembers what can be taken apart, not the bytes.
 
-    def __init__(self, needed: list[Content], sources: list[Content], load: Load, *, inside: bool) -> None:
-        self.needed, self.sources = needed, sources
+    Attributes:
+        scratch: a folder for what is too large for the memory; /tmp may itself be in memory.
+    """
+
+    def __init__(
+        self, needed: list[Content], sources: list[Content], load: Load, *, inside: bool, scratch: Path
+    ) -> None:
+        self.needed, self.sources, self.scratch = needed, sources, scratch
         self._load, self._inside = load, inside
         self._new: dict[int, tuple[Piece, int]] = {}
         self._old: dict[int, tuple[Piece, int]] = {}

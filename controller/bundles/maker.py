@@ -80,7 +80,7 @@ def make_bundle(
         OSError: where contents cannot be read or the bundle cannot be written.
     """
     began = time.monotonic()
-    contents = Contents(needed(old, new), sources(old, new), content, inside=inside)
+    contents = Contents(needed(old, new), sources(old, new), content, inside=inside, scratch=destination.parent)
     total = sum(size for _, size in contents.needed) or 1
     done = 0
     packed: list[PackedGroup] = []

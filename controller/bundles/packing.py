@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, BinaryIO, Final
 
 from schemas.bundle_format import ZSTD
@@ -34,9 +35,9 @@ class Packed:
     plain: int
 
 
-def pack_large(source: BinaryIO, size: int) -> IO[bytes]:
-    """One zstd frame of all of `source`, in a temporary file; for what is not to be held in memory."""
-    packed = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+def pack_large(source: BinaryIO, size: int, folder: Path) -> IO[bytes]:
+    """One zstd frame of all of `source`, in a temporary file of `folder`; for what is not to be held in memory."""
+    packed = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # the caller closes it
     options: dict[int, int] = {
         CompressionParameter.compression_level: LARGE_LEVEL,
         CompressionParameter.window_log: PLAIN_WINDOW_LOG,

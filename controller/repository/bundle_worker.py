@@ -104,8 +104,6 @@ class Work:
         cost = self._cost(needed(old, new))
         with self._storage.staging() as staging:
             self._scratch = staging.folder
-            # what packers write aside belongs there too: /tmp may be in memory, and nobody cleans it up after a kill
-            tempfile.tempdir = str(staging.folder)
             bundle = staging.folder / "bundle"
             made = make_bundle(old, new, self._content, bundle, progress=self._progress, workers=self._job.workers)
             objects = cost.packed + cost.count * REQUEST_BYTES
