@@ -1,8 +1,8 @@
 """The index in the database: what was published, found by name, version, platform, tag, channel and date."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, select, update
@@ -15,6 +15,9 @@ from controller.repository.searching import Wanted, found_rows, listed
 from controller.repository.tables import ADDING, DELETED, DELETING, STORED, channels, release_tags, releases
 from schemas.layout import target_name
 from schemas.manifest import Manifest, total_size
+
+_BATCH: Final = 1000
+"""Rows that are changed by one statement."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,10 +81,22 @@ class Index:
             for manifest, values in new:
                 _begin(connection, manifest, values)
 
-    def set_stored(self, ids: Collection[int]) -> None:
-        """The signed metadata has these releases."""
+    def settle(self, stored: Collection[Entry], absent: Collection[Entry], now: datetime) -> None:
+        """The signed metadata has the releases `stored` and has not those `absent`: the rows say so, all at once.
+
+        A row of one that was never stored is forgotten, any other is marked.
+        """
         with writing(self._engine) as connection:
-            connection.execute(update(releases).where(releases.c.id.in_(ids)).values(state=STORED, deleted_at=None))
+            for some in _batches(stored):
+                connection.execute(update(releases).where(some).values(state=STORED, deleted_at=None))
+            for some in _batches([entry for entry in absent if entry.state == ADDING and not entry.was_deleted]):
+                gone = select(releases.c.id).where(some)
+                connection.execute(delete(release_tags).where(release_tags.c.release_id.in_(gone)))
+                connection.execute(delete(releases).where(some))
+            for some in _batches([entry for entry in absent if entry.state == ADDING and entry.was_deleted]):
+                connection.execute(update(releases).where(some).values(state=DELETED))
+            for some in _batches([entry for entry in absent if entry.state != ADDING]):
+                connection.execute(update(releases).where(some).values(state=DELETED, deleted_at=to_db(now)))
 
     def begin_deleting(self, entries: Collection[Entry], *, force: bool) -> list[str]:
         """Write down that these releases are about to be taken out of the signed metadata.
@@ -95,21 +110,9 @@ class Index:
                 here = (channels.c.package == package, channels.c.version == version)
                 pointing.update(connection.scalars(select(channels.c.channel).where(*here)))
             if force or not pointing:
-                ids = [entry.id for entry in entries]
-                connection.execute(update(releases).where(releases.c.id.in_(ids)).values(state=DELETING))
+                for some in _batches(entries):
+                    connection.execute(update(releases).where(some).values(state=DELETING))
         return sorted(pointing)
-
-    def set_absent(self, entry: Entry, now: datetime) -> None:
-        """The signed metadata does not have this release: forget a row that was never stored, mark any other."""
-        row = releases.c.id == entry.id
-        with writing(self._engine) as connection:
-            if entry.state == ADDING and not entry.was_deleted:
-                connection.execute(delete(release_tags).where(release_tags.c.release_id == entry.id))
-                connection.execute(delete(releases).where(row))
-            elif entry.state == ADDING:
-                connection.execute(update(releases).where(row).values(state=DELETED))
-            else:
-                connection.execute(update(releases).where(row).values(state=DELETED, deleted_at=to_db(now)))
 
     def names(self) -> list[str]:
         """Names of all packages that have a release, sorted."""
@@ -225,6 +228,13 @@ def entry_of(row: Row[Any]) -> Entry:
         was_deleted=row.deleted_at is not None,
         deleted_at=from_db(row.deleted_at) if row.deleted_at is not None else None,
     )
+
+
+def _batches(entries: Collection[Entry]) -> Iterator[ColumnElement[bool]]:
+    """Conditions that hold for so many rows each as every database takes in one statement."""
+    ids = [entry.id for entry in entries]
+    for start in range(0, len(ids), _BATCH):
+        yield releases.c.id.in_(ids[start : start + _BATCH])
 
 
 def _is(package: str, version: str, platform: str) -> ColumnElement[bool]:

@@ -231,13 +231,16 @@ class Publisher:
 
     def _heal(self, trusted: TrustedMetadata) -> None:
         """Bring rows that say what was about to happen to what did happen, as the metadata tells."""
+        stored: list[Entry] = []
+        absent: list[Entry] = []
         for entry in self._index.entries(ADDING, DELETING):
             signed = trusted.target(entry.package, entry.target_name)
-            if signed is not None and signed.hashes.get("sha256") == entry.target:
-                self._index.set_stored([entry.id])
-            else:
-                self._index.set_absent(entry, self._clock())
-                self._channels.drop_dangling(entry.package, self._clock())
+            is_there = signed is not None and signed.hashes.get("sha256") == entry.target
+            (stored if is_there else absent).append(entry)
+        if stored or absent:
+            self._index.settle(stored, absent, self._clock())
+        for package in sorted({entry.package for entry in absent}):
+            self._channels.drop_dangling(package, self._clock())
 
     def _edition(self, trusted: TrustedMetadata) -> Edition:
         return Edition(trusted, self._keys, self._lifetimes, self._clock())

@@ -132,7 +132,7 @@ def test_a_file_that_is_cut_or_changed_anywhere_brings_nothing(
     assert there.verify() == []
 
 
-@pytest.mark.parametrize("function", ["write_target", "begin_adding_all", "write_edition", "set_stored"])
+@pytest.mark.parametrize("function", ["write_target", "begin_adding_all", "write_edition", "settle"])
 def test_a_killed_import_leaves_all_or_nothing(
     here: PackageRepository, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
@@ -150,21 +150,21 @@ def test_a_killed_import_leaves_all_or_nothing(
         "write_target": "controller.repository.storage.Storage.write_target",
         "begin_adding_all": "controller.repository.index.Index.begin_adding_all",
         "write_edition": "controller.repository.signing.write_edition",
-        "set_stored": "controller.repository.index.Index.set_stored",
+        "settle": "controller.repository.index.Index.settle",
     }
     with monkeypatch.context() as patched:
         patched.setattr(where[function], killed)
         # nothing in the dead process tidies up
         patched.setattr("controller.repository.publishing.Publisher._heal", lambda *_: None)
-        if function == "set_stored":
+        if function == "settle":
             patched.setattr("controller.repository.publishing.Publisher._settled", lambda _: nullcontext())
         # where it dies last of all, only the answer is missing
         with pytest.raises((Killed, PublisherError)):
             there.import_site(file, root_of(here))
     opened = make_repository(tmp_path / "there", clock=clock)
     assert opened.verify() == []
-    assert len(versions(opened)) == (4 if function == "set_stored" else 1)
-    assert len(opened.import_site(file, root_of(here)).releases) == (0 if function == "set_stored" else 3)
+    assert len(versions(opened)) == (4 if function == "settle" else 1)
+    assert len(opened.import_site(file, root_of(here)).releases) == (0 if function == "settle" else 3)
 
 
 def test_other_files_are_told_apart(here: PackageRepository, there: PackageRepository, tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 import os
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import Connection, Engine
 
+from controller.database import writing
+from controller.repository import channels, index
 from controller.repository.package_repository import PackageRepository
 from controller.repository.retention import Retired, Rules
 from schemas.errors import OperatorError
@@ -109,3 +113,21 @@ def test_rules_that_make_no_sense_are_refused(stocked: PackageRepository, keep: 
         retire(stocked, keep=keep, days=days)
     assert caught.value.code == "input.bad"
     assert left(stocked) == MANY[::-1]
+
+
+def test_many_releases_go_in_a_few_writes(stocked: PackageRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write waits for the disk, under the lock that every push waits for."""
+    writes = 0
+
+    def counted(engine: Engine) -> AbstractContextManager[Connection]:
+        nonlocal writes
+        writes += 1
+        return writing(engine)
+
+    for module in (index, channels):
+        monkeypatch.setattr(module, "writing", counted)
+    monkeypatch.setattr(index, "_BATCH", 3)
+    assert len(retire(stocked).releases) == 8
+    assert writes <= 3
+    assert left(stocked) == ["1.9.0", "1.6.0"]
+    assert stocked.verify() == []
