@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from device_agent.lifecycle import Outcome
 from device_agent.readiness import HOLD, NOT_READY, WINDOW
-from device_agent.updates import Answer, Install, Update, UpdateRequest, Verdict, Waiting
+from device_agent.updates import Answer, Install, Origin, Update, UpdateRequest, Verdict, Waiting
 from schemas.errors import DeviceError, FlotillaError
 from schemas.messages import Phase
 
@@ -120,6 +120,6 @@ def next_due(unfinished: Iterable[Update]) -> datetime | None:
 
 
 def _is_installed(request: UpdateRequest, install: Install | None) -> bool:
-    if install is None or install.current.version != request.version:
+    if install is None or install.current.version != request.version or request.origin is Origin.REPAIR:
         return False
     return request.rollout is None or request.rollout == install.current.rollout

@@ -71,6 +71,7 @@ def make_steps(
         templates=templates,
         contexts=contexts,
         platform=lambda: profile().platform,
+        max_bytes=max_bytes,
     )
     return Steps(
         ready=ReadyStep(

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from device_agent.budget import Spending
 from device_agent.contexts import Contexts
 from device_agent.damage import Examined, Installed, examine
 from device_agent.durability import disk_errors, write_file
@@ -15,7 +16,7 @@ from device_agent.journal import Journal
 from device_agent.lifecycle import Outcome
 from device_agent.local_changes import Rendered
 from device_agent.objects import sha256_of
-from device_agent.seams import ServiceManager, SourceFactory, TemplateRenderer, WantedObject
+from device_agent.seams import AtHand, ServiceManager, SourceFactory, TemplateRenderer, WantedObject, Way
 from device_agent.steps.move import Move
 from device_agent.store import ReleaseStore
 from device_agent.threads import in_thread
@@ -42,11 +43,14 @@ class RepairStep:
         templates: TemplateRenderer,
         contexts: Contexts,
         platform: Callable[[], str],
+        max_bytes: int | None = None,
     ) -> None:
         """
         Args:
             platform: called, in a thread, for the device's platform.
+            max_bytes: most that a repair may fetch, over all of its attempts, unless its request says otherwise.
         """
+        self._max_bytes = max_bytes
         self._journal = journal
         self._store = store
         self._sources = sources
@@ -75,32 +79,30 @@ class RepairStep:
 
         Raises:
             NetworkError: `fetch.*`.
-            DeviceError: `verify.*`, `disk.*`.
+            DeviceError: `verify.*`, `disk.*`; `fetch.limit`: it takes too many bytes.
         """
         install = (await in_thread(self._journal.installs)).get(update.package)
         if install is None or install.current.version != update.version:
             gone = f"{update.package} {update.version} is not installed any more"
             return Move(outcome=Outcome.CANCEL, error=ErrorReport(code="conflict.superseded", message=gone))
         source = self._sources(await in_thread(self._addresses, install))
-        wire = 0
-
-        def count(_plain: int, packed: int) -> None:
-            nonlocal wire
-            wire += packed
-
+        spending = Spending(update, self._max_bytes, free=False)
         try:
             manifest = await in_thread(self._whole_manifest, install)
             if manifest is None:
                 platform = await in_thread(self._platform)
-                signed = await source.resolve(install.package, install.current.version, platform)
-                wire += signed.wire_bytes
+                at_hand = AtHand(max_bytes=spending.left, on_bytes=spending.add)
+                signed = await source.resolve(install.package, install.current.version, platform, at_hand)
+                spending.settle(signed.wire_bytes)
                 manifest = await in_thread(self._put_manifest, install, signed.plain, signed.sha256)
             found = await in_thread(self._examine, manifest, install.current, None)
             damaged = found.damaged
             wanted = await in_thread(self._drop, manifest, damaged)
-            await source.fetch(wanted, count)
+            await source.fetch(wanted, spending.add, Way(max_bytes=spending.left))
         finally:
             await source.close()
+            if spending.is_limited:
+                await in_thread(self._journal.change, update.id, fetched_bytes=spending.total)
         await in_thread(self._put_in_place, manifest, install.current, damaged)
         await in_thread(self._put_in_previous, install, {file.sha256 for file in damaged})
         await self._services.stop(install.package, manifest.services)
@@ -108,7 +110,7 @@ class RepairStep:
         detail: dict[str, Any] = {
             "repaired": [file.path for file in damaged[:NAMED]],
             "files": len(damaged),
-            "wire_bytes": wire,
+            "wire_bytes": spending.wire,
         }
         return Move(outcome=Outcome.DONE, detail=detail)
 

@@ -12,7 +12,7 @@ from device_agent.agent_db import DATABASE
 from device_agent.journal import Journal
 from device_agent.layout import FIXED_MTIME
 from device_agent.updates import Origin
-from schemas.errors import NetworkError
+from schemas.errors import DeviceError, NetworkError
 from schemas.messages import Phase
 from tests.unit.agent.conftest import MakeDevice
 from tests.unit.agent.device import Device
@@ -87,6 +87,40 @@ async def test_the_service_gets_the_repaired_files(device: Device) -> None:
 async def test_an_empty_file_that_is_older_than_the_installation(device: Device) -> None:
     long_ago = device.journal.installs()["tacho"].current.installed_at.timestamp() - 5
     await cut(device, lambda tree: put(tree / "lib/only-1.1.0.txt", b"", long_ago))
+    await repaired(device)
+
+
+async def test_a_repair_keeps_to_the_bytes_that_an_update_may_take(make_device: MakeDevice) -> None:
+    device = await make_device(max_bytes=5_000_000).start()
+    await device.update_to(ONE, 1)
+    await device.update_to(TWO, 2)
+    device.shelf.ways.clear()
+    manifest = device.folders.package("tacho").manifest("1.1.0", TWO.sha256)
+    await cut(
+        device,
+        lambda _: manifest.write_bytes(b""),
+        lambda tree: put(tree / "lib/only-1.1.0.txt", b"", SEALED),
+    )
+    await repaired(device)
+    assert device.shelf.at_hand[-1].max_bytes == 5_000_000
+    assert [way.max_bytes for way in device.shelf.ways] == [5_000_000 - 100]
+    assert device.journal.history()[0].fetched_bytes > 100
+
+
+async def test_a_repair_that_takes_too_much_can_be_let_through(make_device: MakeDevice) -> None:
+    device = await make_device(max_bytes=5_000_000).start()
+    await device.update_to(ONE, 1)
+    await device.update_to(TWO, 2)
+    device.shelf.resolve_errors.append(DeviceError("fetch.limit", "the server sent more"))
+    manifest = device.folders.package("tacho").manifest("1.1.0", TWO.sha256)
+    await cut(device, lambda _: manifest.write_bytes(b""))
+    await device.rest()
+    assert device.journal.history()[0].phase is Phase.FAILED
+    again = await device.manager.retry("tacho", any_size=True)
+    assert again is not None
+    assert again.update is not None
+    await device.end_of(again.update)
+    assert device.shelf.at_hand[-1].max_bytes is None
     await repaired(device)
 
 
