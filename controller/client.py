@@ -30,6 +30,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
 
 
+_JSON: Final = {"Content-Type": "application/json"}
+"""The controller wants to be told of changes with it, body or not: pages of other sites cannot send it unasked."""
+
+
 class ControllerClient:
     """Calls the API under `url` (e.g. `http://127.0.0.1:8420`), with a bearer token where one is given.
 
@@ -52,8 +56,7 @@ class ControllerClient:
     def send(self, method: str, type_: type[T], *path: str, body: Any = None, query: Query | None = None) -> T:
         """Send `body` as JSON, decode the answer as `type_`."""
         payload = None if body is None else msgspec.json.encode(body)
-        headers = {"Content-Type": "application/json"} if payload is not None else {}
-        return self._decode(self._request(method, path, body=payload, headers=headers, query=query), type_)
+        return self._decode(self._request(method, path, body=payload, headers=_JSON, query=query), type_)
 
     def delete(self, *path: str, query: Query | None = None) -> None:
         """DELETE `path`."""
@@ -72,9 +75,8 @@ class ControllerClient:
     ) -> Iterator[bytes]:
         """GET `path` in pieces, or what a POST of `body` answers."""
         payload = None if body is None else msgspec.json.encode(body)
-        headers = {"Content-Type": "application/json"} if payload is not None else {}
         answer = self._request(
-            method, path, body=payload, headers=headers, query=query, timeout=urllib3.Timeout(connect=5.0, read=120.0)
+            method, path, body=payload, headers=_JSON, query=query, timeout=urllib3.Timeout(connect=5.0, read=120.0)
         )
         try:
             yield from answer.stream(1 << 18)

@@ -9,8 +9,8 @@ from schemas.bundles import MIB, Content
 
 PREFIX_SPAN: Final = 16 * MIB
 """Most bytes of both sides of a group with a prefix. Readers allow more; this keeps a device's process below 96 MiB."""
-DIFFERENCE_SPAN: Final = 96 * MIB
-"""Most bytes of old, and of new contents of a difference: five times that is the memory for making it."""
+DIFFERENCE_SPAN: Final = 40 * MIB
+"""Most bytes of old, and of new contents of a difference: twenty times that is the memory for making it."""
 PLAIN_SPAN: Final = 64 * MIB
 _MAGIC_COMPILED: Final = (
     b"\x7fELF",

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,10 +63,16 @@ def check_metadata(name: str, data: bytes, root: Metadata[Root], targets: Metada
     delegator = targets if role.startswith(ROLE_PREFIX) else root
     if delegator is None:
         return
+    if isinstance(delegator.signed, Targets) and role not in _delegated(delegator.signed):
+        return  # of a push that was cut off: nothing refers to it, and garbage collection takes it
     try:
         delegator.signed.verify_delegate(role, loaded.signed_bytes, loaded.signatures)
     except (RepositoryError, ValueError) as error:
         raise TrustError("trust.metadata", f"metadata/{name}: {one_line(error)}") from error
+
+
+def _delegated(targets: Targets) -> Container[str]:
+    return (targets.delegations.roles or {}) if targets.delegations is not None else {}
 
 
 def damaged_metadata(

@@ -68,7 +68,7 @@ async def test_an_announced_release_is_installed_and_every_step_is_told(
     async with agent(config):
         said = await controller.announce(announce("tacho", "1.0.0"))
         await controller.until(controller.ended)
-        await controller.until(lambda: controller.reports and controller.reports[-1].packages)
+        await controller.until(lambda: controller.reports and controller.reports[-1].seq == len(WHOLE_LIFE))
 
     assert controller.phases() == WHOLE_LIFE
     assert [e.seq for e in controller.events] == list(range(1, len(controller.events) + 1))
@@ -299,13 +299,14 @@ async def test_a_device_on_hold_starts_nothing(config: AgentConfig, controller: 
     async with agent(config):
         await controller.desire(Desired(rev=1, hold=True))
         await controller.announce(announce("tacho", "1.0.0"))
-        await controller.until(lambda: controller.phases() == ["accepted"])
+        await controller.until(lambda: controller.phases() == ["accepted", "deferred"])
         await controller.order(order(Verb.CHECK))
         await controller.until(lambda: controller.reports and "check" in controller.reports[-1].facts)
-        assert controller.phases() == ["accepted"]
+        assert controller.phases() == ["accepted", "deferred"]
+        assert (controller.events[-1].detail or {})["reason"] == "hold"
         await controller.desire(Desired(rev=2, hold=False))
         await controller.until(controller.ended)
-    assert controller.phases() == WHOLE_LIFE
+    assert controller.phases() == ["accepted", "deferred", *WHOLE_LIFE]
 
 
 async def test_a_withdrawn_announcement_starts_nobody(config: AgentConfig, controller: Control) -> None:

@@ -152,14 +152,14 @@ async def test_while_a_connection_is_not_taken(world: World) -> None:
 
 
 async def test_while_the_tree_is_built(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = trees._link
+    real = trees.link_content
 
     def slow(content: Path, path: Path) -> None:
         world.has_come_far()
         time.sleep(0.05)  # 400 of them
         real(content, path)
 
-    monkeypatch.setattr(trees, "_link", slow)
+    monkeypatch.setattr(trees, "link_content", slow)
     await world.start()
     with world.serving() as server:
         await world.cancelled_at(server.url)

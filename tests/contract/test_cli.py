@@ -18,6 +18,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "release": ("tacho", "1.0.0", "--channel", "stable"),
     "publish": (__file__, "--channel", "stable"),
     "export": ("tacho", "1.0.0"),
+    "bundles": ("tacho", "1.0.0"),
     "root": (),
     "delete": ("tacho", "1.0.0"),
     "yank": ("tacho", "1.0.0"),

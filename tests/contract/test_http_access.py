@@ -30,6 +30,7 @@ def api_routes(controller: ControllerProcess) -> list[tuple[str, str]]:
     """Verb and path of everything that is described, with names filled in."""
     described = controller.call("GET", "/api/docs/openapi.json").json()["paths"]
     names = {"name": "tacho", "version": "1.0.0", "rollout_id": NO_ROLLOUT, "device_id": "pi-1"}
+    names["channel"] = "stable"
     return [(verb.upper(), path.format(**names)) for path, verbs in described.items() for verb in verbs]
 
 

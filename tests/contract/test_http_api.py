@@ -13,7 +13,7 @@ import pytest
 
 from controller.database import open_database, sqlite_url
 from controller.repository.package_repository import PackageRepository
-from tests.support.controller import PACKAGE_TYPE, ControllerProcess
+from tests.support.controller import JSON_TYPE, PACKAGE_TYPE, ControllerProcess
 from tests.support.repository import make_package, tree_of
 
 pytestmark = pytest.mark.broker
@@ -263,8 +263,8 @@ def test_an_export_is_one_whole_file(controller: ControllerProcess, tmp_path: Pa
     assert controller.get(f"/packages/{name}/1.0.0/export?valid_days=30").status == 200
     assert (controller.data / "repository/metadata/timestamp.json").read_bytes() == before
     path = f"/api/v1/packages/{name}/1.0.0/export"
-    controller.call("POST", f"{path}?valid_days=0").problem(400, "input.bad")
-    answer = controller.call("POST", f"{path}?valid_days=30")
+    controller.call("POST", f"{path}?valid_days=0", b"", JSON_TYPE).problem(400, "input.bad")
+    answer = controller.call("POST", f"{path}?valid_days=30", b"", JSON_TYPE)
     assert answer.status == 200
     assert answer.headers["content-type"] == "application/octet-stream"
     assert int(answer.headers["content-length"]) == len(answer.body)
