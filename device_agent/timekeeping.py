@@ -7,7 +7,7 @@ about the past, and never far in the future.
 
 import asyncio
 import time
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -24,21 +24,26 @@ _LOCALTIME: Final = Path("/etc/localtime")
 
 
 class KeptClock:
-    """A `Clock` that does not go behind the last time that was proven, before this process or while it runs."""
+    """A `Clock` that does not go behind the last time that was proven, before this process or while it runs.
+
+    From there it goes on, by whole seconds, also where nobody ever tells the machine the time: what is to be done
+    later would else never be due.
+    """
 
     def __init__(self, root: Path) -> None:
         self._file = root / METADATA / LAST_SEEN
-        self._floor = max(EARLIEST, _seen(self._file))
-        self._looked_at = time.monotonic()
+        self._proven = max(EARLIEST, _seen(self._file))
+        self._proven_at = self._looked_at = time.monotonic()
 
     def now(self) -> datetime:
-        """The later of the machine's time and the last time that was proven, UTC."""
-        now = datetime.now(UTC)
+        """The later of the machine's time and the last time that was proven with what has passed since, UTC."""
         if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
             # the process that fetches notes it; a few bytes, and asked for now and then
             self._looked_at = time.monotonic()
-            self._floor = max(self._floor, _seen(self._file))
-        return max(now, self._floor)
+            seen = _seen(self._file)
+            if seen > self._floor:
+                self._proven, self._proven_at = seen, self._looked_at
+        return max(datetime.now(UTC), self._floor)
 
     def monotonic(self) -> float:
         """See `Clock`."""
@@ -52,6 +57,10 @@ class KeptClock:
     def behind_s(self) -> float:
         """Seconds by which the machine's clock is behind what was proven; 0 while it is not."""
         return max(0.0, (self._floor - datetime.now(UTC)).total_seconds())
+
+    @property
+    def _floor(self) -> datetime:
+        return self._proven + timedelta(seconds=int(time.monotonic() - self._proven_at))
 
 
 def local_zone(environment_zone: str | None = None, file: Path = _LOCALTIME) -> tzinfo:

@@ -6,6 +6,7 @@ import os
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -197,6 +198,20 @@ def test_a_file_that_is_no_trusted_root_is_refused_and_not_kept(
         adopt_trusted_root(tmp_path / "device", given)
     assert str(caught.value).startswith(f"trusted_root {given}: {line}")
     assert not (tmp_path / "device").exists()
+
+
+def test_time_goes_on_where_the_machine_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = 1000.0
+    monkeypatch.setattr(timekeeping, "time", SimpleNamespace(monotonic=lambda: passed))
+    proven = datetime.now(UTC) + timedelta(days=3)
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata/last-seen").write_text(proven.isoformat())
+    clock = KeptClock(tmp_path)
+    assert clock.now() == proven
+    for seconds in (7, 3600, 7200):
+        passed = 1000.0 + seconds
+        assert clock.now() == proven + timedelta(seconds=seconds)
+    assert clock.behind_s == pytest.approx(3 * 86_400 + 7200, abs=5)
 
 
 def test_what_is_proven_while_the_agent_runs_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
