@@ -56,12 +56,12 @@ class UrlMirror:
         try:
             answer = self._pool.request("GET", f"{self._base}/{path}", preload_content=False, redirect=False)
             try:
-                content = b""
+                content = bytearray()
                 for piece in answer.stream(_PIECE, decode_content=False) if answer.status == 200 else ():
                     content += piece
                     if len(content) > limit:
                         return None
-                return content if answer.status == 200 else None
+                return bytes(content) if answer.status == 200 else None
             finally:
                 answer.close()
         except urllib3.exceptions.HTTPError as error:

@@ -306,13 +306,15 @@ class PackageRepository:
             NetworkError: `fetch.unreachable`.
         """
         mended: list[str] = []
-        with self._publisher.locked():
-            # What is behind damaged metadata is found when that is right again.
-            for _ in range(_REPAIR_ROUNDS):
-                done = repair(self._storage, self.verify(), mirror)
-                mended += done.mended
-                if not done.mended:
-                    break
+        # What is behind damaged metadata is found when that is right again.
+        for _ in range(_REPAIR_ROUNDS):
+            # Reads everything, so without the lock: pushes go on meanwhile.
+            problems = self.verify()
+            with self._publisher.locked():
+                done = repair(self._storage, problems, mirror)
+            mended += done.mended
+            if not done.mended:
+                break
         return Repaired(mended=mended, left=done.left)
 
     def retire(self, rules: Rules, in_use: InUse, *, dry_run: bool = True) -> Retired:

@@ -93,6 +93,8 @@ def _mend(storage: Storage, path: str, mirror: Mirror) -> None:
             raise DamagedError("the mirror's copy is damaged too")
         storage.write_target(sha256, target, packed)
     elif folder == METADATA:
+        if name == TIMESTAMP_FILE and _is_right(storage):
+            return  # replaced meanwhile, perhaps by a newer one than the mirror's
         data = _read(mirror, path, MAX_METADATA_BYTES)
         _prove(storage, name, data, mirror)
         with storage.putting({path: data}):
@@ -157,6 +159,16 @@ def _targets(storage: Storage, root: Metadata[Root]) -> Metadata[Targets] | None
         return TrustedMetadata(storage.metadata).targets
     except FlotillaError:
         return newest_targets(storage.metadata, root)
+
+
+def _is_right(storage: Storage) -> bool:
+    """Whether the timestamp is as it was signed, and leads to all the rest."""
+    try:
+        root = TrustedMetadata(storage.metadata).root
+        check_metadata(TIMESTAMP_FILE, read_metadata(storage.metadata / TIMESTAMP_FILE), root, None)
+    except FlotillaError:
+        return False
+    return True
 
 
 def _refuse_older(storage: Storage, timestamp: Metadata[Timestamp]) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import update
 from controller.database import open_database, sqlite_url, writing
 from controller.repository.mirrors import FolderMirror, UrlMirror, open_mirror
 from controller.repository.package_repository import PackageRepository
+from controller.repository.records import Problem
 from controller.repository.tables import release_tags, releases
 from schemas.errors import NetworkError, OperatorError
 from tests.support.repository import add_release, make_repository, serve_folder, tree_of
@@ -167,3 +168,32 @@ def test_what_is_no_mirror_is_refused(small: PackageRepository, tmp_path: Path) 
     flip(served(small)[-1], 3, 1)
     with pytest.raises(NetworkError):
         small.repair(UrlMirror("http://127.0.0.1:1"))
+
+
+def test_pushes_go_on_while_everything_is_read(
+    small: PackageRepository, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(small.folder, mirror)
+    damaged = next(path for path in served(small) if path.parent.parent.name == "objects")
+    damaged.write_bytes(b"damaged")
+    engine = open_database(sqlite_url(tmp_path / "flotilla.db"))
+    other = PackageRepository(small.folder, engine, clock=clock, lock_wait_s=0.5)
+    look = small.verify
+    pushed: list[str] = []
+
+    def verify() -> list[Problem]:
+        found = look()
+        # the timestamp that is found damaged has been replaced when it is its turn
+        version = f"2.{len(pushed)}.0"
+        add_release(other, "tacho", version, {"raw": version})
+        pushed.append(version)
+        return [*found, Problem(code="trust.metadata", where="metadata", message="", file="metadata/timestamp.json")]
+
+    monkeypatch.setattr(small, "verify", verify)
+    repaired = small.repair(FolderMirror(mirror))
+    assert any(path.endswith(damaged.name) for path in repaired.mended)
+    assert repaired.left == {}
+    assert look() == []
+    assert {record.version for record in small.search("tacho")} >= set(pushed)
+    engine.dispose()
