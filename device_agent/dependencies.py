@@ -19,8 +19,12 @@ LONGEST_WAIT_S: Final = 7 * 86_400.0
 def wait_for_package(
     error: MissingPackageError, update: Update, unfinished: Iterable[Update], now: datetime
 ) -> Move | None:
-    """The move by which `update` waits for the package it lacks; None where that is not on its way, or not in time."""
-    if not _is_on_its_way(error.package, error.wanted, unfinished):
+    """The move by which `update` waits for the package it lacks.
+
+    None where that is not on its way, or not in time, or itself waits for this one: only a set brings both.
+    """
+    others = [one for one in unfinished if one.package != update.package and not _waits_for(one, update.package)]
+    if not _is_on_its_way(error.package, error.wanted, others):
         return None
     before = update.waiting
     since = before.since if before is not None and before.reason == REQUIRES else now
@@ -45,6 +49,11 @@ def has_waited(update: Update, unfinished: Iterable[Update]) -> bool:
         return False
     package, _, wanted = waiting.line.partition(" ")
     return not _is_on_its_way(package, wanted, unfinished)
+
+
+def _waits_for(update: Update, package: str) -> bool:
+    waiting = update.waiting
+    return waiting is not None and waiting.reason == REQUIRES and waiting.line.partition(" ")[0] == package
 
 
 def _is_on_its_way(package: str, wanted: str, unfinished: Iterable[Update]) -> bool:

@@ -96,3 +96,24 @@ async def test_hearing_of_it_again_or_a_restart_does_not_end_the_wait(old: Devic
     assert old.story(tacho.update) == ["accepted", "deferred"]
     old.clock.running.set()
     assert (await old.end_of(tacho.update)).phase is Phase.SUCCEEDED
+
+
+async def test_two_that_wait_for_each_other_do_not_wait_for_long(old: Device) -> None:
+    await old.update_to(build("tacho", "1.0.0"), 2)
+    old.manager.hold(True)
+    needy = build("engine", "2.1.0", requires=Requires(packages={"tacho": "^2.0"}))
+    old.shelf.put(needy, TACHO)
+    engine, tacho = await old.submit(needy, 3), await old.submit(TACHO, 4)
+    assert engine.update
+    assert tacho.update
+    old.manager.hold(False)
+    ended = [await old.end_of(update) for update in (engine.update, tacho.update)]
+    assert [(u.phase, u.error.code if u.error else "") for u in ended] == [(Phase.REJECTED, "requires.packages")] * 2
+    assert old.clock.elapsed < 86_400
+
+
+async def test_a_release_that_needs_itself_is_not_waited_for(old: Device) -> None:
+    loop = build("loop", "1.0.0", requires=Requires(packages={"loop": "^1.0"}))
+    ended = await old.update_to(loop, 2)
+    assert ended.phase is Phase.REJECTED
+    assert old.clock.elapsed < 86_400
