@@ -4,7 +4,7 @@ PYTEST_ARGS ?=
 # tests wait for brokers and devices more than they compute, so there are two workers to a core
 WORKERS = $(shell $(BIN)/python -c "import os; print(min(8, 2 * (os.cpu_count() or 1)))")
 
-.PHONY: help setup setup-dev demo test lint types format contract bench wheel lock clean
+.PHONY: help setup setup-dev demo test matrix agent-package lint types format contract bench wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,13 @@ test: setup-dev ## all tests, against a real Mosquitto
 	@.ci/setup.sh wheels
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
+matrix: setup-dev ## cut an update off, and have the disk refuse, at every single call (long; strace; Linux)
+	@.ci/setup.sh tools
+	@FLOTILLA_MATRIX=all FLOTILLA_MATRIX_LOG=matrix.log $(BIN)/pytest -n auto -q --timeout 0 tests/matrix
+
+agent-package: wheel ## build/agent: the agent as a package of its own, for `flotilla build build/agent --platform …`
+	@$(BIN)/python examples/agent/lay_out.py build/agent dist/*.whl requirements.lock
+
 lint: setup-dev ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
 
@@ -35,7 +42,8 @@ contract: setup-dev ## write docs/contract/ and the life-cycle diagram anew from
 	@$(BIN)/python -m tests.contract_documents
 
 bench: setup-dev ## every benchmark: prints tables, states the machine
-	@for name in idle_agent release_latency; do $(BIN)/python -m benchmarks.bench_$$name || exit 1; done
+	@for name in idle_agent release_latency repository_index push update_bytes; do $(BIN)/python -m benchmarks.bench_$$name || exit 1; done
+	@$(BIN)/python -m benchmarks.bundles
 
 wheel: setup-dev ## dist/flotilla_ota-VERSION-py3-none-any.whl, to install on devices
 	@rm -rf dist && $(BIN)/uv build --quiet --wheel --no-build-isolation --out-dir dist . && ls dist/*.whl
