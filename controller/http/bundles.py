@@ -25,8 +25,8 @@ async def bundles(
 
 
 def _records(repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:
-    found = repository.search(name=name, version_range=f"={version}")
-    exact = [record for record in found if (record.package, record.version) == (name, version)]
-    if not exact:
+    # of yanked versions too: devices that need one have it still
+    found = repository.records(name, version)
+    if not found:
         raise PublisherError("release.unknown", f"there is no {one_line(name)} {version} in the repository")
-    return exact
+    return found

@@ -33,6 +33,8 @@ from schemas.errors import FlotillaError, one_line
 
 KEPT_NEWS: Final = 200
 """Releases of which it is known how their bundles came about; of others only which there are."""
+SILENCE_S: Final = 4 * 3600.0
+"""The longest that a group of contents may take, on the slowest machine; others wait for their bundles meanwhile."""
 _END_S: Final = 5.0
 
 log = logging.getLogger("flotilla.bundles")
@@ -160,7 +162,7 @@ class BundleMaker:
             raise OSError("the process has no pipes")
         process.stdin.write(encode(job) + b"\n")
         dealt_with = 0
-        while text := await process.stdout.readline():
+        while text := await _line_of(process.stdout):
             try:
                 line: Line = lines.decode(text)
             except msgspec.MsgspecError as error:
@@ -207,6 +209,14 @@ class BundleMaker:
         self._news[manifest] = news
         while len(self._news) > KEPT_NEWS:
             del self._news[next(iter(self._news))]
+
+
+async def _line_of(stream: asyncio.StreamReader) -> bytes:
+    """What the process says next; raises `OSError` where that is nothing for very long."""
+    try:
+        return await asyncio.wait_for(stream.readline(), SILENCE_S)
+    except TimeoutError as error:
+        raise OSError(f"the process was silent for {SILENCE_S:g} s") from error
 
 
 def _news(record: ReleaseRecord, state: BundleState) -> ReleaseBundles:

@@ -49,6 +49,8 @@ from schemas.manifest import Manifest, decode_manifest
 
 MAX_RELEASES: Final = 1000
 _MAX_METADATA_FILES: Final = 4000
+_MAX_ROOTS_BYTES: Final = 16 * 1024 * 1024
+"""Of all roots; each replaced key or renewal adds one of some 1 500 bytes."""
 
 
 class Arrived(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +145,7 @@ class _SiteReader:
         self._folder = folder
         self._trusted_root = trusted_root
         self._now = now
-        self._files = 0
+        self._files = self._roots = 0
         self._trusted: TrustedMetadata | None = None
         self._found: list[tuple[Manifest, bytes, bytes, TargetFile]] = []
         self._wanted: dict[str, int] = {}
@@ -196,7 +198,11 @@ class _SiteReader:
 
     def _take_metadata(self, name: str, size: int, stream: BinaryIO) -> None:
         self._files += 1
-        if size > MAX_METADATA_BYTES or self._files > _MAX_METADATA_FILES:
+        is_root = name.endswith(f".{Root.type}.json")
+        # the first look at roots takes all of them into memory, before anything vouches for them
+        self._roots += size if is_root else 0
+        too_much = self._files > _MAX_METADATA_FILES or self._roots > _MAX_ROOTS_BYTES
+        if size > MAX_METADATA_BYTES or too_much:
             raise PublisherError("package.limit", f"{self._name}: there is too much metadata in the file")
         with disk_errors(self._folder):
             (self._folder / name).write_bytes(stream.read(size))

@@ -118,6 +118,10 @@ class PackageRepository:
         platforms = ", ".join(record.platform for record in found)
         raise OperatorError("input.bad", f"{what} is there for several platforms, say which: {platforms}")
 
+    def records(self, package: str, version: str) -> list[ReleaseRecord]:
+        """The releases of a version, yanked or not, sorted by platform."""
+        return self._index.records(package, version, None)
+
     def has(self, package: str, version: str) -> bool:
         """Whether a version is there for any platform."""
         return bool(self._index.records(package, version, None))

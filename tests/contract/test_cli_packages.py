@@ -343,6 +343,7 @@ def test_yank_withdraw_and_gc(run: Run, tmp_path: Path, name: str) -> None:
     assert f"flotilla withdraw {name} --channel {channel}" in yanked.stderr
     assert [one["version"] for one in run("packages", name, "--json").json()] == ["1.0.0"]
     assert "broken" in run("packages", name, "--yanked").text
+    assert run("bundles", name, "1.1.0").status == 0
     assert "--undo" in run("release", name, "1.1.0", "--channel", channel).complaint()
     assert run("withdraw", name, "--channel", channel).status == 0
     assert "announces no package" in run("withdraw", name, "--channel", channel).complaint()

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from controller.repository import bundle_maker
 from controller.repository.bundle_choice import MAX_REPORTED, is_worth_it, sources_of
 from controller.repository.bundle_jobs import Failed, Made
 from controller.repository.bundle_maker import BundleMaker
@@ -273,6 +274,20 @@ async def test_the_end_of_the_controller_is_the_end_of_making(
     await at_work.end()
     repository.collect_garbage(grace_s=0)
     assert not [path for path in tree_of(repository.folder) if path.startswith(".staging")]
+
+
+async def test_a_process_that_falls_silent_is_ended(
+    repository: PackageRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = add_release(repository, "tacho", "1.0.0", pages(1))
+    at_work = Maker(repository, monkeypatch)
+    at_work.on_start = lambda process: os.kill(process.pid, signal.SIGSTOP)
+    monkeypatch.setattr(bundle_maker, "SILENCE_S", 0.2)
+    at_work.maker.want(record)
+    at_work.begin()
+    await at_work.reaches(record, "failed")
+    assert "silent" in at_work.maker.state(record).failures[0]
+    await at_work.end()
 
 
 async def test_without_bundles_none_are_made(repository: PackageRepository, monkeypatch: pytest.MonkeyPatch) -> None:

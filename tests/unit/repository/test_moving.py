@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import tarfile
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from controller.repository.export import put_member
 from controller.repository.package_repository import PackageRepository
 from schemas.errors import FlotillaError, OperatorError, PublisherError
 from tests.support.repository import add_release, make_repository, tree_of
@@ -177,3 +179,17 @@ def test_other_files_are_told_apart(here: PackageRepository, there: PackageRepos
     assert refused(there, text, root_of(here)) == "package.format"
     with pytest.raises(OperatorError, match="between 1 and"):
         here.export_site([], tmp_path / "none")
+
+
+def test_roots_without_end_are_refused_before_they_are_read(
+    there: PackageRepository, file: Path, tmp_path: Path
+) -> None:
+    """They come first and have to be believed together, so nothing may be in memory yet."""
+    hostile = tmp_path / "hostile.flotilla"
+    with tarfile.open(file) as original, tarfile.open(hostile, "w") as tar:
+        head = original.extractfile("flotilla.json")
+        assert head is not None
+        put_member(tar, "flotilla.json", head.read())
+        for number in range(1, 6):
+            put_member(tar, f"metadata/{number}.root.json", b" " * 4_000_000)
+    assert refused(there, hostile, "0" * 64) == "package.limit"
