@@ -65,6 +65,8 @@ class Pruner:
             last = events.alias()
             has_ended = exists().where(
                 last.c.device == events.c.device,
+                # taken in later, as it was said later: so not all of a device's events are gone through for each
+                last.c.id > events.c.id,
                 last.c.update_id == events.c.update_id,
                 last.c.phase.in_(_LAST_WORDS),
             )

@@ -1,5 +1,6 @@
 """What devices said long ago is forgotten step by step; the last word of each update is kept for ever."""
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -99,3 +100,18 @@ def test_what_was_forgotten_is_not_taken_in_again_and_a_new_journal_is_still_tol
     assert (list(again.stored), again.new_lives) == ([], {})
     outcome = store.take_in([event_in(seq=1, update=an_id(2)), event_in(seq=2, update=an_id(2))], NOW)
     assert (len(outcome.stored), dict(outcome.new_lives)) == (2, {"pi-1": 2})
+
+
+def test_a_batch_takes_no_longer_for_a_device_with_much_to_say(engine: Engine) -> None:
+    """Intake waits for each batch."""
+    when = to_db(NOW - 40 * DAY)
+    row = {"device": "pi-1", "life": 1, "package": "tacho", "version": "1.0.0", "payload": "{}"}
+    rows = [
+        row | {"seq": number, "update_id": an_id(number // len(STEPS)), "phase": STEPS[number % len(STEPS)]}
+        for number in range(2000 * len(STEPS))
+    ]
+    with writing(engine) as connection:
+        connection.execute(insert(events), [one | {"at": when, "received_at": when} for one in rows])
+    began = time.process_time()
+    assert Pruner(engine).prune(30 * DAY, NOW).events == 2000 * (len(STEPS) - 1)
+    assert time.process_time() - began < 3
