@@ -31,7 +31,7 @@ START_S = 900.0
 STOP_S = 50.0
 """How long an agent may take to end; less than systemd's limit for the unit."""
 STEADY_S = 60.0
-"""A run of this length was none of a row of failures."""
+"""A run of this length, of an agent that was ready, was none of a row of failures."""
 MAX_PAUSE_S = 30.0
 HOPELESS = 5
 """After so many failures in a row, every other start is of the installation that the launcher came with."""
@@ -74,12 +74,13 @@ class Launcher:
                 child = AgentChild(*self._command(release))
             except OSError as error:
                 _log(f"cannot start the agent: {error}")
-                self._failed(begun)
+                self._failed()
                 continue
             why = self._watch(child, trial)
             child.end()
             if self._is_told():
-                self._uncount(trial)
+                if child.healthy or time.monotonic() - begun < STEADY_S:
+                    self._uncount(trial)
                 return 0
             handed_over = child.status == HAND_OVER
             if trial is not None and not handed_over and not child.healthy and (why or trial.starts >= MAX_STARTS):
@@ -89,7 +90,7 @@ class Launcher:
                 continue
             elif not handed_over:
                 _log(f"the agent {why or _how(child.status)}; it is started again")
-            self._failed(begun)
+            self._failed(steady=child.ready and time.monotonic() - begun > STEADY_S)
         return 0
 
     def _choose(self) -> tuple[str, Trial | None]:
@@ -141,9 +142,9 @@ class Launcher:
             self._systemd.pass_on(child.wait(self._wake, min(ends) - now))
         return ""
 
-    def _failed(self, begun: float) -> None:
-        """Count, and wait a while that grows with each failure in a row."""
-        self._failures = 0 if time.monotonic() - begun > STEADY_S else self._failures + 1
+    def _failed(self, *, steady: bool = False) -> None:
+        """Count, and wait a while that grows with each failure in a row; `steady` ends the row."""
+        self._failures = 0 if steady else self._failures + 1
         until = time.monotonic() + min(MAX_PAUSE_S, 0.25 * 2.0 ** min(self._failures, 8))
         while not self._told and (now := time.monotonic()) < until:
             self._systemd.pass_on([])
@@ -173,7 +174,7 @@ class Launcher:
         return trial.source
 
     def _uncount(self, trial: Trial | None) -> None:
-        """Being told to end is not the release's fault."""
+        """Being told to end is not the release's fault; that it was not well for so long by then may be."""
         kept = read_trial(self._root)
         if trial is not None and kept is not None and kept.target == trial.target and not kept.failed:
             kept.starts = max(0, kept.starts - 1)

@@ -328,3 +328,23 @@ def test_the_launcher_is_small_and_sleeps(bench: Bench) -> None:
 
 def _number(status: Path, field: str) -> int:
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
+
+
+def test_a_release_that_hangs_whenever_somebody_ends_the_launcher_is_given_up(bench: Bench) -> None:
+    bench.try_out(HANGS, within_s=600)
+    for count in (1, 2, 3):
+        launcher = bench.launch(STEADY_S=0)
+        bench.started(count)
+        launcher.terminate()
+        assert launcher.wait(BOUND_S) == 0
+    bench.launch(STEADY_S=0)
+    bench.started(4)
+    assert bench.starts == [NEW, NEW, NEW, OLD]
+    assert bench.linked == OLD
+
+
+def test_where_the_agent_never_gets_ready_the_installation_is_tried(bench: Bench) -> None:
+    bench.put(OLD, HANGS)
+    bench.launch(START_S=0.3, STEADY_S=0.1, HOPELESS=2)
+    bench.until(lambda: "" in bench.starts)
+    assert set(bench.starts) == {OLD, ""}
