@@ -140,7 +140,7 @@ class Packages(Controller):
         def write(path: Path) -> None:
             found: list[ReleaseRecord] = []
             for name, versions in data.packages.items():
-                some = repository.search(name, version_range=versions, limit=MAX_RELEASES)
+                some = _all_of(repository, name, versions)
                 if not some:
                     raise PublisherError("release.unknown", f"no release of {name} {versions or ''} is there".strip())
                 found += some
@@ -293,6 +293,18 @@ async def _spooled(spool: Spool, write: Callable[[Path], object]) -> Stream:
     size = (await aiofiles.os.stat(file.fileno())).st_size
     headers = {"Content-Length": str(size), "Content-Disposition": "attachment"}
     return Stream(_pieces(file), media_type=PACKAGE_TYPE, headers=headers)
+
+
+def _all_of(repository: PackageRepository, name: str, versions: str | None) -> list[ReleaseRecord]:
+    """The releases of a package in a range; where they are more than one file can have, more than that many."""
+    some: list[ReleaseRecord] = []
+    while len(some) <= MAX_RELEASES:
+        after = some[-1].key if some else None
+        page = repository.search(name, version_range=versions, limit=MAX_RELEASES, after=after)
+        some += page
+        if len(page) < MAX_RELEASES:
+            break
+    return some
 
 
 def _version(repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:

@@ -113,7 +113,7 @@ class BundleMaker:
             for found in await asyncio.to_thread(lambda: list(self._bundles.worth_looking_at(self._channels()))):
                 if await asyncio.to_thread(self._job, found) is not None:
                     self.want(found, first=False)
-        except FlotillaError as error:
+        except (FlotillaError, OSError) as error:
             log.error("looking for bundles that are missing: %s", one_line(error))  # noqa: TRY400 - the line says it
         while True:
             self._wake.clear()
@@ -217,6 +217,8 @@ async def _line_of(stream: asyncio.StreamReader) -> bytes:
         return await asyncio.wait_for(stream.readline(), SILENCE_S)
     except TimeoutError as error:
         raise OSError(f"the process was silent for {SILENCE_S:g} s") from error
+    except ValueError as error:
+        raise OSError(f"the process said more than {MAX_LINE} bytes in a line") from error
 
 
 def _news(record: ReleaseRecord, state: BundleState) -> ReleaseBundles:

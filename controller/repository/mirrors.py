@@ -71,6 +71,9 @@ class UrlMirror:
 def open_mirror(where: str) -> Mirror:
     """The mirror at a base URL (`http://` or `https://`) or in a folder. Raises `OperatorError` (`input.bad`)."""
     if where.startswith(("http://", "https://")):
+        if "@" in where.partition("://")[2].partition("/")[0]:
+            # not shown, as it may be a password
+            raise OperatorError("input.bad", "the mirror's base URL must not hold a user or password; none is sent")
         return UrlMirror(where)
     folder = Path(where)
     if not (folder / "metadata").is_dir():

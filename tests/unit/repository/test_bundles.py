@@ -315,3 +315,17 @@ def test_a_list_of_bundles_is_compact_json(repository: PackageRepository) -> Non
     make_bundles(repository, record)
     data = index_file(repository, record).read_bytes()
     assert data == msgspec.json.encode(msgspec.json.decode(data))
+
+
+async def test_a_line_without_end_ends_no_more_than_the_making(
+    repository: PackageRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the process says, the controller goes on."""
+    record = add_release(repository, "tacho", "1.0.0", pages(1))
+    at_work = Maker(repository, monkeypatch)
+    monkeypatch.setattr(bundle_maker, "MAX_LINE", 10)
+    at_work.maker.want(record)
+    at_work.begin()
+    await at_work.reaches(record, "failed")
+    assert "in a line" in at_work.maker.state(record).failures[0]
+    await at_work.end()

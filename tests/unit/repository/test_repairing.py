@@ -162,6 +162,13 @@ def test_a_tag_that_is_not_what_its_manifest_says_is_found(small: PackageReposit
     assert "tags" in problem.message
 
 
+def test_a_password_in_a_mirrors_address_is_refused_and_not_shown() -> None:
+    with pytest.raises(OperatorError) as caught:
+        open_mirror("https://fleet:secret@mirror.example/repo")
+    assert caught.value.code == "input.bad"
+    assert "secret" not in str(caught.value)
+
+
 def test_what_is_no_mirror_is_refused(small: PackageRepository, tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="no metadata/"):
         open_mirror(str(tmp_path / "nothing"))
