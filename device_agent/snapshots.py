@@ -28,6 +28,9 @@ MAX_ENTRIES: Final = 1_000_000
 _FICLONE: Final = 0x40049409
 """`ioctl` number of Linux (linux/fs.h): make a file share another one's blocks."""
 _PIECE: Final = 8 * 1024 * 1024
+_SOURCE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NO_ATTRIBUTE: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENODATA, errno.EINVAL})
+"""An extended attribute that cannot be had or kept is left out, as `shutil.copystat` does."""
 _PART: Final = ".part"
 _LEFT: Final = ".left"
 
@@ -144,7 +147,6 @@ def copy_tree(source: Path, destination: Path, *, limit: int) -> None:
             _copy_looks(path, place, looks)
         elif stat.S_ISREG(looks.st_mode):
             left -= _copy_file(path, place, left)
-            _copy_looks(path, place, looks)
     # once nothing is put into them any more, which would change their times or be refused
     for path, place in reversed(folders):
         _copy_looks(path, place, path.lstat())
@@ -163,13 +165,42 @@ def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _copy_file(source: Path, destination: Path, limit: int) -> int:
-    """Copy content, sharing blocks where that is possible and keeping holes; gives the bytes written."""
-    with source.open("rb") as old, destination.open("xb") as new:
+    """Copy content, sharing blocks where that is possible and keeping holes; gives the bytes written.
+
+    The package's own account may write here, so what is opened is what is looked at: a file that has become a link is
+    refused, one that has become something else is left out.
+    """
+    old = os.open(source, _SOURCE)
+    try:
+        looks = os.fstat(old)
+        if not stat.S_ISREG(looks.st_mode):
+            return 0
+        new = os.open(destination, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-        except OSError:
-            return _copy_data(old.fileno(), new.fileno(), limit)
-    return 0
+            written = 0
+            try:
+                fcntl.ioctl(new, _FICLONE, old)
+            except OSError:
+                written = _copy_data(old, new, limit)
+            _copy_looks_of_file(old, new, looks)
+        finally:
+            os.close(new)
+    finally:
+        os.close(old)
+    return written
+
+
+def _copy_looks_of_file(old: int, new: int, looks: os.stat_result) -> None:
+    if os.geteuid() == 0:
+        os.fchown(new, looks.st_uid, looks.st_gid)
+    for name in os.listxattr(old) if hasattr(os, "listxattr") else ():
+        try:
+            os.setxattr(new, name, os.getxattr(old, name))
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTE:
+                raise
+    os.fchmod(new, stat.S_IMODE(looks.st_mode))
+    os.utime(new, ns=(looks.st_atime_ns, looks.st_mtime_ns))
 
 
 def _copy_data(old: int, new: int, limit: int) -> int:

@@ -3,11 +3,13 @@
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from device_agent import snapshots
 from device_agent.durability import Space
 from device_agent.seams import HookResult, ReleaseContext
 from device_agent.snapshots import SLACK_BYTES, Snapshots, copy_tree, measure
@@ -297,3 +299,28 @@ class TestCopies:
         assert (folders.state / "data/db").read_bytes() == b"database" * 1000
         snapshots.sweep("tacho", [])
         assert not (folders.root / "snapshots").exists()
+
+
+@pytest.mark.parametrize("becomes", ["link", "pipe"])
+def test_a_file_that_becomes_something_else_meanwhile_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    secret, source = tmp_path / "secret", tmp_path / "source"
+    secret.write_text("of root alone")
+    source.mkdir()
+    (source / "file").write_text("mine")
+    real = snapshots._walk
+
+    def walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+        for path, looks in real(folder):
+            path.unlink()
+            path.symlink_to(secret) if becomes == "link" else os.mkfifo(path)
+            yield path, looks
+
+    monkeypatch.setattr(snapshots, "_walk", walk)
+    if becomes == "link":
+        with pytest.raises(OSError, match="symbolic links"):
+            copy_tree(source, tmp_path / "copy", limit=1_000_000)
+    else:
+        copy_tree(source, tmp_path / "copy", limit=1_000_000)
+    assert not (tmp_path / "copy/file").exists()
