@@ -14,7 +14,7 @@ import msgspec
 
 from device_agent.clock import Clock
 from device_agent.journal import Journal
-from device_agent.lifecycle import Outcome, break_off
+from device_agent.lifecycle import Outcome, allows, break_off
 from device_agent.reports import defect, report
 from device_agent.sets import because_of, in_order, together
 from device_agent.steps.assembly import Steps
@@ -128,7 +128,7 @@ class SetRunner:
             if self._wish is None:
                 return goes_on
         outcome, error_report = self._wish
-        if together(self._members[0]):
+        if all(allows(update.phase, outcome) for update in self._members):
             await self._advance([(u, Move(outcome=outcome, error=error_report)) for u in self._members])
             await self._stop_those_left()
         return True

@@ -9,8 +9,9 @@ import pytest
 
 from device_agent.lifecycle import MAX_RESTARTS
 from device_agent.service_watch import installs_at_rest
+from device_agent.set_runner import SetRunner
 from device_agent.sets import WAIT_S
-from schemas.errors import NetworkError
+from schemas.errors import DeviceError, NetworkError
 from schemas.manifest import Health, Requires
 from schemas.messages import Phase, ReleaseSet
 from tests.unit.agent.conftest import MakeDevice
@@ -194,6 +195,24 @@ async def test_cancelling_one_cancels_all(installed: Device) -> None:
     await at_rest(installed)
     installed.assert_runs(*BEFORE, spare_objects=True)
     assert ends(installed) == {"engine": ("cancelled", "conflict.cancelled"), "tacho": ("cancelled", "conflict.set")}
+
+
+async def test_a_cancellation_in_the_moment_in_which_one_begins_to_wait_counts(
+    installed: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SetRunner._attempt
+
+    async def attempt(self: SetRunner) -> bool:
+        installed.manager.hold(True)
+        goes_on = await real(self)
+        assert self.request_cancel(DeviceError("conflict.cancelled", "somebody wants that"))
+        return goes_on
+
+    monkeypatch.setattr(SetRunner, "_attempt", attempt)
+    await announce(installed)
+    await at_rest(installed)
+    installed.assert_runs(*BEFORE, spare_objects=True)
+    assert {end[0] for end in ends(installed).values()} == {"cancelled"}
 
 
 async def test_going_back_on_request_is_for_all(installed: Device) -> None:
