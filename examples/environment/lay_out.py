@@ -11,7 +11,8 @@ APP = Path(__file__).with_name("app")
 def lay_out(destination: Path, site_packages: Path, *without: str) -> Path:
     """Copy `app/` and, as its `site/`, an environment's packages; returns the folder.
 
-    Byte code stays out, and so do paths files, which name folders of this machine, and what matches a pattern of `without`.
+    Byte code stays out, and so do paths files, which name folders of this machine, and what
+    matches a pattern of `without`.
     """
     shutil.copytree(APP, destination)
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pth", "direct_url.json", *without)
