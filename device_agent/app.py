@@ -45,7 +45,7 @@ from device_agent.timekeeping import KeptClock, local_zone
 from device_agent.trusted_root import adopt_trusted_root, load_trusted_root
 from device_agent.update_manager import UpdateManager
 from device_agent.updates import LocalChanges
-from device_agent.without_journal import PAUSE_S, keep_services
+from device_agent.without_journal import PAUSE_S, anything_installed, keep_services
 from schemas.errors import DeviceError, FlotillaError
 from schemas.topics import Topics
 
@@ -186,7 +186,7 @@ async def run_agent(
         try:
             return await _run_engine(config, stop, notifier, release)
         except DeviceError as error:
-            if not error.code.startswith("disk."):
+            if not error.code.startswith("disk.") or not await in_thread(anything_installed, config.root):
                 raise
             logger().error(line("disk", error, code=error.code, services="run on", retry_s=PAUSE_S))
             if not await _keep_services(config, error, stop, notifier):

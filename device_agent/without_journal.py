@@ -64,6 +64,16 @@ async def keep_services(
         await services.close()
 
 
+def anything_installed(root: Path) -> bool:
+    """Whether there may be services to keep; a folder in which no agent has ever worked is a mistake to be told."""
+    try:
+        return any((root / "packages").iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
 async def start_installed(root: Path, services: ServiceManager, profile: Callable[[], DeviceProfile]) -> list[str]:
     """Start what `current` links lead to; one line for each package for which that does not work."""
     store = ReleaseStore(root)

@@ -69,7 +69,7 @@ def test_whoever_is_left_when_one_has_gone_moves_as_the_table_allows(
     assert "it said no" in error.message
 
 
-@pytest.mark.parametrize(("one", "other"), itertools.product(LIVE, LIVE))
+@pytest.mark.parametrize(("one", "other"), list(itertools.product(LIVE, LIVE)))
 def test_a_set_is_ready_exactly_when_all_are_staged_or_beyond(one: Phase, other: Phase) -> None:
     verdict = judge(Members(GROUP, (update("a", one), update("b", other)), ()), {}, NOW)
     beyond = {Phase.STAGED, Phase.SWITCHED, Phase.PROBATION}
