@@ -21,10 +21,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever uses one of the brokers has the marker `broker`."""
+    """Whoever uses one of the brokers has the marker `broker`; what takes long begins first."""
     for item in items:
         if _BROKERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.broker)
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture
