@@ -17,6 +17,8 @@ from schemas.manifest import Health, Manifest
 
 FIRST_INTERVAL_S: Final = 1.0
 """Longest time between two rounds until the first pass: a release that is well is believed soon."""
+FIRST_LOOK_S: Final = 0.1
+"""Before the first look at whether the broker has confirmed an event told after the switch; others follow later."""
 KEEP_INTERVAL_S: Final = 10.0
 """How much healthy time a restart may forget. It spares the card a write with every round."""
 WELL_AFTER_S: Final = 60.0
@@ -119,6 +121,10 @@ class HealthStep:
     def _pause(self, health: Health, proof: "_Proof", *, unreached: bool) -> float:
         if proof.failures:
             return health.interval_s
+        over = proof.done_s - health.probation_s
+        if unreached and over >= 0:
+            # nothing is left to wait for but the broker's word, which comes at once or not for long
+            return min(health.interval_s, max(FIRST_LOOK_S, over / 4))
         ends = [health.probation_s] + ([self._conditions.rules.reach_broker_s] if unreached else [])
         left = [end - proof.done_s for end in ends if end > proof.done_s]
         return min([health.interval_s, *left]) if left or unreached else 0.0

@@ -62,14 +62,33 @@ async def test_a_success_waits_for_it_even_if_the_probation_is_shorter(make_devi
     broker = Broker()
     device = await installed(make_device, broker)
     broker.reached = False
-    device.probe.on_check = lambda version, number: (
-        device.journal.mark_sent([event.seq for event in device.journal.unsent()])
-        if (version, number) == ("1.1.0", 40)
-        else None
-    )
+    back_at = device.clock.monotonic() + 40
+
+    def confirm(version: str, _: int) -> None:
+        if version == "1.1.0" and device.clock.monotonic() >= back_at:
+            device.journal.mark_sent([event.seq for event in device.journal.unsent()])
+
+    device.probe.on_check = confirm
     update = await device.update_to(TWO, 2)
     assert update.phase is Phase.SUCCEEDED
     assert 38 <= update.probation_done_s <= 42
+
+
+async def test_where_only_its_word_is_waited_for_it_is_looked_for_soon_and_then_less_often(
+    make_device: MakeDevice,
+) -> None:
+    broker = Broker()
+    device = await installed(make_device, broker)
+    at_once = build(version="1.2.0", health=Health(start_period_s=4, interval_s=5, probation_s=0))
+    began = device.clock.monotonic()
+    assert (await device.update_to(at_once, 2)).phase is Phase.SUCCEEDED
+    assert device.clock.monotonic() - began < 2
+    broker.reached = False
+    rounds: list[str] = []
+    device.probe.on_check = lambda version, _: rounds.append(version)
+    never = build(version="1.3.0", health=Health(start_period_s=4, interval_s=5, probation_s=0))
+    assert (await device.update_to(never, 3)).phase is Phase.ROLLED_BACK
+    assert rounds.count("1.3.0") < 40
 
 
 async def test_what_was_confirmed_before_the_switch_does_not_count(make_device: MakeDevice) -> None:
@@ -109,15 +128,18 @@ async def test_the_time_goes_on_over_restarts(make_device: MakeDevice) -> None:
     device = await installed(make_device, broker)
     broker.reached = False
 
-    def stand_still(version: str, number: int) -> None:
-        if (version, number) == ("1.1.0", 42):
+    still_at = device.clock.monotonic() + 42
+
+    def stand_still(version: str, _: int) -> None:
+        if version == "1.1.0" and device.clock.monotonic() >= still_at:
             device.clock.running.clear()
 
     device.probe.on_check = stand_still
     submitted = await device.submit(TWO, 2)
-    await until(lambda: device.probe.rounds["1.1.0"] == 42)
+    await until(lambda: not device.clock.running.is_set())
     await device.stop()
     broker.connected = False  # a fresh process knows nothing of the connection before
+    device.probe.on_check = lambda *_: None
     device.clock.running.set()
     rounds = device.probe.rounds["1.1.0"]
     await device.start()
