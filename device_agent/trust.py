@@ -5,7 +5,9 @@ only ever what the TUF client has verified.
 """
 
 import contextlib
+import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,7 +28,7 @@ from device_agent.tuf_client import (
     Updater,
     exceptions,
 )
-from schemas.errors import FlotillaError, NetworkError, TrustError, one_line
+from schemas.errors import DeviceError, FlotillaError, NetworkError, TrustError, one_line
 from schemas.layout import MAX_MANIFEST_BYTES, MAX_MANIFEST_PACKED
 from schemas.names import SHA256_PATTERN, matches
 
@@ -36,6 +38,10 @@ SIGNED_AT: Final = "signed_at"
 
 _WORTH_WRITING: Final = timedelta(minutes=1)
 _TIMESTAMP: Final = "timestamp.json"
+_LOCK_WAIT_S: Final = 120.0
+"""Longer than a healthy repository needs to answer another process of this device."""
+
+_LOCK_POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +60,10 @@ class SignedTarget:
 
 
 class TrustStore:
-    """The device's view of one signed repository, wherever its files are read from. Used by one thread at a time.
+    """The device's view of one signed repository, wherever its files are read from.
+
+    Used by one thread at a time. Of several processes one works on the folder at a time, and the others wait: the TUF
+    client replaces files in it under names that are the same in each of them.
 
     Args:
         folder: `{root}/metadata`.
@@ -82,10 +91,9 @@ class TrustStore:
         Raises:
             TrustError: `trust.*`.
             NetworkError: as `read` does.
-            DeviceError: `disk.*`.
+            DeviceError: `disk.*`; `conflict.busy` where another process has kept the folder for too long.
         """
-        with self._translated(where, read):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._translated(where, read), self._alone():
             try:
                 found = self._ask(names, read)
             except exceptions.ExpiredMetadataError:
@@ -95,6 +103,24 @@ class TrustStore:
             self._make_durable()
             self._note_time()
         return _checked(found, where) if found is not None else None
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # the folder itself is locked: there is no file to leave behind, and the kernel lets go of it with the process
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            give_up = time.monotonic() + _LOCK_WAIT_S
+            while not _locked(descriptor):
+                if time.monotonic() > give_up:
+                    raise DeviceError(
+                        "conflict.busy",
+                        f"another process has worked on {self._folder} for {_LOCK_WAIT_S:g} s; try again later",
+                    )
+                time.sleep(_LOCK_POLL_S)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _ask(self, names: Sequence[str], read: ReadMetadata) -> TargetFile | None:
         updater = Updater(
@@ -201,6 +227,14 @@ class TrustStore:
         proven = max(self._now(), min(_signing_time(timestamp), timestamp.expires))
         if proven >= self._last_seen() + _WORTH_WRITING:
             write_file(self._folder / LAST_SEEN, proven.isoformat().encode(), 0o600)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def check_root(trusted_root: bytes) -> None:

@@ -1,13 +1,16 @@
 """What the signed metadata makes the agent believe, and what it refuses."""
 
+import fcntl
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # public, but not marked so
 
+from device_agent import trust
 from device_agent.trust import LAST_SEEN, SIGNED_AT, SignedTarget, TrustStore, check_root
 from schemas.errors import DeviceError, FlotillaError, NetworkError, TrustError
 from schemas.layout import MAX_MANIFEST_PACKED
@@ -386,3 +389,40 @@ def test_metadata_is_kept_from_others_and_durable(
     files = [path for path in device.folder.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"timestamp.json", "snapshot.json", "package-tacho.json", LAST_SEEN}
     assert {path.stat().st_ino for path in files} <= flushed
+
+
+def test_of_two_that_ask_at_once_one_waits_for_the_other(repository: SignedRepository, device: Device) -> None:
+    order: list[str] = []
+    second: list[Future[SignedTarget | None]] = []
+    read = reader(repository.files, [])
+
+    def slowly(name: str, limit: int) -> bytes:
+        if not second:
+            second.append(pool.submit(device.store().find, [NAME], quickly, "repo"))
+            assert not wait(second, timeout=0.3).done, "the second did not wait"
+        order.append("first")
+        return read(name, limit)
+
+    def quickly(name: str, limit: int) -> bytes:
+        order.append("second")
+        return read(name, limit)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = device.store().find([NAME], slowly, "repo")
+        assert first is not None
+        assert second[0].result(timeout=30) == first
+    assert order == sorted(order)
+
+
+def test_a_folder_that_another_keeps_for_too_long_is_told(
+    repository: SignedRepository, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert device.find(repository.files) is not None
+    monkeypatch.setattr(trust, "_LOCK_WAIT_S", 0.05)
+    descriptor = os.open(device.folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert device.problem(repository.files).code == "conflict.busy"
+    finally:
+        os.close(descriptor)
+    assert device.find(repository.files) is not None
