@@ -31,10 +31,10 @@ from controller.repository.bundle_worker import Work
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from device_agent.http_source import HttpSource
-from device_agent.routes import Route
 from device_agent.seams import AtHand, Way
 from device_agent.steps.routing import Router
 from device_agent.store import ReleaseStore
+from schemas.routes import Route
 
 PACKAGE: Final = "bench"
 PLATFORM: Final = "linux-x86_64"

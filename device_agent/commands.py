@@ -16,25 +16,26 @@ from device_agent.threads import in_thread
 from device_agent.updates import Cancelled, Submitted
 from schemas.errors import ContractError, FlotillaError
 from schemas.messages import Command, Verb
-from schemas.names import PACKAGE_PATTERN, matches
+from schemas.names import PACKAGE_PATTERN, UUID7_PATTERN, matches
 
 MAX_WAITING: Final = 64
 """Commands that wait for the one that is being carried out; more are refused."""
 MAX_SEQ: Final = 2**53 - 1
+MAX_VERSION: Final = 256
 
 
 class Updates(Protocol):
     """The part of the update manager that this needs."""
 
-    async def cancel(self, package: str, code: str = "conflict.cancelled") -> Cancelled:
-        """Stop what has not begun to switch."""
+    async def cancel(self, package: str, *, rollout: str | None = None, version: str | None = None) -> Cancelled:
+        """Stop what has not begun to switch; with `rollout` only what belongs to that."""
         ...
 
     async def rollback(self, package: str) -> str:
         """Go back to the previous release."""
         ...
 
-    async def retry(self, package: str, *, any_size: bool = False) -> Submitted | None:
+    async def retry(self, package: str, *, any_size: bool = False, rollout: str | None = None) -> Submitted | None:
         """Try what ended badly once more, however much it takes where `any_size` is set."""
         ...
 
@@ -101,10 +102,13 @@ class Commands:
             case Verb.CHECK:
                 await self._check()
             case Verb.RETRY:
-                again = await self._updates.retry(_package(command.args), any_size=_any_size(command.args))
+                args = command.args
+                again = await self._updates.retry(_package(args), any_size=_any_size(args), rollout=_rollout(args))
                 outcome = again.answer.value if again else "nothing ended badly"
             case Verb.CANCEL:
-                outcome = (await self._updates.cancel(_package(command.args))).value
+                args = command.args
+                made = await self._updates.cancel(_package(args), rollout=_rollout(args), version=_version(args))
+                outcome = made.value
             case Verb.ROLLBACK:
                 outcome = f"update {await self._updates.rollback(_package(command.args))}"
         return outcome
@@ -115,6 +119,20 @@ def _package(args: dict[str, Any]) -> str:
     if not isinstance(name, str) or not matches(PACKAGE_PATTERN, name):
         raise ContractError("message.json", "args.package is missing or is not a package name")
     return name
+
+
+def _rollout(args: dict[str, Any]) -> str | None:
+    rollout = args.get("rollout")
+    if rollout is not None and not (isinstance(rollout, str) and matches(UUID7_PATTERN, rollout)):
+        raise ContractError("message.json", "args.rollout is not the id of a rollout")
+    return rollout
+
+
+def _version(args: dict[str, Any]) -> str | None:
+    version = args.get("version")
+    if version is not None and not (isinstance(version, str) and len(version) <= MAX_VERSION):
+        raise ContractError("message.json", "args.version is not a version")
+    return version
 
 
 def _any_size(args: dict[str, Any]) -> bool:

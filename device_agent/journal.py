@@ -65,9 +65,9 @@ class Journal(Outbox):
         """Write down a new update in its first phase, and the event.
 
         Args:
-            outcome: ACCEPT, DEFER or REJECT.
+            outcome: one of `lifecycle.ENTRIES`.
             update: its id, UUIDv7.
-            error: why it is rejected.
+            error: why it is rejected or cancelled.
             detail: for the event, besides who wants it.
         """
         phase = lifecycle.begin(outcome)
@@ -88,7 +88,8 @@ class Journal(Outbox):
             )
             because = {"reason": request.reason, "not_before": request.not_before} if row.not_before else {}
             self._tell(connection, row, phase, at, detail={"origin": request.origin.value, **because, **(detail or {})})
-            _note_verdict(connection, row)
+            if outcome is not Outcome.CANCEL:  # what was never begun may be, should it be announced to the device again
+                _note_verdict(connection, row)
             _prune(connection)
         self._tell_listeners()
         return row

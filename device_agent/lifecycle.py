@@ -47,8 +47,9 @@ ENTRIES: Final[dict[Outcome, Phase]] = {
     Outcome.ACCEPT: Phase.ACCEPTED,
     Outcome.DEFER: Phase.DEFERRED,
     Outcome.REJECT: Phase.REJECTED,
+    Outcome.CANCEL: Phase.CANCELLED,
 }
-"""How an update begins."""
+"""How an update begins. With CANCEL: somebody took the release back before it was begun, and wants to hear of it."""
 
 TRANSITIONS: Final[dict[tuple[Phase, Outcome], Phase]] = {
     (Phase.DEFERRED, Outcome.DUE): Phase.ACCEPTED,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from schemas.bundles import BUNDLE_INDEX_FORMAT, MAX_BUNDLE_INDEX_BYTES, BundleEntry, BundleIndex
+from schemas.bundles import BUNDLE_INDEX_FORMAT, MAX_BUNDLE_INDEX_BYTES, BundleIndex
 from schemas.layout import bundle_path
 
 _index = msgspec.json.Decoder(BundleIndex)
@@ -49,13 +49,3 @@ def manifest_patches(data: bytes, to: str) -> list[ManifestOffer]:
         if one.source is not None and one.manifest is not None and one.manifest_name is not None
     ]
     return sorted(found, key=lambda offer: offer.size)
-
-
-def entry_path(to: str, entry: BundleEntry) -> str:
-    """The bundle's path below a base URL."""
-    return bundle_path(to, entry.name)
-
-
-def packed_ratio(index: BundleIndex) -> float | None:
-    """Packed to plain bytes of the release's objects; None where that says nothing."""
-    return index.objects.packed / index.objects.plain if index.objects.plain else None

@@ -127,7 +127,7 @@ def decide(announcement: Announcement, *, device: DeviceView, known: Known | Non
 
     A complete rollout is as good as an active one: a device that comes later still takes the release.
     The three states that stop something go before targets and pins, because they only ever concern what
-    this very rollout began here.
+    this very rollout began here. For a device that the targets exclude the rollout is halted.
 
     Args:
         known: what was taken in from the same topic so far; may be this very announcement.
@@ -138,6 +138,8 @@ def decide(announcement: Announcement, *, device: DeviceView, known: Known | Non
         return Ignore(stranger)
     if announcement.state in _STOPS:
         return _STOPS[announcement.state]
+    if device.id in announcement.targets.exclude:
+        return Halt()
     unfit = _not_meant(announcement, device)
     if unfit:
         return Ignore(unfit)

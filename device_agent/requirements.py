@@ -1,7 +1,6 @@
 """Whether a release may be installed on this device at all. Pure: values in, an error or nothing out."""
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 from device_agent.agent_package import check_agent_package
 from device_agent.sets import expected
@@ -9,9 +8,7 @@ from device_agent.updates import DeviceProfile, Install, UpdateRequest
 from schemas.errors import DeviceError
 from schemas.manifest import Manifest
 from schemas.messages import ReleaseSet
-from schemas.names import platform_fits
-from schemas.ranges import Range
-from schemas.versions import compare
+from schemas.requirements import Unmet, unmet_by_age, unmet_by_device, unmet_by_versions, unmet_settings
 
 
 class MissingPackageError(DeviceError):
@@ -24,18 +21,11 @@ class MissingPackageError(DeviceError):
 
 
 def check_downgrade(request: UpdateRequest, install: Install | None) -> None:
-    """Raise `DeviceError` `requires.downgrade` where the version is older than the installed one, unless allowed.
-
-    Build metadata plays no part: versions that differ in nothing else are of the same age.
-    """
-    if install is None or request.allow_downgrade:
-        return
-    if compare(request.version, install.current.version) < 0:
-        raise DeviceError(
-            "requires.downgrade",
-            f"{request.package} {request.version} is older than the installed {install.current.version}; "
-            "allow the downgrade in the rollout's policy if it is meant",
-        )
+    """Raise `DeviceError` `requires.downgrade` where the version is older than the installed one, unless allowed."""
+    installed = install.current.version if install else None
+    _refuse(
+        unmet_by_age(request.package, request.version, installed=installed, allow_downgrade=request.allow_downgrade)
+    )
 
 
 def check_requirements(
@@ -46,45 +36,19 @@ def check_requirements(
     Args:
         group: the set that the release is switched together with.
     """
-    name = f"{manifest.package} {manifest.version}"
-    needs = manifest.requires
-    if not platform_fits(manifest.platform, profile.platform):
-        raise DeviceError("requires.platform", f"{name} is for {manifest.platform}, this device is {profile.platform}")
-    if needs.agent is not None and not Range(needs.agent).contains(profile.agent_version):
-        raise DeviceError("requires.agent", f"{name} needs agent {needs.agent}, this is {profile.agent_version}")
     model = str(profile.facts.get("model", ""))
-    if needs.hardware and not any(fnmatchcase(model, pattern) for pattern in needs.hardware):
-        raise DeviceError(
-            "requires.hardware", f"{name} is for {' or '.join(needs.hardware)}, this device is a {model or 'nameless'}"
-        )
+    _refuse(unmet_by_device(manifest, platform=profile.platform, agent_version=profile.agent_version, model=model))
     if manifest.package == profile.agent_package:
         check_agent_package(manifest, launched=profile.launched)
-    _check_versions(manifest, name, installs, expected(group, installs))
-    _check_settings(manifest, name, profile)
-
-
-def _check_versions(manifest: Manifest, name: str, installs: Mapping[str, Install], beside: Mapping[str, str]) -> None:
     own = installs.get(manifest.package)
-    allowed = manifest.requires.upgrade_from
-    if own is not None and allowed is not None and not Range(allowed).contains(own.current.version):
-        raise DeviceError(
-            "requires.upgrade_from",
-            f"{name} can be installed over {allowed} only, not over {own.current.version}; "
-            "install a version in between first",
-        )
-    for package, wanted in sorted(manifest.requires.packages.items()):
-        there = beside.get(package)
-        if there is None:
-            raise MissingPackageError(f"{name} needs {package} {wanted}, which is not installed", package, wanted)
-        if not Range(wanted).contains(there):
-            raise MissingPackageError(f"{name} needs {package} {wanted}, installed is {there}", package, wanted)
+    installed = own.current.version if own else None
+    _refuse(unmet_by_versions(manifest, installed=installed, beside=expected(group, installs)))
+    _refuse(unmet_settings(manifest, profile.settings.get(manifest.package, {}).keys()))
 
 
-def _check_settings(manifest: Manifest, name: str, profile: DeviceProfile) -> None:
-    given = profile.settings.get(manifest.package, {})
-    for key, default in sorted(manifest.settings.items()):
-        if default is None and key not in given:
-            raise DeviceError(
-                "requires.setting",
-                f"{name} needs the setting {key!r}; set it under [settings.{manifest.package}] in agent.toml",
-            )
+def _refuse(unmet: Unmet | None) -> None:
+    if unmet is None:
+        return
+    if unmet.package is not None:
+        raise MissingPackageError(unmet.message, unmet.package, unmet.wanted)
+    raise DeviceError(unmet.code, unmet.message)

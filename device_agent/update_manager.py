@@ -151,11 +151,29 @@ class UpdateManager:
             begun = await self._queue.begin(request, judgement.begin, judgement.error)
             return Submitted(answer=judgement.answer, update=begun)
 
-    async def cancel(self, package: str, code: str = "conflict.cancelled") -> Cancelled:
-        """Stop what has not begun to switch. Returns when it has ended, within half a minute."""
-        error = DeviceError(code, f"the update of {package} was cancelled")
+    async def cancel(self, package: str, *, rollout: str | None = None, version: str | None = None) -> Cancelled:
+        """Stop what has not begun to switch. Returns when it has ended, within half a minute.
+
+        Args:
+            rollout: only what belongs to that.
+            version: what the rollout is of. Where nothing of the rollout was ever begun here, an update that is
+                cancelled from the start says so: whoever asked hears of it, and the release is not begun later.
+
+        Raises:
+            PublisherError: `version.bad`.
+            DeviceError: `disk.*`: nothing can be journaled.
+        """
+        error = DeviceError("conflict.cancelled", f"the update of {package} was cancelled")
         async with self._queue.choosing:
-            stopped = [await self._queue.stop(update, error) for update in await self._queue.unfinished(package)]
+            unfinished = [u for u in await self._queue.unfinished(package) if rollout in (None, u.rollout)]
+            stopped = [await self._queue.stop(update, error) for update in unfinished]
+            if rollout is not None and version is not None and not unfinished:
+                parse(version)
+                history = await in_thread(self._journal.history, package, MAX_UPDATES)
+                if all(update.rollout != rollout for update in history):
+                    unbegun = UpdateRequest(package=package, version=version, rollout=rollout)
+                    await self._queue.begin(unbegun, Outcome.CANCEL, error)
+                    return Cancelled.CANCELLED
         if any(stopped):
             return Cancelled.CANCELLED
         return Cancelled.TOO_LATE if stopped else Cancelled.NOTHING
@@ -218,19 +236,22 @@ class UpdateManager:
                 found.setdefault(update.version, release)
         return found
 
-    async def retry(self, package: str, *, any_size: bool = False) -> Submitted | None:
+    async def retry(self, package: str, *, any_size: bool = False, rollout: str | None = None) -> Submitted | None:
         """Try what ended badly once more, or what waits to be tried again at once.
 
-        None where the package's last update neither ended badly nor waits.
+        None where the package's last update neither ended badly nor waits, or is not of the rollout.
 
         Args:
             any_size: let it through for this once though it takes more than `policy.max_bytes`.
+            rollout: only what belongs to that.
         """
         async with self._queue.choosing:
             history = await in_thread(self._journal.history, package)
             wanted = next((u for u in history if not u.goes_back), None)
-            if wanted is None or history[0].phase is Phase.SUCCEEDED:
+            if wanted is None or history[0].phase is Phase.SUCCEEDED or rollout not in (None, wanted.rollout):
                 return None
+            if wanted.was_never_begun:
+                return None  # hearing of its rollout again is all that it takes
             if wanted.phase is Phase.DEFERRED:
                 if any_size:
                     request = msgspec.structs.replace(wanted.request, any_size=True)

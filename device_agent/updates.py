@@ -186,6 +186,12 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the wish is to leave `version` rather than to get it."""
         return self.request.origin in (Origin.ROLLBACK, Origin.REVERT)
 
+    @property
+    def was_never_begun(self) -> bool:
+        """Whether its rollout was taken back before anything of it was begun, see `UpdateManager.cancel`."""
+        unknown = self.request.rollout is not None and not self.request.repository
+        return self.phase is Phase.CANCELLED and self.manifest is None and unknown
+
 
 _NOT_PROVEN: Final = frozenset({Phase.SWITCHED, Phase.PROBATION, Phase.ROLLING_BACK, Phase.FAILED, None})
 

@@ -84,11 +84,13 @@ class Targets(msgspec.Struct, frozen=True, kw_only=True):
         upto: buckets below this are in, 0 to 10000.
         where: facts and tags that must all hold; a list means any of its values.
         devices: ids that are in regardless of `upto`.
+        exclude: ids that are out whatever else holds. A reader that does not know the field takes them as in.
     """
 
     upto: Annotated[int, msgspec.Meta(ge=0, le=BUCKETS)] = BUCKETS
     where: dict[Key, TagValue | Annotated[list[TagValue], msgspec.Meta(max_length=256)]] = {}
     devices: Annotated[list[DeviceId], msgspec.Meta(max_length=3000)] = []
+    exclude: Annotated[list[DeviceId], msgspec.Meta(max_length=3000)] = []
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,7 +257,8 @@ class Desired(Message, frozen=True, kw_only=True):
 class Command(Message, frozen=True, kw_only=True):
     """`devices/{id}/commands`, not retained: asks a device for something until `expires_at`.
 
-    `args` by verb: `replay` `{after_seq}`; `retry`, `cancel` and `rollback` `{package}`; the others none.
+    `args` by verb: `replay` `{after_seq}`; `retry`, `cancel` and `rollback` `{package}`; the others none. With
+    `rollout` besides, `retry` and `cancel` concern the updates of that rollout only.
     """
 
     id: Uuid7

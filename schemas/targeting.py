@@ -27,8 +27,10 @@ def is_meant(
     """Whether `targets` mean the device.
 
     A device that `devices` lists is in, whatever `upto` says. For all others the bucket must be below
-    `upto`. `where` must hold for both: it says what a release is for at all.
+    `upto`. `where` must hold for both: it says what a release is for at all. One that `exclude` lists is out.
     """
+    if device in targets.exclude:
+        return False
     return where_holds(targets.where, tags=tags, facts=facts) and (
         device in targets.devices or bucket(rollout, device) < targets.upto
     )

@@ -13,7 +13,7 @@ from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.packaging.package_creator import PackageCreator
 from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
-from schemas.messages import RolloutPolicy, Targets
+from schemas.messages import BUCKETS, RolloutPolicy, Targets
 from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, KEY_PATTERN, PACKAGE_PATTERN, matches
 from schemas.versions import parse
 
@@ -37,6 +37,7 @@ from schemas.versions import parse
     help="Only devices with this tag or fact; several keys must all hold, of several values of one key any.",
 )
 @click.option("--device", "devices", multiple=True, metavar="ID", help="Only this device; may be given several times.")
+@click.option("--exclude", "excluded", multiple=True, metavar="ID", help="Not this device; may be given several times.")
 @click.option(
     "--jitter",
     type=click.FloatRange(0, 86_400),
@@ -55,6 +56,7 @@ def release(
     channel: str,
     conditions: tuple[str, ...],
     devices: tuple[str, ...],
+    excluded: tuple[str, ...],
     jitter: float,
     client: ControllerClient,
     *,
@@ -71,13 +73,14 @@ def release(
     if more and not as_set:
         raise OperatorError("input.bad", f"{more[0]!r} is one argument too many; several packages need --set")
     members = _members((name, version, *more)) if as_set else {name: version}
+    targets = _targets(conditions, devices, excluded)
     for one, wanted in members.items() if wait else ():
         _check_names(one, channel)
         wait_for_bundles(client, one, wanted, wait_limit)
     if as_set:
         _check_channel(channel)
         policy = RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade)
-        wish = SetWish(packages=members, channel=channel, targets=_targets(conditions, devices), policy=policy)
+        wish = SetWish(packages=members, channel=channel, targets=targets, policy=policy)
         _tell_set(client.send("POST", list[Rollout], "releases", "sets", body=wish), as_json=as_json)
         return
     rollout = announce(
@@ -85,7 +88,7 @@ def release(
         name=name,
         version=version,
         channel=channel,
-        targets=_targets(conditions, devices),
+        targets=targets,
         policy=RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade),
     )
     _tell(rollout, as_json=as_json)
@@ -181,7 +184,7 @@ def _check_channel(channel: str) -> None:
         )
 
 
-def _targets(conditions: tuple[str, ...], devices: tuple[str, ...]) -> Targets:
+def _targets(conditions: tuple[str, ...], devices: tuple[str, ...], excluded: tuple[str, ...]) -> Targets:
     where: dict[str, str | list[str]] = {}
     for condition in conditions:
         key, separator, value = condition.partition("=")
@@ -189,10 +192,12 @@ def _targets(conditions: tuple[str, ...], devices: tuple[str, ...]) -> Targets:
             raise OperatorError("input.bad", f"--where {condition!r} is not of the form KEY=VALUE")
         known = where.get(key)
         where[key] = value if known is None else [*([known] if isinstance(known, str) else known), value]
-    for device in devices:
-        if not matches(DEVICE_PATTERN, device):
-            raise OperatorError("input.bad", f"--device {device!r} is no device id")
-    return Targets(upto=0, devices=list(devices), where=where) if devices else Targets(where=where)
+    for option, ids in (("--device", devices), ("--exclude", excluded)):
+        for device in ids:
+            if not matches(DEVICE_PATTERN, device):
+                raise OperatorError("input.bad", f"{option} {device!r} is no device id")
+    upto = 0 if devices else BUCKETS
+    return Targets(upto=upto, devices=list(devices), where=where, exclude=list(excluded))
 
 
 def _tell(rollout: Announced, *, as_json: bool) -> None:

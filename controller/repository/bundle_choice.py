@@ -5,6 +5,7 @@ from typing import Final
 
 from controller.repository.index import Entry
 from controller.repository.ordering import version_key
+from schemas.routes import REQUEST_BYTES
 
 DEFAULT_RELEASES: Final = 3
 MAX_RELEASES: Final = 8
@@ -13,8 +14,6 @@ MAX_REPORTED: Final = 3
 LEAST_DEVICES: Final = 2
 LEAST_SHARE: Final = 20
 """A version that at least one in so many of the package's devices runs is one in numbers."""
-REQUEST_BYTES: Final = 400
-"""What a request costs besides its content, as agents count it too (`device_agent.routes`)."""
 
 
 def sources_of(

@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 
 from controller.bundles import make_bundle, make_manifest_patch
 from controller.packaging.whole_file import whole_file
-from controller.repository.bundle_choice import REQUEST_BYTES, is_worth_it
+from controller.repository.bundle_choice import is_worth_it
 from controller.repository.bundle_files import BundleFiles
 from controller.repository.bundle_jobs import Begun, Failed, Job, Line, Made, Progressed, Stored, encode, jobs
 from controller.repository.files import disk_errors
@@ -30,6 +30,7 @@ from schemas.bundles import BundleEntry, Content, ManifestPatch, ObjectsCost, co
 from schemas.errors import FlotillaError, OperatorError, one_line
 from schemas.layout import bundle_name, manifest_patch_name
 from schemas.manifest import Manifest, decode_manifest
+from schemas.routes import REQUEST_BYTES
 
 NICENESS: Final = 10
 MOST_MEMORY: Final = 2 * 1024**3

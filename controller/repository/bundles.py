@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from controller.repository.bundle_choice import DEFAULT_RELEASES, REQUEST_BYTES, sources_of
+from controller.repository.bundle_choice import DEFAULT_RELEASES, sources_of
 from controller.repository.bundle_files import FULL, BundleFiles
 from controller.repository.bundle_jobs import Job, Stored
 from controller.repository.bundle_views import BundleView
@@ -13,6 +13,7 @@ from controller.repository.ordering import version_key
 from controller.repository.records import ChannelEntry, ReleaseRecord
 from controller.repository.storage import Storage
 from controller.repository.tables import STORED
+from schemas.routes import REQUEST_BYTES
 
 Reported = Callable[[str], Mapping[str, int]]
 """Gives the versions of a package that devices run, and how many do."""

@@ -11,7 +11,6 @@ from device_agent.interruption import in_interruptible_thread
 from device_agent.journal import Journal
 from device_agent.lifecycle import Outcome
 from device_agent.requirements import check_downgrade, check_requirements
-from device_agent.routes import Route
 from device_agent.seams import AtHand, ReleaseSource, SignedManifest, SourceFactory, WantedBundle, WantedObject, Way
 from device_agent.steps.move import Move
 from device_agent.steps.repair import RepairStep
@@ -22,9 +21,9 @@ from device_agent.updates import DeviceProfile, Install, Origin, Update
 from schemas.errors import DeviceError, one_line
 from schemas.manifest import Manifest
 from schemas.messages import ErrorReport, Progress
+from schemas.requirements import needed_bytes
+from schemas.routes import Route
 
-SLACK_BYTES: Final = 16 * 1024 * 1024
-"""Room left over for logs, the database and state while an update is under way."""
 SLACK_INODES: Final = 64
 PROGRESS_INTERVAL_S: Final = 1.0
 PROGRESS_SHARE: Final = 100
@@ -224,7 +223,8 @@ class FetchStep:
     def _check_room(self, prepared: Prepared) -> None:
         manifest, missing = prepared.signed.manifest, prepared.missing
         room = self._store.room()
-        needed = needed_bytes(prepared, room.block)
+        sizes = [want.size for want in missing]
+        needed = needed_bytes(manifest, sizes, plain=len(prepared.signed.plain), block=room.block)
         if room.free < needed or room.inodes < _needed_inodes(manifest, missing):
             # contents of releases that came to nothing may be in the way
             self._store.objects.collect(keep=[manifest, *self._store.manifests()])
@@ -266,18 +266,6 @@ def _way_back(update: Update, install: Install | None) -> Move:
         return Move(outcome=Outcome.CANCEL, error=ErrorReport(code="conflict.superseded", message=other))
     reverted = ErrorReport(code="conflict.reverted", message="the rollout was reverted")
     return Move(outcome=Outcome.GO_BACK, error=reverted if reverts else None, changes={"before": install})
-
-
-def needed_bytes(prepared: Prepared, block: int) -> int:
-    """Free bytes that an update asks for: what is missing in whole blocks, its tree, and slack.
-
-    The largest content counts twice: it may lie packed and unpacked for a moment.
-    """
-    manifest = prepared.signed.manifest
-    blocks = sum(-(-want.size // block) for want in prepared.missing)
-    tree = len(manifest.directories) + len(manifest.links) + len(manifest.templates) + len(manifest.state)
-    largest = max((want.size for want in prepared.missing), default=0)
-    return (blocks + tree) * block + largest + 2 * len(prepared.signed.plain) + SLACK_BYTES
 
 
 def _needed_inodes(manifest: Manifest, missing: list[WantedObject]) -> int:

@@ -1,21 +1,22 @@
-"""Which ways lead to a release from what is on this device: looks at manifests and contents, `routes` chooses."""
+"""Which ways lead to a release from what is here: looks at manifests and contents, `schemas.routes` chooses."""
 
 import hashlib
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from device_agent import offers, routes
+from device_agent import offers
 from device_agent.durability import disk_errors
 from device_agent.layout import RENDERED_SUFFIX
-from device_agent.routes import Offer, Route
 from device_agent.seams import SignedManifest, WantedBundle, WantedObject
 from device_agent.store import ReleaseStore
 from device_agent.updates import Install
-from schemas.bundles import BundleEntry, BundleIndex, needed
+from schemas.bundles import BundleIndex
 from schemas.errors import PublisherError
 from schemas.manifest import Manifest, decode_manifest
+from schemas.routes import Route, Start, route_to
 
 
 class Router:
@@ -46,38 +47,28 @@ class Router:
             bundles: whether any may be taken.
         """
         index = offers.read_index(signed.index, signed.sha256)
-        sizes = [want.size for want in missing]
-        if index is None or not missing:
-            return routes.choose(routes.objects_cost(sizes), []), None
-        lacking = {want.sha256 for want in missing}
-        exact, files = None, dict[str, Path]()
-        usable = list(_full(index, signed.sha256)) if bundles else []
-        for entry, path, old in self._starts(index, manifests):
-            yields = {sha256 for sha256, _ in needed(old, signed.manifest)}
-            if yields == lacking:
-                exact = entry.objects.packed + entry.objects.count * routes.REQUEST_BYTES
-            bundle = offers.entry_path(signed.sha256, entry)
-            if bundles and lacking <= yields and self._has_all(old):
-                usable.append(Offer(path=bundle, size=entry.size, start=entry.source, version=old.version))
-                files[bundle] = path
-        objects = routes.objects_cost(sizes, ratio=offers.packed_ratio(index), exact=exact)
-        route = routes.choose(objects, usable)
+        files: dict[str, Path] = {}
+        starts = self._starts(index, manifests, files) if index is not None else iter(())
+        contents = [(want.sha256, want.size) for want in missing]
+        route = route_to(signed.manifest, index, contents, starts, bundles=bundles)
         if route.offer is None:
             return route, None
         offer = route.offer
-        return route, WantedBundle(path=offer.path, size=offer.size, old=files.get(offer.path), new=signed.sha256)
+        old = files.get(offer.start) if offer.start is not None else None
+        return route, WantedBundle(path=offer.path, size=offer.size, old=old, new=signed.sha256)
 
-    def _starts(self, index: BundleIndex, manifests: Sequence[Path]) -> Iterator[tuple[BundleEntry, Path, Manifest]]:
-        """The bundles that start from a release whose manifest is here."""
-        entries = {entry.source: entry for entry in index.bundles if entry.source is not None}
+    def _starts(self, index: BundleIndex, manifests: Sequence[Path], files: dict[str, Path]) -> Iterator[Start]:
+        """The releases here that a bundle starts from; notes the file of each manifest, by its hash."""
+        sources = {entry.source for entry in index.bundles if entry.source is not None}
         for path in manifests:
             # a file's name has the first digits of the hash, so that not every manifest is read
-            if any(source[:8] in path.name for source in entries):
+            if any(source[:8] in path.name for source in sources):
                 with disk_errors(f"read {path}"):
                     plain = path.read_bytes()
-                entry = entries.get(hashlib.sha256(plain).hexdigest())
-                if entry is not None and (old := _decoded(plain)) is not None:
-                    yield entry, path, old
+                sha256 = hashlib.sha256(plain).hexdigest()
+                if sha256 in sources and (old := _decoded(plain)) is not None:
+                    files[sha256] = path
+                    yield Start(sha256=sha256, manifest=old, whole=partial(self._has_all, old))
 
     def _has_all(self, manifest: Manifest) -> bool:
         """Whether all contents of a release are in the object store, to all appearances: what is made is checked."""
@@ -88,12 +79,6 @@ class Router:
                 if stat.S_ISREG(found.st_mode) and found.st_size == entry.size:
                     whole.add(entry.sha256)
         return whole.issuperset(entry.sha256 for entry in manifest.files)
-
-
-def _full(index: BundleIndex, to: str) -> Iterator[Offer]:
-    for entry in index.bundles:
-        if entry.source is None:
-            yield Offer(path=offers.entry_path(to, entry), size=entry.size)
 
 
 def _decoded(plain: bytes) -> Manifest | None:

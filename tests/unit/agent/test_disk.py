@@ -10,10 +10,10 @@ import pytest
 from device_agent import install_path
 from device_agent.durability import Space
 from device_agent.journal import Journal
-from device_agent.steps.fetch import SLACK_BYTES
 from device_agent.threads import in_thread
 from schemas.errors import DeviceError
 from schemas.manifest import DirectoryEntry
+from schemas.requirements import SLACK_BYTES
 from tests.unit.agent.conftest import MakeDevice
 from tests.unit.agent.device import PLENTY, Device, until
 from tests.unit.agent.releases import build, expected_tree, files_of, tree_of

@@ -7,9 +7,9 @@ import pytest
 
 from device_agent.budget import Spending
 from device_agent.meter import Meter
-from device_agent.routes import REQUEST_BYTES, Kind, Offer, Route, choose, objects_cost
 from device_agent.updates import Update, UpdateRequest
 from schemas.errors import DeviceError
+from schemas.routes import REQUEST_BYTES, Kind, Offer, Route, choose, objects_cost
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 FROM = Offer(path="from", size=1000, start="a" * 64, version="1.0.0")

@@ -80,8 +80,8 @@ class RecordingUpdates:
     def hold(self, on: bool) -> None:
         self.held = on
 
-    async def cancel(self, package: str, code: str = "conflict.cancelled") -> Cancelled:
-        self.asked.append(("cancel", package if code == "conflict.cancelled" else code))
+    async def cancel(self, package: str, *, rollout: str | None = None, version: str | None = None) -> Cancelled:
+        self.asked.append(("cancel", package if rollout is None else (package, rollout, version)))
         return Cancelled.CANCELLED
 
     async def rollback(self, package: str) -> str:
@@ -90,8 +90,9 @@ class RecordingUpdates:
         self.asked.append(("rollback", package))
         return "u"
 
-    async def retry(self, package: str, *, any_size: bool = False) -> Submitted | None:
-        self.asked.append(("retry whatever it takes" if any_size else "retry", package))
+    async def retry(self, package: str, *, any_size: bool = False, rollout: str | None = None) -> Submitted | None:
+        wanted = package if rollout is None else (package, rollout)
+        self.asked.append(("retry whatever it takes" if any_size else "retry", wanted))
         return self.retried
 
 

@@ -13,7 +13,7 @@ from schemas.errors import OperatorError
 from schemas.ids import uuid7
 from schemas.messages import Command, Verb
 from tests.support.links import until
-from tests.unit.agent_shell.fakes import NOW, MemoryNotes, RecordingUpdates
+from tests.unit.agent_shell.fakes import NOW, ROLLOUT, MemoryNotes, RecordingUpdates
 
 
 class Bench:
@@ -73,6 +73,13 @@ async def test_a_retry_may_take_whatever_it_takes(bench: Bench) -> None:
     assert bench.updates.asked == [("retry whatever it takes", "tacho"), ("retry", "tacho")]
 
 
+async def test_what_is_asked_for_one_rollout_concerns_that_only(bench: Bench) -> None:
+    await bench.commands.take(command(1, Verb.RETRY, package="tacho", rollout=ROLLOUT))
+    await bench.commands.take(command(2, Verb.CANCEL, package="tacho", rollout=ROLLOUT, version="1.1.0"))
+    await until(lambda: len(bench.updates.asked) == 2)
+    assert bench.updates.asked == [("retry", ("tacho", ROLLOUT)), ("cancel", ("tacho", ROLLOUT, "1.1.0"))]
+
+
 async def test_the_same_command_counts_once_and_an_expired_one_not_at_all(bench: Bench) -> None:
     rollback = command(1, Verb.ROLLBACK, package="tacho")
     for one in (rollback, rollback, command(2, Verb.ROLLBACK, valid_s=0, package="tacho"), command(3, Verb.REPORT)):
@@ -87,6 +94,8 @@ async def test_the_same_command_counts_once_and_an_expired_one_not_at_all(bench:
         command(1, Verb.ROLLBACK),
         command(1, Verb.CANCEL, package="../x"),
         command(1, Verb.RETRY, package=5),
+        command(1, Verb.RETRY, package="tacho", rollout="some"),
+        command(1, Verb.CANCEL, package="tacho", rollout=ROLLOUT, version=1),
         command(1, Verb.REPLAY, after_seq=-1),
         command(1, Verb.REPLAY, after_seq="7"),
         command(1, Verb.REPLAY, after_seq=True),

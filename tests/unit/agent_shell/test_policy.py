@@ -98,6 +98,14 @@ def test_what_stops_a_rollout_goes_before_targets_pins_and_time(state: ReleaseSt
     assert decide(said, device=pinned, known=None, now=NOW) == decision
 
 
+def test_for_a_device_that_is_excluded_the_rollout_is_halted() -> None:
+    assert decide(announced(targets=Targets(exclude=["pi-1"])), device=PI, known=None, now=NOW) == Halt()
+    assert decide(announced(targets=Targets(exclude=["pi-2"])), device=PI, known=None, now=NOW) == Accept()
+    # who took it before goes back with the others
+    gone_back = announced(targets=Targets(exclude=["pi-1"]), state=ReleaseState.REVERTED)
+    assert decide(gone_back, device=PI, known=None, now=NOW) == Revert()
+
+
 def test_another_channel_and_other_packages_are_not_ours() -> None:
     assert decide(announced(channel="beta"), device=PI, known=None, now=NOW) == Ignore("this device follows stable")
     named = DeviceView(id="pi-1", channel="stable", packages=frozenset({"camera"}), every_package=False)

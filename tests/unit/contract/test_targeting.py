@@ -46,6 +46,12 @@ def test_listed_devices_are_in_whatever_the_share() -> None:
     assert not meant(Targets(upto=0, devices=["pi-2"]))
 
 
+def test_excluded_devices_are_out_whatever_else_means_them() -> None:
+    assert not meant(Targets(exclude=["pi-1"]))
+    assert not meant(Targets(devices=["pi-1"], exclude=["pi-1"]))
+    assert meant(Targets(exclude=["pi-2"]))
+
+
 def test_every_condition_must_hold() -> None:
     both = Targets(where={"site": ["bern", "berlin"], "model": "Raspberry Pi 5"})
     assert meant(both, site="bern")
