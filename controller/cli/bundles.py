@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from controller.cli.common import controller_options, json_option, print_json, print_table
 from controller.client import ControllerClient
@@ -64,6 +62,9 @@ def wait_for_bundles(client: ControllerClient, name: str, version: str, limit_s:
     Raises:
         OperatorError: `input.bad`, when it takes longer than `limit_s`.
     """
+    from rich.console import Console  # noqa: PLC0415 - most commands wait for nothing, and it takes long to load
+    from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - the same
+
     until = time.monotonic() + limit_s
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))

@@ -8,9 +8,6 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from controller.client import ControllerClient
 
@@ -60,6 +57,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     if not cells:
         click.echo(empty)
     elif sys.stdout.isatty():
+        from rich.console import Console  # noqa: PLC0415 - half of a command's start, and only people see it
+        from rich.table import Table  # noqa: PLC0415 - the same
+        from rich.text import Text  # noqa: PLC0415 - the same
+
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column, overflow="fold")

@@ -7,10 +7,8 @@ import click
 
 from controller.cli.bundles import wait_for_bundles, wait_options
 from controller.cli.common import controller_options, json_option, print_json, tell_warnings
-from controller.cli.uploading import push_file
 from controller.client import ControllerClient
 from controller.http.views import Announced, ReleaseWish, SetWish
-from controller.packaging.package_creator import PackageCreator
 from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
 from schemas.messages import BUCKETS, RolloutPolicy, Targets
@@ -114,6 +112,9 @@ def publish(
     as_json: bool,
 ) -> None:
     """Build, push and release in one: SOURCE is a folder with flotilla.toml, or a package file."""
+    from controller.cli.uploading import push_file  # noqa: PLC0415 - not for `release`, which is to start at once
+    from controller.packaging.package_creator import PackageCreator  # noqa: PLC0415 - the same
+
     _check_channel(channel)
     if source.is_file():
         if version or platform:
