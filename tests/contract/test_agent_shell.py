@@ -16,6 +16,8 @@ from tests.support.broker import Broker, ProductionBroker
 from tests.support.links import until
 from tests.support.repository import add_release, make_repository, serve_folder
 
+pytestmark = pytest.mark.wire
+
 QUICK = Health(probation_s=0, start_period_s=0)
 WHOLE_LIFE = ["accepted", "fetching", "staged", "switched", "probation", "succeeded"]
 DEVICE = "pi-1"

@@ -16,6 +16,8 @@ from tests.support.agents import agent_process
 from tests.support.broker import Broker
 from tests.support.repository import add_release, make_repository, serve_folder
 
+pytestmark = pytest.mark.wire
+
 BOUND_S = 60.0
 QUICK = Health(probation_s=0.2, start_period_s=2, interval_s=0.1)
 SERVICE = Service(name="web", command=[sys.executable, "-c", "import time; time.sleep(600)"])

@@ -14,6 +14,8 @@ from tests.support.broker import Broker, ProductionBroker
 from tests.support.links import settings, take, take_until
 from transport import Link, LinkLost, LinkSettings, PublishRefused, connect
 
+pytestmark = pytest.mark.wire
+
 Unique = Callable[[str], str]
 
 TOPICS = Topics()

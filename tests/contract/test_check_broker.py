@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from device_agent.config import AgentConfig, BrokerAuth
 from device_agent.diagnosis import Finding, examine
 from tests.support.broker import ProductionBroker
+
+pytestmark = pytest.mark.wire
 
 
 async def finding(config: AgentConfig) -> Finding:

@@ -15,7 +15,7 @@ from tests.support.fake_device import fake_device
 from tests.support.links import until
 from tests.support.repository import make_package
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.wire]
 
 Unique = Callable[[str], str]
 NO_ROLLOUT = "0198a1b2-c3d4-7e5f-8a6b-0123456789ab"

@@ -17,7 +17,7 @@ from tests.support.fake_device import fake_device
 from tests.support.links import until
 from tests.support.repository import make_package
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.wire]
 
 Unique = Callable[[str], str]
 

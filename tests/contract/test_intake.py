@@ -28,7 +28,7 @@ from tests.unit.fleet.builders import event, presence, reported
 from tests.unit.fleet.serving import make_service, serving
 from transport import Link, connect
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.wire]
 
 BOUND_S = 20.0
 REPOSITORY = ["http://127.0.0.1:8420/repo"]

@@ -20,7 +20,7 @@ from tests.support.links import settings, until
 from tests.unit.fleet.builders import an_id, event
 from transport import connect
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.wire]
 
 DEVICES = [f"pi-{number}" for number in range(5)]
 EVENTS = 200

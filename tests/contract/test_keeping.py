@@ -27,6 +27,8 @@ from transport import (
     keep_connected,
 )
 
+pytestmark = pytest.mark.wire
+
 Unique = Callable[[str], str]
 
 

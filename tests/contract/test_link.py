@@ -28,6 +28,8 @@ from transport import (
     connect,
 )
 
+pytestmark = pytest.mark.wire
+
 Unique = Callable[[str], str]
 
 

@@ -9,7 +9,7 @@ from tests.support.command import flotilla
 from tests.support.controller import ControllerProcess
 from tests.support.repository import make_package
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.wire]
 
 Unique = Callable[[str], str]
 
