@@ -25,6 +25,7 @@ from controller.fleet.service import FleetService
 from controller.http.api import make_api
 from controller.http.guard import is_loopback, load_token
 from controller.http.packages import Spool
+from controller.preflight.gathering import Preflights
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
 from controller.repository.place import keep_at
@@ -87,6 +88,7 @@ async def run_controller(settings: ControllerSettings) -> None:
             token=token,
             stop=stop,
             bundle_maker=bundle_maker,
+            preflights=Preflights(engine, repository),
         )
         server = _Server(_server_config(api))
         log.info("listening on http://%s, devices fetch from %s", settings.http, ", ".join(settings.repository_urls))

@@ -44,6 +44,7 @@ from schemas.versions import parse
     help="Each device waits a random time up to this before it fetches.",
 )
 @click.option("--allow-downgrade", is_flag=True, help="Also where a newer version is installed.")
+@click.option("--dry-run", is_flag=True, help="Say what it would do, by what is known of the devices; nothing changes.")
 @wait_options
 @controller_options
 @json_option
@@ -59,6 +60,7 @@ def release(
     client: ControllerClient,
     *,
     allow_downgrade: bool,
+    dry_run: bool,
     as_set: bool,
     wait: bool,
     wait_limit: float,
@@ -70,6 +72,10 @@ def release(
     """
     if more and not as_set:
         raise OperatorError("input.bad", f"{more[0]!r} is one argument too many; several packages need --set")
+    if dry_run and (as_set or wait):
+        raise OperatorError(
+            "input.bad", "--dry-run looks at one package and announces nothing: not with --set or --wait-bundles"
+        )
     members = _members((name, version, *more)) if as_set else {name: version}
     targets = _targets(conditions, devices, excluded)
     for one, wanted in members.items() if wait else ():
@@ -78,18 +84,18 @@ def release(
     if as_set:
         _check_channel(channel)
         policy = RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade)
-        wish = SetWish(packages=members, channel=channel, targets=targets, policy=policy)
-        _tell_set(client.send("POST", list[Rollout], "releases", "sets", body=wish), as_json=as_json)
+        together = SetWish(packages=members, channel=channel, targets=targets, policy=policy)
+        _tell_set(client.send("POST", list[Rollout], "releases", "sets", body=together), as_json=as_json)
         return
-    rollout = announce(
-        client,
-        name=name,
-        version=version,
-        channel=channel,
-        targets=targets,
-        policy=RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade),
+    wish = release_wish(
+        name, version, channel, targets, RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade)
     )
-    _tell(rollout, as_json=as_json)
+    if dry_run:
+        from controller.cli.preflight import tell_preflight  # noqa: PLC0415 - `release` is to start at once
+
+        tell_preflight(client, wish, as_json=as_json)
+        return
+    _tell(client.send("POST", Announced, "releases", body=wish), as_json=as_json)
 
 
 @click.command()
@@ -139,16 +145,15 @@ def announce(
     targets: Targets | None = None,
     policy: RolloutPolicy | None = None,
 ) -> Announced:
-    """Start a rollout; raises `OperatorError` for names that can be none before anything is sent."""
-    _check_names(name, channel)
-    wish = ReleaseWish(
-        package=name,
-        version=str(parse(version)),
-        channel=channel,
-        targets=targets or Targets(),
-        policy=policy or RolloutPolicy(),
-    )
+    """Start a rollout; raises as `release_wish` does."""
+    wish = release_wish(name, version, channel, targets or Targets(), policy or RolloutPolicy())
     return client.send("POST", Announced, "releases", body=wish)
+
+
+def release_wish(name: str, version: str, channel: str, targets: Targets, policy: RolloutPolicy) -> ReleaseWish:
+    """What is to be announced; raises `OperatorError` for names that can be none before anything is sent."""
+    _check_names(name, channel)
+    return ReleaseWish(package=name, version=str(parse(version)), channel=channel, targets=targets, policy=policy)
 
 
 def _check_names(name: str, channel: str) -> None:

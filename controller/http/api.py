@@ -14,9 +14,11 @@ from controller.http.bundles import bundles
 from controller.http.docs import JSON, PAGE
 from controller.http.guard import Guard
 from controller.http.packages import Spool
+from controller.http.preflight import preflight
 from controller.http.problems import HANDLERS
 from controller.http.releasing import Releasing
 from controller.http.repository_files import repository_files
+from controller.preflight.gathering import Preflights
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
 from controller.settings import ControllerSettings
@@ -36,6 +38,7 @@ def make_api(
     token: str | None,
     stop: asyncio.Event,
     bundle_maker: BundleMaker,
+    preflights: Preflights,
 ) -> Litestar:
     """The application: `/api/v1`, `/api/docs`, `/repo` and `/healthz`.
 
@@ -43,6 +46,7 @@ def make_api(
         token: what the API insists on; None where only this machine can connect.
         stop: set when the controller is about to end, so that watchers are let go.
         bundle_maker: told of every release that comes.
+        preflights: say what a release would do.
     """
     api = Router(
         "/api/v1",
@@ -52,6 +56,7 @@ def make_api(
             package_handlers.trusted_root,
             package_handlers.statistics,
             fleet_handlers.release,
+            preflight,
             fleet_handlers.release_set,
             fleet_handlers.withdraw,
             fleet_handlers.Rollouts,
@@ -67,6 +72,7 @@ def make_api(
             "settings": _always(settings),
             "spool": _always(spool),
             "bundle_maker": _always(bundle_maker),
+            "preflights": _always(preflights),
             "releasing": _always(Releasing(repository, fleet, settings)),
             "broker_url": _always(broker_url),
             "stop": _always(stop),

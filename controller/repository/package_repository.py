@@ -17,7 +17,7 @@ from controller.repository.checking import Rows
 from controller.repository.files import disk_errors
 from controller.repository.index import Entry, Index
 from controller.repository.keys import KeyStore
-from controller.repository.manifests import read_manifest
+from controller.repository.manifests import read_manifest, read_plain_manifest
 from controller.repository.metadata import TrustedMetadata, read_roots, verified_roots
 from controller.repository.mirrors import Mirror
 from controller.repository.publishing import Publisher
@@ -27,6 +27,7 @@ from controller.repository.retention import InUse, Retention, Retired, Rules
 from controller.repository.searching import Wanted
 from controller.repository.signing import Lifetimes, replace_root_key
 from controller.repository.storage import Storage
+from controller.repository.tuf_api import TargetFile
 from controller.repository.yanking import HistoryEntry, Yanking
 from schemas.errors import OperatorError, PublisherError, TrustError, one_line
 from schemas.layout import target_name
@@ -133,12 +134,21 @@ class PackageRepository:
             TrustError: `trust.unsigned` or `trust.metadata`.
             OperatorError: `data.bad`, when the stored manifest is damaged.
         """
+        name, signed = self._signed(record)
+        return read_manifest(self._storage, name, signed)
+
+    def manifest_sizes(self, record: ReleaseRecord) -> tuple[int, int]:
+        """Bytes of a release's manifest, plain and as it is sent. Raises as `manifest`."""
+        name, signed = self._signed(record)
+        return len(read_plain_manifest(self._storage, name, signed)), signed.length
+
+    def _signed(self, record: ReleaseRecord) -> tuple[str, TargetFile]:
         trusted = TrustedMetadata(self._storage.metadata)
         name = target_name(record.package, record.version, record.platform)
         signed = trusted.target(record.package, name)
         if signed is None:
             raise TrustError("trust.unsigned", f"the signed metadata does not name {record.key}")
-        return read_manifest(self._storage, name, signed)
+        return name, signed
 
     def search(
         self,

@@ -33,6 +33,7 @@ def test_the_description_lists_every_route(controller: ControllerProcess) -> Non
         "POST /api/v1/packages/retire",
         "POST /api/v1/packages/site",
         "POST /api/v1/releases",
+        "POST /api/v1/releases/preflight",
         "POST /api/v1/releases/sets",
         "GET /api/v1/rollouts",
         "GET /api/v1/rollouts/{rollout_id}",

@@ -1,0 +1,184 @@
+"""Reads what the preflight needs: devices from the database, manifests and bundles from the repository."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from functools import cache
+from typing import Final, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, Engine, select
+
+from controller.database import from_db, reading, utc_now
+from controller.fleet.tables import desired, device_packages, devices
+from controller.preflight.pace import estimate, pace_of
+from controller.preflight.rules import Candidate, Foresight, KnownDevice, Runs, Wanted
+from controller.preflight.views import ForeseenDevice, Preflight
+from controller.repository.package_repository import PackageRepository
+from controller.repository.records import ReleaseRecord
+from schemas.errors import FlotillaError, PublisherError
+from schemas.manifest import Manifest
+from schemas.messages import BUCKETS, Desired, RolloutPolicy, Targets
+from schemas.names import platform_fits
+from schemas.targeting import where_holds
+from schemas.versions import parse
+
+MAX_PAGE: Final = 500
+
+T = TypeVar("T", bound=str)
+
+
+class Preflights:
+    """Synchronous, safe from any thread. Nothing is ever written."""
+
+    def __init__(self, engine: Engine, repository: PackageRepository) -> None:
+        self._engine = engine
+        self._repository = repository
+
+    def look(
+        self,
+        *,
+        package: str,
+        version: str,
+        channel: str,
+        targets: Targets,
+        policy: RolloutPolicy,
+        after: str = "",
+        limit: int = MAX_PAGE,
+        now: datetime | None = None,
+    ) -> Preflight:
+        """What announcing the release would do.
+
+        Args:
+            package: its name; `version`, `channel`, `targets` and `policy` as the release would have them.
+            after: only devices after this id are listed; everything counts all of them.
+            limit: at most so many are.
+            now: the controller's clock.
+
+        Raises:
+            PublisherError: `version.bad`, `release.unknown` or `release.yanked`.
+        """
+        parse(version)
+        now = now or utc_now()
+        records = self._repository.records(package, version)
+        if not records:
+            raise PublisherError("release.unknown", f"there is no {package} {version} in the repository")
+        if any(record.yanked_at is not None for record in records):
+            raise PublisherError("release.yanked", f"{package} {version} was yanked; release another version")
+        wanted = Wanted(
+            package=package,
+            version=version,
+            allow_downgrade=policy.allow_downgrade,
+            beside=policy.set.packages if policy.set else {},
+        )
+        candidates = [self._candidate(record) for record in records]
+        foresight = Foresight(wanted, candidates, old=self._reader(), older=self._finder())
+        with reading(self._engine) as connection:
+            known = [one for one in _devices(connection, channel, package) if _is_meant(targets, one)]
+            pace = pace_of(connection, channel, package)
+        foreseen = [foresight.look(device) for device in known]
+        ready = [one for one in foreseen if not one.obstacles]
+        ends = estimate(pace, ready=len(ready), channel=channel, now=now, waits_s=_waits_s(policy, now))
+        page = [one for one in foreseen if one.device > after][: limit + 1]
+        return Preflight(
+            package=package,
+            version=version,
+            channel=channel,
+            meant=len(foreseen),
+            ready=len(ready),
+            bytes=sum(one.bytes for one in ready),
+            routes=_counts(one.route for one in ready if one.route is not None),
+            obstacles=_counts(obstacle.code for one in foreseen for obstacle in one.obstacles),
+            estimate=ends,
+            warnings=list(_warnings(targets, channel, foreseen)),
+            devices=page[:limit],
+            next=page[limit - 1].device if len(page) > limit else None,
+        )
+
+    def _candidate(self, record: ReleaseRecord) -> Candidate:
+        plain, packed = self._repository.manifest_sizes(record)
+        return Candidate(
+            manifest=self._repository.manifest(record),
+            sha256=record.manifest,
+            plain=plain,
+            packed=packed,
+            index=self._repository.bundles.files.index(record.manifest),
+        )
+
+    def _reader(self) -> Callable[[str, str, str], Manifest | None]:
+        @cache
+        def old(package: str, version: str, sha256: str) -> Manifest | None:
+            for record in self._repository.records(package, version):
+                if record.manifest == sha256:
+                    try:
+                        return self._repository.manifest(record)
+                    except FlotillaError:
+                        return None  # damaged: what devices have of it is not counted on
+            return None
+
+        return old
+
+    def _finder(self) -> Callable[[str, str, str], str | None]:
+        @cache
+        def older(package: str, version: str, platform: str) -> str | None:
+            fitting = [r for r in self._repository.records(package, version) if platform_fits(r.platform, platform)]
+            best = max(fitting, key=lambda record: record.platform == platform, default=None)
+            return best.manifest if best else None
+
+        return older
+
+
+def _devices(connection: Connection, channel: str, package: str) -> Iterator[KnownDevice]:
+    """Every device of the channel, by id."""
+    there = device_packages.c
+    on_channel = select(devices.c.id).where(devices.c.channel == channel)
+    runs: dict[str, dict[str, Runs]] = {}
+    installed = select(there.device, there.package, there.version, there.manifest, there.previous)
+    for device, name, version, sha256, before in connection.execute(installed.where(there.device.in_(on_channel))):
+        runs.setdefault(device, {})[name] = Runs(version=version, manifest=sha256, previous=before)
+    found = (
+        select(devices, desired.c.payload.label("told"))
+        .select_from(devices.outerjoin(desired, desired.c.device == devices.c.id))
+        .where(devices.c.channel == channel)
+    )
+    for row in connection.execute(found.order_by(devices.c.id)).mappings():
+        told = msgspec.json.decode(row["told"], type=Desired) if row["told"] else None
+        yield KnownDevice(
+            id=row["id"],
+            online=row["online"],
+            last_seen=from_db(row["last_seen"]),
+            agent_version=row["agent_version"],
+            tags=msgspec.json.decode(row["tags"]) if row["tags"] else {},
+            facts=msgspec.json.decode(row["facts"]) if row["facts"] else {},
+            packages=runs.get(row["id"], {}),
+            pin=(told.pins or {}).get(package) if told else None,
+            hold=bool(told and told.hold),
+        )
+
+
+def _is_meant(targets: Targets, device: KnownDevice) -> bool:
+    """Whether the targets may mean the device; a share of the devices is only drawn with the rollout's id."""
+    if device.id in targets.exclude or not where_holds(targets.where, tags=device.tags, facts=device.facts):
+        return False
+    return targets.upto > 0 or device.id in targets.devices
+
+
+def _waits_s(policy: RolloutPolicy, now: datetime) -> float:
+    begins_in = (policy.not_before - now).total_seconds() if policy.not_before else 0.0
+    return max(0.0, begins_in) + policy.jitter_s
+
+
+def _warnings(targets: Targets, channel: str, foreseen: list[ForeseenDevice]) -> Iterator[str]:
+    if not foreseen:
+        yield f"no device that was heard of on channel {channel} is meant"
+    known = {one.device for one in foreseen}
+    unknown = [device for device in targets.devices if device not in known and device not in targets.exclude]
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
+        yield f"named, but not on channel {channel} or left out by a condition: {shown}"
+    if 0 < targets.upto < BUCKETS:
+        yield f"a share of {targets.upto / 100:g} % of these is drawn when it is announced"
+
+
+def _counts(items: Iterable[T]) -> dict[T, int]:
+    return dict(Counter(items).most_common())

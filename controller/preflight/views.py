@@ -1,0 +1,84 @@
+"""What the preflight of a release says: values for the API and the command line."""
+
+from datetime import datetime
+
+import msgspec
+
+from schemas.routes import Kind
+
+
+class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a device would not take the release now.
+
+    Attributes:
+        code: `installed`, `offline`, `pinned`, `held`, or what it would refuse it with: `requires.*`, `disk.full`.
+        message: one line for people.
+    """
+
+    code: str
+    message: str
+
+
+class ForeseenDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """One device that is meant, by what it last reported.
+
+    Attributes:
+        wave: in which it would start, from 1; None where that is not decided before the wave begins.
+        installed: the version of the package that it runs.
+        route: how it would get there; None where it lacks nothing, or refuses the release in any case.
+        from_version: where a bundle starts from.
+        bytes: of contents and manifest on the wire, requests included; the signatures, some kilobytes, come besides.
+        obstacles: why it would not take it now; empty where it would.
+    """
+
+    device: str
+    online: bool
+    last_seen: datetime
+    wave: int | None = None
+    installed: str | None = None
+    route: Kind | None = None
+    from_version: str | None = None
+    bytes: int = 0
+    obstacles: list[Obstacle] = []
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """When the devices that would start now would be done.
+
+    Attributes:
+        ends_at: by the controller's clock; None where there is nothing to go by.
+        seconds: from now until then.
+        basis: how it was estimated, or why it was not, in one line.
+    """
+
+    ends_at: datetime | None = None
+    seconds: float | None = None
+    basis: str
+
+
+class Preflight(msgspec.Struct, frozen=True, kw_only=True):
+    """What a release would do.
+
+    Attributes:
+        meant: devices that the targets mean.
+        ready: those of them that would take it now.
+        bytes: that these would fetch, all together.
+        routes: how many of these would go which way; those that lack nothing are in none.
+        obstacles: code to the number of devices that have it; a device may have several.
+        warnings: what an operator should know besides.
+        devices: by id, from the one after `after` on.
+        next: the `after` of the next page; None at the end.
+    """
+
+    package: str
+    version: str
+    channel: str
+    meant: int
+    ready: int
+    bytes: int
+    routes: dict[Kind, int]
+    obstacles: dict[str, int]
+    estimate: Estimate
+    warnings: list[str]
+    devices: list[ForeseenDevice]
+    next: str | None = None

@@ -1,0 +1,190 @@
+"""What a release would do, on a real repository and database, with devices that have reported."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from controller.database import metadata, open_database, reading, sqlite_url
+from controller.fleet.intake_store import IntakeStore
+from controller.fleet.orders import OrderStore
+from controller.preflight.gathering import Preflights
+from controller.preflight.views import ForeseenDevice, Preflight
+from controller.repository.package_repository import PackageRepository
+from controller.repository.records import ReleaseRecord
+from controller.rollouts.store import RolloutStore
+from schemas.errors import PublisherError
+from schemas.manifest import Requires
+from schemas.messages import Phase, RolloutPolicy, Targets
+from schemas.requirements import SLACK_BYTES
+from schemas.routes import REQUEST_BYTES, Kind
+from tests.support.repository import add_release
+from tests.unit.fleet.builders import NOW, an_id, event_in, installed, presence_in, reported_in
+
+BIG, SMALL = "x" * 50_000, "small\n"
+
+
+class Bench:
+    """A repository with tacho 1.0.0 and 1.1.0, a fleet's tables, and what is said about them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.engine: Engine = open_database(sqlite_url(folder / "flotilla.db"))
+        self.repository = PackageRepository(folder / "repository", self.engine)
+        self.intake = IntakeStore(self.engine)
+        self.orders = OrderStore(self.engine)
+        self.rollouts = RolloutStore(self.engine)
+        self.old = self.add("1.0.0", {"same": BIG, "dial": "1"})
+        self.new = self.add("1.1.0", {"same": BIG, "dial": SMALL})
+
+    def add(self, version: str, files: dict[str, str], name: str = "tacho", **more: Any) -> ReleaseRecord:
+        return add_release(self.repository, name, version, files, **more)
+
+    def device(self, device: str, *, online: bool = True, runs: ReleaseRecord | None = None, **facts: Any) -> None:
+        """A device that is on channel `stable` and reports what it runs."""
+        told = {"platform": "linux-aarch64", "agent_version": "1.0.0", "model": "pi4", **facts}
+        packages = {runs.package: installed(runs.version, manifest=runs.manifest)} if runs else {}
+        tags = {"site": "bern"} if device.endswith("1") else {}
+        said = [reported_in(device, facts=told, packages=packages, tags=tags), presence_in(device, online=online)]
+        self.intake.take_in(said, NOW)
+
+    def look(self, version: str = "1.1.0", targets: Targets | None = None, **more: Any) -> Preflight:
+        wish = {"package": "tacho", "version": version, "channel": "stable", "policy": RolloutPolicy(), **more}
+        return Preflights(self.engine, self.repository).look(targets=targets or Targets(), now=NOW, **wish)
+
+    def row_counts(self) -> dict[str, int]:
+        with reading(self.engine) as connection:
+            count = {t.name: connection.scalar(select(func.count()).select_from(t)) for t in metadata.sorted_tables}
+        return {name: number or 0 for name, number in count.items()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def only(seen: Preflight) -> ForeseenDevice:
+    (one,) = seen.devices
+    return one
+
+
+def codes(seen: Preflight) -> dict[str, list[str]]:
+    return {one.device: [obstacle.code for obstacle in one.obstacles] for one in seen.devices}
+
+
+def test_bytes_are_those_of_what_the_device_lacks(bench: Bench) -> None:
+    bench.device("pi-1", runs=bench.old)
+    bench.device("pi-2")
+    seen = bench.look()
+    updated, fresh = seen.devices
+    _, manifest = bench.repository.manifest_sizes(bench.new)
+    assert (updated.route, updated.bytes) == (Kind.OBJECTS, len(SMALL) + REQUEST_BYTES + manifest)
+    assert fresh.bytes > len(BIG)
+    assert (updated.installed, fresh.installed) == ("1.0.0", None)
+    assert (seen.meant, seen.ready, seen.bytes) == (2, 2, updated.bytes + fresh.bytes)
+    assert seen.routes == {Kind.OBJECTS: 2}
+
+
+def test_whoever_cannot_or_need_not_take_it_is_named_with_the_reason(bench: Bench) -> None:
+    bench.device("fits")
+    bench.device("away", online=False)
+    bench.device("there", runs=bench.new)
+    bench.device("full", disk_free=SLACK_BYTES)
+    bench.device("pinned", runs=bench.old)
+    bench.device("held", runs=bench.old)
+    bench.orders.set_desired("pinned", pins={"tacho": "1.0.0"})
+    bench.orders.set_desired("held", hold=True)
+    seen = bench.look()
+    assert codes(seen) == {
+        "away": ["offline"],
+        "fits": [],
+        "full": ["disk.full"],
+        "held": ["held"],
+        "pinned": ["pinned"],
+        "there": ["installed"],
+    }
+    assert (seen.meant, seen.ready) == (6, 1)
+    assert seen.obstacles == {"offline": 1, "disk.full": 1, "held": 1, "pinned": 1, "installed": 1}
+    assert "pinned to 1.0.0" in [obstacle.message for one in seen.devices for obstacle in one.obstacles]
+
+
+@pytest.mark.parametrize(
+    ("requires", "code"),
+    [
+        (Requires(agent=">=2"), "requires.agent"),
+        (Requires(packages={"engine": "^1"}), "requires.packages"),
+        (Requires(upgrade_from=">=1.0.5"), "requires.upgrade_from"),
+        (Requires(hardware=["Raspberry Pi 5*"]), "requires.hardware"),
+    ],
+)
+def test_requirements_are_those_that_the_device_would_refuse_by(bench: Bench, requires: Requires, code: str) -> None:
+    bench.add("2.0.0", {"a": "a"}, requires=requires)
+    bench.device("pi-1", runs=bench.old)
+    seen = only(bench.look("2.0.0"))
+    assert [obstacle.code for obstacle in seen.obstacles] == [code]
+    assert (seen.route, seen.bytes) == (None, 0)
+
+
+def test_the_platform_and_a_downgrade_are_refused_too(bench: Bench) -> None:
+    bench.add("3.0.0", {"a": "a"}, platform="linux-x86_64")
+    bench.device("pi-1", runs=bench.new)
+    assert codes(bench.look("3.0.0")) == {"pi-1": ["requires.platform"]}
+    assert codes(bench.look("1.0.0")) == {"pi-1": ["requires.downgrade"]}
+    assert codes(bench.look("1.0.0", policy=RolloutPolicy(allow_downgrade=True))) == {"pi-1": []}
+
+
+def test_only_those_that_are_meant_are_looked_at(bench: Bench) -> None:
+    for device in ("pi-1", "pi-2", "pi-3"):
+        bench.device(device)
+    assert list(codes(bench.look(targets=Targets(exclude=["pi-2"])))) == ["pi-1", "pi-3"]
+    assert list(codes(bench.look(targets=Targets(upto=0, devices=["pi-3"])))) == ["pi-3"]
+    assert list(codes(bench.look(targets=Targets(where={"site": "bern"})))) == ["pi-1"]
+    nobody = bench.look(targets=Targets(upto=0, devices=["pi-9"]))
+    assert nobody.devices == []
+    assert any("pi-9" in warning for warning in nobody.warnings)
+
+
+def test_devices_come_in_pages_and_are_counted_all(bench: Bench) -> None:
+    for number in range(5):
+        bench.device(f"pi-{number}")
+    first = bench.look(limit=2)
+    assert ([one.device for one in first.devices], first.next, first.meant) == (["pi-0", "pi-1"], "pi-1", 5)
+    rest = bench.look(limit=3, after="pi-1")
+    assert ([one.device for one in rest.devices], rest.next, rest.ready) == (["pi-2", "pi-3", "pi-4"], None, 5)
+
+
+def test_the_end_is_estimated_by_what_the_last_rollouts_took(bench: Bench) -> None:
+    bench.device("pi-1")
+    assert bench.look().estimate.ends_at is None
+    assert "no history" in bench.look().estimate.basis
+    rollout = bench.rollouts.create(package="tacho", version="1.0.0", channel="stable", repository=[], now=NOW)
+    for seq, (phase, at_s) in enumerate([(Phase.ACCEPTED, 0), (Phase.FETCHING, 5), (Phase.SUCCEEDED, 40)], 1):
+        said = event_in("pi-1", seq, phase, rollout=rollout.id, update=an_id(7), version="1.0.0")
+        bench.intake.take_in([said], NOW + timedelta(seconds=at_s))
+    ends = bench.look(policy=RolloutPolicy(jitter_s=20)).estimate
+    assert (ends.seconds, ends.ends_at) == (60, NOW + timedelta(seconds=60))
+    assert "1 device took at most 40 s in the last rollout of tacho on channel stable" in ends.basis
+    assert "wait up to 20 s" in ends.basis
+
+
+def test_nothing_is_changed(bench: Bench) -> None:
+    bench.device("pi-1", runs=bench.old)
+    before = bench.row_counts()
+    bench.look()
+    assert bench.row_counts() == before
+    assert bench.repository.channel_of("tacho", "stable") is None
+
+
+def test_what_does_not_exist_or_was_yanked_is_refused(bench: Bench) -> None:
+    asked: list[tuple[Callable[[], Preflight], str]] = [
+        (lambda: bench.look("9.9.9"), "release.unknown"),
+        (lambda: bench.look("latest"), "version.bad"),
+        (lambda: bench.look("1.1.0"), "release.yanked"),
+    ]
+    bench.repository.yank("tacho", "1.1.0", "bad")
+    for ask, code in asked:
+        with pytest.raises(PublisherError) as caught:
+            ask()
+        assert caught.value.code == code
