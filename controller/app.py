@@ -30,6 +30,11 @@ from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
 from controller.repository.place import keep_at
 from controller.settings import ControllerSettings, HttpAddress, client_id
+from controller.signals.counting import IntakeCounters, RequestCounter
+from controller.signals.health import Health
+from controller.signals.metrics import Metrics, new_registry
+from controller.signals.numbers import read_numbers
+from controller.signals.upkeep import Upkeep
 from controller.version import VERSION
 from schemas.errors import FlotillaError, OperatorError, one_line
 from schemas.topics import Topics
@@ -67,7 +72,9 @@ async def run_controller(settings: ControllerSettings) -> None:
         repository = await asyncio.to_thread(PackageRepository, settings.data / "repository", engine, keys=keys)
         spool = Spool(settings.data / "spool")
         spool.prepare()
-        fleet = FleetService(engine, broker, Topics(settings.topic_root), version=VERSION)
+        registry = new_registry()
+        topics = Topics(settings.topic_root)
+        fleet = FleetService(engine, broker, topics, version=VERSION, observers=[IntakeCounters(registry)])
         # devices that start later must not look for packages where they were before the controller moved
         moved = await asyncio.to_thread(fleet.move_repository, settings.repository_urls)
         others_can_reach_it = settings.require_token or not is_loopback(settings.http.host)
@@ -79,6 +86,14 @@ async def run_controller(settings: ControllerSettings) -> None:
             reported=partial(running_versions, engine),
             workers=settings.bundle_workers,
         )
+        upkeep = Upkeep(repository)
+        metrics = Metrics(
+            registry,
+            numbers=lambda: read_numbers(engine, utc_now()),
+            status=fleet.status,
+            watchers=lambda: fleet.feed.watchers,
+            upkeep=upkeep,
+        )
         api = make_api(
             repository=repository,
             fleet=fleet,
@@ -89,8 +104,10 @@ async def run_controller(settings: ControllerSettings) -> None:
             stop=stop,
             bundle_maker=bundle_maker,
             preflights=Preflights(engine, repository),
+            metrics=metrics,
+            health=Health(engine, status=fleet.status, expiries=lambda: upkeep.expiries),
         )
-        server = _Server(_server_config(api))
+        server = _Server(_server_config(RequestCounter(api, registry)))  # type: ignore[arg-type]  # both speak ASGI
         log.info("listening on http://%s, devices fetch from %s", settings.http, ", ".join(settings.repository_urls))
         if moved:
             what = "1 rollout is" if moved == 1 else f"{moved} rollouts are"
@@ -101,6 +118,7 @@ async def run_controller(settings: ControllerSettings) -> None:
             "metadata": lambda: _keep_fresh(repository, stop),
             "pruning": lambda: _prune(Pruner(engine), timedelta(days=settings.keep_events_days), stop),
             "bundles": lambda: bundle_maker.run(stop),
+            "upkeep": lambda: upkeep.run(stop),
         }
         await _run_all(parts, server, stop)
 

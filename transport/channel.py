@@ -4,6 +4,7 @@ All callbacks run on the event loop, inside paho's loop functions, and never rai
 """
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -43,6 +44,7 @@ class Message:
         qos: 0 or 1; only 1 needs acknowledgement.
         content_type: MQTT content type, if the publisher gave one.
         expiry_s: seconds it would have lived on, if it expires.
+        arrived: when it came in, in seconds of `time.monotonic`.
     """
 
     topic: str
@@ -52,6 +54,7 @@ class Message:
     content_type: str | None
     expiry_s: int | None
     handle: tuple[int, int] = field(repr=False)
+    arrived: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +272,7 @@ class Channel:
                 content_type=getattr(details, "ContentType", None),
                 expiry_s=getattr(details, "MessageExpiryInterval", None),
                 handle=(id(self), message.mid),
+                arrived=time.monotonic(),
             )
         )
         self._inbox_bytes += len(message.payload)

@@ -6,6 +6,7 @@ committed and not acknowledged comes again too, and changes nothing the second t
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -36,6 +37,7 @@ class Intake:
         reader: knows the topics.
         on_outcome: told what each batch changed, on the event loop, right after its commit and whatever
             happens to the link meanwhile.
+        on_batch: told of each batch that is done: how many messages, and seconds since its oldest one arrived.
         clock: the time of day.
     """
 
@@ -45,13 +47,20 @@ class Intake:
         reader: Reader,
         on_outcome: Callable[[Outcome], None],
         *,
+        on_batch: Callable[[int, float], None] = lambda _messages, _waited_s: None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
         self._reader = reader
         self._on_outcome = on_outcome
+        self._on_batch = on_batch
         self._clock = clock
+        self._oldest: float | None = None
         self.refusals = Refusals()
+
+    def delay_s(self) -> float:
+        """For how long the oldest message that was taken from the link has been waiting for its commit; 0 for none."""
+        return 0.0 if self._oldest is None else max(time.monotonic() - self._oldest, 0.0)
 
     async def run(self, link: Link) -> None:
         """Take in and acknowledge messages until the link is lost.
@@ -61,7 +70,12 @@ class Intake:
         """
         while True:
             messages = await _gather(link)
-            await self.take_in(messages)
+            self._oldest = min(message.arrived for message in messages)
+            try:
+                await self.take_in(messages)
+                self._on_batch(len(messages), self.delay_s())
+            finally:
+                self._oldest = None
             for message in messages:
                 await link.acknowledge(message)
 

@@ -23,6 +23,7 @@ from controller.fleet.in_use import releases_in_use
 from controller.fleet.incoming import INTAKE_KINDS, Reader
 from controller.fleet.intake import Intake
 from controller.fleet.intake_store import IntakeStore, Outcome
+from controller.fleet.observers import Observer
 from controller.fleet.orders import DEFAULT_EXPIRY, OrderStore
 from controller.fleet.patience import patiently
 from controller.fleet.registry import DeviceRegistry
@@ -54,12 +55,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetStatus:
-    """How the service is doing. `error` is why there is no connection; `refused` counts messages by error code."""
+    """How the service is doing. `error` is why there is no connection; `refused` counts messages by error code.
+    `intake_delay_s`: how long the oldest message has been waiting for its commit."""
 
     connected: bool
     error: str | None
     incomplete_devices: int
     refused: Mapping[str, int]
+    intake_delay_s: float
 
 
 class FleetService:
@@ -72,6 +75,7 @@ class FleetService:
         version: the controller's own, for its presence.
         clock: the time of day.
         backoff: waits between attempts to connect.
+        observers: told what happens, after it is in the database.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class FleetService:
         version: str,
         clock: Callable[[], datetime] = utc_now,
         backoff: Backoff | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._settings = replace(
             settings,
@@ -94,6 +99,7 @@ class FleetService:
         self._topics = topics
         self._backoff = backoff
         self._clock = clock
+        self._observers = tuple(observers)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attending = False
         self._error: str | None = None
@@ -105,7 +111,9 @@ class FleetService:
         self._announcer = Announcer(topics, AnnouncementStore(engine), self.orders, clock=clock)
         self._replays = Replays(topics, clock=clock)
         self._runner = RolloutRunner(self._store, self.rollouts, self._rollout_changed, clock=clock)
-        self._intake = Intake(IntakeStore(engine), Reader(topics), self._taken_in, clock=clock)
+        self._intake = Intake(
+            IntakeStore(engine), Reader(topics), self._taken_in, on_batch=self._batch_done, clock=clock
+        )
         self._session = ControllerSession(topics, self.orders, version=version, clock=clock)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -138,12 +146,13 @@ class FleetService:
         return self._attending
 
     def status(self) -> FleetStatus:
-        """How the service is doing; for the event loop's thread."""
+        """How the service is doing; from any thread."""
         return FleetStatus(
             connected=self.connected,
             error=self._error,
             incomplete_devices=self._replays.waiting,
             refused=dict(self._intake.refusals.counts),
+            intake_delay_s=self._intake.delay_s(),
         )
 
     def create_release(
@@ -280,6 +289,10 @@ class FleetService:
             what = self._error if taken_over else f"no broker: {self._error}"
             log.warning("%s; next attempt in %.1f s", what, state.wait_s)
 
+    def _batch_done(self, messages: int, waited_s: float) -> None:
+        for observer in self._observers:
+            observer.batch_done(messages, waited_s)
+
     def _taken_in(self, outcome: Outcome) -> None:
         for device, life in outcome.new_lives.items():
             log.warning(
@@ -295,10 +308,14 @@ class FleetService:
             self.feed.publish(PresenceChanged(presence))
         for reported in outcome.reports:
             self.feed.publish(ReportTaken(reported))
+        for observer in self._observers:
+            observer.taken_in(outcome)
         self._runner.touch(rollouts=outcome.rollouts, channels=outcome.channels)
 
     def _rollout_changed(self, rollout: Rollout, announced: bool) -> None:
         self.feed.publish(RolloutChanged(rollout))
+        for observer in self._observers:
+            observer.rollout_changed(rollout)
         if announced:
             self._announcer.wake()
 

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from litestar import Litestar, Response, Router, get
+from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 
@@ -18,10 +18,13 @@ from controller.http.preflight import preflight
 from controller.http.problems import HANDLERS
 from controller.http.releasing import Releasing
 from controller.http.repository_files import repository_files
+from controller.http.signals import signal_routes
 from controller.preflight.gathering import Preflights
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
 from controller.settings import ControllerSettings
+from controller.signals.health import Health
+from controller.signals.metrics import Metrics
 from controller.version import VERSION
 
 MAX_WISH_BYTES: Final = 1024 * 1024
@@ -39,8 +42,10 @@ def make_api(
     stop: asyncio.Event,
     bundle_maker: BundleMaker,
     preflights: Preflights,
+    metrics: Metrics,
+    health: Health,
 ) -> Litestar:
-    """The application: `/api/v1`, `/api/docs`, `/repo` and `/healthz`.
+    """The application: `/api/v1`, `/api/docs`, `/repo`, `/metrics`, `/healthz` and `/readyz`.
 
     Args:
         token: what the API insists on; None where only this machine can connect.
@@ -48,6 +53,7 @@ def make_api(
         bundle_maker: told of every release that comes.
         preflights: say what a release would do.
     """
+    guard = Guard(token)
     api = Router(
         "/api/v1",
         route_handlers=[
@@ -65,7 +71,7 @@ def make_api(
             fleet_handlers.watch,
             fleet_handlers.about,
         ],
-        guards=[Guard(token)],
+        guards=[guard],
         dependencies={
             "repository": _always(repository),
             "fleet": _always(fleet),
@@ -79,13 +85,8 @@ def make_api(
         },
     )
 
-    @get("/healthz", include_in_schema=False)
-    async def healthz() -> Response[dict[str, bool]]:
-        """200 while the controller is connected to its broker, else 503."""
-        return Response({"connected": fleet.connected}, status_code=200 if fleet.connected else 503)
-
     return Litestar(
-        route_handlers=[api, healthz, repository_files(repository)],
+        route_handlers=[api, *signal_routes(metrics, health, viewers=guard), repository_files(repository)],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(
             title="Flotilla",

@@ -299,6 +299,10 @@ class PackageRepository:
         with self._publisher.writing() as trusted:
             return refresh.refresh(trusted, self._keys, self._lifetimes, now or self._clock())
 
+    def expiries(self) -> list[tuple[str, datetime]]:
+        """Each signed role and when it ends. Raises `TrustError` (`trust.metadata`)."""
+        return refresh.expiries(TrustedMetadata(self._storage.metadata))
+
     def rotate_root_key(self) -> None:
         """Replace the root key; devices follow by themselves. Raises as `refresh_metadata`."""
         with self._publisher.writing() as trusted:

@@ -1,0 +1,1 @@
+"""What watches the controller and its fleet: metrics, health, and who is told when something goes wrong."""
