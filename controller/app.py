@@ -106,8 +106,10 @@ async def run_controller(settings: ControllerSettings) -> None:
             preflights=Preflights(engine, repository),
             metrics=metrics,
             health=Health(engine, status=fleet.status, expiries=lambda: upkeep.expiries),
+            engine=engine,
         )
         server = _Server(_server_config(RequestCounter(api, registry)))  # type: ignore[arg-type]  # both speak ASGI
+        log.info("the page is at %s", page_address(settings.http))
         log.info("listening on http://%s, devices fetch from %s", settings.http, ", ".join(settings.repository_urls))
         if moved:
             what = "1 rollout is" if moved == 1 else f"{moved} rollouts are"
@@ -186,6 +188,11 @@ async def _prune(pruner: Pruner, keep: timedelta, stop: asyncio.Event) -> None:
         else:
             if pruned.events or pruned.rollout_devices:
                 log.info("forgot %d events and %d devices of rollouts", pruned.events, pruned.rollout_devices)
+
+
+def page_address(address: HttpAddress) -> str:
+    """Where a browser on this machine finds the page."""
+    return f"http://{HttpAddress(host='127.0.0.1', port=address.port) if address.listens_everywhere else address}/"
 
 
 class _Server(uvicorn.Server):

@@ -88,6 +88,8 @@ class ChangeFeed:
 
     def __init__(self) -> None:
         self._watchers: set[Watcher] = set()
+        self.published = 0
+        """How many changes there were; whoever only wants to know whether anything changed need not watch."""
 
     @property
     def watchers(self) -> int:
@@ -110,5 +112,6 @@ class ChangeFeed:
 
     def publish(self, change: Change) -> None:
         """Tell everybody who watches; never waits."""
+        self.published += 1
         for slow in [watcher for watcher in self._watchers if not watcher.offer(change)]:
             self._watchers.discard(slow)

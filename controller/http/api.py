@@ -6,6 +6,7 @@ from typing import Final
 from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
+from sqlalchemy import Engine
 
 from controller.fleet.service import FleetService
 from controller.http import fleet as fleet_handlers
@@ -15,7 +16,6 @@ from controller.http.docs import JSON, PAGE
 from controller.http.guard import Guard
 from controller.http.packages import Spool
 from controller.http.preflight import preflight
-from controller.http.problems import HANDLERS
 from controller.http.releasing import Releasing
 from controller.http.repository_files import repository_files
 from controller.http.signals import signal_routes
@@ -26,6 +26,12 @@ from controller.settings import ControllerSettings
 from controller.signals.health import Health
 from controller.signals.metrics import Metrics
 from controller.version import VERSION
+from controller.web.desk import Desk
+from controller.web.fleet_reading import FleetReading
+from controller.web.freshness import Fresh
+from controller.web.problems import for_browsers
+from controller.web.rendering import template_config
+from controller.web.site import Site
 
 MAX_WISH_BYTES: Final = 1024 * 1024
 """A request's body, but for uploads: no wish that can be announced is larger than 256 KiB."""
@@ -44,16 +50,30 @@ def make_api(
     preflights: Preflights,
     metrics: Metrics,
     health: Health,
+    engine: Engine,
 ) -> Litestar:
-    """The application: `/api/v1`, `/api/docs`, `/repo`, `/metrics`, `/healthz` and `/readyz`.
+    """The application: `/api/v1`, `/api/docs`, `/repo`, `/metrics`, `/healthz`, `/readyz`, and the page at `/`.
 
     Args:
+        engine: the database, which the page asks for numbers.
         token: what the API insists on; None where only this machine can connect.
         stop: set when the controller is about to end, so that watchers are let go.
         bundle_maker: told of every release that comes.
         preflights: say what a release would do.
     """
     guard = Guard(token)
+    releasing = Releasing(repository, fleet, settings)
+    desk = Desk(
+        engine=engine,
+        fleet=fleet,
+        reading=FleetReading(engine),
+        repository=repository,
+        releasing=releasing,
+        bundle_maker=bundle_maker,
+        fresh=Fresh(lambda: fleet.feed.published),
+        stop=stop,
+    )
+    site = Site()
     api = Router(
         "/api/v1",
         route_handlers=[
@@ -79,15 +99,22 @@ def make_api(
             "spool": _always(spool),
             "bundle_maker": _always(bundle_maker),
             "preflights": _always(preflights),
-            "releasing": _always(Releasing(repository, fleet, settings)),
+            "releasing": _always(releasing),
             "broker_url": _always(broker_url),
             "stop": _always(stop),
         },
     )
 
     return Litestar(
-        route_handlers=[api, *signal_routes(metrics, health, viewers=guard), repository_files(repository)],
-        exception_handlers=HANDLERS,
+        route_handlers=[
+            api,
+            *signal_routes(metrics, health, viewers=guard),
+            repository_files(repository),
+            site.router(desk, token),
+            site.static,
+        ],
+        exception_handlers=for_browsers(site.problems),
+        template_config=template_config(site.environment),
         openapi_config=OpenAPIConfig(
             title="Flotilla",
             version=VERSION,

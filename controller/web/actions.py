@@ -1,0 +1,212 @@
+"""What can be asked for on the page: the words on the button, what is asked before, and what is said after."""
+
+from typing import Final, Literal
+
+import msgspec
+
+from controller.rollouts.plan import MOVES, RolloutState
+from schemas.messages import Verb
+
+Tone = Literal["go", "plain", "danger"]
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """One button.
+
+    Attributes:
+        name: in addresses.
+        label: on the button.
+        question: what is asked before it is done.
+        explained: what comes of it.
+        done: what is said afterwards.
+    """
+
+    name: str
+    label: str
+    question: str
+    explained: str
+    done: str
+    tone: Tone = "plain"
+
+
+class Field(msgspec.Struct, frozen=True, kw_only=True):
+    """Something to fill in before an action: with `choices` one of them, else text that may be one of `suggested`."""
+
+    name: str
+    label: str
+    value: str = ""
+    choices: list[str] = []
+    suggested: list[str] = []
+    required: bool = True
+    hint: str = ""
+
+
+class Move(Action, frozen=True, kw_only=True):
+    """An action that brings a rollout to a state."""
+
+    state: RolloutState
+
+
+MOVE_ACTIONS: Final = (
+    Move(
+        name="pause",
+        label="Pause",
+        question="Pause this rollout?",
+        explained="Nobody new starts. Devices that have begun go on.",
+        done="Paused: nobody new starts.",
+        state=RolloutState.PAUSED,
+    ),
+    Move(
+        name="resume",
+        label="Resume",
+        question="Let this rollout go on?",
+        explained="Devices that are meant start again.",
+        done="Resumed: devices may start.",
+        tone="go",
+        state=RolloutState.ACTIVE,
+    ),
+    Move(
+        name="halt",
+        label="Halt",
+        question="Halt this rollout?",
+        explained="Nobody new starts, and whoever has not switched yet stops. Whoever has switched keeps the version.",
+        done="Halted: nobody starts, and whoever had not switched stops.",
+        tone="danger",
+        state=RolloutState.HALTED,
+    ),
+    Move(
+        name="revert",
+        label="Revert",
+        question="Revert this rollout?",
+        explained="Every device that took the version goes back to the release it had before. This is for good: to try "
+        "the version again, release it anew.",
+        done="Reverted: devices go back to the release they had before.",
+        tone="danger",
+        state=RolloutState.REVERTED,
+    ),
+)
+
+
+def moves_from(state: RolloutState) -> list[Move]:
+    """What can be asked of a rollout in this state."""
+    return [move for move in MOVE_ACTIONS if move.state in MOVES[state]]
+
+
+def move_named(name: str) -> Move | None:
+    """The move with this name."""
+    return next((move for move in MOVE_ACTIONS if move.name == name), None)
+
+
+TELL: Final = (
+    Action(
+        name="pin",
+        label="Pin",
+        question="Pin a package on this device?",
+        explained="The device stays at this version: it takes no other from its channel until the pin is taken off.",
+        done="Pinned: the device is told at once, or when it is back.",
+    ),
+    Action(
+        name="unpin",
+        label="Take the pin off",
+        question="Take the pin off?",
+        explained="The device follows its channel again.",
+        done="The pin is off: the device follows its channel again.",
+    ),
+    Action(
+        name="hold",
+        label="Hold",
+        question="Hold this device?",
+        explained="It starts no update at all until it is let go.",
+        done="Held: the device starts no update.",
+    ),
+    Action(
+        name="unhold",
+        label="Let go",
+        question="Let this device go?",
+        explained="It takes updates again.",
+        done="Let go: the device takes updates again.",
+        tone="go",
+    ),
+)
+
+ASK: Final[dict[Verb, Action]] = {
+    Verb.REPORT: Action(
+        name="report",
+        label="Report",
+        question="Ask for a report?",
+        explained="The device says anew what is true on it.",
+        done="Asked for a report.",
+    ),
+    Verb.CHECK: Action(
+        name="check",
+        label="Check",
+        question="Ask for a check?",
+        explained="The device looks at its configuration, broker, repository, disk and clock, and reports.",
+        done="Asked for a check.",
+    ),
+    Verb.RETRY: Action(
+        name="retry",
+        label="Retry",
+        question="Ask to try again?",
+        explained="The device tries a release again that failed there.",
+        done="Asked to try again.",
+    ),
+    Verb.CANCEL: Action(
+        name="cancel",
+        label="Cancel",
+        question="Ask to cancel the update?",
+        explained="An update that has not switched yet is dropped; what runs stays as it is.",
+        done="Asked to cancel; it counts once the device says so.",
+        tone="danger",
+    ),
+    Verb.ROLLBACK: Action(
+        name="rollback",
+        label="Roll back",
+        question="Ask to go back?",
+        explained="The device goes back to the release that it had before.",
+        done="Asked to go back.",
+        tone="danger",
+    ),
+}
+"""What a device can be asked for; `replay` is the controller's own business."""
+
+OF_PACKAGE: Final = frozenset({Verb.RETRY, Verb.CANCEL, Verb.ROLLBACK})
+
+OF_VERSION: Final = (
+    Action(
+        name="release",
+        label="Release",
+        question="Release this version?",
+        explained="The devices of the channel take it, by the plan's waves.",
+        done="Released.",
+        tone="go",
+    ),
+    Action(
+        name="yank",
+        label="Yank",
+        question="Yank this version?",
+        explained="Nobody new gets it: searches leave it out and no channel can be pointed at it. "
+        "Devices that have it or fetch it go on.",
+        done="Yanked: nobody new gets it.",
+        tone="danger",
+    ),
+    Action(
+        name="unyank",
+        label="Take the yank back",
+        question="Let this version be chosen again?",
+        explained="Searches find it and channels can be pointed at it again.",
+        done="It can be chosen again.",
+    ),
+)
+
+
+def named(actions: tuple[Action, ...], name: str) -> Action | None:
+    """The action with this name."""
+    return next((action for action in actions if action.name == name), None)
+
+
+def notice(did: str | None) -> str | None:
+    """What is said after an action; an address can hold nothing else than the name of one."""
+    everything = (*MOVE_ACTIONS, *TELL, *ASK.values(), *OF_VERSION)
+    found = named(everything, did) if did else None
+    return found.done if found else None

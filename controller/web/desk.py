@@ -1,0 +1,32 @@
+"""What the pages' handlers work with: one value for all of them instead of ten."""
+
+import asyncio
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from controller.fleet.service import FleetService
+from controller.http.releasing import Releasing
+from controller.repository.bundle_maker import BundleMaker
+from controller.repository.package_repository import PackageRepository
+from controller.web.fleet_reading import FleetReading
+from controller.web.freshness import Fresh
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """The controller's parts that the page shows and asks.
+
+    Attributes:
+        fresh: answers that many pages share.
+        stop: set when the controller is about to end, so that live pages are let go.
+    """
+
+    engine: Engine
+    fleet: FleetService
+    reading: FleetReading
+    repository: PackageRepository
+    releasing: Releasing
+    bundle_maker: BundleMaker
+    fresh: Fresh
+    stop: asyncio.Event

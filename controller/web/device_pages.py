@@ -1,0 +1,201 @@
+"""`/devices/{id}`: one device: what it is, what it did, what it is told and asked."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from anyio import to_thread
+from jinja2 import Environment
+from litestar import Response, get, post
+from litestar.exceptions import NotFoundException
+from litestar.response import Stream, Template
+
+from controller.database import utc_now
+from controller.fleet.views import Device, SentCommand, TakenEvent
+from controller.web.actions import ASK, OF_PACKAGE, TELL, Action, Field, named, notice
+from controller.web.asking import ask, done, may_act
+from controller.web.desk import Desk
+from controller.web.guarding import fields_of
+from controller.web.live import live
+from controller.web.models import lasting, readings
+from controller.web.rendering import Asked, page
+from controller.web.visitor import Visitor
+from schemas.errors import FlotillaError, OperatorError, one_line
+from schemas.messages import LAST_WORDS, Desired, UpdateEvent
+
+EVENTS_READ: Final = 200
+UPDATES_SHOWN: Final = 10
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """One update of a device: its steps from the first to the last."""
+
+    update: str
+    rollout: str | None
+    package: str
+    version: str
+    from_version: str | None
+    steps: list[TakenEvent]
+
+    @property
+    def last(self) -> UpdateEvent:
+        """The latest step."""
+        return self.steps[-1].event
+
+    @property
+    def over(self) -> bool:
+        """Whether it has had its last word."""
+        return self.last.phase in LAST_WORDS
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is shown of one device."""
+
+    device: Device
+    stories: list[Story]
+    commands: list[SentCommand]
+    desired: Desired
+    read_at: datetime
+
+
+def stories(events: list[TakenEvent]) -> list[Story]:
+    """Updates out of events in the order of intake, the newest update first."""
+    found: dict[str, list[TakenEvent]] = {}
+    for taken in events:
+        found.setdefault(taken.event.update, []).append(taken)
+    made = [
+        Story(
+            update=update,
+            rollout=steps[-1].event.rollout,
+            package=steps[-1].event.package,
+            version=steps[-1].event.version,
+            from_version=steps[-1].event.from_version,
+            steps=steps,
+        )
+        for update, steps in found.items()
+    ]
+    return sorted(made, key=lambda story: story.steps[-1].id, reverse=True)[:UPDATES_SHOWN]
+
+
+@get("/devices/{device_id:str}")
+async def device(request: Asked, desk: Desk, visitor: Visitor, device_id: str, did: str | None = None) -> Template:
+    """Facts, packages, history and what can be asked for."""
+    seen = await to_thread.run_sync(_look, desk, device_id)
+    return page(request, visitor, "device.html", **_shown(seen), notice=notice(did))
+
+
+@get("/devices/{device_id:str}/live")
+async def device_live(desk: Desk, visitor: Visitor, environment: Environment, device_id: str) -> Stream:
+    """The same as it changes."""
+    template = environment.get_template("device_parts.html")
+    await to_thread.run_sync(desk.fleet.registry.device, device_id)
+
+    async def parts() -> tuple[int, dict[str, str]]:
+        read = await desk.fresh.get(("device", device_id), lambda: _look(desk, device_id))
+        return read.generation, {"device": template.render(now=utc_now(), visitor=visitor, **_shown(read.value))}
+
+    return live(parts, lambda: desk.fleet.feed.published, desk.stop)
+
+
+@get("/devices/{device_id:str}/do/{name:str}")
+async def ask_device(request: Asked, desk: Desk, visitor: Visitor, device_id: str, name: str) -> Template:
+    """What is asked before a device is told or asked something."""
+    action = _action(name)
+    may_act(visitor)
+    seen = await to_thread.run_sync(_look, desk, device_id)
+    return _ask(request, visitor, action, seen, dict(request.query_params))
+
+
+@post("/devices/{device_id:str}/do/{name:str}", status_code=200)
+async def tell_device(
+    request: Asked, desk: Desk, visitor: Visitor, device_id: str, name: str
+) -> Template | Response[None]:
+    """Tell it, or ask it."""
+    action = _action(name)
+    may_act(visitor)
+    fields = await fields_of(request)
+    try:
+        await to_thread.run_sync(_do, desk, device_id, name, fields)
+    except FlotillaError as error:
+        if error.code == "device.unknown":
+            raise
+        seen = await to_thread.run_sync(_look, desk, device_id)
+        return _ask(request, visitor, action, seen, fields, error)
+    desk.fresh.forget()
+    return done(request, f"/devices/{device_id}", action)
+
+
+def _look(desk: Desk, device_id: str) -> Seen:
+    return Seen(
+        device=desk.fleet.registry.device(device_id),
+        stories=stories(desk.fleet.registry.device_events(device_id, limit=EVENTS_READ, newest=True)),
+        commands=desk.fleet.orders.commands(device_id, limit=8),
+        desired=desk.fleet.orders.desired(device_id) or Desired(rev=0),
+        read_at=utc_now(),
+    )
+
+
+def _shown(seen: Seen) -> dict[str, Any]:
+    return {
+        "seen": seen,
+        "device": seen.device,
+        "desired": seen.desired,
+        "pins": seen.desired.pins or {},
+        "facts": lasting(seen.device.facts),
+        "readings": readings(seen.device.facts),
+        "busy": next((story for story in seen.stories if not story.over), None),
+    }
+
+
+def _ask(
+    request: Asked,
+    visitor: Visitor,
+    action: Action,
+    seen: Seen,
+    given: Mapping[str, str],
+    error: FlotillaError | None = None,
+) -> Template:
+    packages = sorted(seen.device.packages)
+    chosen = given.get("package", packages[0] if len(packages) == 1 else "")
+    fields = []
+    if action.name in {"pin", "unpin", *(verb.value for verb in OF_PACKAGE)}:
+        known = sorted(seen.desired.pins or {}) if action.name == "unpin" else packages
+        choices = known if not chosen or chosen in known else [*known, chosen]
+        fields.append(Field(name="package", label="Package", value=chosen, choices=choices))
+    if action.name == "pin":
+        installed = seen.device.packages.get(chosen)
+        version = given.get("version", installed.version if installed else "")
+        hint = f"It runs {installed.version}." if installed else ""
+        fields.append(Field(name="version", label="Version", value=version, hint=hint))
+    return ask(
+        request, visitor, action, back=f"/devices/{seen.device.id}", subject=seen.device.id, fields=fields, error=error
+    )
+
+
+def _do(desk: Desk, device_id: str, name: str, fields: Mapping[str, str]) -> None:
+    package = fields.get("package", "")
+    verb = next((verb for verb in ASK if verb.value == name), None)
+    if verb is not None:
+        desk.fleet.send_command(device_id, verb, {"package": package} if verb in OF_PACKAGE else {})
+        return
+    told = desk.fleet.orders.desired(device_id) or Desired(rev=0)
+    pins, hold = dict(told.pins or {}), told.hold
+    if name == "pin":
+        if not package or not fields.get("version"):
+            raise OperatorError("input.bad", "a pin needs a package and a version")
+        pins[package] = fields["version"]
+    elif name == "unpin":
+        if package not in pins:
+            raise OperatorError("input.bad", f"{one_line(package, 70) or 'no package'} is not pinned here")
+        del pins[package]
+    else:
+        hold = name == "hold"
+    desk.fleet.set_desired(device_id, channel=told.channel, tags=told.tags, pins=pins or None, hold=hold or None)
+
+
+def _action(name: str) -> Action:
+    found = named((*TELL, *ASK.values()), name)
+    if found is None:
+        raise NotFoundException
+    return found

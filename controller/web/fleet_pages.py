@@ -1,0 +1,100 @@
+"""`/`, `/devices`: the fleet at a glance, and the list of devices."""
+
+from typing import Annotated, Any
+
+from anyio import to_thread
+from jinja2 import Environment
+from litestar import get
+from litestar.params import Parameter
+from litestar.response import Stream, Template
+
+from controller.database import utc_now
+from controller.rollouts.plan import RolloutState
+from controller.web.desk import Desk
+from controller.web.fleet_reading import Numbers, RolloutLine, Wanted, rollout_lines
+from controller.web.live import live
+from controller.web.models import RolloutCard, VersionBar, rollout_card, version_bars
+from controller.web.rendering import Asked, page
+from controller.web.visitor import Visitor
+
+DEVICES_A_PAGE = 50
+RUNNING_SHOWN = 6
+_RUNNING = (RolloutState.ACTIVE, RolloutState.PAUSED, RolloutState.HALTED)
+
+Text = Annotated[str, Parameter(max_length=300)]
+
+
+@get("/")
+async def overview(request: Asked, desk: Desk, visitor: Visitor) -> Template:
+    """The whole fleet, and what goes on in it."""
+    numbers, running = (await _glance(desk))[1:]
+    return page(request, visitor, "overview.html", **_overview(numbers, running))
+
+
+@get("/live")
+async def overview_live(desk: Desk, environment: Environment) -> Stream:
+    """The overview's parts as they change."""
+    template = environment.get_template("overview_parts.html")
+
+    async def parts() -> tuple[int, dict[str, str]]:
+        generation, numbers, running = await _glance(desk)
+        return generation, {"overview": template.render(now=utc_now(), **_overview(numbers, running))}
+
+    return live(parts, lambda: desk.fleet.feed.published, desk.stop)
+
+
+@get("/devices")
+async def devices(
+    request: Asked,
+    desk: Desk,
+    visitor: Visitor,
+    q: Text = "",
+    channel: Text = "",
+    online: Text = "",
+    package: Text = "",
+    version: Text = "",
+    needs: Text = "",
+    after: Text = "",
+) -> Template:
+    """A page of devices that fit."""
+    wanted = Wanted(
+        q=q.strip(),
+        channel=channel,
+        online={"yes": True, "no": False}.get(online),
+        package=package,
+        version=version if package else "",
+        needs=needs if needs in {"attention", "told"} else "",
+    )
+    now = utc_now()
+    numbers = (await desk.fresh.get("fleet", lambda: desk.reading.numbers(utc_now()))).value
+    total = (await desk.fresh.get(("devices", wanted), lambda: desk.reading.count(wanted, now))).value
+    ids = await to_thread.run_sync(
+        lambda: desk.reading.page(wanted, now, after=after, limit=DEVICES_A_PAGE + 1), abandon_on_cancel=True
+    )
+    shown = await to_thread.run_sync(desk.fleet.registry.some, ids[:DEVICES_A_PAGE])
+    query = {"q": q, "channel": channel, "online": online, "package": package, "version": version, "needs": needs}
+    return page(
+        request,
+        visitor,
+        "devices.html",
+        devices=shown,
+        total=total,
+        fleet=numbers.devices,
+        channels=[name for name in numbers.channels if name],
+        packages={name: [one.version for one in counts] for name, counts in numbers.versions.items()},
+        query={name: value for name, value in query.items() if value},
+        after=after,
+        following=ids[DEVICES_A_PAGE - 1] if len(ids) > DEVICES_A_PAGE else None,
+    )
+
+
+async def _glance(desk: Desk) -> tuple[int, Numbers, list[RolloutLine]]:
+    numbers = await desk.fresh.get("fleet", lambda: desk.reading.numbers(utc_now()))
+    running = await desk.fresh.get("running", lambda: rollout_lines(desk.engine, states=_RUNNING, limit=RUNNING_SHOWN))
+    return min(numbers.generation, running.generation), numbers.value, running.value
+
+
+def _overview(numbers: Numbers, running: list[RolloutLine]) -> dict[str, Any]:
+    bars: dict[str, list[VersionBar]] = {name: version_bars(counts) for name, counts in numbers.versions.items()}
+    cards: list[RolloutCard] = [rollout_card(line) for line in running]
+    return {"numbers": numbers, "bars": bars, "running": cards}

@@ -1,0 +1,271 @@
+"""`/packages`: what the repository holds, what changed between two versions, and releasing one of them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from anyio import to_thread
+from litestar import Response, get, post
+from litestar.exceptions import NotFoundException
+from litestar.params import Parameter
+from litestar.response import Template
+
+from controller.database import utc_now
+from controller.http.views import ReleaseWish
+from controller.repository.bundle_views import BundleView, ReleaseBundles
+from controller.repository.records import ChannelEntry, ReleaseRecord
+from controller.web.actions import OF_VERSION, Action, Field, named, notice
+from controller.web.asking import ask, done, may_release
+from controller.web.comparing import Comparison, compare
+from controller.web.desk import Desk
+from controller.web.fleet_reading import rollout_lines
+from controller.web.guarding import fields_of
+from controller.web.models import rollout_card
+from controller.web.rendering import Asked, page
+from controller.web.visitor import Visitor
+from schemas.errors import FlotillaError, OperatorError, PublisherError, one_line
+from schemas.versions import parse
+
+PACKAGES_A_PAGE: Final = 30
+VERSIONS_A_PAGE: Final = 30
+FILES_SHOWN: Final = 300
+ROLLOUTS_SHOWN: Final = 5
+
+Text = Annotated[str, Parameter(max_length=600)]
+
+
+class PackageLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A package in the list: its newest version, and what its channels point at."""
+
+    name: str
+    newest: ReleaseRecord | None
+    channels: list[ChannelEntry]
+
+
+class Versions(msgspec.Struct, frozen=True, kw_only=True):
+    """A package's versions; `before` is the key of a release to that of the one before it on its platform."""
+
+    records: list[ReleaseRecord]
+    before: dict[str, str]
+    following: str | None
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Two releases side by side, and the bundle that leads from one to the other, if there is one."""
+
+    old: ReleaseRecord
+    new: ReleaseRecord
+    files: Comparison
+    bundle: BundleView | None
+
+
+@get("/packages")
+async def packages(request: Asked, desk: Desk, visitor: Visitor, q: Text = "", after: Text = "") -> Template:
+    """By name."""
+
+    def read() -> tuple[list[PackageLine], bool, int]:
+        names = [name for name in desk.repository.names() if q.strip().lower() in name]
+        some = [name for name in names if name > after][: PACKAGES_A_PAGE + 1]
+        lines = [_line(desk, name) for name in some[:PACKAGES_A_PAGE]]
+        return lines, len(some) > PACKAGES_A_PAGE, len(names)
+
+    lines, more, total = await to_thread.run_sync(read)
+    return page(
+        request,
+        visitor,
+        "packages.html",
+        packages=lines,
+        total=total,
+        q=q,
+        after=after,
+        following=lines[-1].name if more else None,
+    )
+
+
+@get("/packages/{name:str}")
+async def package(request: Asked, desk: Desk, visitor: Visitor, name: str, after: Text = "") -> Template:
+    """A package's versions and channels."""
+    versions = await to_thread.run_sync(_versions, desk, name, after)
+    entries = await to_thread.run_sync(desk.repository.channels, name)
+    lines = await to_thread.run_sync(lambda: rollout_lines(desk.engine, package=name, limit=ROLLOUTS_SHOWN))
+    return page(
+        request,
+        visitor,
+        "package.html",
+        name=name,
+        versions=versions,
+        channels=[entry for entry in entries if entry.version],
+        rollouts=[rollout_card(line) for line in lines],
+        after=after,
+    )
+
+
+@get("/packages/{name:str}/compare")
+async def difference(request: Asked, desk: Desk, visitor: Visitor, name: str, platform: Text = "") -> Template:
+    """What changed between two versions, `from` and `to`."""
+    old, new = (str(request.query_params.get(end, "")) for end in ("from", "to"))
+    found = await to_thread.run_sync(_difference, desk, name, old, new, platform)
+    return page(request, visitor, "compare.html", name=name, found=found, most=FILES_SHOWN)
+
+
+@get("/packages/{name:str}/{version:str}")
+async def version(
+    request: Asked, desk: Desk, visitor: Visitor, name: str, version: str, did: str | None = None
+) -> Template:
+    """One version on each of its platforms: how it reaches devices, and where it was released."""
+
+    def read() -> dict[str, Any]:
+        records = _records(desk, name, version)
+        others = [one for one in _versions(desk, name, "").records if one.version != records[0].version]
+        lines = rollout_lines(desk.engine, package=name, version=records[0].version, limit=ROLLOUTS_SHOWN)
+        bundles: list[ReleaseBundles] = [desk.bundle_maker.state(record) for record in records]
+        return {
+            "version": records[0].version,
+            "records": records,
+            "others": list(dict.fromkeys(one.version for one in others)),
+            "bundles": bundles,
+            "rollouts": [rollout_card(line) for line in lines],
+            "yanked": next((record for record in records if record.yanked_at is not None), None),
+        }
+
+    return page(request, visitor, "version.html", name=name, notice=notice(did), **(await to_thread.run_sync(read)))
+
+
+@get("/packages/{name:str}/{version:str}/do/{action_name:str}")
+async def ask_version(
+    request: Asked, desk: Desk, visitor: Visitor, name: str, version: str, action_name: str
+) -> Template:
+    """What is asked before a version is released or yanked."""
+    action = _action(action_name)
+    may_release(visitor)
+    return await _ask(request, desk, visitor, action, name, version, dict(request.query_params))
+
+
+@post("/packages/{name:str}/{version:str}/do/{action_name:str}", status_code=200)
+async def change_version(
+    request: Asked, desk: Desk, visitor: Visitor, name: str, version: str, action_name: str
+) -> Template | Response[None]:
+    """Release it, yank it, or take the yank back."""
+    action = _action(action_name)
+    may_release(visitor)
+    fields = await fields_of(request)
+    try:
+        where = await to_thread.run_sync(_do, desk, name, version, action_name, fields)
+    except FlotillaError as error:
+        if error.code in {"release.unknown", "version.bad"}:
+            raise
+        return await _ask(request, desk, visitor, action, name, version, fields, error)
+    desk.fresh.forget()
+    return done(request, where, action)
+
+
+def _line(desk: Desk, name: str) -> PackageLine:
+    newest = desk.repository.search(name, limit=1)
+    entries = [entry for entry in desk.repository.channels(name) if entry.version]
+    return PackageLine(name=name, newest=newest[0] if newest else None, channels=entries)
+
+
+def _versions(desk: Desk, name: str, after: str) -> Versions:
+    found = desk.repository.search(name, yanked=True, limit=VERSIONS_A_PAGE + 1, after=after or None)
+    found = [record for record in found if record.package == name]
+    if not found and not after:
+        raise PublisherError("release.unknown", f"there is no package {one_line(name)} in the repository")
+    before: dict[str, str] = {}
+    newer: dict[str, str] = {}
+    for record in found:
+        if record.platform in newer:
+            before[newer[record.platform]] = record.version
+        newer[record.platform] = record.key
+    shown = found[:VERSIONS_A_PAGE]
+    return Versions(records=shown, before=before, following=shown[-1].key if len(found) > VERSIONS_A_PAGE else None)
+
+
+def _records(desk: Desk, name: str, version: str) -> list[ReleaseRecord]:
+    wanted = str(parse(version))
+    found = desk.repository.records(name, wanted)
+    if not found:
+        raise PublisherError("release.unknown", f"there is no {one_line(name)} {wanted} in the repository")
+    return found
+
+
+def _difference(desk: Desk, name: str, old: str, new: str, platform: str) -> Difference:
+    olds = {record.platform: record for record in _records(desk, name, old)}
+    news = {record.platform: record for record in _records(desk, name, new)}
+    both = sorted(olds.keys() & news.keys())
+    if not both:
+        raise OperatorError("input.bad", f"{name} {old} and {new} are not there for the same platform")
+    chosen = platform if platform in both else both[0]
+    before, after = olds[chosen], news[chosen]
+    ways = desk.bundle_maker.state(after).bundles
+    return Difference(
+        old=before,
+        new=after,
+        files=compare(desk.repository.manifest(before), desk.repository.manifest(after)),
+        bundle=next((way for way in ways if way.manifest == before.manifest and way.kept), None),
+    )
+
+
+async def _ask(
+    request: Asked,
+    desk: Desk,
+    visitor: Visitor,
+    action: Action,
+    name: str,
+    version: str,
+    given: Mapping[str, str],
+    error: FlotillaError | None = None,
+) -> Template:
+    records = await to_thread.run_sync(_records, desk, name, version)
+    numbers = (await desk.fresh.get("fleet", lambda: desk.reading.numbers(utc_now()))).value
+    fields = []
+    facts = []
+    if action.name == "release":
+        channels = sorted({one for one in numbers.channels if one} | {c for record in records for c in record.channels})
+        fields.append(
+            Field(
+                name="channel",
+                label="Channel",
+                value=given.get("channel", ""),
+                suggested=channels,
+                hint="Whose devices take it.",
+            )
+        )
+        facts += [f"{number} devices follow {channel}." for channel, number in numbers.channels.items() if channel][:6]
+    elif action.name in {"yank", "unyank"}:
+        fields.append(Field(name="reason", label="Reason", value=given.get("reason", ""), required=False))
+        announced = await to_thread.run_sync(desk.fleet.announced, name, records[0].version)
+        facts += [f"Channel {one.channel} still announces it: release another version there." for one in announced]
+    return ask(
+        request,
+        visitor,
+        action,
+        back=f"/packages/{name}/{records[0].version}",
+        subject=f"{name} {records[0].version}",
+        fields=fields,
+        facts=facts,
+        error=error,
+    )
+
+
+def _do(desk: Desk, name: str, version: str, action_name: str, fields: Mapping[str, str]) -> str:
+    """Do it; where one looks at what came of it."""
+    wanted = _records(desk, name, version)[0].version
+    if action_name == "release":
+        wish = {"package": name, "version": wanted, "channel": fields.get("channel", "")}
+        try:
+            made = desk.releasing.announce(msgspec.convert(wish, ReleaseWish))
+        except msgspec.ValidationError as error:
+            raise OperatorError("input.bad", f"the channel must be a name like stable: {one_line(error)}") from error
+        return f"/rollouts/{made.id}"
+    if action_name == "yank":
+        desk.repository.yank(name, wanted, fields.get("reason", "")[:1000])
+    else:
+        desk.repository.unyank(name, wanted, fields.get("reason", "")[:1000])
+    return f"/packages/{name}/{wanted}"
+
+
+def _action(name: str) -> Action:
+    found = named(OF_VERSION, name)
+    if found is None:
+        raise NotFoundException
+    return found

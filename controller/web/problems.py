@@ -1,0 +1,65 @@
+"""Errors as pages: the same one line that the API tells, and a way back."""
+
+import logging
+from http import HTTPStatus
+from typing import Any, Final
+
+from jinja2 import Environment
+from litestar import MediaType, Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap
+
+from controller.http.problems import HANDLERS, status_of
+from controller.web.rendering import HEADERS
+from schemas.errors import FlotillaError, one_line
+
+log = logging.getLogger("flotilla.web")
+
+Asked = Request[Any, Any, Any]
+
+_DEFECT: Final = "a defect in the controller; its log has the details"
+
+
+def problem_pages(environment: Environment) -> ExceptionHandlersMap:
+    """Handlers for what goes wrong on the page."""
+
+    def shown(request: Asked, status: int, line: str, code: str) -> Response[str]:
+        part = request.headers.get("hx-request") == "true"
+        template = environment.get_template("problem_part.html" if part else "problem.html")
+        text = template.render(
+            status=status, title=HTTPStatus(status).phrase, line=one_line(line, 1000), code=code, path=request.url.path
+        )
+        return Response(text, status_code=status, media_type=MediaType.HTML, headers=HEADERS)
+
+    def foreseen(request: Asked, error: FlotillaError) -> Response[str]:
+        status = status_of(error)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("%s %s: %s", request.method, one_line(request.url.path), error)
+        return shown(request, status, error.message, error.code)
+
+    def http(request: Asked, error: HTTPException) -> Response[str]:
+        line = {
+            HTTPStatus.NOT_FOUND: f"there is no page {request.url.path}",
+            HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}",
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the form is larger than any that is meant here",
+        }.get(HTTPStatus(error.status_code), error.detail)
+        return shown(request, error.status_code, line, "input.bad")
+
+    def unforeseen(request: Asked, error: Exception) -> Response[str]:
+        log.exception("%s %s failed", request.method, one_line(request.url.path), exc_info=error)
+        return shown(request, 500, _DEFECT, "internal.error")
+
+    return {FlotillaError: foreseen, HTTPException: http, Exception: unforeseen}
+
+
+def for_browsers(pages: ExceptionHandlersMap) -> ExceptionHandlersMap:
+    """The API's handlers, but for an address that leads nowhere a page where a browser asks."""
+    api = HANDLERS[HTTPException]
+    page = pages[HTTPException]
+
+    def nowhere(request: Asked, error: HTTPException) -> Response[Any]:
+        reads_pages = "text/html" in request.headers.get("accept", "")
+        is_page = not request.url.path.startswith(("/api/", "/repo/"))
+        return page(request, error) if reads_pages and is_page else api(request, error)
+
+    return {**HANDLERS, HTTPException: nowhere}

@@ -1,0 +1,176 @@
+"""`/rollouts`: what was released, and each rollout live: a cell for each device, pace, failures, actions."""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from anyio import to_thread
+from jinja2 import Environment
+from litestar import Response, get, post
+from litestar.exceptions import NotFoundException
+from litestar.params import Parameter
+from litestar.response import Stream, Template
+
+from controller.database import utc_now
+from controller.rollouts.views import Failure
+from controller.web.actions import Move, move_named, moves_from, notice
+from controller.web.asking import ask, done, may_act
+from controller.web.desk import Desk
+from controller.web.fleet_reading import rollout_lines
+from controller.web.live import live
+from controller.web.models import Cells, chart, legend, rollout_card, segments
+from controller.web.phases import kinds
+from controller.web.rendering import Asked, page
+from controller.web.rollout_reading import Board, device_at, device_rows, read_board
+from controller.web.visitor import Visitor
+from schemas.errors import FlotillaError
+
+ROLLOUTS_A_PAGE: Final = 15
+DEVICES_A_PAGE: Final = 25
+MAX_PLACE: Final = 10_000_000
+
+Text = Annotated[str, Parameter(max_length=300)]
+
+
+@get("/rollouts")
+async def rollouts(request: Asked, desk: Desk, visitor: Visitor, package: Text = "", after: Text = "") -> Template:
+    """The newest first."""
+    found = await to_thread.run_sync(
+        lambda: rollout_lines(desk.engine, package=package, before=after, limit=ROLLOUTS_A_PAGE + 1)
+    )
+    return page(
+        request,
+        visitor,
+        "rollouts.html",
+        rollouts=[rollout_card(line) for line in found[:ROLLOUTS_A_PAGE]],
+        package=package,
+        after=after,
+        following=found[ROLLOUTS_A_PAGE - 1].id if len(found) > ROLLOUTS_A_PAGE else None,
+    )
+
+
+@get("/rollouts/{rollout_id:str}")
+async def rollout(
+    request: Asked,
+    desk: Desk,
+    visitor: Visitor,
+    rollout_id: str,
+    did: str | None = None,
+    show: Text = "",
+    after: Text = "",
+) -> Template:
+    """One rollout; `show` keeps the devices of the list that are shown by this letter."""
+    board = (await _board(desk, rollout_id))[1]
+    failures = (await _failures(desk, rollout_id))[1]
+    rows = await to_thread.run_sync(
+        lambda: device_rows(desk.engine, rollout_id, code=show[:1], after=after, limit=DEVICES_A_PAGE + 1)
+    )
+    return page(
+        request,
+        visitor,
+        "rollout.html",
+        **_shown(board, failures),
+        cells=board.cells,
+        rows=rows[:DEVICES_A_PAGE],
+        following=rows[DEVICES_A_PAGE - 1].device if len(rows) > DEVICES_A_PAGE else None,
+        after=after,
+        show=show[:1],
+        notice=notice(did),
+    )
+
+
+@get("/rollouts/{rollout_id:str}/live")
+async def rollout_live(desk: Desk, visitor: Visitor, environment: Environment, rollout_id: str) -> Stream:
+    """Its cells and numbers as they change."""
+    await _board(desk, rollout_id)
+    names = ("summary", "legend", "timeline", "failures", "actions")
+    templates = {name: environment.get_template(f"rollout_{name}.html") for name in names}
+
+    async def parts() -> tuple[int, dict[str, str]]:
+        board_generation, board = await _board(desk, rollout_id)
+        generation, failures = await _failures(desk, rollout_id)
+        values = {"now": utc_now(), "visitor": visitor, **_shown(board, failures)}
+        found = {name: template.render(values) for name, template in templates.items()}
+        found["cells"] = msgspec.json.encode(Cells(order=board.order, cells=board.cells)).decode()
+        return min(board_generation, generation), found
+
+    return live(parts, lambda: desk.fleet.feed.published, desk.stop)
+
+
+@get("/rollouts/{rollout_id:str}/cell/{place:int}")
+async def cell(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, place: int) -> Template:
+    """Which device a cell stands for, and how it is."""
+    if not 0 <= place <= MAX_PLACE:
+        raise NotFoundException
+    found = await to_thread.run_sync(device_at, desk.engine, rollout_id, place)
+    rows = await to_thread.run_sync(lambda: device_rows(desk.engine, rollout_id, only=found)) if found else []
+    return page(request, visitor, "cell.html", row=rows[0] if rows else None)
+
+
+@get("/rollouts/{rollout_id:str}/do/{name:str}")
+async def ask_rollout(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, name: str) -> Template:
+    """What is asked before a rollout is steered."""
+    move = _move(name)
+    may_act(visitor)
+    return _ask(request, visitor, move, (await _board(desk, rollout_id))[1])
+
+
+@post("/rollouts/{rollout_id:str}/do/{name:str}", status_code=200)
+async def steer(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, name: str) -> Template | Response[None]:
+    """Steer it."""
+    move = _move(name)
+    may_act(visitor)
+    try:
+        await to_thread.run_sync(desk.fleet.set_state, rollout_id, move.state)
+    except FlotillaError as error:
+        if error.code == "rollout.unknown":
+            raise
+        return _ask(request, visitor, move, (await _board(desk, rollout_id))[1], error)
+    desk.fresh.forget()
+    return done(request, f"/rollouts/{rollout_id}", move)
+
+
+async def _board(desk: Desk, rollout_id: str) -> tuple[int, Board]:
+    read = await desk.fresh.get(("board", rollout_id), lambda: read_board(desk.engine, rollout_id, utc_now()))
+    return read.generation, read.value
+
+
+async def _failures(desk: Desk, rollout_id: str) -> tuple[int, list[Failure]]:
+    read = await desk.fresh.get(("failures", rollout_id), lambda: desk.fleet.rollouts.failures(rollout_id))
+    return read.generation, read.value
+
+
+def _shown(board: Board, failures: list[Failure]) -> dict[str, Any]:
+    counted = kinds(board.cells)
+    return {
+        "board": board,
+        "counts": counted,
+        "segments": segments(counted),
+        "legend": legend(board.cells),
+        "chart": chart(board.tallies, len(board.cells)),
+        "failures": failures,
+        "moves": moves_from(board.state),
+    }
+
+
+def _ask(request: Asked, visitor: Visitor, move: Move, board: Board, error: FlotillaError | None = None) -> Template:
+    counted = kinds(board.cells)
+    fact = (
+        f"{counted['good']} of {len(board.cells)} devices have it, {counted['working']} are at it, "
+        f"{counted['waiting']} wait, {counted['bad']} failed or went back."
+    )
+    return ask(
+        request,
+        visitor,
+        move,
+        back=f"/rollouts/{board.rollout}",
+        subject=f"{board.package} {board.version} on {board.channel}",
+        facts=[fact],
+        error=error,
+    )
+
+
+def _move(name: str) -> Move:
+    found = move_named(name)
+    if found is None:
+        raise NotFoundException
+    return found

@@ -1,0 +1,183 @@
+"""What the live page of a rollout shows: the database makes one string of all devices, so that few rows are moved."""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Engine, func, select
+
+from controller.database import from_db, reading, to_db
+from controller.fleet.tables import devices
+from controller.rollouts.plan import RolloutState
+from controller.rollouts.tables import rollout_devices, rollouts
+from controller.web.pace import Pace, Tally, bucket_s, pace
+from controller.web.phases import Look, code_column, kinds, look_of, with_code
+from schemas.errors import OperatorError, one_line
+from schemas.messages import Phase
+
+_word: Final = rollout_devices.c
+_LAST: Final = (Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.FAILED, Phase.REJECTED)
+_MOVING: Final = frozenset({RolloutState.ACTIVE, RolloutState.PAUSED, RolloutState.HALTED, RolloutState.REVERTED})
+
+
+class Board(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout at one moment.
+
+    Attributes:
+        cells: one letter for each device, sorted by id; see `controller.web.phases`.
+        order: changes whenever the devices themselves do, so that a place in `cells` means another one.
+        tallies: devices that finished, by stretches of `width_s` seconds from the beginning on.
+    """
+
+    rollout: str
+    package: str
+    version: str
+    channel: str
+    state: RolloutState
+    revision: int
+    created_at: datetime
+    changed_at: datetime
+    read_at: datetime
+    cells: str
+    order: str
+    width_s: int
+    tallies: list[Tally]
+    pace: Pace
+
+    @property
+    def done(self) -> int:
+        """Devices of which nothing more is expected."""
+        counted = kinds(self.cells)
+        return counted["good"] + counted["bad"] + counted["aside"]
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, 0 to 1."""
+        return self.done / len(self.cells) if self.cells else 0.0
+
+
+def read_board(engine: Engine, rollout: str, now: datetime) -> Board:
+    """A rollout as it is now; blocks. Raises `OperatorError` (`rollout.unknown`)."""
+    with reading(engine) as connection:
+        row = connection.execute(select(rollouts).where(rollouts.c.id == rollout)).mappings().first()
+        if row is None:
+            raise OperatorError("rollout.unknown", f"there is no rollout {one_line(rollout)}")
+        cells, order = _cells(connection, rollout)
+        begun = from_db(row["created_at"])
+        state = RolloutState(row["state"])
+        until = now if state in _MOVING else from_db(row["changed_at"])
+        width_s = bucket_s(begun, until)
+        tallies = _tallies(connection, rollout, begun, until, width_s)
+    counted = kinds(cells)
+    return Board(
+        rollout=rollout,
+        package=row["package"],
+        version=row["version"],
+        channel=row["channel"],
+        state=state,
+        revision=row["revision"],
+        created_at=begun,
+        changed_at=from_db(row["changed_at"]),
+        read_at=now,
+        cells=cells,
+        order=order,
+        width_s=width_s,
+        tallies=tallies,
+        pace=pace(tallies, width_s, rest=counted["waiting"] + counted["working"], now=until)
+        if state is RolloutState.ACTIVE
+        else Pace(),
+    )
+
+
+def device_at(engine: Engine, rollout: str, place: int) -> str | None:
+    """The device that a place in a board's cells stands for; None where there are not so many. Blocks."""
+    found = select(_word.device).where(_word.rollout == rollout).order_by(_word.device).offset(place).limit(1)
+    with reading(engine) as connection:
+        return connection.scalar(found)
+
+
+class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One device in one rollout, as a list shows it."""
+
+    device: str
+    look: Look
+    online: bool
+    from_version: str | None
+    at: datetime | None
+    code: str | None
+    bytes_done: int | None
+    bytes_total: int | None
+    wire_bytes: int | None
+
+
+def device_rows(
+    engine: Engine, rollout: str, *, code: str = "", only: str | None = None, after: str = "", limit: int = 50
+) -> list[DeviceRow]:
+    """Devices of a rollout, by id; blocks.
+
+    Args:
+        code: only those that are shown by this letter; all for an empty one.
+        only: this one device.
+        after: the last id of the page before.
+        limit: at most this many.
+    """
+    found = (
+        select(rollout_devices, devices.c.online)
+        .outerjoin(devices, devices.c.id == _word.device)
+        .where(_word.rollout == rollout, _word.device > after)
+    )
+    if code:
+        found = found.where(with_code(code))
+    if only is not None:
+        found = found.where(_word.device == only)
+    with reading(engine) as connection:
+        return [_row(row) for row in connection.execute(found.order_by(_word.device).limit(limit)).mappings()]
+
+
+def _row(row: Any) -> DeviceRow:
+    return DeviceRow(
+        device=row["device"],
+        look=look_of(row["verdict"], row["phase"]),
+        online=bool(row["online"]),
+        from_version=row["from_version"],
+        at=None if row["at"] is None else from_db(row["at"]),
+        code=row["error_code"],
+        bytes_done=row["bytes_done"],
+        bytes_total=row["bytes_total"],
+        wire_bytes=row["wire_bytes"],
+    )
+
+
+def _cells(connection: Connection, rollout: str) -> tuple[str, str]:
+    """One row out of as many as there are devices: the database joins them, which costs a thousandth of moving them."""
+    each = (
+        select(code_column().label("code"), _word.device)
+        .where(_word.rollout == rollout)
+        .order_by(_word.device)
+        .subquery()
+    )
+    joined = select(func.aggregate_strings(each.c.code, ""), func.min(each.c.device), func.max(each.c.device))
+    cells, first, last = connection.execute(joined).one()
+    cells = cells or ""
+    return cells, f"{len(cells)} {first or ''} {last or ''}"
+
+
+def _tallies(connection: Connection, rollout: str, begun: datetime, until: datetime, width_s: int) -> list[Tally]:
+    """By the devices' own clocks, which may be wrong: what would lie before or after counts at the ends."""
+    start, width = to_db(begun), timedelta(seconds=width_s) // timedelta(microseconds=1)
+    bucket = ((_word.at - start) // width).label("bucket")
+    found = (
+        select(bucket, _word.phase, func.count())
+        .where(_word.rollout == rollout, _word.phase.in_([phase.value for phase in _LAST]))
+        .group_by(bucket, _word.phase)
+    )
+    points = max(0, int((until - begun).total_seconds())) // width_s + 1
+    good, bad = [0] * points, [0] * points
+    for number, phase, count in connection.execute(found):
+        place = min(max(_int(number), 0), points - 1)
+        (good if phase == Phase.SUCCEEDED else bad)[place] += count
+    return [Tally(good=good[place], bad=bad[place]) for place in range(points)]
+
+
+def _int(value: Any) -> int:
+    return int(value) if value is not None else 0

@@ -1,0 +1,79 @@
+"""Puts the pages together: one router at `/`, beside the API and the repository."""
+
+from typing import Any
+
+from jinja2 import Environment
+from litestar import Router
+from litestar.di import Provide
+from litestar.types import ExceptionHandlersMap
+
+from controller.web import device_pages, fleet_pages, package_pages, rollout_pages
+from controller.web.desk import Desk
+from controller.web.guarding import MAX_FORM_BYTES, refuse_other_names, refuse_other_sites, refuse_strangers
+from controller.web.problems import problem_pages
+from controller.web.rendering import make_environment
+from controller.web.statics import Statics
+from controller.web.visitor import Visitor
+
+PAGES = [
+    fleet_pages.overview,
+    fleet_pages.overview_live,
+    fleet_pages.devices,
+    device_pages.device,
+    device_pages.device_live,
+    device_pages.ask_device,
+    device_pages.tell_device,
+    rollout_pages.rollouts,
+    rollout_pages.rollout,
+    rollout_pages.rollout_live,
+    rollout_pages.cell,
+    rollout_pages.ask_rollout,
+    rollout_pages.steer,
+    package_pages.packages,
+    package_pages.package,
+    package_pages.difference,
+    package_pages.version,
+    package_pages.ask_version,
+    package_pages.change_version,
+]
+
+
+class Site:
+    """All that the application mounts.
+
+    Attributes:
+        environment: of the templates.
+        problems: handlers that show what goes wrong as pages.
+        static: serves static files, to everybody.
+    """
+
+    def __init__(self) -> None:
+        statics = Statics()
+        self.environment: Environment = make_environment(statics)
+        self.problems: ExceptionHandlersMap = problem_pages(self.environment)
+        self.static = statics.handler()
+
+    def router(self, desk: Desk, token: str | None) -> Router:
+        """The pages.
+
+        Args:
+            desk: what they show and ask.
+            token: what the API insists on; None where only this machine can connect.
+        """
+        return Router(
+            "/",
+            route_handlers=PAGES,
+            guards=[refuse_other_names if token is None else refuse_strangers, refuse_other_sites],
+            exception_handlers=self.problems,
+            dependencies={
+                "desk": _always(desk),
+                "environment": _always(self.environment),
+                "visitor": _always(Visitor()),
+            },
+            include_in_schema=False,
+            request_max_body_size=MAX_FORM_BYTES,
+        )
+
+
+def _always(value: Any) -> Provide:
+    return Provide(lambda: value, use_cache=True, sync_to_thread=False)
