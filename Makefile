@@ -1,10 +1,11 @@
 # `make demo` and `make test` set up all that they need. `make help` lists the rest.
 BIN := .venv/bin
 PYTEST_ARGS ?=
+TAKEN_OUT_ARGS ?=
 # tests wait for brokers and devices more than they compute, so there are two workers to a core
 WORKERS = $(shell $(BIN)/python -c "import os; print(min(8, 2 * (os.cpu_count() or 1)))")
 
-.PHONY: help setup setup-dev demo test matrix agent-package lint types format contract bench wheel lock clean
+.PHONY: help setup setup-dev demo test matrix taken-out agent-package lint types format contract bench wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,9 @@ test: setup-dev ## all tests, against a real Mosquitto
 matrix: setup-dev ## cut an update off, and have the disk refuse, at every single call (long; strace; Linux)
 	@.ci/setup.sh tools
 	@FLOTILLA_MATRIX=all FLOTILLA_MATRIX_LOG=matrix.log $(BIN)/pytest -n auto -q --timeout 0 tests/matrix
+
+taken-out: setup-dev ## take the code of each promise out, in a copy, and look whether its tests fail (some minutes)
+	@$(BIN)/python -m tests.taken_out $(TAKEN_OUT_ARGS)
 
 agent-package: wheel ## build/agent: the agent as a package of its own, for `flotilla build build/agent --platform …`
 	@$(BIN)/python examples/agent/lay_out.py build/agent dist/*.whl requirements.lock

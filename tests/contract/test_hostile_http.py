@@ -265,8 +265,10 @@ async def test_another_range_than_was_asked_for_is_not_taken(tmp_path: Path, par
         exchange.answer(PACKED[:100], status="206 Partial Content", Content_Range=part)
 
     with scripted_server(partly(500_000), wrong, GOOD) as server:
-        await Device(tmp_path, server.url).gets_it()
+        device = Device(tmp_path, server.url)
+        await device.gets_it()
         assert server.ranges == ["", "bytes=500000-", ""]
+        assert device.wire == 500_000 + len(PACKED)
 
 
 async def test_an_ignored_range_starts_anew(tmp_path: Path) -> None:
@@ -463,7 +465,7 @@ def test_a_redirect_to_another_of_the_repositories_is_followed() -> None:
     found = scripted_server(serving({"/x": b"found"}))
     with found as target, scripted_server(leading(lambda: target.url + "/x")) as server:
         sink = MemorySink()
-        HttpFetcher([server.url, target.url], patience=QUICK).get("x", sink, limit=10)
+        HttpFetcher([server.url, target.url], patience=QUICK).get_from(server.url, "x", sink, limit=10)
         assert bytes(sink.data) == b"found"
         assert len(server.heard) == len(target.heard) == 1
 

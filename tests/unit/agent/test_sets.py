@@ -286,6 +286,17 @@ async def test_a_newer_wish_for_one_takes_the_set_apart(installed: Device) -> No
     installed.assert_runs(newer, TACHO, previous={"engine": ENGINE}, spare_objects=True)
 
 
+async def test_a_power_cut_between_the_moves_of_two_members_moves_neither(installed: Device) -> None:
+    def between(point: str) -> bool:
+        phases = [update.phase for update in installed.journal.unfinished()]
+        return point == "after advance by done" and Phase.SWITCHED in phases
+
+    installed.power.cut_when = between
+    await cut(installed, announce)
+    await installed.start(serve=False)
+    assert {update.phase for update in installed.journal.unfinished()} == {Phase.STAGED}
+
+
 @pytest.mark.parametrize("kind", ["healthy", "sick"])
 @pytest.mark.timeout(300)
 async def test_a_power_cut_anywhere_leaves_all_or_none(make_device: MakeDevice, kind: str) -> None:

@@ -1,6 +1,7 @@
 """Waiting for the right time, and trying again what may pass."""
 
 from datetime import datetime, timedelta
+from itertools import cycle
 
 import pytest
 
@@ -99,6 +100,17 @@ async def test_pauses_between_tries_grow(device: Device) -> None:
     assert pauses == sorted(pauses)
     assert pauses[0] >= 2.5
     assert pauses[-1] > 8 * pauses[0]
+
+
+async def test_pauses_between_tries_are_spread_and_bounded(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    chances, ids = cycle([b"\x00", b"\xff"]), device._random_bytes
+    monkeypatch.setattr(device, "_random_bytes", lambda count: next(chances) if count == 1 else ids(count))
+    await device.restart()
+    device.shelf.resolve_errors += [NetworkError("fetch.refused", "500")] * 99
+    await device.update_to(ONE, 1, retries=10)
+    deferred = [(e.at, e.detail["not_before"]) for e in device.events() if e.phase is Phase.DEFERRED and e.detail]
+    pauses = [(datetime.fromisoformat(due) - at).total_seconds() for at, due in deferred]
+    assert pauses == pytest.approx([5 / 2, 10, 20 / 2, 40, 80 / 2, 160, 320 / 2, 600, 600 / 2, 600], rel=1e-3)
 
 
 async def test_what_the_repository_does_not_have_is_not_asked_for_again(device: Device) -> None:

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -428,12 +429,14 @@ def test_the_pause_between_rounds_is_random_below_a_doubling_bound(
     server: HostileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bounds: list[float] = []
-    http = HttpFetcher([server.url], patience=Patience(attempts=6, first_delay_s=1, max_delay_s=5), uniform=lambda: 1.0)
+    chances = cycle([1.0, 0.25])
+    patience = Patience(attempts=6, first_delay_s=1, max_delay_s=5)
+    http = HttpFetcher([server.url], patience=patience, uniform=lambda: next(chances))
     monkeypatch.setattr(http._stopped, "wait", bounds.append)
     server.tricks["/x"] = [status(500)]
     with pytest.raises(NetworkError):
         http.get("x", MemorySink(), limit=10)
-    assert bounds == [1, 2, 4, 5, 5]
+    assert bounds == [1, 2 / 4, 4, 5 / 4, 5]
 
 
 def test_names_are_escaped_and_proxies_are_not_used(server: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:

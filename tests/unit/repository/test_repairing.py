@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,17 @@ def test_every_flipped_bit_is_found(small: PackageRepository) -> None:
         assert any(problem.file.endswith(path.name) for problem in problems), (path.name, place, bits, problems)
         path.write_bytes(before)
     assert small.verify() == []
+
+
+def test_metadata_that_is_written_otherwise_is_found(small: PackageRepository) -> None:
+    """No signature covers blanks, nor how the signature itself is written."""
+    timestamp = small.folder / "metadata/timestamp.json"
+    before = timestamp.read_bytes()
+    signature = re.search(rb'"sig":"([0-9a-f]+)"', before)
+    assert signature is not None
+    for other in (before.replace(b":", b": ", 1), before.replace(signature[1], signature[1].upper())):
+        timestamp.write_bytes(other)
+        assert [problem.file for problem in small.verify()] == ["metadata/timestamp.json"]
 
 
 @pytest.mark.parametrize("how", ["flip", "remove"])
