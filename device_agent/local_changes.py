@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from device_agent.durability import disk_errors
+from device_agent.interruption import check_interrupted
 from device_agent.layout import FIXED_MTIME, installed_mode
 from device_agent.objects import has_signature, sha256_of
 from device_agent.trees import in_state
@@ -48,6 +49,7 @@ def find_changes(folder: Path, manifest: Manifest, rendered: Mapping[str, Render
     found: list[Change] = []
     with disk_errors(f"look for changes in {folder}"):
         for entry in manifest.files:
+            check_interrupted()
             if not in_state(manifest, entry.path):
                 what = _file_change(folder / entry.path, entry.size, installed_mode(entry.mode), entry.sha256)
                 found += [Change(entry.path, what)] if what else []

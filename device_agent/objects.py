@@ -85,6 +85,7 @@ class ObjectStore:
         kept = {self.path(entry) for manifest in keep for entry in manifest.files}
         with disk_errors("remove contents that no release needs"):
             for path in self._all():
+                check_interrupted()
                 found = path.lstat()
                 if found.st_nlink == 1 and path not in kept:
                     path.unlink()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from device_agent.durability import Space, disk_errors, flush_folder
+from device_agent.interruption import check_interrupted
 from device_agent.layout import PackageFolders
 from device_agent.store import ReleaseStore
 from schemas.errors import DeviceError
@@ -115,6 +116,7 @@ def measure(folder: Path) -> Measure:
     """What a copy of `folder` takes; nothing where there is no such folder. Raises `OSError` and `disk.full`."""
     size = entries = 0
     for _, looks in _walk(folder):
+        check_interrupted()
         entries += 1
         # what a file occupies, not what it says it is long: a database may have holes
         size += looks.st_blocks * 512 + (0 if stat.S_ISREG(looks.st_mode) else 4096)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from device_agent.contexts import Contexts
+from device_agent.interruption import in_interruptible_thread
 from device_agent.journal import Journal
 from device_agent.reports import log_tail
 from device_agent.seams import HookRunner
@@ -36,7 +37,7 @@ class StateStep:
     async def check(self, update: Update, new: Manifest) -> None:
         """Before anything is stopped: raise `DeviceError` `disk.full` where the snapshot asked for has no room."""
         if new.state_snapshot:
-            await in_thread(self._snapshots.check_room, update.package)
+            await in_interruptible_thread(self._snapshots.check_room, update.package)
 
     async def keep(self, update: Update, new: Manifest) -> dict[str, Any]:
         """Copy the state where the new release asks for it; gives details for the event. Raises `disk.*`."""

@@ -6,6 +6,7 @@ from typing import Any
 from device_agent.clock import Clock
 from device_agent.contexts import Contexts
 from device_agent.install_path import InstallPaths
+from device_agent.interruption import in_interruptible_thread
 from device_agent.lifecycle import Outcome
 from device_agent.local_changes import describe, keep_copies
 from device_agent.seams import HookRunner, ServiceManager
@@ -67,7 +68,7 @@ class SwitchStep:
         new, old = await self._new(update), await self._old(update)
         detail: dict[str, Any] = {}
         if old is not None:
-            detail |= await in_thread(self._look_for_changes, old)
+            detail |= await in_interruptible_thread(self._look_for_changes, old)
         await in_thread(self._paths.check, new.manifest)
         await self._state.check(update, new.manifest)
         return detail | await self._hook("pre_switch", new.manifest.hooks.pre_switch, new)

@@ -32,10 +32,10 @@ FILES: dict[str, bytes | str] = {"big": BIG, **{f"small/{n}": f"content {n}" for
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[PackageRepository, dict[str, bytes]]:
-    """A repository with `tacho` 1.0.0, and `hooked` 1.0.0 whose hook takes a minute; and its files by URL path."""
+    """A repository with `tacho` 1.0.0, and `hooked` 1.0.0 with a hook that is deaf for a minute; its files by URL."""
     made = make_repository(tmp_path_factory.mktemp("shop"), clock=lambda: NOW)
     add_release(made, "tacho", "1.0.0", FILES)
-    hook = Hook(command=["/bin/sleep", "60"], timeout_s=100)
+    hook = Hook(command=["/bin/sh", "-c", "trap '' TERM; : > deaf; exec sleep 60"], timeout_s=100)
     add_release(made, "hooked", "1.0.0", {"x": "x"}, hooks=Hooks(pre_switch=hook))
     return made, {f"/{path}": data for path, data in tree_of(made.folder).items()}
 
@@ -184,8 +184,10 @@ async def test_while_the_disk_is_flushed(world: World) -> None:
 async def test_while_a_hook_runs(world: World) -> None:
     class Runner(ProcessHookRunner):
         async def run(self, *args: Any) -> Any:
+            running = asyncio.create_task(super().run(*args))
+            await until((args[2].folder / "deaf").exists)
             world.has_come_far()
-            return await super().run(*args)
+            return await running
 
     world.device.hooks = Runner()  # type: ignore[assignment]
     await world.start()

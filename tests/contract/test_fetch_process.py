@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -566,3 +566,15 @@ async def test_nothing_is_asked_for_nothing(device: Device, started: Started) ->
     wanted: Sequence[WantedObject] = []
     await device.source("http://127.0.0.1:1").fetch(wanted, ignore)
     assert not started.all
+
+
+def test_configured_repositories_are_asked_before_an_announcements(tmp_path: Path) -> None:
+    make = process_source_factory(
+        root=tmp_path,
+        trusted_root=lambda: b"",
+        repositories=["https://near.example", "https://far.example"],
+        now=lambda: datetime.now(UTC),
+    )
+    asked = make(["https://announced.example", "https://far.example"])._addresses  # type: ignore[attr-defined]
+    assert asked == ("https://near.example", "https://far.example", "https://announced.example")
+    assert make(["/media/usb/tacho.flotilla"])._addresses == ("/media/usb/tacho.flotilla",)  # type: ignore[attr-defined]

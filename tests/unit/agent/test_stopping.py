@@ -1,13 +1,20 @@
 """Cancelling, superseding, halting, reverting, going back on request: in each phase what it allows."""
 
 import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from device_agent import local_changes, snapshots
+from device_agent.runner import Runner
 from device_agent.updates import Answer, Cancelled
 from schemas.errors import OperatorError
 from schemas.messages import Phase
-from tests.unit.agent.device import Device, rollout, until
+from tests.unit.agent.device import LIMIT_S, Device, rollout, until
 from tests.unit.agent.releases import build
 
 WELL = ["accepted", "fetching", "staged", "switched", "probation", "succeeded"]
@@ -265,3 +272,46 @@ async def test_an_operator_may_go_back_while_the_device_is_held(updated: Device)
     updated.manager.hold(True)
     await updated.end_of(await updated.manager.rollback("tacho"))
     updated.assert_runs(ONE)
+
+
+@pytest.mark.parametrize("looked_at", ["installed files", "state"])
+async def test_what_is_looked_through_before_the_switch_is_not_looked_through_to_the_end(
+    device: Device, monkeypatch: pytest.MonkeyPatch, looked_at: str
+) -> None:
+    await device.update_to(build(version="1.0.0", files={f"lib/{n}": (b"%d" % n, 0o644) for n in range(9)}), 1)
+    data = device.folders.package("tacho").state / "data"
+    data.mkdir(exist_ok=True)
+    for number in range(9):
+        (data / str(number)).write_text("written by the application")
+    seen, loop, first, go_on = list[Path](), asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def look(path: Path) -> None:
+        seen.append(path)
+        loop.call_soon_threadsafe(first.set)
+        assert go_on.wait(LIMIT_S)
+
+    real_change, real_walk = local_changes._file_change, snapshots._walk
+
+    def file_change(path: Path, *args: Any) -> str:
+        look(path)
+        return real_change(path, *args)
+
+    def walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+        for path, looks in real_walk(folder):
+            look(path)
+            yield path, looks
+
+    if looked_at == "state":
+        monkeypatch.setattr(snapshots, "_walk", walk)
+    else:
+        monkeypatch.setattr(local_changes, "_file_change", file_change)
+    submitted = await device.submit(build(version="1.1.0", state_snapshot=True), 2)
+    await asyncio.wait_for(first.wait(), LIMIT_S)
+    cancelling = asyncio.create_task(device.manager.cancel("tacho"))
+    runner = device.manager._queue._runner
+    assert isinstance(runner, Runner)
+    await until(lambda: runner._wish is not None)
+    go_on.set()
+    assert await cancelling is Cancelled.CANCELLED
+    assert device.story(submitted.update)[-1] == "cancelled"
+    assert len(seen) == 1
