@@ -18,12 +18,17 @@ import uvicorn
 
 from broker_config.errors import BrokerError
 from broker_config.process import MosquittoProcess
+from controller.accounts.answers import Answers
+from controller.accounts.audit import AuditLog
+from controller.accounts.people import People
+from controller.accounts.tokens import Tokens
 from controller.database import open_database, utc_now
 from controller.fleet.pruning import Pruner
 from controller.fleet.running import running_versions
 from controller.fleet.service import FleetService
 from controller.http.api import make_api
 from controller.http.guard import is_loopback, load_token
+from controller.http.login import Accounts
 from controller.http.packages import Spool
 from controller.preflight.gathering import Preflights
 from controller.repository.bundle_maker import BundleMaker
@@ -94,6 +99,8 @@ async def run_controller(settings: ControllerSettings) -> None:
             watchers=lambda: fleet.feed.watchers,
             upkeep=upkeep,
         )
+        accounts = Accounts(People(engine), Tokens(engine), AuditLog(engine), has_file_token=token is not None)
+        answers = Answers(engine)
         api = make_api(
             repository=repository,
             fleet=fleet,
@@ -101,6 +108,8 @@ async def run_controller(settings: ControllerSettings) -> None:
             spool=spool,
             broker_url=broker.url,
             token=token,
+            accounts=accounts,
+            answers=answers,
             stop=stop,
             bundle_maker=bundle_maker,
             preflights=Preflights(engine, repository),

@@ -104,7 +104,13 @@ CODES: Final[dict[str, str]] = {
     "rollout.state": "the rollout is in a state that does not allow this",
     "device.unknown": "no such device",
     "demo.differed": "the demo did not go as its story says",
-    "auth.refused": "the token is missing or wrong",
+    "auth.refused": "the token, the session or the password is missing, wrong or over",
+    "auth.denied": "the role of whoever asks is not enough for this",
+    "auth.limit": "too many failed logins; try again later",
+    "account.unknown": "no such account or token",
+    "account.exists": "an account or token of this name exists",
+    "request.key": "the Idempotency-Key was used for another request",
+    "request.running": "the request that first had this Idempotency-Key is still under way",
 }
 """Code to meaning, for ever: a code may be added, never renamed. `docs/contract/errors.md` is made from it."""
 

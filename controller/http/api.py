@@ -8,12 +8,17 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from sqlalchemy import Engine
 
+from controller.accounts.answers import Answers
 from controller.fleet.service import FleetService
+from controller.http import accounts as account_handlers
 from controller.http import fleet as fleet_handlers
 from controller.http import packages as package_handlers
+from controller.http.access import Access, check_rules
 from controller.http.bundles import bundles
 from controller.http.docs import JSON, PAGE
-from controller.http.guard import Guard
+from controller.http.guard import Gate
+from controller.http.login import Accounts
+from controller.http.login_page import login, login_page, logout
 from controller.http.packages import Spool
 from controller.http.preflight import preflight
 from controller.http.releasing import Releasing
@@ -45,6 +50,8 @@ def make_api(
     spool: Spool,
     broker_url: str,
     token: str | None,
+    accounts: Accounts,
+    answers: Answers,
     stop: asyncio.Event,
     bundle_maker: BundleMaker,
     preflights: Preflights,
@@ -56,12 +63,13 @@ def make_api(
 
     Args:
         engine: the database, which the page asks for numbers.
-        token: what the API insists on; None where only this machine can connect.
+        token: the one in the data folder; None where only this machine can connect and nobody is asked for one.
+        accounts: of people and machines, and the log of what they changed.
+        answers: kept for requests that are sent again.
         stop: set when the controller is about to end, so that watchers are let go.
         bundle_maker: told of every release that comes.
         preflights: say what a release would do.
     """
-    guard = Guard(token)
     releasing = Releasing(repository, fleet, settings)
     desk = Desk(
         engine=engine,
@@ -90,8 +98,11 @@ def make_api(
             fleet_handlers.fleet_statistics,
             fleet_handlers.watch,
             fleet_handlers.about,
+            account_handlers.Session,
+            account_handlers.Users,
+            account_handlers.TokensOfMachines,
+            account_handlers.audit_log,
         ],
-        guards=[guard],
         dependencies={
             "repository": _always(repository),
             "fleet": _always(fleet),
@@ -105,14 +116,21 @@ def make_api(
         },
     )
 
-    return Litestar(
+    gate = Gate(accounts.people, accounts.tokens, token)
+    access = Access(gate, accounts.audit, answers, max_body=MAX_WISH_BYTES)
+    made = Litestar(
         route_handlers=[
             api,
-            *signal_routes(metrics, health, viewers=guard),
+            *signal_routes(metrics, health),
             repository_files(repository),
-            site.router(desk, token),
+            site.router(desk),
             site.static,
+            login_page,
+            login,
+            logout,
         ],
+        dependencies={"accounts": _always(accounts)},
+        middleware=[access.middleware()],
         exception_handlers=for_browsers(site.problems),
         template_config=template_config(site.environment),
         openapi_config=OpenAPIConfig(
@@ -125,6 +143,8 @@ def make_api(
         request_max_body_size=MAX_WISH_BYTES,
         logging_config=None,
     )
+    check_rules(made)
+    return made
 
 
 def _always(value: object) -> Provide:

@@ -1,4 +1,4 @@
-"""Who may talk to the controller: this machine, or whoever has the token where others can reach it."""
+"""Who may talk to the controller: this machine, or where others can reach it, whoever has a token or has logged in."""
 
 import contextlib
 import hmac
@@ -7,18 +7,36 @@ import os
 import secrets
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote, urlsplit
 
-from litestar.connection import ASGIConnection
+from anyio import to_thread
 from litestar.exceptions import ClientException, HTTPException
-from litestar.handlers.base import BaseRouteHandler
 
+from controller.accounts.people import People
+from controller.accounts.roles import NOBODY, Role, Who
+from controller.accounts.tokens import Tokens
+from controller.accounts.views import FILE_TOKEN
+from controller.http.noting import Connection
+from controller.http.rules import Rule
 from schemas.errors import OperatorError, one_line
 
 TOKEN_BYTES: Final = 32
 MIN_TOKEN: Final = 16
+COOKIE: Final = "flotilla_session"
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _TYPES: Final = ("application/json", "application/octet-stream")
+_LOCAL: Final = Who(kind="local", name="loopback", role=Role.ADMIN)
+_OF_FILE: Final = Who(kind="token", name=FILE_TOKEN, role=Role.ADMIN)
+
+
+class LoginNeededError(OperatorError):
+    """A browser asked for a page without a session: it is sent to log in, and comes back to `wanted`."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__("auth.refused", "log in first")
+        self.location = f"/login?next={quote(wanted, safe='/')}"
 
 
 def is_loopback(host: str) -> bool:
@@ -51,32 +69,83 @@ def load_token(path: Path) -> str:
     return token
 
 
-class Guard:
-    """A Litestar guard.
+class Gate:
+    """Finds out who asks, and lets them through where the rule allows it.
 
-    Where only this machine can connect there is no token, but a web page that someone opens here could
-    still send requests. So the Host header must name this machine, which a page from elsewhere cannot
-    arrange even with a rebound name; the Origin, which browsers send and no page can leave out, must be
-    this server; and what is sent must be of a type for which browsers ask first, which forms are not.
+    Where only this machine can connect nobody has to say who they are, but a web page that someone opens here could
+    still send requests. So the Host header must name this machine, which a page from elsewhere cannot arrange even
+    with a rebound name; the Origin, which browsers send and no page can leave out, must be this server; and what is
+    sent must be of a type for which browsers ask first, which forms are not.
+
+    Where others can reach it, a bearer token or a session's cookie is needed. A cookie is sent by the browser whoever
+    made the page, so what changes something must come from a page of this server, as the browser itself says.
 
     Args:
-        token: what to insist on; None on loopback.
+        people: for sessions.
+        tokens: for the tokens in the database.
+        file_token: the token in the data folder; None where nobody is asked who they are, as on loopback.
     """
 
-    def __init__(self, token: str | None) -> None:
-        self._token = token
+    def __init__(self, people: People, tokens: Tokens, file_token: str | None) -> None:
+        self._people = people
+        self._tokens = tokens
+        self._file_token = file_token
 
-    def __call__(self, connection: ASGIConnection, _: BaseRouteHandler) -> None:  # type: ignore[type-arg]  # any state
-        """Raise for whoever may not."""
-        if self._token is None:
-            _refuse_foreign_pages(connection)
-        else:
-            _require_token(connection, self._token)
-        if connection.scope["method"] in _WITH_BODY:  # type: ignore[typeddict-item]  # only HTTP comes here
+    async def admit(self, connection: Connection, rule: Rule) -> Who:
+        """Whoever asks.
+
+        Raises:
+            OperatorError: `auth.refused` where it is not known, `auth.denied` where their role is not enough.
+            LoginNeededError: the same for a page in a browser.
+            HTTPException: a page of another site, or a type of content that is not meant.
+        """
+        is_page = not connection.scope["path"].startswith("/api/")
+        changes = connection.scope["method"] not in SAFE  # type: ignore[typeddict-item]  # only HTTP comes here
+        who = NOBODY
+        if rule.role is not None:
+            if self._file_token is None:
+                _refuse_foreign_pages(connection)
+            who = await self.identify(connection)
+            if who is NOBODY:
+                raise _stranger(connection, is_page=is_page)
+            if not who.may(rule.role):
+                raise OperatorError(
+                    "auth.denied", f"this needs the role {rule.role}; {who.actor} has the role {who.role}"
+                )
+        is_for_all = rule.role is None and rule.action is None
+        if changes and not is_for_all and (is_page or who.session is not None):
+            _require_own_page(connection)
+        if not is_page and connection.scope["method"] in _WITH_BODY:  # type: ignore[typeddict-item]  # as above
             _require_type(connection)
+        return who
+
+    async def identify(self, connection: Connection) -> Who:
+        """By token or session; `NOBODY` where neither is good and somebody is asked for."""
+        scheme, _space, given = connection.headers.get("authorization", "").partition(" ")
+        given = given.strip()
+        found: Who | None = None
+        if scheme.lower() == "bearer" and given:
+            if self._file_token is not None and hmac.compare_digest(given.encode(), self._file_token.encode()):
+                return _OF_FILE
+            found = await to_thread.run_sync(self._tokens.who, given)
+        elif cookie := connection.cookies.get(COOKIE):
+            found = await to_thread.run_sync(self._people.who, cookie)
+        return found or (_LOCAL if self._file_token is None else NOBODY)
 
 
-def _refuse_foreign_pages(connection: ASGIConnection) -> None:  # type: ignore[type-arg]  # any state
+def _stranger(connection: Connection, *, is_page: bool) -> OperatorError:
+    if is_page and "text/html" in connection.headers.get("accept", ""):
+        query = connection.scope["query_string"].decode("latin-1")
+        is_read = connection.scope["method"] == "GET"  # type: ignore[typeddict-item]  # only HTTP comes here
+        wanted = connection.scope["path"] + (f"?{query}" if query else "") if is_read else "/"
+        return LoginNeededError(wanted)
+    return OperatorError(
+        "auth.refused",
+        "this needs a login or a token of the controller (--token or FLOTILLA_TOKEN); the first is in DATA/api-token",
+    )
+
+
+def _refuse_foreign_pages(connection: Connection) -> None:
     host = connection.headers.get("host", "")
     if not is_loopback(_host_name(host)):
         raise ClientException("this controller listens on this machine only; call it by 127.0.0.1 or localhost")
@@ -85,16 +154,18 @@ def _refuse_foreign_pages(connection: ASGIConnection) -> None:  # type: ignore[t
         raise HTTPException("requests from other sites' pages are refused", status_code=403)
 
 
-def _require_token(connection: ASGIConnection, token: str) -> None:  # type: ignore[type-arg]  # any state
-    scheme, _space, given = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
-        raise OperatorError(
-            "auth.refused",
-            "this needs the controller's API token (--token or FLOTILLA_TOKEN); it is in DATA/api-token",
+def _require_own_page(connection: Connection) -> None:
+    """Fetch Metadata where the browser sends it, else the Origin; both are set by the browser and by no page."""
+    site = connection.headers.get("sec-fetch-site")
+    origin = connection.headers.get("origin", "")
+    own = urlsplit(origin).netloc.lower() == connection.headers.get("host", "").lower() and bool(origin)
+    if not (own if site is None else site == "same-origin"):
+        raise HTTPException(
+            "requests from other sites' pages are refused; open the controller's page and try again", status_code=403
         )
 
 
-def _require_type(connection: ASGIConnection) -> None:  # type: ignore[type-arg]  # any state
+def _require_type(connection: Connection) -> None:
     given = connection.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given not in _TYPES:
         raise HTTPException(

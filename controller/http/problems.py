@@ -7,8 +7,11 @@ from typing import Any, Final
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.response import Redirect
 from litestar.types import ExceptionHandlersMap
 
+from controller.http.guard import LoginNeededError
+from controller.http.login import TooManyLoginsError
 from schemas.errors import FlotillaError, NetworkError, PublisherError, TrustError, one_line
 
 log = logging.getLogger("flotilla.http")
@@ -17,6 +20,12 @@ MEDIA_TYPE: Final = "application/problem+json"
 
 _STATUS: Final[dict[str, int]] = {
     "auth.refused": 401,
+    "auth.denied": 403,
+    "auth.limit": 429,
+    "account.unknown": 404,
+    "account.exists": 409,
+    "request.key": 422,
+    "request.running": 409,
     "release.unknown": 404,
     "rollout.unknown": 404,
     "device.unknown": 404,
@@ -58,7 +67,15 @@ def _foreseen(request: Request[Any, Any, Any], error: FlotillaError) -> Response
     status = status_of(error)
     if status >= 500:
         log.error("%s %s: %s", request.method, one_line(request.url.path), error)
-    return problem(status, title=error.code, detail=error.message, code=error.code)
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooManyLoginsError) else {}
+    return problem(status, title=error.code, detail=error.message, code=error.code, headers=headers)
+
+
+def _to_login(request: Request[Any, Any, Any], error: LoginNeededError) -> Response[Any]:
+    if request.headers.get("hx-request") == "true":
+        # a part of a page: the script that asked for it goes there as a whole
+        return Response(None, status_code=401, headers={"HX-Redirect": "/login", "Cache-Control": "no-store"})
+    return Redirect(error.location, status_code=303, headers={"Cache-Control": "no-store"})
 
 
 def _bad_request(_: Request[Any, Any, Any], error: ValidationException) -> Response[dict[str, Any]]:
@@ -96,6 +113,7 @@ def _too_deep(_: Request[Any, Any, Any], __: RecursionError) -> Response[dict[st
 
 
 HANDLERS: Final[ExceptionHandlersMap] = {
+    LoginNeededError: _to_login,
     FlotillaError: _foreseen,
     ValidationException: _bad_request,
     HTTPException: _http,

@@ -3,22 +3,20 @@
 from anyio import to_thread
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import Guard
 
 from controller.signals.health import Health, Readiness
 from controller.signals.metrics import CONTENT_TYPE, Metrics
 from controller.version import VERSION
 
 
-def signal_routes(metrics: Metrics, health: Health, *, viewers: Guard) -> list[HTTPRouteHandler]:
+def signal_routes(metrics: Metrics, health: Health) -> list[HTTPRouteHandler]:
     """The three routes.
 
-    Args:
-        viewers: lets those read `/metrics` who may read the API. The other two are for everybody who can connect:
-            what starts and watches services has no token, and learns nothing there about the fleet.
+    `/metrics` is for those who may read the API (`controller/http/rules.py`). The other two are for everybody who can
+    connect: what starts and watches services has no token, and learns nothing there about the fleet.
     """
 
-    @get("/metrics", include_in_schema=False, guards=[viewers])
+    @get("/metrics", include_in_schema=False)
     async def read_metrics() -> Response[bytes]:
         """Prometheus' text format."""
         text = await to_thread.run_sync(metrics.render)

@@ -1,4 +1,4 @@
-"""Keeps other sites' pages away from the page's forms, and people from what is not theirs to do.
+"""Keeps other sites' pages away from the page's forms; who may do what is `controller/http/rules.py`'s.
 
 A form of another site can be sent here by the browser of whoever may act here, without being asked first. So a
 POST counts only where the browser itself says that it comes from a page of this server: the Origin, which no page
@@ -13,7 +13,6 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
 from litestar.handlers.base import BaseRouteHandler
 
-from controller.http.guard import is_loopback
 from schemas.errors import OperatorError, one_line
 
 FORM: Final = "application/x-www-form-urlencoded"
@@ -36,20 +35,6 @@ def refuse_other_sites(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRo
     given = connection.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != FORM:
         raise HTTPException(f"send the form as {FORM}, and not as {one_line(given, 60) or 'nothing'}", status_code=415)
-
-
-def refuse_other_names(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """A Litestar guard for a controller that only this machine can reach: no other name may lead here."""
-    name = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
-    if not is_loopback(name):
-        raise HTTPException(
-            "this controller listens on this machine only; call it by 127.0.0.1 or localhost", status_code=400
-        )
-
-
-def refuse_strangers(_: ASGIConnection[Any, Any, Any, Any], __: BaseRouteHandler) -> None:
-    """A Litestar guard for a controller that others can reach, as long as people cannot log in."""
-    raise OperatorError("auth.refused", "the page is for this machine only: call it by 127.0.0.1 there")
 
 
 async def fields_of(request: Request[Any, Any, Any]) -> dict[str, str]:

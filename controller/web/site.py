@@ -3,13 +3,15 @@
 from typing import Any
 
 from jinja2 import Environment
-from litestar import Router
+from litestar import Request, Router
 from litestar.di import Provide
 from litestar.types import ExceptionHandlersMap
 
+from controller.accounts.roles import Role
+from controller.http.noting import who_of
 from controller.web import device_pages, fleet_pages, package_pages, rollout_pages
 from controller.web.desk import Desk
-from controller.web.guarding import MAX_FORM_BYTES, refuse_other_names, refuse_other_sites, refuse_strangers
+from controller.web.guarding import MAX_FORM_BYTES, refuse_other_sites
 from controller.web.problems import problem_pages
 from controller.web.rendering import make_environment
 from controller.web.statics import Statics
@@ -53,26 +55,34 @@ class Site:
         self.problems: ExceptionHandlersMap = problem_pages(self.environment)
         self.static = statics.handler()
 
-    def router(self, desk: Desk, token: str | None) -> Router:
+    def router(self, desk: Desk) -> Router:
         """The pages.
 
         Args:
             desk: what they show and ask.
-            token: what the API insists on; None where only this machine can connect.
         """
         return Router(
             "/",
             route_handlers=PAGES,
-            guards=[refuse_other_names if token is None else refuse_strangers, refuse_other_sites],
+            guards=[refuse_other_sites],
             exception_handlers=self.problems,
             dependencies={
                 "desk": _always(desk),
                 "environment": _always(self.environment),
-                "visitor": _always(Visitor()),
+                "visitor": Provide(_visitor, sync_to_thread=False),
             },
             include_in_schema=False,
             request_max_body_size=MAX_FORM_BYTES,
         )
+
+
+def _visitor(request: Request[Any, Any, Any]) -> Visitor:
+    who = who_of(request)
+    return Visitor(
+        name=who.name if who.kind == "user" else None,
+        may_act=who.may(Role.OPERATOR),
+        may_release=who.may(Role.PUBLISHER),
+    )
 
 
 def _always(value: Any) -> Provide:

@@ -45,6 +45,8 @@ def test_every_route_needs_the_token_where_others_can_reach_it(guarded: Controll
     wrong = ["", "Bearer", "Bearer ", f"Bearer {guarded.token}x", f"Bearer {guarded.token[:-1]}", guarded.token]
     wrong += [f"Basic {guarded.token}", "Bearer \xe4\xf6"]
     for verb, path in routes:
+        if (verb, path) == ("POST", "/api/v1/session"):
+            continue  # whoever logs in has nothing to show yet
         for given in wrong:
             answer = guarded.call(verb, path, b"{}", {**JSON_TYPE, "Authorization": given})
             assert "--token" in answer.problem(401, "auth.refused"), (verb, path, given)

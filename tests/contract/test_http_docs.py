@@ -42,6 +42,19 @@ def test_the_description_lists_every_route(controller: ControllerProcess) -> Non
         "GET /api/v1/root",
         "GET /api/v1/statistics",
         "GET /api/v1/watch",
+        "GET /api/v1/session",
+        "POST /api/v1/session",
+        "DELETE /api/v1/session",
+        "PUT /api/v1/session/password",
+        "GET /api/v1/users",
+        "POST /api/v1/users",
+        "DELETE /api/v1/users/{name}",
+        "PUT /api/v1/users/{name}/password",
+        "PUT /api/v1/users/{name}/role",
+        "GET /api/v1/tokens",
+        "POST /api/v1/tokens",
+        "DELETE /api/v1/tokens/{name}",
+        "GET /api/v1/audit",
     }
     upload = described["paths"]["/api/v1/packages"]["post"]["requestBody"]["content"]
     assert list(upload) == ["application/octet-stream"]

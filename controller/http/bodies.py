@@ -1,0 +1,88 @@
+"""Bodies of requests that change something: read whole or hashed in passing, and told without their secrets."""
+
+import hashlib
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+from litestar.exceptions import HTTPException
+from litestar.types import Receive, ReceiveMessage
+
+_SECRET: Final = ("password", "secret", "token")
+_FORM: Final = "application/x-www-form-urlencoded"
+
+
+async def read_all(receive: Receive, limit: int) -> bytes:
+    """The whole body; raises `HTTPException` (413) for more than `limit` bytes, (400) where the client has gone."""
+    pieces = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise HTTPException("the request broke off", status_code=400)
+        pieces += message["body"]  # type: ignore[typeddict-item]  # only HTTP comes here
+        if len(pieces) > limit:
+            raise HTTPException(status_code=413)
+        if not message.get("more_body", False):
+            return bytes(pieces)
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read already, and after it what `receive` gives: that the client has gone."""
+    left: list[ReceiveMessage] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Any:
+        return left.pop() if left else await receive()
+
+    return again
+
+
+class Hashed:
+    """A `receive` that hashes what passes through."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._hash = hashlib.sha256()
+        self.complete = False
+
+    async def __call__(self) -> Any:
+        """The next message."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._hash.update(message["body"])
+            self.complete = not message.get("more_body", False)
+        return message
+
+    async def drain(self) -> None:
+        """Read what is left of the body."""
+        while not self.complete:
+            if (await self())["type"] == "http.disconnect":
+                raise HTTPException("the request broke off", status_code=400)
+
+    def digest(self) -> bytes:
+        """Of what has passed."""
+        return self._hash.digest()
+
+
+def hash_of(*parts: bytes) -> str:
+    """One hash of several parts; where one ends and the next begins counts."""
+    made = hashlib.sha256()
+    for part in parts:
+        made.update(len(part).to_bytes(8, "big") + part)
+    return made.hexdigest()
+
+
+def without_secrets(body: bytes, content_type: str) -> str:
+    """What a JSON object or a form asks for, as JSON, for the audit log; empty for anything else."""
+    if not body:
+        return ""
+    try:
+        if content_type.partition(";")[0].strip().lower() == _FORM:
+            fields: Any = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
+        else:
+            fields = msgspec.json.decode(body)
+    except (ValueError, msgspec.DecodeError, RecursionError):
+        return ""
+    if not isinstance(fields, dict):
+        return ""
+    shown = {key: value for key, value in fields.items() if not any(word in key.lower() for word in _SECRET)}
+    return msgspec.json.encode(shown).decode() if shown else ""

@@ -1,0 +1,39 @@
+"""What a handler can learn about whoever asks, and what it can say for the audit log."""
+
+from typing import Any, Final
+
+from litestar.connection import ASGIConnection
+
+from controller.accounts.roles import NOBODY, Who
+
+WHO: Final = "flotilla_who"
+ABOUT: Final = "flotilla_about"
+UNCHANGED: Final = "flotilla_unchanged"
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+
+def who_of(connection: Connection) -> Who:
+    """Whoever makes this request."""
+    found = connection.scope["state"].get(WHO, NOBODY)
+    return found if isinstance(found, Who) else NOBODY
+
+
+def is_now(connection: Connection, who: Who) -> None:
+    """From here on the request counts as theirs, as after a login."""
+    connection.scope["state"][WHO] = who
+
+
+def about(connection: Connection, target: str) -> None:
+    """On what the request works, where its address does not say so."""
+    connection.scope["state"][ABOUT] = target
+
+
+def nothing_changed(connection: Connection) -> None:
+    """The request was only a question: no row in the audit log."""
+    connection.scope["state"][UNCHANGED] = True
+
+
+def address_of(connection: Connection) -> str:
+    """Where the request came from; behind a proxy that is trusted, the client that it names."""
+    return connection.client.host if connection.client is not None else ""

@@ -1,0 +1,132 @@
+"""Who may do what over HTTP: one table for every route, API and page. A route without a rule is no route.
+
+`make_api` refuses to start with a route that is missing here. What needs `None` is for everybody: the repository's
+files are signed, and the rest of it says nothing about the fleet.
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from controller.accounts.roles import Role
+
+
+class Rule(NamedTuple):
+    """What one route needs.
+
+    Attributes:
+        role: the least one; None for everybody, known or not.
+        action: its name in the audit log; None for what changes nothing.
+        repeatable: whether its answer is kept for an Idempotency-Key; not where the answer holds a secret.
+    """
+
+    role: Role | None
+    action: str | None = None
+    repeatable: bool = True
+
+
+_READ: Final = Rule(Role.VIEWER)
+_EVERYBODY: Final = Rule(None)
+
+
+def _needs(role: Role, action: str) -> Rule:
+    return Rule(role, action)
+
+
+V1: Final = "/api/v1"
+_VERSION: Final = f"{V1}/packages/{{name}}/{{version}}"
+_ROLLOUT: Final = f"{V1}/rollouts/{{rollout_id}}"
+_DEVICE: Final = f"{V1}/devices/{{device_id}}"
+_USER: Final = f"{V1}/users/{{name}}"
+
+RULES: Final[Mapping[tuple[str, str], Rule]] = {
+    # for everybody
+    ("*", "/repo"): _EVERYBODY,
+    ("GET", "/healthz"): _EVERYBODY,
+    ("GET", "/readyz"): _EVERYBODY,
+    ("GET", "/api/docs"): _EVERYBODY,
+    ("GET", "/api/docs/openapi.json"): _EVERYBODY,
+    ("GET", "/api/docs/{path}"): _EVERYBODY,
+    ("GET", "/login"): _EVERYBODY,
+    ("POST", "/login"): Rule(None, "login", repeatable=False),
+    ("POST", f"{V1}/session"): Rule(None, "login", repeatable=False),
+    # whoever is logged in
+    ("GET", f"{V1}/session"): _READ,
+    ("DELETE", f"{V1}/session"): Rule(Role.VIEWER, "logout", repeatable=False),
+    ("PUT", f"{V1}/session/password"): Rule(Role.VIEWER, "user.password", repeatable=False),
+    ("POST", "/logout"): Rule(Role.VIEWER, "logout", repeatable=False),
+    # reading
+    ("GET", "/metrics"): _READ,
+    ("GET", f"{V1}/packages"): _READ,
+    ("GET", _VERSION): _READ,
+    ("GET", f"{_VERSION}/bundles"): _READ,
+    ("GET", f"{_VERSION}/export"): _READ,
+    ("GET", f"{V1}/root"): _READ,
+    ("GET", f"{V1}/statistics"): _READ,
+    ("GET", f"{V1}/rollouts"): _READ,
+    ("GET", _ROLLOUT): _READ,
+    ("GET", f"{_ROLLOUT}/devices"): _READ,
+    ("GET", f"{V1}/devices"): _READ,
+    ("GET", _DEVICE): _READ,
+    ("GET", f"{_DEVICE}/events"): _READ,
+    ("GET", f"{_DEVICE}/commands"): _READ,
+    ("GET", f"{_DEVICE}/desired"): _READ,
+    ("GET", f"{V1}/fleet"): _READ,
+    ("GET", f"{V1}/watch"): _READ,
+    ("GET", f"{V1}/controller"): _READ,
+    ("GET", f"{V1}/audit"): _READ,
+    ("POST", f"{V1}/releases/preflight"): _READ,
+    # steering rollouts and devices
+    ("POST", f"{_ROLLOUT}/state"): _needs(Role.OPERATOR, "rollout.state"),
+    ("POST", f"{_DEVICE}/commands"): _needs(Role.OPERATOR, "device.command"),
+    ("PUT", f"{_DEVICE}/desired"): _needs(Role.OPERATOR, "device.desired"),
+    # what the repository holds, and what is announced
+    ("POST", f"{V1}/packages"): _needs(Role.PUBLISHER, "package.push"),
+    ("DELETE", _VERSION): _needs(Role.PUBLISHER, "package.delete"),
+    ("POST", f"{_VERSION}/yank"): _needs(Role.PUBLISHER, "package.yank"),
+    ("POST", f"{_VERSION}/export"): _needs(Role.PUBLISHER, "package.export"),
+    ("POST", f"{V1}/packages/site"): _needs(Role.PUBLISHER, "package.export"),
+    ("POST", f"{V1}/packages/import"): _needs(Role.PUBLISHER, "package.import"),
+    ("POST", f"{V1}/packages/retire"): _needs(Role.PUBLISHER, "package.retire"),
+    ("POST", f"{V1}/releases"): _needs(Role.PUBLISHER, "release.announce"),
+    ("POST", f"{V1}/releases/sets"): _needs(Role.PUBLISHER, "release.announce"),
+    ("DELETE", f"{V1}/channels/{{channel}}/releases/{{name}}"): _needs(Role.PUBLISHER, "release.withdraw"),
+    # the page
+    ("GET", "/static/{name}"): _EVERYBODY,
+    ("GET", "/"): _READ,
+    ("GET", "/live"): _READ,
+    ("GET", "/devices"): _READ,
+    ("GET", "/devices/{device_id}"): _READ,
+    ("GET", "/devices/{device_id}/live"): _READ,
+    ("GET", "/devices/{device_id}/do/{name}"): Rule(Role.OPERATOR),
+    ("POST", "/devices/{device_id}/do/{name}"): _needs(Role.OPERATOR, "device.do"),
+    ("GET", "/rollouts"): _READ,
+    ("GET", "/rollouts/{rollout_id}"): _READ,
+    ("GET", "/rollouts/{rollout_id}/live"): _READ,
+    ("GET", "/rollouts/{rollout_id}/cell/{place}"): _READ,
+    ("GET", "/rollouts/{rollout_id}/do/{name}"): Rule(Role.OPERATOR),
+    ("POST", "/rollouts/{rollout_id}/do/{name}"): _needs(Role.OPERATOR, "rollout.do"),
+    ("GET", "/packages"): _READ,
+    ("GET", "/packages/{name}"): _READ,
+    ("GET", "/packages/{name}/compare"): _READ,
+    ("GET", "/packages/{name}/{version}"): _READ,
+    ("GET", "/packages/{name}/{version}/do/{action_name}"): Rule(Role.PUBLISHER),
+    ("POST", "/packages/{name}/{version}/do/{action_name}"): _needs(Role.PUBLISHER, "package.do"),
+    # accounts and tokens
+    ("GET", f"{V1}/users"): Rule(Role.ADMIN),
+    ("POST", f"{V1}/users"): _needs(Role.ADMIN, "user.add"),
+    ("DELETE", _USER): _needs(Role.ADMIN, "user.remove"),
+    ("PUT", f"{_USER}/password"): _needs(Role.ADMIN, "user.password"),
+    ("PUT", f"{_USER}/role"): _needs(Role.ADMIN, "user.role"),
+    ("GET", f"{V1}/tokens"): Rule(Role.ADMIN),
+    ("POST", f"{V1}/tokens"): Rule(Role.ADMIN, "token.add", repeatable=False),
+    ("DELETE", f"{V1}/tokens/{{name}}"): _needs(Role.ADMIN, "token.revoke"),
+}
+"""(Verb, path) to what it needs. The page's routes stand here too."""
+
+
+def rule_for(method: str, template: str) -> Rule | None:
+    """The rule of a route as the framework names it; None where there is none, which nobody may pass."""
+    if method == "OPTIONS":
+        verbs = [rule for (_, path), rule in RULES.items() if path == template]
+        return _EVERYBODY if any(rule.role is None for rule in verbs) else _READ
+    return RULES.get((method, template)) or RULES.get(("*", template))

@@ -1,0 +1,115 @@
+"""The controller's HTTP application without a process, a port or a broker: for what is asked many times.
+
+with application(tmp_path, token="…") as app:
+    app.people.add("anna", Role.OPERATOR, PASSWORD)
+    app.call("GET", "/api/v1/devices", headers=bearer(...)).status_code
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from litestar import Litestar
+from litestar.testing import TestClient
+from sqlalchemy import Engine
+
+from controller.accounts.answers import Answers
+from controller.accounts.audit import AuditLog
+from controller.accounts.people import People
+from controller.accounts.roles import Role
+from controller.accounts.tokens import Tokens
+from controller.database import open_database, sqlite_url, utc_now
+from controller.fleet.service import FleetService
+from controller.http.api import make_api
+from controller.http.login import Accounts
+from controller.http.packages import Spool
+from controller.preflight.gathering import Preflights
+from controller.repository.bundle_maker import BundleMaker
+from controller.repository.package_repository import PackageRepository
+from controller.settings import ControllerSettings, HttpAddress
+from controller.signals.health import Health
+from controller.signals.metrics import Metrics, new_registry
+from controller.signals.numbers import read_numbers
+from controller.signals.upkeep import Upkeep
+from schemas.topics import DEFAULT_ROOT, Topics
+from transport import LinkSettings
+
+PASSWORD = "correct horse battery"
+FILE_TOKEN = "the token of the data folder"
+HOST = "fleet.example:8420"
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Application:
+    """The application and what lies below it."""
+
+    litestar: Litestar
+    client: TestClient[Litestar]
+    engine: Engine
+    people: People
+    tokens: Tokens
+    audit: AuditLog
+    answers: Answers
+    repository: PackageRepository
+
+    def token(self, role: Role, name: str | None = None) -> dict[str, str]:
+        """Headers of a machine with this role."""
+        return bearer(self.tokens.add(name or f"machine-{role}", role).token)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@contextmanager
+def application(folder: Path, *, token: str | None = FILE_TOKEN, base: str = f"http://{HOST}") -> Iterator[Application]:
+    """As `run_controller` puts it together; with a token as where others can reach it, without as on loopback."""
+    settings = ControllerSettings(data=folder, http=HttpAddress(host="127.0.0.1", port=8420), broker=None)
+    folder.mkdir(parents=True, exist_ok=True)
+    engine = open_database(sqlite_url(folder / "flotilla.db"))
+    repository = PackageRepository(folder / "repository", engine, keys=folder / "keys")
+    spool = Spool(folder / "spool")
+    spool.prepare()
+    link = LinkSettings(url="mqtt://127.0.0.1:1", client_id="in-process")
+    people, tokens, audit, answers = People(engine), Tokens(engine), AuditLog(engine), Answers(engine)
+    fleet = FleetService(engine, link, Topics(DEFAULT_ROOT), version="1.0.0")
+    upkeep = Upkeep(repository)
+    made = make_api(
+        repository=repository,
+        fleet=fleet,
+        settings=settings,
+        spool=spool,
+        broker_url=link.url,
+        token=token,
+        accounts=Accounts(people, tokens, audit, has_file_token=token is not None),
+        answers=answers,
+        stop=asyncio.Event(),
+        bundle_maker=BundleMaker(
+            repository.bundles, channels=repository.channels, last=0, reported=lambda _: [], workers=1
+        ),
+        preflights=Preflights(engine, repository),
+        metrics=Metrics(
+            new_registry(),
+            numbers=lambda: read_numbers(engine, utc_now()),
+            status=fleet.status,
+            watchers=lambda: fleet.feed.watchers,
+            upkeep=upkeep,
+        ),
+        engine=engine,
+        health=Health(engine, status=fleet.status, expiries=lambda: upkeep.expiries),
+    )
+    with TestClient(made, base_url=base) as client:
+        yield Application(
+            litestar=made,
+            client=client,
+            engine=engine,
+            people=people,
+            tokens=tokens,
+            audit=audit,
+            answers=answers,
+            repository=repository,
+        )
+    engine.dispose()
