@@ -14,10 +14,10 @@ import msgspec
 
 from device_agent import failed_releases, lifecycle
 from device_agent.journal_rows import COLUMNS, decode_install, decode_update, encode_install, encode_update
+from device_agent.journal_rules import as_reported, event_of, first_detail, first_row, is_verdict, moved
 from device_agent.lifecycle import Outcome
 from device_agent.outbox import KeptEvent, Outbox
-from device_agent.reports import detail as clean_detail
-from device_agent.updates import Install, Update, UpdateRequest, Verdict, installation_phase
+from device_agent.updates import Install, Update, UpdateRequest, Verdict
 from schemas.messages import LAST_WORDS, ErrorReport, InstalledPackage, Phase, Progress, UpdateEvent
 
 __all__ = ["Journal", "KeptEvent"]
@@ -25,10 +25,6 @@ __all__ = ["Journal", "KeptEvent"]
 MAX_UPDATES: Final = 500
 """Ended updates kept; verdicts outlive them."""
 MAX_VERDICTS: Final = 2000
-
-_GOING_BACK: Final = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK})
-_FORGIVEN: Final = frozenset({"conflict.superseded", "conflict.halted", "conflict.deadline"})
-"""Ends that say nothing about the release: hearing of it again is a new wish."""
 
 
 class Journal(Outbox):
@@ -70,24 +66,14 @@ class Journal(Outbox):
             error: why it is rejected or cancelled.
             detail: for the event, besides who wants it.
         """
-        phase = lifecycle.begin(outcome)
         with self._transaction() as connection:
-            row = Update(
-                id=update,
-                request=request,
-                phase=phase,
-                created_at=at,
-                changed_at=at,
-                before=_read_install(connection, request.package),
-                not_before=request.not_before if phase is Phase.DEFERRED else None,
-                error=error,
-            )
+            before = _read_install(connection, request.package)
+            row = first_row(request, outcome, update=update, at=at, before=before, error=error)
             connection.execute(
                 "INSERT INTO updates (id, package, phase, body) VALUES (?, ?, ?, ?)",
-                (row.id, row.package, phase.value, encode_update(row)),
+                (row.id, row.package, _word(row), encode_update(row)),
             )
-            because = {"reason": request.reason, "not_before": request.not_before} if row.not_before else {}
-            self._tell(connection, row, phase, at, detail={"origin": request.origin.value, **because, **(detail or {})})
+            self._tell(connection, row, at, detail=first_detail(row, detail))
             if outcome is not Outcome.CANCEL:  # what was never begun may be, should it be announced to the device again
                 _note_verdict(connection, row)
             _prune(connection)
@@ -122,10 +108,7 @@ class Journal(Outbox):
         """
         with self._transaction() as connection:
             row = _read_update(connection, update)
-            phase = lifecycle.advance(row.phase, outcome)
-            error = error or (row.error if phase in _GOING_BACK else None)
-            fresh = {"restarts": 0} if outcome is Outcome.GO_BACK else {}
-            row = msgspec.structs.replace(row, **{**fresh, **(changes or {})}, phase=phase, changed_at=at, error=error)
+            row = moved(row, outcome, at=at, error=error, changes=changes)
             _write_update(connection, row)
             if install is not None:
                 connection.execute(
@@ -134,7 +117,7 @@ class Journal(Outbox):
                 )
             elif uninstall:
                 connection.execute("DELETE FROM installs WHERE package = ?", (row.package,))
-            self._tell(connection, row, phase, at, detail=detail, progress=progress)
+            self._tell(connection, row, at, detail=detail, progress=progress)
             _note_verdict(connection, row)
             failed_releases.note_end(connection, row)
         self._tell_listeners()
@@ -145,7 +128,7 @@ class Journal(Outbox):
         with self._transaction() as connection:
             row = _read_update(connection, update)
             if row.phase is not None and row.phase not in LAST_WORDS:
-                self._tell(connection, row, row.phase, at, detail=detail, progress=progress)
+                self._tell(connection, row, at, detail=detail, progress=progress)
         self._tell_listeners()
 
     def change(self, update: str, **changes: Any) -> Update:
@@ -224,44 +207,25 @@ class Journal(Outbox):
             return [decode_update(row, lambda package: _read_install(self._connection, package)) for row in rows]
 
     def _as_reported(self, install: Install) -> InstalledPackage:
-        return InstalledPackage(
-            version=install.current.version,
-            manifest=install.current.manifest,
-            installed_at=install.current.installed_at,
-            previous=install.previous.version if install.previous else None,
-            phase=installation_phase(install, self.history(install.package, limit=MAX_UPDATES)),
-            rollout=install.current.rollout,
-        )
+        return as_reported(install, self.history(install.package, limit=MAX_UPDATES))
 
     def _tell(
         self,
         connection: sqlite3.Connection,
         row: Update,
-        phase: Phase,
         at: datetime,
         *,
         detail: dict[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._add_event(
-            connection,
-            lambda seq: UpdateEvent(
-                device=self._device,
-                boot_id=self._boot_id,
-                seq=seq,
-                update=row.id,
-                rollout=row.rollout,
-                attempt=row.attempt,
-                package=row.package,
-                version=row.version,
-                from_version=row.from_version,
-                phase=phase,
-                at=at,
-                progress=progress,
-                error=row.error,
-                detail=clean_detail(detail or {}),
-            ),
-        )
+        device, boot_id, phase = self._device, self._boot_id, Phase(_word(row))
+
+        def make(seq: int) -> UpdateEvent:
+            return event_of(
+                row, phase, device=device, boot_id=boot_id, seq=seq, at=at, detail=detail, progress=progress
+            )
+
+        self._add_event(connection, make)
 
 
 def _read_update(connection: sqlite3.Connection, update: str) -> Update:
@@ -272,10 +236,12 @@ def _read_update(connection: sqlite3.Connection, update: str) -> Update:
 
 
 def _write_update(connection: sqlite3.Connection, row: Update) -> None:
+    connection.execute("UPDATE updates SET phase = ?, body = ? WHERE id = ?", (_word(row), encode_update(row), row.id))
+
+
+def _word(row: Update) -> str:
     assert row.phase is not None, "an unknown phase is never written"  # noqa: S101  # for the type checker
-    connection.execute(
-        "UPDATE updates SET phase = ?, body = ? WHERE id = ?", (row.phase.value, encode_update(row), row.id)
-    )
+    return row.phase.value
 
 
 def _read_install(connection: sqlite3.Connection, package: str) -> Install | None:
@@ -284,13 +250,11 @@ def _read_install(connection: sqlite3.Connection, package: str) -> Install | Non
 
 
 def _note_verdict(connection: sqlite3.Connection, row: Update) -> None:
-    code = row.error.code if row.error else None
-    forgiven = code in _FORGIVEN or (row.goes_back and row.phase not in (Phase.ROLLED_BACK, Phase.FAILED))
-    if row.phase not in LAST_WORDS or row.rollout is None or forgiven:
+    if not is_verdict(row):
         return
     connection.execute(
         "INSERT OR REPLACE INTO verdicts (package, rollout, version, phase, code) VALUES (?, ?, ?, ?, ?)",
-        (row.package, row.rollout, row.version, row.phase.value, code),
+        (row.package, row.rollout, row.version, _word(row), row.error.code if row.error else None),
     )
     connection.execute("DELETE FROM verdicts WHERE number <= (SELECT MAX(number) FROM verdicts) - ?", (MAX_VERDICTS,))
 
