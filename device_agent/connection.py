@@ -19,6 +19,7 @@ from device_agent.threads import in_thread
 from schemas.errors import DeviceError, NetworkError, OperatorError
 from schemas.topics import Topics
 from transport import (
+    Backoff,
     Link,
     LinkSettings,
     LinkState,
@@ -69,6 +70,7 @@ class Connection:
         stop: asyncio.Event,
         clock: Callable[[], float] = time.monotonic,
         reach: BrokerReach | None = None,
+        backoff: Backoff | None = None,
     ) -> None:
         """
         Args:
@@ -76,6 +78,7 @@ class Connection:
             next_session: numbers connections, durably; called in a thread.
             stop: ends it.
             reach: told when the connection comes and goes.
+            backoff: waits between attempts to connect.
         """
         self._settings = settings
         self._topics = topics
@@ -88,6 +91,7 @@ class Connection:
         self._stop = stop
         self._clock = clock
         self._reach = reach or BrokerReach()
+        self._backoff = backoff
         self._session = 0
         self._stale = asyncio.Event()
         self._taken_over: deque[float] = deque(maxlen=MAX_TAKE_OVERS)
@@ -114,6 +118,7 @@ class Connection:
                 self._attend,
                 will_factory=self._will,
                 on_state=lambda state: self._note(state, ending),
+                backoff=self._backoff,
                 stop=ending,
             )
         except SettingsError as error:

@@ -32,10 +32,10 @@ def first_row(
     """A new update in its first phase.
 
     Args:
-        outcome: ACCEPT, DEFER or REJECT.
+        outcome: one of `lifecycle.ENTRIES`.
         update: its id, UUIDv7.
         before: what is installed of the package.
-        error: why it is rejected.
+        error: why it is rejected or cancelled.
     """
     phase = lifecycle.begin(outcome)
     return Update(

@@ -28,7 +28,6 @@ from device_agent.updates import (
     Answer,
     Cancelled,
     DeviceProfile,
-    Install,
     LocalChanges,
     Origin,
     Release,
@@ -206,7 +205,7 @@ class UpdateManager:
                 raise OperatorError("release.unknown", f"{package} has no previous release to go back to")
             for update in unfinished:
                 await self._queue.stop(update, DeviceError("conflict.superseded", wish))
-            return await self._queue.begin(_way_back(install, Origin.ROLLBACK), Outcome.ACCEPT)
+            return await self._queue.begin(wishes.wish_to_leave(install, Origin.ROLLBACK), Outcome.ACCEPT)
 
     async def _go_back_to(self, package: str, version: str) -> str:
         install = (await in_thread(self._journal.installs)).get(package)
@@ -218,7 +217,7 @@ class UpdateManager:
             raise OperatorError("release.unknown", f"{package} cannot go back to {one_line(version)}: {there}")
         for update in await self._queue.unfinished(package):
             await self._queue.stop(update, DeviceError("conflict.superseded", f"{package} is to go back to {version}"))
-        request = msgspec.structs.replace(_way_back(install, Origin.ROLLBACK), to=target)
+        request = msgspec.structs.replace(wishes.wish_to_leave(install, Origin.ROLLBACK), to=target)
         return await self._queue.begin(request, Outcome.ACCEPT)
 
     def _kept(self, package: str) -> dict[str, Release]:
@@ -291,7 +290,7 @@ class UpdateManager:
             begun = [undone] if undone else []
             for package, install in (await in_thread(self._journal.installs)).items():
                 if install.current.rollout == rollout and package not in busy:
-                    begun.append(await self._queue.begin(_way_back(install, Origin.REVERT), Outcome.ACCEPT))
+                    begun.append(await self._queue.begin(wishes.wish_to_leave(install, Origin.REVERT), Outcome.ACCEPT))
         return begun
 
     def hold(self, on: bool) -> None:
@@ -363,8 +362,3 @@ class UpdateManager:
         for update in await self._queue.unfinished():
             if update.rollout == rollout and not update.goes_back:
                 await self._queue.stop(update, error)
-
-
-def _way_back(install: Install, origin: Origin) -> UpdateRequest:
-    current = install.current
-    return UpdateRequest(package=install.package, version=current.version, rollout=current.rollout, origin=origin)

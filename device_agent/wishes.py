@@ -92,6 +92,12 @@ def choose(unfinished: Sequence[Update], *, now: datetime, hold: bool) -> Update
     return next(iter([*started, *going_back, *due]), None)
 
 
+def wish_to_leave(install: Install, origin: Origin) -> UpdateRequest:
+    """The wish to go back from what is installed to what was before."""
+    current = install.current
+    return UpdateRequest(package=install.package, version=current.version, rollout=current.rollout, origin=origin)
+
+
 def is_held(update: Update) -> bool:
     """Whether nothing but the end of the hold is waited for."""
     return update.phase is Phase.DEFERRED and update.waiting is not None and update.waiting.reason == HOLD

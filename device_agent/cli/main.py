@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from device_agent.cli.options import add_config_options
+from device_agent.cli.simulate_options import add_simulate_options
 from device_agent.version import VERSION
 from schemas.errors import FlotillaError, one_line
 
@@ -102,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
 
     service = add("install-service", "service", "install_service", "have systemd run the agent from now on")
     service.add_argument("--print", action="store_true", dest="only_print", help="print the unit, change nothing")
+
+    fleet = add("simulate", "simulate", "simulate", "run many simulated devices, to try rollouts on them", config=False)
+    add_simulate_options(fleet)
+    _add_json(fleet)
 
     version = add("version", "status", "version", "print the agent's version", config=False)
     _add_json(version)

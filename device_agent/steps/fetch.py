@@ -12,7 +12,7 @@ from device_agent.journal import Journal
 from device_agent.lifecycle import Outcome
 from device_agent.requirements import check_downgrade, check_requirements
 from device_agent.seams import AtHand, ReleaseSource, SignedManifest, SourceFactory, WantedBundle, WantedObject, Way
-from device_agent.steps.move import Move
+from device_agent.steps.move import Move, leave
 from device_agent.steps.repair import RepairStep
 from device_agent.steps.routing import Router
 from device_agent.store import ReleaseStore
@@ -20,7 +20,7 @@ from device_agent.threads import in_thread
 from device_agent.updates import DeviceProfile, Install, Origin, Update
 from schemas.errors import DeviceError, one_line
 from schemas.manifest import Manifest
-from schemas.messages import ErrorReport, Progress
+from schemas.messages import Progress
 from schemas.requirements import needed_bytes
 from schemas.routes import Route
 
@@ -127,7 +127,7 @@ class FetchStep:
         install = installs.get(update.package)
         before = {"before": install}
         if update.goes_back:
-            return _way_back(update, install), None
+            return leave(update, install), None
         check_downgrade(update.request, install)
         prepared = await self.prepare(update)
         sha256 = prepared.signed.sha256
@@ -256,16 +256,6 @@ async def _fetch(source: ReleaseSource, prepared: Prepared) -> str:
 def _is_file(repository: Sequence[str]) -> bool:
     """Whether it is an exported file: that costs nothing."""
     return len(repository) == 1 and repository[0].startswith("/")
-
-
-def _way_back(update: Update, install: Install | None) -> Move:
-    reverts = update.request.origin is Origin.REVERT
-    gone = install is None or install.current.version != update.version
-    if install is None or gone or (install.previous is None and update.request.to is None and not reverts):
-        other = f"{update.package} {update.version} is not what there is to go back from any more"
-        return Move(outcome=Outcome.CANCEL, error=ErrorReport(code="conflict.superseded", message=other))
-    reverted = ErrorReport(code="conflict.reverted", message="the rollout was reverted")
-    return Move(outcome=Outcome.GO_BACK, error=reverted if reverts else None, changes={"before": install})
 
 
 def _needed_inodes(manifest: Manifest, missing: list[WantedObject]) -> int:

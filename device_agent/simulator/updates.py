@@ -1,0 +1,393 @@
+"""Takes the UpdateManager's place on a simulated device: the same wishes and moves, timed steps instead of a disk.
+
+What is to be done is the agent's own answer (`wishes`, `lifecycle`, `sets`, `check_downgrade`); what a step would do
+to a disk is a pause, and then comes out as the device's `Course` says. It works on one thing at a time, and needs no
+task of its own: a timer of the event loop leads from one step to the next.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from device_agent import lifecycle, wishes
+from device_agent.lifecycle import Outcome, Step
+from device_agent.readiness import HOLD
+from device_agent.reports import report
+from device_agent.requirements import check_downgrade
+from device_agent.sets import Broken, Ready, group_members, judge, together
+from device_agent.simulator.course import Course, manifest_of
+from device_agent.simulator.memory import MemoryJournal
+from device_agent.steps.move import Move, leave
+from device_agent.updates import (
+    Answer,
+    Cancelled,
+    Install,
+    Origin,
+    Release,
+    Submitted,
+    Update,
+    UpdateRequest,
+    Waiting,
+)
+from schemas.errors import DeviceError, FlotillaError, OperatorError
+from schemas.ids import uuid7
+from schemas.messages import LAST_WORDS, Phase, Progress
+from schemas.versions import parse
+
+PROGRESS_FROM_S: Final = 2.0
+"""A fetch that takes so long says half-way how far it is."""
+
+_CHANGED: Final = frozenset({Phase.SWITCHED, Phase.PROBATION})
+
+
+class SimulatedUpdates:
+    """See the module. For one event loop.
+
+    Args:
+        course: how a package's version will go on this device.
+        now: the time of day.
+        random_bytes: for ids.
+        fall_silent: called when the device is not to be heard of any more.
+    """
+
+    __slots__ = ("_course", "_ended", "_fall_silent", "_held", "_journal", "_now", "_random_bytes", "_timer")
+
+    def __init__(
+        self,
+        journal: MemoryJournal,
+        *,
+        course: Callable[[str, str], Course],
+        now: Callable[[], datetime],
+        random_bytes: Callable[[int], bytes],
+        fall_silent: Callable[[], None],
+    ) -> None:
+        self._journal = journal
+        self._course = course
+        self._now = now
+        self._random_bytes = random_bytes
+        self._fall_silent = fall_silent
+        self._held = False
+        self._ended = False
+        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
+
+    def end(self) -> None:
+        """Work on nothing any more."""
+        self._ended = True
+        self._stop_timer()
+
+    async def submit(self, request: UpdateRequest) -> Submitted:
+        """As `UpdateManager.submit`."""
+        parse(request.version)
+        verdict = None
+        if request.rollout is not None:
+            verdict = self._journal.verdict(request.package, request.rollout, request.version)
+        judgement = wishes.judge(
+            request,
+            install=self._journal.installs().get(request.package),
+            unfinished=self._unfinished(request.package),
+            verdict=verdict,
+            now=self._now(),
+        )
+        if judgement.same is not None:
+            self._reschedule(judgement.same, request)
+            return Submitted(answer=judgement.answer, update=judgement.same.id)
+        for update in judgement.replaces:
+            newer = f"{request.package} {request.version} takes the place of {update.version}"
+            self._stop(update, DeviceError("conflict.superseded", newer))
+        if judgement.begin is None:
+            return Submitted(answer=judgement.answer)
+        begun = self._begin(request, judgement.begin, judgement.error)
+        return Submitted(answer=judgement.answer, update=begun)
+
+    async def cancel(self, package: str, *, rollout: str | None = None, version: str | None = None) -> Cancelled:
+        """As `UpdateManager.cancel`."""
+        error = DeviceError("conflict.cancelled", f"the update of {package} was cancelled")
+        unfinished = [update for update in self._unfinished(package) if rollout in (None, update.rollout)]
+        stopped = [self._stop(update, error) for update in unfinished]
+        if rollout is not None and version is not None and not unfinished:
+            parse(version)
+            if all(update.rollout != rollout for update in self._journal.history(package)):
+                unbegun = UpdateRequest(package=package, version=version, rollout=rollout)
+                self._begin(unbegun, Outcome.CANCEL, error)
+                return Cancelled.CANCELLED
+        if any(stopped):
+            return Cancelled.CANCELLED
+        return Cancelled.TOO_LATE if stopped else Cancelled.NOTHING
+
+    async def rollback(self, package: str) -> str:
+        """As `UpdateManager.rollback`."""
+        wish = f"the operator wants {package} to go back"
+        undone = self._undo(lambda u: u.package == package, DeviceError("conflict.cancelled", wish))
+        if undone:
+            return undone[0]
+        unfinished = self._unfinished(package)
+        going_back = next((u for u in unfinished if u.goes_back), None)
+        if going_back is not None:
+            return going_back.id
+        install = self._journal.installs().get(package)
+        if install is None or install.previous is None:
+            raise OperatorError("release.unknown", f"{package} has no previous release to go back to")
+        for update in unfinished:
+            self._stop(update, DeviceError("conflict.superseded", wish))
+        return self._begin(wishes.wish_to_leave(install, Origin.ROLLBACK), Outcome.ACCEPT)
+
+    async def retry(self, package: str, *, any_size: bool = False, rollout: str | None = None) -> Submitted | None:
+        """As `UpdateManager.retry`; how large a release is does not matter here."""
+        del any_size
+        history = self._journal.history(package)
+        wanted = next((u for u in history if not u.goes_back), None)
+        if wanted is None or history[0].phase is Phase.SUCCEEDED or rollout not in (None, wanted.rollout):
+            return None
+        if wanted.was_never_begun:
+            return None
+        if wanted.phase is Phase.DEFERRED:
+            self._journal.change(wanted.id, not_before=None)
+            self._look()
+            return Submitted(answer=Answer.UNDER_WAY, update=wanted.id)
+        self._journal.forgive(package)
+        return await self.submit(wanted.request)
+
+    async def pause(self, rollout: str) -> None:
+        """As `UpdateManager.pause`."""
+        for update in self._journal.unfinished():
+            waits = update.phase in wishes.WAITING and not update.staged
+            if update.rollout == rollout and waits and not update.goes_back:
+                self._stop(update, DeviceError("conflict.halted", "the rollout does not go on"))
+
+    async def halt(self, rollout: str) -> None:
+        """As `UpdateManager.halt`."""
+        self._stop_all(rollout, DeviceError("conflict.halted", "the rollout was halted"))
+
+    async def revert(self, rollout: str) -> list[str]:
+        """As `UpdateManager.revert`."""
+        error = DeviceError("conflict.reverted", "the rollout was reverted")
+        begun = self._undo(lambda u: u.rollout == rollout, error)
+        self._stop_all(rollout, error)
+        busy = {u.package for u in self._journal.unfinished() if u.goes_back or u.rollout == rollout}
+        for package, install in self._journal.installs().items():
+            if install.current.rollout == rollout and package not in busy:
+                begun.append(self._begin(wishes.wish_to_leave(install, Origin.REVERT), Outcome.ACCEPT))
+        return begun
+
+    def hold(self, on: bool) -> None:
+        """As `UpdateManager.hold`."""
+        self._held = on
+        self._look()
+
+    def _unfinished(self, package: str) -> list[Update]:
+        return [update for update in self._journal.unfinished() if update.package == package]
+
+    def _begin(self, request: UpdateRequest, outcome: Outcome, error: FlotillaError | None = None) -> str:
+        now = self._now()
+        update = uuid7(int(now.timestamp() * 1000), self._random_bytes(10))
+        self._journal.begin(request, outcome, update=update, at=now, error=report(error) if error else None)
+        self._look()
+        return update
+
+    def _reschedule(self, update: Update, request: UpdateRequest) -> None:
+        waits = update.phase is Phase.DEFERRED and update.error is None and update.waiting is None
+        if not waits or update.not_before == request.not_before:
+            return
+        due = request.not_before or self._now()
+        changes = {"request": request, "not_before": due}
+        detail = {"reason": request.reason, "not_before": due}
+        self._move(update, Move(outcome=Outcome.DEFER, detail=detail, changes=changes))
+        self._look()
+
+    def _stop(self, update: Update, error: FlotillaError) -> bool:
+        if update.switch_begun or not lifecycle.allows(update.phase, Outcome.CANCEL):
+            return False
+        self._move(update, Move(outcome=Outcome.CANCEL, error=report(error)))
+        self._look()
+        return True
+
+    def _stop_all(self, rollout: str, error: DeviceError) -> None:
+        for update in self._journal.unfinished():
+            if update.rollout == rollout and not update.goes_back:
+                self._stop(update, error)
+
+    def _undo(self, mine: Callable[[Update], bool], error: FlotillaError) -> list[str]:
+        changed = [u for u in self._journal.unfinished() if mine(u) and u.phase in _CHANGED and not u.goes_back]
+        for update in changed:
+            self._move(update, Move(outcome=Outcome.GO_BACK, error=report(error)))
+        self._look()
+        return [update.id for update in changed]
+
+    def _look(self) -> None:
+        """Choose what is next, and begin its pause; whatever was waited for before is not any more."""
+        self._stop_timer()
+        if self._ended:
+            return
+        now, rows = self._now(), self._journal.unfinished()
+        if not rows:
+            return
+        sets = group_members(rows, [u for name in {row.package for row in rows} for u in self._journal.history(name)])
+        for members in sets:
+            match judge(members, self._journal.installs(), now):
+                case Broken(moves):
+                    for update, outcome, why in moves:
+                        self._move(update, Move(outcome=outcome, error=why))
+                    self._look()
+                    return
+                case Ready(ready):
+                    self._after(self._pause_of(ready[0]), ready)
+                    return
+                case _:
+                    pass
+        alone = [row for row in rows if not together(row)]
+        chosen = wishes.choose(alone, now=now, hold=self._held)
+        if chosen is not None:
+            self._after(self._pause_of(chosen), (chosen,))
+        else:
+            due = wishes.next_due(alone)
+            if due is not None:
+                pause = min(max((due - now).total_seconds(), 0.0), wishes.LONGEST_LOOK_S)
+                self._timer = asyncio.get_running_loop().call_later(pause, self._look)
+
+    def _after(self, seconds: float, rows: Sequence[Update]) -> None:
+        loop, ids = asyncio.get_running_loop(), [row.id for row in rows]
+        if seconds > 0:
+            self._timer = loop.call_later(seconds, self._work, ids)
+        else:
+            self._timer = loop.call_soon(self._work, ids)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _pause_of(self, row: Update) -> float:
+        course = self._course(row.package, row.version)
+        match row.phase:
+            case Phase.FETCHING:
+                # in two halves, where the first is told of
+                return course.fetch_s / 2 if course.fetch_s >= PROGRESS_FROM_S else course.fetch_s
+            case Phase.STAGED | Phase.ROLLING_BACK:
+                return course.switch_s
+            case Phase.PROBATION:
+                return course.probation_s
+            case _:
+                return 0.0
+
+    def _work(self, ids: Iterable[str]) -> None:
+        """The pause of a step is over: its outcome."""
+        for update in ids:
+            row = self._journal.get(update)
+            if row is None or row.phase in LAST_WORDS:
+                continue
+            course = self._course(row.package, row.version)
+            if course.silent and row.phase is Phase.FETCHING:
+                self.end()
+                self._fall_silent()
+                return
+            move = self._outcome(row, course)
+            if move is not None:
+                self._move(row, move)
+        self._look()
+
+    def _outcome(self, row: Update, course: Course) -> Move | None:
+        failure = course.failure
+        if failure is not None and failure.phase is row.phase and not row.goes_back:
+            return Move(outcome=_ENDS[failure.phase], error=failure.error)
+        now = self._now()
+        match lifecycle.step_for(row.phase):
+            case Step.WAIT:
+                move: Move | None = self._wait_over(row, now)
+            case Step.CHECK:
+                move = self._check(row, course, now)
+            case Step.FETCH:
+                move = self._fetched(row, course, now)
+            case Step.SWITCH:
+                move = _switched(row, now)
+            case Step.HEALTH:
+                move = Move(outcome=Outcome.DONE, detail={"healthy_after_s": round(course.switch_s, 3)})
+            case Step.ROLLBACK:
+                move = _back(row)
+            case _:
+                move = Move(outcome=Outcome.DONE)
+        return move
+
+    def _wait_over(self, row: Update, now: datetime) -> Move:
+        if self._held:
+            return _held(now)
+        deadline = row.request.deadline
+        if deadline is not None and now > deadline:
+            late = DeviceError("conflict.deadline", f"{row.package} was to start by {deadline.isoformat()}")
+            return Move(outcome=Outcome.REJECT, error=report(late))
+        return Move(outcome=Outcome.DUE, changes={"not_before": None, "waiting": None})
+
+    def _check(self, row: Update, course: Course, now: datetime) -> Move:
+        install = self._journal.installs().get(row.package)
+        if row.goes_back:
+            return leave(row, install)
+        if self._held:
+            return _held(now)
+        try:
+            check_downgrade(row.request, install)
+        except DeviceError as error:
+            return Move(outcome=Outcome.REJECT, error=report(error))
+        manifest = manifest_of(row.package, row.version)
+        before: dict[str, Any] = {"before": install}
+        if install is not None and install.current.manifest == manifest:
+            return Move(outcome=Outcome.DONE, detail={"already_installed": True}, changes=before)
+        return Move(
+            outcome=Outcome.START,
+            progress=Progress(bytes_done=0, bytes_total=course.size),
+            detail={"objects": 1 + course.size // 65_536},
+            changes={**before, "manifest": manifest},
+        )
+
+    def _fetched(self, row: Update, course: Course, now: datetime) -> Move | None:
+        if course.fetch_s >= PROGRESS_FROM_S and row.fetched_bytes == 0:
+            half = course.size // 2
+            self._journal.change(row.id, fetched_bytes=half)
+            self._journal.tell(row.id, at=now, progress=Progress(bytes_done=half, bytes_total=course.size))
+            return None
+        wire = course.size * 2 // 5
+        return Move(
+            outcome=Outcome.DONE,
+            progress=Progress(bytes_done=course.size, bytes_total=course.size),
+            detail={"route": "objects", "wire_bytes": wire},
+        )
+
+    def _move(self, row: Update, move: Move) -> None:
+        self._journal.advance(
+            row.id,
+            move.outcome,
+            at=self._now(),
+            error=move.error,
+            detail=move.detail,
+            progress=move.progress,
+            changes=move.changes,
+            install=move.install,
+            uninstall=move.uninstall,
+        )
+
+
+_ENDS: Final = {
+    Phase.ACCEPTED: Outcome.REJECT,
+    Phase.FETCHING: Outcome.FAIL,
+    Phase.PROBATION: Outcome.GO_BACK,
+}
+"""How an update goes on that fails in a phase."""
+
+
+def _held(now: datetime) -> Move:
+    waiting = Waiting(reason=HOLD, since=now)
+    return Move(outcome=Outcome.DEFER, detail={"reason": HOLD}, changes={"waiting": waiting, "not_before": None})
+
+
+def _switched(row: Update, now: datetime) -> Move:
+    old = row.before.current if row.before else None
+    new = Release(version=row.version, manifest=row.manifest or "", rollout=row.rollout, installed_at=now)
+    install = Install(package=row.package, current=new, previous=old)
+    return Move(outcome=Outcome.DONE, install=install, changes={"switch_begun": True})
+
+
+def _back(row: Update) -> Move:
+    target = row.comes_from
+    if target is None:
+        return Move(outcome=Outcome.DONE, uninstall=True)
+    install = Install(package=row.package, current=target) if row.goes_back else row.before
+    return Move(outcome=Outcome.DONE, install=install)
