@@ -39,6 +39,7 @@ def render(
     key_file: Path | None = None,
     certificate_port: int | None = None,
     user: str | None = None,
+    save_every_s: int | None = None,
 ) -> str:
     """The text of `development.conf` or `production.conf` with these addresses and paths.
 
@@ -53,6 +54,8 @@ def render(
         cert_file: the broker's certificate, PEM.
         key_file: its private key.
         certificate_port: of the listener for client certificates; without it that listener is left out.
+        save_every_s: save everything every so many seconds instead of after each change, as the README says for
+            fleets of thousands; what a killed broker forgets heals.
         user: the system user to become when Mosquitto is started by root; its own choice is `mosquitto`.
 
     Raises:
@@ -79,6 +82,10 @@ def render(
             for line in section
             if (replaced := _replaced(line, name, paths, data_dir, f"{listener_port} {_plain(host)}")) is not None
         )
+    if save_every_s is not None:
+        saves = {"autosave_on_changes": "false", "autosave_interval": str(save_every_s)}
+        names = [line.partition(" ")[0] for line in lines]
+        lines = [f"{name} {saves[name]}" if name in saves else line for name, line in zip(names, lines, strict=True)]
     return "\n".join(lines) + "\n"
 
 
