@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -35,7 +36,6 @@ class MemoryJournal:
     __slots__ = (
         "_arrived",
         "_boot_id",
-        "_confirmed",
         "_device",
         "_events",
         "_installs",
@@ -45,6 +45,7 @@ class MemoryJournal:
         "_on_confirmed",
         "_on_event",
         "_session",
+        "_unsent",
         "_updates",
         "_verdicts",
     )
@@ -67,7 +68,7 @@ class MemoryJournal:
         self._installs: dict[str, Install] = {}
         self._verdicts: dict[tuple[str, str, str], Verdict] = {}
         self._events: deque[KeptEvent] = deque()
-        self._confirmed: set[int] = set()
+        self._unsent: dict[int, KeptEvent] = {}
         self._notes: dict[str, str] = {}
         self._last_seq = 0
         self._session = 0
@@ -166,26 +167,19 @@ class MemoryJournal:
 
     def unsent(self, limit: int = 100) -> list[KeptEvent]:
         """The oldest events that the broker has not confirmed."""
-        found: list[KeptEvent] = []
-        for event in reversed(self._events):
-            if event.seq not in self._confirmed:
-                found.append(event)
-            elif event.seq + KEPT_EVENTS < self._last_seq:
-                break
-        return found[: -limit - 1 : -1]
+        return list(islice(self._unsent.values(), limit))
 
     def mark_sent(self, seqs: Sequence[int]) -> None:
         """The broker has confirmed these."""
-        fresh = [event for event in self._events if event.seq in seqs and event.seq not in self._confirmed]
-        self._confirmed.update(event.seq for event in fresh)
-        while len(self._events) > KEPT_EVENTS and self._events[0].seq in self._confirmed:
-            self._confirmed.discard(self._events.popleft().seq)
+        fresh = [event for seq in seqs if (event := self._unsent.pop(seq, None)) is not None]
+        while len(self._events) > KEPT_EVENTS and self._events[0].seq not in self._unsent:
+            self._events.popleft()
         if fresh:
             self._on_confirmed(len(fresh), sum(len(event.payload) for event in fresh))
 
     def all_sent(self) -> bool:
         """Whether the broker has every event."""
-        return len(self._confirmed) == len(self._events)
+        return not self._unsent
 
     def events_after(self, seq: int, limit: int = 100) -> list[KeptEvent]:
         """Events above `seq`, confirmed or not."""
@@ -244,6 +238,7 @@ class MemoryJournal:
             detail=detail,
             progress=progress,
         )
-        self._events.append(KeptEvent(event.seq, encode(event)))
+        kept = self._unsent[event.seq] = KeptEvent(event.seq, encode(event))
+        self._events.append(kept)
         self._arrived.set()
         self._on_event(event)

@@ -38,6 +38,7 @@ from schemas.versions import parse
 PROGRESS_FROM_S: Final = 2.0
 """A fetch that takes so long says half-way how far it is."""
 
+_BREATH_S: Final = 0.05
 _CHANGED: Final = frozenset({Phase.SWITCHED, Phase.PROBATION})
 
 
@@ -278,13 +279,20 @@ class SimulatedUpdates:
                 continue
             course = self._course(row.package, row.version)
             if course.silent and row.phase is Phase.FETCHING:
-                self.end()
-                self._fall_silent()
+                self._fall_silent_soon()
                 return
             move = self._outcome(row, course)
             if move is not None:
                 self._move(row, move)
         self._look()
+
+    def _fall_silent_soon(self) -> None:
+        """As soon as what was said so far has come through."""
+        if self._journal.all_sent():
+            self.end()
+            self._fall_silent()
+        elif not self._ended:
+            self._timer = asyncio.get_running_loop().call_later(_BREATH_S, self._fall_silent_soon)
 
     def _outcome(self, row: Update, course: Course) -> Move | None:
         failure = course.failure
