@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from controller.database import to_db
+from controller.fleet.hours import hour_number, marked
 from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import chunks, insert_into, text_of, time_of
 from controller.fleet.tables import devices
@@ -65,7 +66,11 @@ class DeviceRow:
 
     def heard(self, now: datetime) -> None:
         """The device is alive: something came from it just now."""
-        self._values["last_seen"] = max(to_db(now), self._values["last_seen"])
+        moment = to_db(now)
+        self._values["last_seen"] = max(moment, self._values["last_seen"])
+        hour = hour_number(moment)
+        if self._values["heard_hour"] != hour:
+            self._values |= {"heard_hour": hour, "hours": marked(self._values["hours"], hour)}
 
     def begin_life(self) -> int:
         """The device's journal began again; returns the number of its new life."""

@@ -43,8 +43,8 @@ class Outcome:
         new_lives: device to the number of the life that its journal began with this batch.
         tracks: device to what is known of its numbers, for every device that was heard of.
         journal_fell: devices whose report is behind an earlier one, so that their journal began again.
-        rollouts: ids of rollouts that devices spoke of.
-        channels: channels whose devices changed in a way that a rollout may look at.
+        rollouts: ids of rollouts that devices spoke of, and which devices did.
+        channels: channels of which devices changed in a way that a rollout may look at, and which devices.
     """
 
     stored: list[StoredEvent] = field(default_factory=list)
@@ -54,8 +54,14 @@ class Outcome:
     new_lives: dict[str, int] = field(default_factory=dict)
     tracks: dict[str, SeqTrack] = field(default_factory=dict)
     journal_fell: set[str] = field(default_factory=set)
-    rollouts: set[str] = field(default_factory=set)
-    channels: set[str] = field(default_factory=set)
+    rollouts: dict[str, set[str]] = field(default_factory=dict)
+    channels: dict[str, set[str]] = field(default_factory=dict)
+
+    def changed(self, device: str, *channels: str | None) -> None:
+        """Note that a device of these channels changed."""
+        for channel in channels:
+            if channel:
+                self.channels.setdefault(channel, set()).add(device)
 
 
 class IntakeStore:
@@ -108,7 +114,7 @@ def _take_events(
     outcome.new_lives = {row.id: row.life for row in rows.values() if row.life_began}
     if values:
         outcome.stored = _insert_events(connection, values, placed)
-        outcome.rollouts = note_words(connection, ((life, event) for (_, life, _), event in placed.items()))
+        outcome.rollouts = note_words(connection, ((life, event) for (_, life, _), event in placed.items()), now)
 
 
 def _event_values(one: EventIn, life: int, received_at: int) -> dict[str, Any]:
@@ -171,7 +177,7 @@ def _take_state(
     _take_reports(connection, reports, rows, outcome)
     for device in sorted(cleared):
         channel = rows[device].channel
-        outcome.channels |= {channel} if channel else set()
+        outcome.changed(device, channel)
         rows[device].clear_report()
     forget_packages(connection, cleared)
 
@@ -187,5 +193,5 @@ def _take_reports(
         if told.journal_fell:
             outcome.journal_fell.add(device)
         if told.matters or device in changed:
-            outcome.channels |= {name for name in (channel, row.channel) if name}
+            outcome.changed(device, channel, row.channel)
         outcome.reports.append(one.reported)

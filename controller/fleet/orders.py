@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from controller.database import from_db, reading, to_db, utc_now, writing
-from controller.fleet.sql import insert_into
+from controller.fleet.sql import chunks, insert_into
 from controller.fleet.tables import commands, counters, desired, devices
 from controller.fleet.views import SentCommand
 from schemas.codec import encode
@@ -157,6 +157,19 @@ class OrderStore:
             _require(connection, device)
             connection.execute(insert(commands).values(row))
         return _command(row)
+
+    def ask_to_report(self, asked: Iterable[str], *, expires_in: timedelta, now: datetime) -> int:
+        """Ask many devices at once to report; those that were never heard of are left out. Returns how many."""
+        times = {"created_at": to_db(now), "expires_at": to_db(now + expires_in), "sent_at": None}
+        common = {"verb": Verb.REPORT.value, "args": "{}", **times}
+        rows: list[dict[str, Any]] = []
+        with writing(self._engine) as connection:
+            for some in chunks(list(asked)):
+                known = connection.scalars(select(devices.c.id).where(devices.c.id.in_(some)).order_by(devices.c.id))
+                rows += [{"id": uuid7(to_db(now) // 1000, secrets.token_bytes(10)), "device": one} for one in known]
+            if rows:
+                connection.execute(insert(commands), [row | common for row in rows])
+        return len(rows)
 
     def commands(self, device: str, *, limit: int = 50) -> list[SentCommand]:
         """The latest commands to a device, the newest first."""

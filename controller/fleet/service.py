@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from controller.announcer import Announcer
 from controller.database import utc_now
 from controller.fleet.feed import ChangeFeed, EventTaken, PresenceChanged, ReportTaken, RolloutChanged
+from controller.fleet.hour_keeping import HourKeeper
 from controller.fleet.in_use import releases_in_use
 from controller.fleet.incoming import INTAKE_KINDS, Reader
 from controller.fleet.intake import Intake
@@ -33,9 +34,10 @@ from controller.fleet.views import SentCommand
 from controller.rollouts.announcing import AnnouncementStore
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.reader import RolloutReader
-from controller.rollouts.runner import RolloutRunner
+from controller.rollouts.runner import ASK_AGAIN, RolloutRunner
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
+from controller.rollouts.waves import RolloutPlan
 from schemas.errors import one_line
 from schemas.messages import Desired, RolloutPolicy, Targets, Verb
 from schemas.topics import Topics
@@ -47,6 +49,9 @@ SESSION_EXPIRY_S: Final = 7 * 86_400
 RECEIVE_MAXIMUM: Final = 65_535
 """All that MQTT allows. Measured: Mosquitto 2.0.11 sends a returning client its whole queue at once, whatever
 limit it names, and a link with a lower one takes that for an attack and never gets through the queue."""
+
+NOTE_HOURS_S: Final = 900.0
+"""Often enough that each hour in which a device is there is noted."""
 
 TAKEN_OVER: Final = "another controller with these topics is connected to this broker; stop one of them"
 
@@ -110,7 +115,8 @@ class FleetService:
         self.orders = OrderStore(engine)
         self._announcer = Announcer(topics, AnnouncementStore(engine), self.orders, clock=clock)
         self._replays = Replays(topics, clock=clock)
-        self._runner = RolloutRunner(self._store, self.rollouts, self._rollout_changed, clock=clock)
+        self._runner = RolloutRunner(self._store, self._rollout_changed, ask=self._ask_to_report, clock=clock)
+        self._hours = HourKeeper(engine, clock)
         self._intake = Intake(
             IntakeStore(engine), Reader(topics), self._taken_in, on_batch=self._batch_done, clock=clock
         )
@@ -126,18 +132,19 @@ class FleetService:
         await patiently(lambda: self.orders.forget_old(self._clock()), doing="starting")
         for device, track in (await patiently(self.registry.incomplete, doing="starting")).items():
             self._replays.note(device, track)
-        running = asyncio.create_task(self._runner.run(), name="rollouts")
-        linked = asyncio.create_task(self._stay_connected(stop), name="fleet-link")
+        tasks = {
+            asyncio.create_task(self._runner.run(), name="rollouts"),
+            asyncio.create_task(self._note_hours(), name="hours"),
+            asyncio.create_task(self._stay_connected(stop), name="fleet-link"),
+        }
         try:
-            await asyncio.wait({running, linked}, return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                running.result()
-            else:
-                await linked
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            for task in (running, linked):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(running, linked, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._loop = None
 
     @property
@@ -164,6 +171,7 @@ class FleetService:
         repository: list[str],
         targets: Targets | None = None,
         policy: RolloutPolicy | None = None,
+        plan: RolloutPlan | None = None,
     ) -> Rollout:
         """Ask a channel's devices to take a release; see `RolloutStore.create`."""
         rollout = self._store.create(
@@ -173,9 +181,10 @@ class FleetService:
             repository=repository,
             targets=targets,
             policy=policy,
+            plan=plan,
             now=self._clock(),
         )
-        self._tell(self._rollout_changed, rollout, True)
+        self._tell(self._begun, rollout)
         return rollout
 
     def create_set(
@@ -197,7 +206,7 @@ class FleetService:
             now=self._clock(),
         )
         for rollout in made:
-            self._tell(self._rollout_changed, rollout, True)
+            self._tell(self._begun, rollout)
         return made
 
     def set_state(self, rollout: str, state: RolloutState) -> Rollout:
@@ -206,6 +215,12 @@ class FleetService:
         self._tell(self._rollout_changed, changed, True)
         # others of its set may have changed with it
         self._tell(partial(self._runner.touch, channels=[changed.channel]))
+        return changed
+
+    def approve(self, rollout: str) -> Rollout:
+        """Say go to a rollout's next wave; see `RolloutStore.approve`."""
+        changed = self._store.approve(rollout, self._clock())
+        self._tell(self._begun, changed)
         return changed
 
     def withdraw(self, channel: str, package: str) -> Rollout:
@@ -310,7 +325,7 @@ class FleetService:
             self.feed.publish(ReportTaken(reported))
         for observer in self._observers:
             observer.taken_in(outcome)
-        self._runner.touch(rollouts=outcome.rollouts, channels=outcome.channels)
+        self._runner.touch(rollouts=outcome.rollouts, channels=outcome.channels, heard=outcome.tracks)
 
     def _rollout_changed(self, rollout: Rollout, announced: bool) -> None:
         self.feed.publish(RolloutChanged(rollout))
@@ -318,6 +333,21 @@ class FleetService:
             observer.rollout_changed(rollout)
         if announced:
             self._announcer.wake()
+
+    def _begun(self, rollout: Rollout) -> None:
+        """As `_rollout_changed`, and time counts for it from now on."""
+        self._rollout_changed(rollout, True)
+        self._runner.touch(rollouts=[rollout.id])
+
+    def _ask_to_report(self, devices: list[str]) -> None:
+        """In a thread."""
+        if self.orders.ask_to_report(devices, expires_in=ASK_AGAIN, now=self._clock()):
+            self._tell(self._announcer.wake)
+
+    async def _note_hours(self) -> None:
+        while True:
+            await patiently(self._hours.note, doing="noting who is there")
+            await asyncio.sleep(NOTE_HOURS_S)
 
     def _desired_changed(self, channel: str | None) -> None:
         self._announcer.wake()

@@ -26,6 +26,9 @@ devices: Final = Table(
     Column("channel", String(32)),
     Column("tags", Text),
     Column("facts", Text),
+    # When it usually is there, see controller.fleet.hours, and the hour that was noted last.
+    Column("hours", Text),
+    Column("heard_hour", BigInteger),
     Index(None, "channel"),
 )
 

@@ -109,6 +109,11 @@ class Rollouts(Controller):
         """Takes effect with the announcement's next revision; 409 where the present state does not allow it."""
         return await to_thread.run_sync(fleet.set_state, rollout_id, data.state)
 
+    @post("/{rollout_id:str}/approve", summary="Say go to the next wave", status_code=200)
+    async def approve(self, fleet: FleetService, rollout_id: str) -> Rollout:
+        """It begins with the announcement's next revision; 409 where the rollout does not wait for that."""
+        return await to_thread.run_sync(fleet.approve, rollout_id)
+
 
 class Devices(Controller):
     """Devices that were ever heard of."""

@@ -9,6 +9,7 @@ import msgspec
 from controller.fleet.service import FleetService
 from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.repository.package_repository import PackageRepository
+from controller.rollouts.plan_files import ready_plan
 from controller.rollouts.views import Rollout
 from controller.settings import ControllerSettings
 from schemas.errors import FlotillaError
@@ -57,6 +58,7 @@ class Releasing:
                 repository=list(self._settings.repository_urls),
                 targets=wish.targets,
                 policy=wish.policy,
+                plan=ready_plan(wish.plan) if isinstance(wish.plan, str) else wish.plan,
             )
 
     def announce_set(self, wish: SetWish) -> list[Rollout]:

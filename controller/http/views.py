@@ -7,6 +7,7 @@ import msgspec
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
+from controller.rollouts.waves import RolloutPlan
 from schemas.messages import Desired, RolloutPolicy, TagValue, Targets, Verb
 from schemas.names import ChannelName, Key, PackageName, VersionText
 
@@ -39,13 +40,17 @@ class RolloutDetail(View, frozen=True, kw_only=True):
 
 
 class ReleaseWish(Wish, frozen=True, kw_only=True):
-    """Announce a version on a channel."""
+    """Announce a version on a channel, in waves.
+
+    `plan` is one as in a plan file, or the name of one that ships; without it the number of devices decides.
+    """
 
     package: PackageName
     version: VersionText
     channel: ChannelName
     targets: Targets = msgspec.field(default_factory=Targets)
     policy: RolloutPolicy = msgspec.field(default_factory=RolloutPolicy)
+    plan: RolloutPlan | Annotated[str, msgspec.Meta(max_length=64)] | None = None
 
 
 class SetWish(Wish, frozen=True, kw_only=True):

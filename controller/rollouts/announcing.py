@@ -56,19 +56,7 @@ def announce(connection: Connection, intention: Intention, state: ReleaseState, 
         OperatorError: `input.bad` where something breaks the contract, or is too large for a message.
     """
     revision = _next_revision(connection, intention.channel, intention.package)
-    message = Announcement(
-        rollout=intention.rollout,
-        revision=revision,
-        package=intention.package,
-        version=intention.version,
-        channel=intention.channel,
-        state=state,
-        targets=intention.targets,
-        policy=intention.policy,
-        repository=intention.repository,
-        published_at=now,
-    )
-    payload = checked(message, room=room).decode()
+    payload = checked(_message(intention, state, revision, now), room=room).decode()
     _write(
         connection,
         channel=intention.channel,
@@ -79,6 +67,11 @@ def announce(connection: Connection, intention: Intention, state: ReleaseState, 
         now=now,
     )
     return revision
+
+
+def check(intention: Intention, now: datetime) -> None:
+    """Refuse what a rollout could not announce in each of its states; raises as `announce`, and writes nothing."""
+    checked(_message(intention, ReleaseState.ACTIVE, 1, now), room=ROOM)
 
 
 def withdraw(connection: Connection, channel: str, package: str, now: datetime) -> None:
@@ -157,6 +150,21 @@ class AnnouncementStore:
                 )
                 .values(published_revision=state.revision)
             )
+
+
+def _message(intention: Intention, state: ReleaseState, revision: int, now: datetime) -> Announcement:
+    return Announcement(
+        rollout=intention.rollout,
+        revision=revision,
+        package=intention.package,
+        version=intention.version,
+        channel=intention.channel,
+        state=state,
+        targets=intention.targets,
+        policy=intention.policy,
+        repository=intention.repository,
+        published_at=now,
+    )
 
 
 def _next_revision(connection: Connection, channel: str, package: str) -> int:

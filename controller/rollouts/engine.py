@@ -1,66 +1,186 @@
 """The rollout engine: `(plan, observations, now)` to decisions, and nothing else.
 
 The same inputs give the same decisions, so a controller that was away or restarted goes on as if it had
-never been gone. There is one wave now: all devices of a channel at once.
+never been gone. Devices are judged one by one (`judging`), counted (`tally`), and what the counts allow is the next
+step; it is repeated until there is none. Who only has new marks for some devices counts anew and asks `next_step`:
+as long as that is None, nothing but those devices' verdicts has changed.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from controller.rollouts.plan import FINAL, OPEN, STARTING, Decisions, Observation, Plan, RolloutState, Verdict
-from schemas.messages import Phase
-from schemas.targeting import is_meant
+import msgspec
+
+from controller.rollouts.explaining import counted_text, too_many_text
+from controller.rollouts.judging import Judge
+from controller.rollouts.plan import (
+    BUSY,
+    FAILURES,
+    STOPS,
+    UNPROVEN,
+    Decisions,
+    Observation,
+    Plan,
+    RolloutState,
+    Verdict,
+    WaveProgress,
+)
+from controller.rollouts.proving import Proof, proof, too_many
+from controller.rollouts.tally import Tally
+from controller.rollouts.widening import TooManyIdsError, let_in
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The rollout is stopped; `because` says why."""
+
+    state: RolloutState
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """The rollout gets another state: all is done, or something is to be done again."""
+
+    state: RolloutState
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """The wave has proven enough for the first time."""
+
+    wave: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """Devices in spite of which an operator went on have succeeded after all: fewer are forgiven from now on."""
+
+    wave: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class LetIn:
+    """A wave begins, or has room for more of its devices."""
+
+    wave: int
+
+
+Step = Stop | Move | Prove | Recount | LetIn
 
 
 def decide(plan: Plan, observations: Iterable[Observation], now: datetime) -> Decisions:
-    """Give every observed device its verdict and the rollout its state.
+    """Give every observed device its verdict, and take every step that can be taken now.
 
     Args:
-        plan: what is wanted.
+        plan: what is wanted, and how far it is.
         observations: one for each device that the rollout may concern.
         now: the controller's time, with a zone.
     """
-    verdicts = {one.device: judge(plan, one, now) for one in observations}
-    return Decisions(state=_state(plan.state, verdicts.values()), targets=plan.targets, verdicts=verdicts)
+    seen = list(observations)
+    while True:
+        judge = Judge(plan, now)
+        marks = {one.device: judge.mark(one) for one in seen}
+        step = next_step(plan, Tally(marks.values()))
+        after = plan if step is None else _taken(plan, step, seen, now)
+        if after == plan:
+            return Decisions(plan=plan, marks=marks)
+        plan = after
 
 
-def judge(plan: Plan, seen: Observation, now: datetime) -> Verdict:
-    """The verdict on one device.
-
-    What a device said about this rollout counts whatever the targets mean now: it may have moved to
-    another channel since. A device that runs the version without having said anything was there before.
-    """
-    if seen.phase in FINAL:
-        return FINAL[seen.phase]
-    if seen.phase is None:
-        if not is_meant(plan.targets, rollout=plan.rollout, device=seen.device, tags=seen.tags, facts=seen.facts):
-            return Verdict.NOT_MEANT
-        if seen.installed == plan.version and seen.installed_phase is Phase.SUCCEEDED:
-            return Verdict.SUCCEEDED
-    return _without_last_word(plan, seen, now)
-
-
-def _without_last_word(plan: Plan, seen: Observation, now: datetime) -> Verdict:
-    started = seen.phase not in (None, Phase.DEFERRED)
-    if not started and plan.deadline is not None and now > plan.deadline:
-        return Verdict.MISSED
-    if (now - seen.last_seen).total_seconds() > plan.silent_after_s:
-        return Verdict.SILENT
-    if started:
-        return Verdict.UPDATING
-    if plan.state not in STARTING or seen.pinned is not None:
-        return Verdict.HELD
-    return Verdict.DEFERRED if seen.phase is Phase.DEFERRED else Verdict.PENDING
+def next_step(plan: Plan, tally: Tally) -> Step | None:
+    """What the counts allow or ask for; None where all stays as it is. A stopped rollout takes no step by itself."""
+    if plan.state is not RolloutState.ACTIVE:
+        return Move(RolloutState.ACTIVE) if plan.state is RolloutState.COMPLETE and tally.open else None
+    begun = range(plan.begun)
+    limits = (_limit(plan, tally, wave) for wave in begun)
+    for limit in limits:
+        if limit is not None:
+            return limit
+    for wave in begun:
+        found = proof(plan, tally, wave)
+        if found is not Proof.PROVEN or plan.progress[wave].proven_at is None:
+            return _of_wave(plan, tally, wave, found)
+    return _after_all_begun(plan, tally)
 
 
-def _state(state: RolloutState, verdicts: Iterable[Verdict]) -> RolloutState:
-    """`active` and `complete` follow from the verdicts; every other state is an operator's to change."""
-    if state not in STARTING:
-        return state
-    found = set(verdicts)
-    if found & OPEN:
-        return RolloutState.ACTIVE
-    # Nobody meant, or nobody but the silent and the pinned: there is nothing yet that could be called complete.
-    if found <= {Verdict.NOT_MEANT, Verdict.SILENT, Verdict.HELD}:
-        return state
-    return RolloutState.COMPLETE
+def _limit(plan: Plan, tally: Tally, wave: int) -> Step | None:
+    """The limits of a wave hold as long as the rollout goes on, however long ago the wave was proven."""
+    unproven = tally.number(wave, UNPROVEN)
+    if plan.progress[wave].accepted > unproven:
+        return Recount(wave, unproven)
+    if too_many(plan, tally, wave):
+        return Stop(STOPS[plan.plan.on_failure], too_many_text(plan, tally, wave))
+    return None
+
+
+def _of_wave(plan: Plan, tally: Tally, wave: int, found: Proof) -> Step | None:
+    if found is Proof.FAILED:
+        failed = tally.number(wave, FAILURES) > plan.progress[wave].accepted
+        state = STOPS[plan.plan.on_failure] if failed else RolloutState.PAUSED
+        return Stop(state, counted_text(plan, tally, wave))
+    if tally.number(wave, {Verdict.WAITING}) and _has_room(plan, tally, wave):
+        return LetIn(wave)
+    return Prove(wave) if found is Proof.PROVEN else None
+
+
+def _after_all_begun(plan: Plan, tally: Tally) -> Step | None:
+    begun = plan.begun
+    if begun < len(plan.waves):
+        asks = plan.waves[begun].approval and plan.progress[begun].approved_at is None
+        return None if asks else LetIn(begun)
+    return None if tally.open else Move(RolloutState.COMPLETE)
+
+
+def _has_room(plan: Plan, tally: Tally, wave: int) -> bool:
+    """Whether another of a wave's devices may start: certainly not, or perhaps, as each value of a tag has its own."""
+    wanted = plan.waves[wave]
+    if wanted.concurrency is None or wanted.concurrency_per is not None:
+        return True
+    return tally.number(wave, BUSY - {Verdict.SOAKING}) < wanted.concurrency
+
+
+def _taken(plan: Plan, step: Step, seen: list[Observation], now: datetime) -> Plan:
+    """The plan after a step; the same one where the step has to wait for devices."""
+    match step:
+        case Stop():
+            return replace(plan, state=step.state, stopped=step.because)
+        case Move():
+            return replace(plan, state=step.state)
+        case Prove():
+            return _with(plan, step.wave, proven_at=now)
+        case Recount():
+            return _with(plan, step.wave, accepted=step.accepted)
+        case LetIn():
+            try:
+                given = let_in(plan, step.wave, seen, now)
+            except TooManyIdsError as error:
+                return replace(plan, state=RolloutState.PAUSED, stopped=str(error))
+            return plan if given is None else _with(plan, step.wave, **given)
+
+
+def _with(plan: Plan, wave: int, **changes: object) -> Plan:
+    progress = list(plan.progress)
+    progress[wave] = msgspec.structs.replace(progress[wave], **changes)
+    return replace(plan, progress=tuple(progress))
+
+
+def approved(plan: Plan, now: datetime) -> Plan | None:
+    """The plan after a person said go; None where it does not wait for that."""
+    wave = plan.begun
+    if wave >= len(plan.waves) or not plan.waves[wave].approval or plan.progress[wave].approved_at is not None:
+        return None
+    return _with(plan, wave, approved_at=now)
+
+
+def resumed(plan: Plan, tally: Tally) -> Plan:
+    """The plan after an operator went on in spite of what the engine had stopped it for: that is forgiven, once."""
+    if not plan.stopped:
+        return plan
+    progress: list[WaveProgress] = [
+        msgspec.structs.replace(one, accepted=tally.number(wave, UNPROVEN)) if one.started_at else one
+        for wave, one in enumerate(plan.progress)
+    ]
+    return replace(plan, stopped="", progress=tuple(progress))

@@ -1,113 +1,142 @@
 """Observations for the engine out of the database, and the verdicts back into it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, and_, delete, or_, select
+from sqlalchemy import Connection, Select, and_, delete, or_, select
 
 from controller.database import from_db
-from controller.fleet.sql import insert_into
+from controller.fleet.sql import chunks, insert_into
 from controller.fleet.tables import desired, device_packages, devices
-from controller.rollouts.plan import ENDED, Observation, Plan, Verdict
+from controller.rollouts.plan import ENDED, Mark, Observation, Plan, Verdict
 from controller.rollouts.tables import rollout_devices
 from schemas.messages import Phase
 
+_word = rollout_devices.c
 
-class _Pins(msgspec.Struct, frozen=True):
+
+class _Told(msgspec.Struct, frozen=True):
     pins: dict[str, str] | None = None
+    hold: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Observations, and the verdict that each device has in the database so far, if it has a row there."""
+    """Observations, and the verdict and wave that each device has in the database so far, if it has a row there."""
 
     observations: list[Observation]
-    before: Mapping[str, str | None]
+    before: Mapping[str, tuple[str | None, int | None]]
 
 
-def observe(connection: Connection, plan: Plan, *, channel: str, package: str) -> Observed:
-    """What is known of every device that the rollout may concern.
+def observe(
+    connection: Connection, plan: Plan, *, channel: str, package: str, only: Collection[str] | None = None
+) -> Observed:
+    """What is known of every device that the rollout may concern, or of those in `only` that it may.
 
     Those are the devices of its channel and whoever said something about it. Once the channel announces
     something else, it concerns only those whom it concerned till then.
     """
-    word, there, told = rollout_devices.c, device_packages.c, desired.c
+    over = plan.state in ENDED
+    found = _question(plan, package)
+    rows: list[Any] = []
+    if only is None:
+        found = found.where(
+            _word.device.is_not(None) if over else or_(devices.c.channel == channel, _word.device.is_not(None))
+        )
+        rows = list(connection.execute(found).mappings())
+    else:
+        for some in chunks(sorted(only)):
+            rows += connection.execute(found.where(devices.c.id.in_(some))).mappings()
+    concerned = [row for row in rows if (row["concerned"] if over else row["channel"] == channel or row["phase"])]
+    return Observed(
+        observations=[_observation(row, package) for row in concerned],
+        before={row["id"]: (row["verdict"], row["wave"]) for row in rows if row["concerned"]},
+    )
+
+
+def _question(plan: Plan, package: str) -> Select[Any]:
+    there, told = device_packages.c, desired.c
     joined = (
-        devices.outerjoin(rollout_devices, and_(word.rollout == plan.rollout, word.device == devices.c.id))
+        devices.outerjoin(rollout_devices, and_(_word.rollout == plan.rollout, _word.device == devices.c.id))
         .outerjoin(device_packages, and_(there.package == package, there.device == devices.c.id))
         .outerjoin(desired, told.device == devices.c.id)
     )
-    found = select(
-        devices.c.id,
-        devices.c.last_seen,
-        devices.c.channel,
-        word.device.label("concerned"),
-        word.phase,
-        word.verdict,
+    own = (devices.c.id, devices.c.last_seen, devices.c.channel, devices.c.online, devices.c.hours)
+    report = (devices.c.life.label("life_now"), devices.c.reported_seq)
+    word = (_word.phase, _word.verdict, _word.wave, _word.heard_at, _word.error_code, _word.life, _word.seq)
+    return select(
+        *own,
+        *report,
+        _word.device.label("concerned"),
+        *word,
         there.version.label("installed"),
         there.phase.label("installed_phase"),
         told.payload.label("told"),
-        *([devices.c.tags, devices.c.facts] if plan.targets.where else []),
+        *([devices.c.tags, devices.c.facts] if _asks_for_facts(plan) else []),
     ).select_from(joined)
-    over = plan.state in ENDED
-    found = found.where(
-        word.device.is_not(None) if over else or_(devices.c.channel == channel, word.device.is_not(None))
-    )
-    rows = connection.execute(found).mappings().all()
-    return Observed(
-        observations=[_observation(row, package) for row in rows if over or row["channel"] == channel or row["phase"]],
-        before={row["id"]: row["verdict"] for row in rows if row["concerned"]},
-    )
+
+
+def _asks_for_facts(plan: Plan) -> bool:
+    return bool(plan.base.where) or any(one.where or one.concurrency_per for one in plan.waves)
 
 
 def _observation(row: Any, package: str) -> Observation:
+    told = msgspec.json.decode(row["told"], type=_Told) if row["told"] else None
     return Observation(
         device=row["id"],
         phase=Phase(row["phase"]) if row["phase"] else None,
+        heard_at=None if row["heard_at"] is None else from_db(row["heard_at"]),
+        error_code=row["error_code"],
         installed=row["installed"],
         installed_phase=Phase(row["installed_phase"]) if row["installed_phase"] else None,
-        pinned=_pin(row["told"], package),
+        reported_since=_reported_since(row),
+        pinned=(told.pins or {}).get(package) if told else None,
+        hold=bool(told and told.hold),
+        online=row["online"],
         last_seen=from_db(row["last_seen"]),
+        hours=row["hours"],
         tags=msgspec.json.decode(row["tags"]) if row.get("tags") else {},
         facts=msgspec.json.decode(row["facts"]) if row.get("facts") else {},
     )
 
 
-def _pin(told: str | None, package: str) -> str | None:
-    if told is None:
-        return None
-    return (msgspec.json.decode(told, type=_Pins).pins or {}).get(package)
+def _reported_since(row: Any) -> bool:
+    """Whether the device's report counts the event that its word is, or comes from a journal that is newer still."""
+    if row["phase"] is None or row["reported_seq"] is None:
+        return False
+    return bool(row["life_now"] > row["life"] or (row["life_now"] == row["life"] and row["reported_seq"] >= row["seq"]))
 
 
-def write_verdicts(connection: Connection, rollout: str, observed: Observed, verdicts: Mapping[str, Verdict]) -> int:
-    """Keep the verdicts, touching only rows that differ; returns how many did.
+def write_marks(connection: Connection, rollout: str, observed: Observed, marks: Mapping[str, Mark]) -> int:
+    """Keep verdicts and waves, touching only rows that differ; returns how many did.
 
     A device that is not meant, and has said nothing, has no row.
     """
-    wanted = {device: verdict.value for device, verdict in verdicts.items() if verdict is not Verdict.NOT_MEANT}
-    changed = [
-        {"rollout": rollout, "device": device, "verdict": verdict, "life": 0, "seq": 0}
-        for device, verdict in sorted(wanted.items())
-        if device not in observed.before or observed.before[device] != verdict
-    ]
+    wanted = {device: mark for device, mark in marks.items() if mark.verdict is not Verdict.NOT_MEANT}
+    changed = list(_differing(rollout, wanted, observed.before))
     if changed:
         statement = insert_into(connection, rollout_devices)
         connection.execute(
             statement.on_conflict_do_update(
-                index_elements=[rollout_devices.c.rollout, rollout_devices.c.device],
-                set_={"verdict": statement.excluded.verdict},
+                index_elements=[_word.rollout, _word.device],
+                set_={"verdict": statement.excluded.verdict, "wave": statement.excluded.wave},
             ),
             changed,
         )
     gone = sorted(observed.before.keys() - wanted.keys())
-    for device in gone:
+    for some in chunks(gone):
         connection.execute(
-            delete(rollout_devices).where(
-                rollout_devices.c.rollout == rollout,
-                rollout_devices.c.device == device,
-                rollout_devices.c.phase.is_(None),
-            )
+            delete(rollout_devices).where(_word.rollout == rollout, _word.device.in_(some), _word.phase.is_(None))
         )
     return len(changed) + len(gone)
+
+
+def _differing(
+    rollout: str, wanted: Mapping[str, Mark], before: Mapping[str, tuple[str | None, int | None]]
+) -> Iterator[dict[str, Any]]:
+    for device, mark in sorted(wanted.items()):
+        if before.get(device) != (mark.verdict.value, mark.wave):
+            values = {"verdict": mark.verdict.value, "wave": mark.wave, "life": 0, "seq": 0}
+            yield {"rollout": rollout, "device": device, **values}

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
+import msgspec
+
+from controller.rollouts.waves import ALL_AT_ONCE, OnFailure, RolloutPlan, Wave, seconds
 from schemas.messages import LAST_WORDS, FactValue, Phase, ReleaseState, Targets
 
 DEFAULT_SILENT_AFTER_S: Final = 7 * 86_400
@@ -53,68 +56,128 @@ the same release again is a new rollout, so that every device's words belong to 
 
 
 class Verdict(StrEnum):
-    """How one device stands in one rollout; each has exactly one.
+    """How one device stands in one rollout; each has exactly one. `docs/rollouts.md` has them as a table.
 
-    `not_meant`: the targets leave it out. `pending`: to start, not heard of yet. `held`: not started, and the
-    rollout's state, or a pin, keeps it from starting. `missed`: not started by the deadline.
-    `silent`: no last word, and not heard of for too long. The others are what the device itself said last.
+    `not_meant`: the targets leave it out. `waiting`: meant, and its turn has not come. `pending`: may start, and has
+    not. `held`: not started, and the rollout's state, or a pin, keeps it from starting. `missed`: not started by the
+    time after which nobody may. `unreached`: not heard of since it was offered. `asleep`: away, as it usually is at
+    this hour. `late`: reached, and not done by its wave's deadline. `silent`: began, and was not heard of again.
+    `soaking`: says that it succeeded, and has not proven it yet. `left`: had succeeded, and reports something else.
+    The others are what the device itself said last.
     """
 
     NOT_MEANT = "not_meant"
+    WAITING = "waiting"
     PENDING = "pending"
     HELD = "held"
     MISSED = "missed"
+    UNREACHED = "unreached"
+    ASLEEP = "asleep"
+    LATE = "late"
     SILENT = "silent"
     DEFERRED = "deferred"
     UPDATING = "updating"
+    SOAKING = "soaking"
     REJECTED = "rejected"
     SUCCEEDED = "succeeded"
+    LEFT = "left"
     ROLLED_BACK = "rolled_back"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
-OPEN: Final = frozenset({Verdict.PENDING, Verdict.DEFERRED, Verdict.UPDATING})
+BUSY: Final = frozenset({Verdict.PENDING, Verdict.DEFERRED, Verdict.UPDATING, Verdict.SOAKING})
+"""Verdicts of devices that may do something and are waited for."""
+
+OPEN: Final = BUSY | {Verdict.WAITING}
 """Verdicts that hold a rollout open: something is still going to happen."""
 
+FAILURES: Final = frozenset({Verdict.FAILED, Verdict.ROLLED_BACK, Verdict.SILENT, Verdict.LEFT})
+"""What a wave's limits count."""
+
+UNPROVEN: Final = FAILURES | {Verdict.REJECTED, Verdict.LATE, Verdict.MISSED}
+"""Devices that were there and are no success. Refusals are no failures: nothing was touched."""
+
+ABSENT: Final = frozenset({Verdict.UNREACHED, Verdict.ASLEEP})
+"""Devices that do not count as long as they are away; what they are offered stays."""
+
 FINAL: Final = {phase: Verdict(phase.value) for phase in LAST_WORDS}
-"""Last words of a device and the verdict each of them is."""
+"""Last words of a device and the verdict each of them is; a success has yet to be proven."""
+
+
+EVERYBODY: Final = Targets()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What is known of one device that a rollout may concern.
+    """What is known of one device that a rollout may concern. Times are by the controller's clock.
 
     Attributes:
         device: its id.
         phase: the last one it reported for this very rollout, if any.
+        heard_at: when that came in; None where there is none.
+        error_code: of that word.
         installed: the version of the package it reported last, if any.
         installed_phase: the phase of that installation.
+        reported_since: whether its last report is newer than its last word.
         pinned: the version that its operator pinned the package to, if any.
-        last_seen: when it was last heard of, by the controller's clock.
-        tags: as reported; only read where the targets ask for some.
+        hold: whether its operator has it start nothing.
+        online: whether it is there now.
+        last_seen: when it was last heard of.
+        hours: when it usually is there; see `controller.fleet.hours`.
+        tags: as reported; only read where the targets or the plan ask for some.
         facts: as reported; likewise.
     """
 
     device: str
     phase: Phase | None = None
+    heard_at: datetime | None = None
+    error_code: str | None = None
     installed: str | None = None
     installed_phase: Phase | None = None
+    reported_since: bool = False
     pinned: str | None = None
+    hold: bool = False
+    online: bool = True
     last_seen: datetime
+    hours: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, FactValue] = field(default_factory=dict)
 
 
+class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far one wave is; kept with the rollout.
+
+    Attributes:
+        started_at: when it began; None before that.
+        proven_at: when it had proven enough for the first time.
+        approved_at: when a person said go.
+        upto: buckets below this are in because of it.
+        devices: ids that are in because of it: chosen, named, or found by its conditions.
+        accepted: devices without success in spite of which an operator has gone on.
+    """
+
+    started_at: datetime | None = None
+    proven_at: datetime | None = None
+    approved_at: datetime | None = None
+    upto: int = 0
+    devices: list[str] = []
+    accepted: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One rollout as its operator wants it.
+    """One rollout as its operator wants it, and how far it is: all that the engine has to know between two looks.
 
     Attributes:
         rollout: its id.
         version: what is to be installed.
         state: where it is now.
-        targets: whom it means.
+        base: whom it means at all, once its last wave has begun.
+        plan: its waves.
+        progress: of each wave of the plan.
+        stopped: why the engine stopped it, for people; empty where it did not.
+        not_before: nobody starts before this.
         deadline: nobody starts after this.
         silent_after_s: seconds without a sign of life after which a device is not waited for.
     """
@@ -122,9 +185,71 @@ class Plan:
     rollout: str
     version: str
     state: RolloutState
-    targets: Targets
+    base: Targets = EVERYBODY
+    plan: RolloutPlan = ALL_AT_ONCE
+    progress: tuple[WaveProgress, ...] = (WaveProgress(),)
+    stopped: str = ""
+    not_before: datetime | None = None
     deadline: datetime | None = None
     silent_after_s: float = DEFAULT_SILENT_AFTER_S
+
+    @property
+    def waves(self) -> list[Wave]:
+        """The plan's."""
+        return self.plan.waves
+
+    @property
+    def begun(self) -> int:
+        """How many waves have begun."""
+        return sum(one.started_at is not None for one in self.progress)
+
+    @property
+    def targets(self) -> Targets:
+        """Whom the announcement means now: whoever any wave that began has let in."""
+        upto = max((one.upto for one in self.progress), default=0)
+        named = {device for one in self.progress for device in one.devices}
+        return msgspec.structs.replace(self.base, upto=upto, devices=sorted(named))
+
+    def share(self, wave: int) -> int:
+        """The buckets that a wave of so many percent is, rounded up; 0 for another one."""
+        percent = self.waves[wave].upto
+        return 0 if percent is None else -int(-self.base.upto * percent // 100)
+
+    def ends(self, wave: int) -> datetime | None:
+        """When a wave's devices are not waited for any more."""
+        started, deadline = self.progress[wave].started_at, self.waves[wave].deadline
+        if started is None or deadline is None:
+            return None
+        begin = max(started, self.not_before) if self.not_before else started
+        return begin + timedelta(seconds=seconds(deadline))
+
+
+STOPS: Final = {
+    OnFailure.PAUSE: RolloutState.PAUSED,
+    OnFailure.HALT: RolloutState.HALTED,
+    OnFailure.REVERT: RolloutState.REVERTED,
+}
+"""What a failing wave makes of its rollout."""
+
+
+class Mark(NamedTuple):
+    """One device in one rollout.
+
+    Attributes:
+        verdict: its one verdict.
+        wave: the wave it belongs to, from 0; None for none.
+        due: when the verdict may change though nothing is heard; None for never.
+        ask: whether the device is to be asked to report.
+        listen: whether any sign of life may change the verdict.
+        phase: its last word.
+    """
+
+    verdict: Verdict
+    wave: int | None = None
+    due: datetime | None = None
+    ask: bool = False
+    listen: bool = False
+    phase: Phase | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +257,29 @@ class Decisions:
     """What follows from a plan and observations.
 
     Attributes:
-        state: where the rollout is from now on.
-        targets: whom the announcement means from now on; waves will widen it, one wave means all at once.
-        verdicts: device to verdict, one for each observation.
+        plan: the same rollout, as it is from now on.
+        marks: device to what became of it, one for each observation.
     """
 
-    state: RolloutState
-    targets: Targets
-    verdicts: Mapping[str, Verdict]
+    plan: Plan
+    marks: Mapping[str, Mark]
+
+    @property
+    def state(self) -> RolloutState:
+        """Where the rollout is from now on."""
+        return self.plan.state
+
+    @property
+    def targets(self) -> Targets:
+        """Whom the announcement means from now on."""
+        return self.plan.targets
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """Device to verdict, one for each observation."""
+        return {device: mark.verdict for device, mark in self.marks.items()}
+
+    @property
+    def ask(self) -> frozenset[str]:
+        """Devices of which a word would decide something now: they are to be asked to report."""
+        return frozenset(device for device, mark in self.marks.items() if mark.ask)

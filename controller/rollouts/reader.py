@@ -3,16 +3,19 @@
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select
+from sqlalchemy import Connection, Engine, Select, and_, func, select
 
 from controller.database import from_db, reading
 from controller.fleet.tables import devices, events
 from controller.fleet.views import update_view
-from controller.rollouts.plan import RolloutState, Verdict
+from controller.rollouts.explaining import because, wave_views
+from controller.rollouts.keeping import plan_of
+from controller.rollouts.plan import Mark, Plan, RolloutState, Verdict
 from controller.rollouts.tables import rollout_devices, rollouts
+from controller.rollouts.tally import Tally
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
 from schemas.errors import OperatorError, one_line
-from schemas.messages import RolloutPolicy, Targets, UpdateEvent
+from schemas.messages import Phase, RolloutPolicy, UpdateEvent
 
 _word = rollout_devices.c
 
@@ -100,43 +103,45 @@ def read_rollout(connection: Connection, rollout: str) -> Rollout:
 def _read(connection: Connection, ids: list[str]) -> list[Rollout]:
     """These rollouts, the newest first."""
     found = select(rollouts).where(rollouts.c.id.in_(ids)).order_by(rollouts.c.id.desc())
+    tallies = _tallies(connection, ids)
+    return [view_of(row, plan_of(row), tallies.get(row["id"], Tally())) for row in connection.execute(found).mappings()]
+
+
+def _tallies(connection: Connection, ids: list[str]) -> dict[str, Tally]:
     # A word that came in a moment ago has no verdict yet: the device is busy, or nearly done.
-    verdicts = _counts(connection, ids, func.coalesce(_word.verdict, Verdict.UPDATING.value))
-    phases = _counts(connection, ids, _word.phase)
-    return [
-        _view(row, verdicts.get(row["id"], {}), phases.get(row["id"], {}))
-        for row in connection.execute(found).mappings()
-    ]
-
-
-def _counts(connection: Connection, ids: list[str], what: ColumnElement[Any]) -> dict[str, dict[str, int]]:
+    verdict = func.coalesce(_word.verdict, Verdict.UPDATING.value)
     found = (
-        select(_word.rollout, what, func.count())
-        .where(_word.rollout.in_(ids), what.is_not(None))
-        .group_by(_word.rollout, what)
-        .order_by(what)
+        select(_word.rollout, _word.wave, verdict, _word.phase, func.count())
+        .where(_word.rollout.in_(ids))
+        .group_by(_word.rollout, _word.wave, verdict, _word.phase)
     )
-    counts: dict[str, dict[str, int]] = {}
-    for rollout, value, number in connection.execute(found):
-        counts.setdefault(rollout, {})[value] = number
-    return counts
+    tallies: dict[str, Tally] = {}
+    for rollout, wave, name, phase, number in connection.execute(found):
+        mark = Mark(Verdict(name), wave, phase=None if phase is None else Phase(phase))
+        tallies.setdefault(rollout, Tally()).add(mark, number)
+    return tallies
 
 
-def _view(row: Any, verdicts: dict[str, int], phases: dict[str, int]) -> Rollout:
+def view_of(row: Any, plan: Plan, tally: Tally) -> Rollout:
+    """A rollout for people and programs, out of its row and its devices' counts."""
     return Rollout(
         id=row["id"],
         package=row["package"],
         version=row["version"],
         channel=row["channel"],
-        state=RolloutState(row["state"]),
+        state=plan.state,
         revision=row["revision"],
-        targets=msgspec.json.decode(row["targets"], type=Targets),
+        targets=plan.targets,
         policy=msgspec.json.decode(row["policy"], type=RolloutPolicy),
         repository=msgspec.json.decode(row["repository"], type=list[str]),
         created_at=from_db(row["created_at"]),
         changed_at=from_db(row["changed_at"]),
-        verdicts={Verdict(name): number for name, number in verdicts.items()},
-        phases=phases,
+        because=because(plan, tally),
+        plan=plan.plan,
+        wave=plan.begun,
+        waves=wave_views(plan, tally),
+        verdicts=tally.verdicts(),
+        phases=tally.phases(),
     )
 
 

@@ -1,21 +1,30 @@
-"""Lets the engine look at rollouts when something about them changed, and now and then because time goes by."""
+"""Lets the engine look at rollouts when something about them changed, and when it is time to.
+
+What devices said is looked at device by device: a look costs what changed, whatever the size of the fleet. The
+database is the truth at the start, whenever a rollout itself changed, and every now and then.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
 from controller.database import utc_now
 from controller.fleet.patience import patiently
-from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
 from schemas.errors import FlotillaError, one_line
 
 LOOK_AGAIN_S: Final = 60.0
-"""Deadlines pass and devices fall silent without anybody saying so."""
+"""Rollouts that nothing is known of from an earlier look are looked at this often, and devices asked again."""
+
+READ_AGAIN_S: Final = 600.0
+"""Everything is read from the database anew this often: another process may have written to it."""
+
+ASK_AGAIN: Final = timedelta(minutes=10)
+"""A device that did not answer is asked to report again after this time."""
 
 _SHORTEST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 5.0
@@ -30,72 +39,135 @@ class RolloutRunner:
 
     Args:
         store: evaluates.
-        reader: says what came of it.
         on_change: told of every rollout that changed, and whether its announcement did too.
+        ask: has these devices asked to report; called in a thread.
         clock: the time of day.
     """
 
     def __init__(
         self,
         store: RolloutStore,
-        reader: RolloutReader,
         on_change: Callable[[Rollout, bool], None],
         *,
+        ask: Callable[[list[str]], None] | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
-        self._reader = reader
         self._on_change = on_change
+        self._ask = ask
         self._clock = clock
-        self._rollouts: set[str] = set()
-        self._channels: set[str] = set()
+        self._rollouts: dict[str, set[str] | None] = {}
+        self._channels: dict[str, set[str] | None] = {}
+        self._heard: set[str] = set()
+        self._asked: dict[str, datetime] = {}
         self._touched = asyncio.Event()
 
-    def touch(self, *, rollouts: Iterable[str] = (), channels: Iterable[str] = ()) -> None:
-        """These rollouts, and those announced on these channels, are to be looked at soon."""
-        self._rollouts.update(rollouts)
-        self._channels.update(channels)
-        if self._rollouts or self._channels:
+    def touch(
+        self,
+        *,
+        rollouts: Iterable[str] | Mapping[str, set[str]] = (),
+        channels: Iterable[str] | Mapping[str, set[str]] = (),
+        heard: Iterable[str] = (),
+    ) -> None:
+        """These rollouts, and those announced on these channels, are to be looked at soon.
+
+        Args:
+            rollouts: ids; as a mapping, each with the only devices that changed.
+            channels: likewise.
+            heard: devices that gave a sign of life, whatever else they said.
+        """
+        _note(self._rollouts, rollouts)
+        _note(self._channels, channels)
+        self._heard.update(heard)
+        if self._rollouts or self._channels or self._heard:
             self._touched.set()
 
     async def run(self) -> None:
-        """Look at everything that is announced, then at whatever is touched; until cancelled."""
+        """Look at everything that is announced, then at whatever is touched or due; until cancelled."""
         clock = asyncio.get_running_loop().time
-        everything = True
+        read_at: float | None = None
+        quiet = False
         while True:
             began = clock()
-            await self._round(everything=everything)
+            if read_at is None or began - read_at > READ_AGAIN_S:
+                read_at = began
+                self.touch(rollouts=await patiently(self._store.announced, doing="the rollout engine"))
+            elif quiet:
+                self.touch(rollouts=await patiently(self._store.unseen, doing="the rollout engine"))
+                await self._ask_for(await patiently(self._store.asking, doing="the rollout engine"))
+            await self._round()
             await asyncio.sleep(min(max(_SHARE * (clock() - began), _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
-            try:
-                async with asyncio.timeout(LOOK_AGAIN_S):
-                    await self._touched.wait()
-                everything = False
-            except TimeoutError:
-                everything = True
+            quiet = not await self._something()
 
-    async def _round(self, *, everything: bool) -> None:
+    async def _something(self) -> bool:
+        """Wait until there is something to look at; False where there was nothing for long."""
+        due = await patiently(self._store.next_due, doing="the rollout engine")
+        wait_s = LOOK_AGAIN_S if due is None else min(max((due - self._clock()).total_seconds(), 0.0), LOOK_AGAIN_S)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._touched.wait()
+        except TimeoutError:
+            return wait_s < LOOK_AGAIN_S
+        return True
+
+    async def _round(self) -> None:
         self._touched.clear()
-        rollouts, channels = self._rollouts, self._channels
-        self._rollouts, self._channels = set(), set()
-        if everything or channels:
-            question = partial(self._store.announced, None if everything else channels)
-            rollouts |= set(await patiently(question, doing="the rollout engine"))
-        for rollout in sorted(rollouts):
+        wanted, channels, heard = self._rollouts, self._channels, self._heard
+        self._rollouts, self._channels, self._heard = {}, {}, set()
+        for rollout, devices in (await self._found(channels, heard)).items():
+            _merge(wanted, rollout, devices)
+        asked: dict[str, set[str]] = {}
+        for rollout in sorted(wanted):
             try:
-                await self._look(rollout)
+                await self._look(rollout, wanted[rollout])
             except FlotillaError as error:
                 # the others must go on, and this one is looked at again with the next round
                 log.error("rollout %s cannot be judged: %s", rollout, one_line(error))  # noqa: TRY400 - the line says it all
+        if wanted:
+            asked = await patiently(self._store.asking, doing="the rollout engine")
+        await self._ask_for(asked)
 
-    async def _look(self, rollout: str) -> None:
+    async def _found(self, channels: dict[str, set[str] | None], heard: set[str]) -> dict[str, set[str] | None]:
+        """The rollouts that are to be looked at because of their channel, of a sign of life, or of the time."""
+        found: dict[str, set[str] | None] = {}
+        for channel, devices in channels.items():
+            question = partial(self._store.announced, {channel})
+            for rollout in await patiently(question, doing="the rollout engine"):
+                _merge(found, rollout, devices)
+        matter = await patiently(lambda: self._store.to_look_at(heard, self._clock()), doing="the rollout engine")
+        for rollout, some in matter.items():
+            _merge(found, rollout, some)
+        return found
+
+    async def _look(self, rollout: str, devices: set[str] | None) -> None:
         found = await patiently(
-            lambda: self._store.evaluate(rollout, self._clock()), doing=f"the engine's look at rollout {rollout}"
+            lambda: self._store.evaluate(rollout, self._clock(), changed=devices),
+            doing=f"the engine's look at rollout {rollout}",
         )
-        if found is None or not (found.state_changed or found.verdicts):
+        if found is None or not (found.state_changed or found.announced or found.verdicts):
             return
-        view = await patiently(partial(self._reader.rollout, rollout), doing="the rollout engine")
-        if found.state_changed:
-            log.info(
-                "rollout %s of %s %s on %s is %s", view.id, view.package, view.version, view.channel, view.state.value
-            )
-        self._on_change(view, found.state_changed)
+        view = found.view
+        if found.state_changed or found.announced:
+            what = f"{view.package} {view.version} on {view.channel}"
+            log.info("rollout %s of %s is %s: %s", view.id, what, view.state.value, one_line(view.because))
+        self._on_change(view, found.announced)
+
+    async def _ask_for(self, wanted: Mapping[str, set[str]]) -> None:
+        """Have the devices asked that were not asked a short time ago."""
+        now = self._clock()
+        self._asked = {device: at for device, at in self._asked.items() if now - at < ASK_AGAIN}
+        devices = sorted(set().union(*wanted.values()) - self._asked.keys())
+        if devices and self._ask is not None:
+            await patiently(partial(self._ask, devices), doing="asking devices to report")
+            self._asked |= dict.fromkeys(devices, now)
+
+
+def _note(kept: dict[str, set[str] | None], new: Iterable[str] | Mapping[str, set[str]]) -> None:
+    for name in new:
+        _merge(kept, name, new[name] if isinstance(new, Mapping) else None)
+
+
+def _merge(kept: dict[str, set[str] | None], name: str, devices: set[str] | None) -> None:
+    """Add to what is to be looked at; None stands for every device."""
+    before = kept.get(name, set())
+    kept[name] = None if devices is None or before is None else before | devices

@@ -1,39 +1,34 @@
 """Rollouts in the database: made, changed, evaluated. Every change is announced in the same transaction."""
 
-import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, select, update
 
-from controller.database import reading, to_db, utc_now, writing
+from controller.database import reading, utc_now, writing
 from controller.rollouts import announcing
-from controller.rollouts.engine import decide
-from controller.rollouts.observing import observe, write_verdicts
-from controller.rollouts.plan import ENDED, MOVES, Plan, RolloutState
+from controller.rollouts.beginning import begin, meant, new_id
+from controller.rollouts.engine import approved
+from controller.rollouts.evaluating import Evaluation, look, move, row_of, settle
+from controller.rollouts.keeping import intention_of, plan_of, text_of
+from controller.rollouts.plan import ENDED, MOVES, RolloutState
+from controller.rollouts.plan_files import default_plan
 from controller.rollouts.reader import read_rollout
+from controller.rollouts.standing import Standings
 from controller.rollouts.tables import rollouts
-from controller.rollouts.views import Rollout
+from controller.rollouts.views import Rollout, WaveState
+from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, check_plan
 from schemas.errors import OperatorError, one_line
-from schemas.ids import uuid7
-from schemas.messages import BUCKETS, ReleaseSet, ReleaseState, RolloutPolicy, Targets
+from schemas.messages import BUCKETS, ReleaseSet, RolloutPolicy, Targets
 from schemas.versions import parse
+
+__all__ = ["Evaluation", "RolloutStore"]
 
 _OPEN: Final = rollouts.c.state.not_in([state.value for state in ENDED])
 """Of rollouts that are announced."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """What a look at a rollout changed. `verdicts` is how many devices have another verdict now."""
-
-    rollout: str
-    state: RolloutState
-    state_changed: bool
-    verdicts: int
 
 
 class RolloutStore:
@@ -41,6 +36,8 @@ class RolloutStore:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._standings = Standings()
+        self._looking = threading.Lock()
 
     def create(
         self,
@@ -51,6 +48,7 @@ class RolloutStore:
         repository: Sequence[str],
         targets: Targets | None = None,
         policy: RolloutPolicy | None = None,
+        plan: RolloutPlan | None = None,
         now: datetime | None = None,
     ) -> Rollout:
         """Ask the devices of a channel to take a release, in place of what the channel announced so far.
@@ -61,17 +59,20 @@ class RolloutStore:
             channel: whose devices are asked.
             repository: base URLs, tried in order.
             targets: which of them; all unless given.
-            policy: how they may go about it.
+            policy: how they may go about it; what the plan says of that goes where this says nothing.
+            plan: in which waves; unless given, by the number of devices that follow the channel.
             now: the controller's clock.
 
         Raises:
             PublisherError: `version.bad`.
-            OperatorError: `input.bad` for anything that breaks the contract.
+            OperatorError: `input.bad` for anything that breaks the contract, and for a plan that cannot be.
         """
         parse(version)
+        if plan is not None:
+            check_plan(plan)
         now = now or utc_now()
         intention = announcing.Intention(
-            rollout=_new_id(now),
+            rollout=new_id(now),
             package=package,
             version=version,
             channel=channel,
@@ -80,7 +81,7 @@ class RolloutStore:
             repository=list(repository),
         )
         with writing(self._engine) as connection:
-            return _begin(connection, intention, now)
+            return begin(connection, intention, plan or default_plan(meant(connection, intention)), now)
 
     def create_set(
         self,
@@ -105,13 +106,13 @@ class RolloutStore:
             raise OperatorError("input.bad", "a set cannot be for a share of the devices; name devices or conditions")
         if len(packages) < 2:
             raise OperatorError("input.bad", "a set has at least two packages")
-        together = msgspec.structs.replace(policy, set=ReleaseSet(id=_new_id(now), packages=dict(packages)))
+        together = msgspec.structs.replace(policy, set=ReleaseSet(id=new_id(now), packages=dict(packages)))
         with writing(self._engine) as connection:
             made = []
             for package, version in packages.items():
                 parse(version)
                 intention = announcing.Intention(
-                    rollout=_new_id(now),
+                    rollout=new_id(now),
                     package=package,
                     version=version,
                     channel=channel,
@@ -119,7 +120,7 @@ class RolloutStore:
                     policy=together,
                     repository=list(repository),
                 )
-                made.append(_begin(connection, intention, now))
+                made.append(begin(connection, intention, ALL_AT_ONCE, now))
             return made
 
     def set_state(self, rollout: str, state: RolloutState, now: datetime | None = None) -> Rollout:
@@ -141,12 +142,31 @@ class RolloutStore:
                         "rollout.state",
                         f"rollout {rollout} is {present} and can't become {state}; possible: {possible}",
                     )
-                _change(connection, row, state, now)
-                _evaluate(connection, rollout, now)
+                move(connection, row, state, now)
                 for other in _others_of_set(connection, row):
                     if state in MOVES[RolloutState(other["state"])]:
-                        _change(connection, other, state, now)
-                        _evaluate(connection, other["id"], now)
+                        move(connection, other, state, now)
+            return read_rollout(connection, rollout)
+
+    def approve(self, rollout: str, now: datetime | None = None) -> Rollout:
+        """Say go: the next wave may begin.
+
+        Raises:
+            OperatorError: `rollout.unknown`, or `rollout.state` where it does not wait for that.
+        """
+        now = now or utc_now()
+        with writing(self._engine) as connection:
+            row = _row(connection, rollout)
+            before = plan_of(row)
+            if before.state is not RolloutState.ACTIVE:
+                raise OperatorError("rollout.state", f"rollout {rollout} is {before.state}; resume it first")
+            view = read_rollout(connection, rollout)
+            plan = approved(before, now)
+            if plan is None or view.waves[before.begun].state is not WaveState.AWAITING_APPROVAL:
+                raise OperatorError(
+                    "rollout.state", f"rollout {rollout} does not wait for anybody to say go: {view.because}"
+                )
+            settle(connection, row, plan, now, before=before)
             return read_rollout(connection, rollout)
 
     def withdraw(self, channel: str, package: str, now: datetime | None = None) -> Rollout:
@@ -163,8 +183,7 @@ class RolloutStore:
                     "rollout.unknown", f"channel {one_line(channel)} announces no package {one_line(package)}"
                 )
             announcing.withdraw(connection, channel, package, now)
-            _set_state(connection, rollout, RolloutState.WITHDRAWN, now)
-            _evaluate(connection, rollout, now)
+            move(connection, _row(connection, rollout), RolloutState.WITHDRAWN, now)
             return read_rollout(connection, rollout)
 
     def move_repository(self, urls: Sequence[str], now: datetime | None = None) -> int:
@@ -185,16 +204,62 @@ class RolloutStore:
         now = now or utc_now()
         with writing(self._engine) as connection:
             rows = connection.execute(select(rollouts).where(_OPEN).order_by(rollouts.c.id).with_for_update())
-            moving = [row for row in rows.mappings() if _intention(row).repository != list(urls)]
+            moving = [row for row in rows.mappings() if intention_of(row).repository != list(urls)]
             for row in moving:
                 _move(connection, row, list(urls), now)
             return len(moving)
 
-    def evaluate(self, rollout: str, now: datetime | None = None) -> Evaluation | None:
-        """Let the engine look at a rollout and keep what it decides; None for one that is not known here."""
+    def evaluate(
+        self, rollout: str, now: datetime | None = None, *, changed: Collection[str] | None = None
+    ) -> Evaluation | None:
+        """Let the engine look at a rollout and keep what it decides; None for one that is not known here.
+
+        Args:
+            rollout: its id.
+            now: the controller's clock.
+            changed: the devices that were heard of since the last look here; None for anybody, which reads them all.
+        """
         now = now or utc_now()
-        with writing(self._engine) as connection:
-            return _evaluate(connection, rollout, now)
+        with self._looking:
+            try:
+                with writing(self._engine) as connection:
+                    found = look(connection, rollout, now, standing=self._standings.get(rollout), changed=changed)
+            except BaseException:
+                # it may know of what was not committed
+                self._standings.drop(rollout)
+                raise
+            if found is None:
+                return None
+            evaluation, standing = found
+            self._standings.keep(rollout, standing)
+            return evaluation
+
+    def to_look_at(self, devices: Collection[str], now: datetime) -> dict[str, set[str]]:
+        """Rollouts that something may have changed in since their last look, with the devices that it may be.
+
+        Args:
+            devices: those that were heard of.
+            now: the controller's clock; what time alone changes is found without naming the devices.
+        """
+        with self._looking:
+            found = self._standings.listening(devices) if devices else {}
+            return found | {rollout: found.get(rollout, set()) for rollout in self._standings.due(now)}
+
+    def next_due(self) -> datetime | None:
+        """When time alone may change something in a rollout that was looked at."""
+        with self._looking:
+            return self._standings.next_due()
+
+    def asking(self) -> dict[str, set[str]]:
+        """Rollouts with the devices of which a word would decide something: they are to be asked to report."""
+        with self._looking:
+            return self._standings.asking()
+
+    def unseen(self) -> list[str]:
+        """Rollouts that are announced and of which nothing is known from an earlier look."""
+        announced = self.announced()
+        with self._looking:
+            return [rollout for rollout in announced if rollout not in self._standings]
 
     def announced(self, channels: set[str] | None = None, *, package: str | None = None) -> list[str]:
         """Ids of the rollouts that are announced now; of all channels or these, of all packages or this one."""
@@ -207,20 +272,9 @@ class RolloutStore:
             return list(connection.scalars(found.order_by(rollouts.c.id)))
 
 
-def _begin(connection: Connection, intention: announcing.Intention, now: datetime) -> Rollout:
-    before = announcing.current_rollout(connection, intention.channel, intention.package)
-    revision = announcing.announce(connection, intention, ReleaseState.ACTIVE, now, room=announcing.ROOM)
-    if before is not None:
-        _set_state(connection, before, RolloutState.SUPERSEDED, now)
-        _evaluate(connection, before, now)
-    connection.execute(insert(rollouts).values(_values(intention, revision, now)))
-    _evaluate(connection, intention.rollout, now)
-    return read_rollout(connection, intention.rollout)
-
-
 def _others_of_set(connection: Connection, row: Any) -> list[Any]:
     """The rollouts that were made together with this one and are still announced."""
-    group = _intention(row).policy.set
+    group = intention_of(row).policy.set
     if group is None:
         return []
     found = select(rollouts).where(
@@ -230,95 +284,26 @@ def _others_of_set(connection: Connection, row: Any) -> list[Any]:
         rollouts.c.id != row["id"],
     )
     rows = connection.execute(found.order_by(rollouts.c.id).with_for_update()).mappings()
-    return [other for other in rows if _intention(other).policy.set == group]
-
-
-def _new_id(now: datetime) -> str:
-    return uuid7(to_db(now) // 1000, secrets.token_bytes(10))
-
-
-def _evaluate(connection: Connection, rollout: str, now: datetime) -> Evaluation | None:
-    row = connection.execute(select(rollouts).where(rollouts.c.id == rollout).with_for_update()).mappings().first()
-    if row is None:
-        return None
-    state = RolloutState(row["state"])
-    targets = msgspec.json.decode(row["targets"], type=Targets)
-    policy = msgspec.json.decode(row["policy"], type=RolloutPolicy)
-    plan = Plan(rollout=rollout, version=row["version"], state=state, targets=targets, deadline=policy.deadline)
-    observed = observe(connection, plan, channel=row["channel"], package=row["package"])
-    decisions = decide(plan, observed.observations, now)
-    changed = write_verdicts(connection, rollout, observed, decisions.verdicts)
-    if decisions.state is not state:
-        _change(connection, row, decisions.state, now)
-    return Evaluation(
-        rollout=rollout, state=decisions.state, state_changed=decisions.state is not state, verdicts=changed
-    )
-
-
-def _change(connection: Connection, row: Any, state: RolloutState, now: datetime) -> None:
-    """Set the state of a rollout that is announced, and announce it."""
-    _set_state(connection, row["id"], state, now)
-    _announce(connection, row, _intention(row), state, now)
+    return [other for other in rows if intention_of(other).policy.set == group]
 
 
 def _move(connection: Connection, row: Any, urls: list[str], now: datetime) -> None:
-    connection.execute(
-        update(rollouts).where(rollouts.c.id == row["id"]).values(repository=msgspec.json.encode(urls).decode())
-    )
-    intention = msgspec.structs.replace(_intention(row), repository=urls)
+    connection.execute(update(rollouts).where(rollouts.c.id == row["id"]).values(repository=text_of(urls)))
+    intention = msgspec.structs.replace(intention_of(row), repository=urls)
+    announced = RolloutState(row["state"]).announced
+    if announced is None or announcing.current_rollout(connection, row["channel"], row["package"]) != row["id"]:
+        raise OperatorError("rollout.state", f"rollout {row['id']} is not what its channel announces")
     try:
-        _announce(connection, row, intention, RolloutState(row["state"]), now)
+        revision = announcing.announce(connection, intention, announced, now)
     except OperatorError as error:
         raise OperatorError(
             error.code, f"rollout {row['id']} of {row['package']} can't be moved to {', '.join(urls)}: {error}"
         ) from error
-
-
-def _announce(
-    connection: Connection, row: Any, intention: announcing.Intention, state: RolloutState, now: datetime
-) -> None:
-    announced = state.announced
-    if announced is None or announcing.current_rollout(connection, row["channel"], row["package"]) != row["id"]:
-        raise OperatorError("rollout.state", f"rollout {row['id']} is not what its channel announces")
-    revision = announcing.announce(connection, intention, announced, now)
     connection.execute(update(rollouts).where(rollouts.c.id == row["id"]).values(revision=revision))
 
 
-def _set_state(connection: Connection, rollout: str, state: RolloutState, now: datetime) -> None:
-    changed = update(rollouts).where(rollouts.c.id == rollout)
-    connection.execute(changed.values(state=state.value, changed_at=to_db(now)))
-
-
 def _row(connection: Connection, rollout: str) -> Any:
-    found = connection.execute(select(rollouts).where(rollouts.c.id == rollout).with_for_update()).mappings().first()
+    found = row_of(connection, rollout)
     if found is None:
         raise OperatorError("rollout.unknown", f"there is no rollout {one_line(rollout)}")
     return found
-
-
-def _values(intention: announcing.Intention, revision: int, now: datetime) -> dict[str, Any]:
-    return {
-        "id": intention.rollout,
-        "package": intention.package,
-        "version": intention.version,
-        "channel": intention.channel,
-        "state": RolloutState.ACTIVE.value,
-        "targets": msgspec.json.encode(intention.targets).decode(),
-        "policy": msgspec.json.encode(intention.policy).decode(),
-        "repository": msgspec.json.encode(intention.repository).decode(),
-        "revision": revision,
-        "created_at": to_db(now),
-        "changed_at": to_db(now),
-    }
-
-
-def _intention(row: Any) -> announcing.Intention:
-    return announcing.Intention(
-        rollout=row["id"],
-        package=row["package"],
-        version=row["version"],
-        channel=row["channel"],
-        targets=msgspec.json.decode(row["targets"], type=Targets),
-        policy=msgspec.json.decode(row["policy"], type=RolloutPolicy),
-        repository=msgspec.json.decode(row["repository"], type=list[str]),
-    )

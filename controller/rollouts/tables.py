@@ -20,6 +20,12 @@ rollouts: Final = Table(
     Column("revision", BigInteger, nullable=False),  # of its latest announcement
     Column("created_at", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
+    # `targets` are whom it is announced to now, `base` whom it is for at all. All four are empty for a rollout that was
+    # made before there were plans.
+    Column("base", Text),
+    Column("plan", Text),
+    Column("progress", Text),
+    Column("stopped", Text),
     Index(None, "channel", "package"),
 )
 
@@ -41,6 +47,8 @@ rollout_devices: Final = Table(
     Column("bytes_total", BigInteger),
     Column("wire_bytes", BigInteger),
     Column("verdict", String(16)),  # the engine's; empty until it has looked
+    Column("wave", Integer),  # from 0; empty for none
+    Column("heard_at", BigInteger),  # when the word came in, by the controller's clock
     Index(None, "rollout", "verdict"),
 )
 

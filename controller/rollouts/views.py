@@ -1,12 +1,52 @@
 """What the stores give back about rollouts: values for the API, the command line and watchers."""
 
 from datetime import datetime
+from enum import StrEnum
 
 import msgspec
 
 from controller.fleet.views import Update
 from controller.rollouts.plan import RolloutState, Verdict
+from controller.rollouts.waves import RolloutPlan
 from schemas.messages import RolloutPolicy, Targets
+
+
+class WaveState(StrEnum):
+    """How one wave of a rollout stands.
+
+    `waiting`: its turn has not come, or it waits for a device. `running`: its devices may start. `soaking`: they say
+    that they succeeded, and have to stay well. `proven`: enough of them have. `failed`: it stopped the rollout.
+    """
+
+    WAITING = "waiting"
+    AWAITING_APPROVAL = "awaiting_approval"
+    RUNNING = "running"
+    SOAKING = "soaking"
+    PROVEN = "proven"
+    FAILED = "failed"
+
+
+class WaveView(msgspec.Struct, frozen=True, kw_only=True):
+    """One wave of a rollout. Times are by the controller's clock, and None as long as they have not come.
+
+    Attributes:
+        number: from 1.
+        share: whom it means, for people: `1 device`, `up to 10 %`, `site=bern`, `everybody`.
+        verdicts: how many of its own devices have which verdict; whom an engine chooses is counted once it has.
+        proven_at: when it had proven enough for the first time.
+        deadline: after this nobody in it is waited for; None where the plan has none.
+        because: what it waits for, what came of it, or why it failed, in one line.
+    """
+
+    number: int
+    share: str
+    state: WaveState
+    verdicts: dict[Verdict, int]
+    started_at: datetime | None
+    proven_at: datetime | None
+    approved_at: datetime | None
+    deadline: datetime | None
+    because: str
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,6 +54,11 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         revision: of its latest announcement.
+        targets: whom the announcement means now; each wave widens it.
+        because: what it waits for, or why it stopped, in one line.
+        plan: its waves as they were asked for.
+        wave: how many waves have begun.
+        waves: how each of them stands.
         verdicts: how many devices have which verdict; those that are not meant are left out.
         phases: how many devices said which phase last.
     """
@@ -29,6 +74,10 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     repository: list[str]
     created_at: datetime
     changed_at: datetime
+    because: str
+    plan: RolloutPlan
+    wave: int
+    waves: list[WaveView]
     verdicts: dict[Verdict, int]
     phases: dict[str, int]
 

@@ -1,28 +1,31 @@
 """Keeps each device's latest word about each rollout, from its events."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, and_, case, func, or_
 
+from controller.database import to_db
 from controller.fleet.sql import bigint_of, insert_into, int_of, text_of, time_of
 from controller.fleet.views import wire_bytes
 from controller.rollouts.tables import rollout_devices
 from schemas.messages import UpdateEvent
 
-_WORD = ("life", "seq", "update_id", "attempt", "from_version", "phase", "at", "error_code")
+_WORD = ("life", "seq", "update_id", "attempt", "from_version", "phase", "at", "error_code", "heard_at")
 _BYTES = ("bytes_done", "bytes_total", "wire_bytes")
 
 
-def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]]) -> set[str]:
+def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]], now: datetime) -> dict[str, set[str]]:
     """Take in what events say about rollouts; an event that is older than the word kept changes nothing.
 
     Args:
         connection: in a writing transaction.
         events: each with the life of the device's journal that it belongs to.
+        now: the controller's clock.
 
     Returns:
-        Ids of the rollouts that were spoken of.
+        Ids of the rollouts that were spoken of, and by which devices.
     """
     latest: dict[tuple[str, str], dict[str, Any]] = {}
     for life, event in sorted(events, key=lambda one: (one[0], one[1].seq)):
@@ -30,12 +33,15 @@ def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]]
             continue
         key = (event.rollout, event.device)
         before = latest.get(key)
-        word = _word(life, event)
+        word = _word(life, event) | {"heard_at": to_db(now)}
         if before is not None and before["update_id"] == event.update:
             word |= {name: before[name] for name in _BYTES if word[name] is None}
         latest[key] = word
     _write(connection, [latest[key] for key in sorted(latest)])
-    return {rollout for rollout, _device in latest}
+    spoken_of: dict[str, set[str]] = {}
+    for rollout, device in latest:
+        spoken_of.setdefault(rollout, set()).add(device)
+    return spoken_of
 
 
 def _word(life: int, event: UpdateEvent) -> dict[str, Any]:

@@ -43,14 +43,17 @@ PHASES: Final[dict[Phase, Look]] = {
 
 VERDICTS: Final[dict[str, Look]] = {
     "pending": Look(code="p", label="not started", kind="waiting"),
+    "waiting": Look(code="p", label="not started", kind="waiting"),
     "held": Look(code="h", label="held", kind="aside"),
     "missed": Look(code="m", label="missed the deadline", kind="aside"),
+    "late": Look(code="m", label="missed the deadline", kind="aside"),
     "silent": Look(code="q", label="silent", kind="bad"),
     "deferred": PHASES[Phase.DEFERRED],
     "rejected": PHASES[Phase.REJECTED],
     "succeeded": PHASES[Phase.SUCCEEDED],
     "rolled_back": PHASES[Phase.ROLLED_BACK],
     "failed": PHASES[Phase.FAILED],
+    "left": PHASES[Phase.FAILED],
     "cancelled": PHASES[Phase.CANCELLED],
 }
 """What the engine says of a device; where it only says that it is updating, the device's own word counts."""

@@ -20,6 +20,7 @@ from schemas.messages import (
     Command,
     Desired,
     ErrorReport,
+    InstalledPackage,
     Message,
     Phase,
     Presence,
@@ -117,7 +118,10 @@ class FakeDevice:
         return event
 
     async def update(self, announced: Announcement, *phases: Phase, **changes: Any) -> list[UpdateEvent]:
-        """One event for each phase of one update to what was announced; the bad phases have an error."""
+        """One event for each phase of one update to what was announced; the bad phases have an error.
+
+        A success is followed by the report that the announced version is what runs now.
+        """
         update = new_id()
         said = []
         for phase in phases:
@@ -130,10 +134,24 @@ class FakeDevice:
                 "error": error if phase in BAD else None,
             }
             said.append(await self.say(phase, **(fields | changes)))
+        if Phase.SUCCEEDED in phases:
+            await self.report(packages={announced.package: installed(announced)})
         return said
 
     async def _publish(self, kind: str, message: Message, *, retain: bool = False) -> None:
         await self._link.publish(self._topics.device(self.id, kind), encode(message), retain=retain)
+
+
+def installed(announced: Announcement) -> InstalledPackage:
+    """What a report says of a release that was taken."""
+    return InstalledPackage(
+        version=announced.version,
+        manifest="a" * 64,
+        installed_at=datetime.now(UTC),
+        previous=None,
+        phase=Phase.SUCCEEDED,
+        rollout=announced.rollout,
+    )
 
 
 @asynccontextmanager

@@ -77,6 +77,12 @@ def reported_in(device: str = "pi-1", seq: int = 0, *, live: bool = True, **chan
     return ReportedIn(reported(device, seq, **changes), live)
 
 
+def succeeded_in(device: str = "pi-1", seq: int = 1, *, version: str = "2.0.0", **changes: Any) -> list[Incoming]:
+    """A device's word that it succeeded with `tacho`, and the report that bears it out."""
+    runs = {"tacho": installed(version, rollout=changes.get("rollout", ROLLOUT))}
+    return [event_in(device, seq, Phase.SUCCEEDED, version=version, **changes), reported_in(device, seq, packages=runs)]
+
+
 def presence(device: str = "pi-1", *, online: bool = True, session: int = 1, **changes: Any) -> Presence:
     """A presence."""
     made = Presence(device=device, online=online, session=session, boot_id="boot-1", agent_version="1.2.3", at=NOW)

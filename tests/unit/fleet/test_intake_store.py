@@ -146,17 +146,17 @@ def test_a_report_replaces_what_is_known_of_packages(engine: Engine) -> None:
             return {row.package: row.version for row in connection.execute(select(device_packages))}
 
     first = take_in(engine, reported_in(packages={"tacho": installed(), "radio": installed("3.0.0")}))
-    assert (versions(), first.channels) == ({"tacho": "1.0.0", "radio": "3.0.0"}, {"stable"})
+    assert (versions(), first.channels) == ({"tacho": "1.0.0", "radio": "3.0.0"}, {"stable": {"pi-1"}})
     again = take_in(engine, reported_in(packages={"tacho": installed(), "radio": installed("3.0.0")}))
-    assert again.channels == set()
+    assert again.channels == {}
     moved = take_in(engine, reported_in(channel="beta", packages={"tacho": installed("2.0.0")}))
-    assert (versions(), moved.channels) == ({"tacho": "2.0.0"}, {"stable", "beta"})
+    assert (versions(), moved.channels) == ({"tacho": "2.0.0"}, {"stable": {"pi-1"}, "beta": {"pi-1"}})
 
 
 def test_facts_that_drift_give_rollouts_nothing_to_look_at(engine: Engine) -> None:
     take_in(engine, reported_in(facts={"model": "pi4", "disk_free": 10}))
-    assert take_in(engine, reported_in(facts={"model": "pi4", "disk_free": 9})).channels == set()
-    assert take_in(engine, reported_in(facts={"model": "pi5", "disk_free": 9})).channels == {"stable"}
+    assert take_in(engine, reported_in(facts={"model": "pi4", "disk_free": 9})).channels == {}
+    assert take_in(engine, reported_in(facts={"model": "pi5", "disk_free": 9})).channels == {"stable": {"pi-1"}}
 
 
 def test_tombstones_take_a_device_out_of_service_and_keep_its_history(engine: Engine) -> None:
@@ -164,7 +164,7 @@ def test_tombstones_take_a_device_out_of_service_and_keep_its_history(engine: En
     outcome = take_in(engine, ClearedIn("pi-1", "reported"), ClearedIn("pi-1", "status"))
     row = device(engine)
     assert (row["online"], row["channel"], row["facts"]) == (False, None, None)
-    assert outcome.channels == {"stable"}
+    assert outcome.channels == {"stable": {"pi-1"}}
     assert len(stored(engine)) == 1
     with reading(engine) as connection:
         assert connection.execute(select(device_packages)).all() == []
@@ -173,7 +173,7 @@ def test_tombstones_take_a_device_out_of_service_and_keep_its_history(engine: En
 def test_the_latest_word_about_a_rollout_is_kept_with_its_bytes(engine: Engine) -> None:
     fetching = event_in(seq=2, phase=Phase.FETCHING, progress=Progress(bytes_done=5, bytes_total=9))
     outcome = take_in(engine, event_in(seq=1), fetching, event_in(seq=3, phase=Phase.STAGED, detail={"wire_bytes": 7}))
-    assert outcome.rollouts == {ROLLOUT}
+    assert outcome.rollouts == {ROLLOUT: {"pi-1"}}
     failed = ErrorReport(code="hook.failed", message="hook said no")
     take_in(engine, event_in(seq=5, phase=Phase.FAILED, error=failed))
     take_in(engine, event_in(seq=4, phase=Phase.SWITCHED))

@@ -1,105 +1,57 @@
-"""The rollout engine: every device one verdict, the same inputs the same decisions, and who may start."""
+"""The rollout engine: every device one verdict, the same inputs the same decisions, and who may start when.
+
+The laws that hold for any plan and any fleet are in `test_laws.py`.
+"""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from controller.rollouts.engine import decide, judge
-from controller.rollouts.plan import ENDED, MOVES, OPEN, STARTING, Observation, Plan, RolloutState, Verdict
-from schemas.messages import BUCKETS, LAST_WORDS, Phase, ReleaseState, Targets
-from schemas.targeting import is_meant
+from controller.rollouts.engine import approved, decide, resumed
+from controller.rollouts.judging import judge
+from controller.rollouts.plan import ENDED, MOVES, Observation, Plan, RolloutState, Verdict, WaveProgress
+from controller.rollouts.tally import Tally
+from controller.rollouts.waves import ALL_AT_ONCE, OnFailure, RolloutPlan, Wave
+from schemas.messages import Phase, ReleaseState, Targets
+from schemas.targeting import bucket
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ROLLOUT = "01890a5d-ac96-774b-bcce-b302099a8057"
+ONE_WAVE = (WaveProgress(started_at=NOW, upto=10_000),)
 
 
-def plan(state: RolloutState = RolloutState.ACTIVE, **changes: object) -> Plan:
-    return replace(Plan(rollout=ROLLOUT, version="2.0.0", state=state, targets=Targets()), **changes)  # type: ignore[arg-type]  # fields by name
+def plan(state: RolloutState = RolloutState.ACTIVE, **changes: Any) -> Plan:
+    """A rollout to everybody that has begun."""
+    return replace(Plan(rollout=ROLLOUT, version="2.0.0", state=state, progress=ONE_WAVE), **changes)
 
 
-def device(name: str = "pi-1", **changes: object) -> Observation:
-    return replace(Observation(device=name, last_seen=NOW), **changes)  # type: ignore[arg-type]  # fields by name
+def in_waves(*waves: Wave, **changes: Any) -> Plan:
+    """A rollout in waves, none of which has begun."""
+    wanted = RolloutPlan(waves=list(waves), on_failure=changes.pop("on_failure", OnFailure.HALT))
+    return plan(plan=wanted, progress=tuple(WaveProgress() for _ in waves), **changes)
 
 
-phases = st.none() | st.sampled_from(Phase)
-targets = st.builds(
-    Targets,
-    upto=st.sampled_from([0, 1, BUCKETS // 2, BUCKETS]),
-    where=st.sampled_from([{}, {"model": "pi4"}, {"model": ["pi4", "pi5"]}]),
-    devices=st.lists(st.sampled_from(["pi-1", "pi-2"]), unique=True),
-)
-plans = st.builds(
-    Plan,
-    rollout=st.just(ROLLOUT),
-    version=st.just("2.0.0"),
-    state=st.sampled_from(RolloutState),
-    targets=targets,
-    deadline=st.none() | st.sampled_from([NOW - timedelta(seconds=1), NOW + timedelta(days=1)]),
-)
-observations = st.lists(
-    st.builds(
-        Observation,
-        device=st.from_regex(r"pi-[0-9]{1,2}", fullmatch=True),
-        phase=phases,
-        installed=st.sampled_from([None, "1.0.0", "2.0.0"]),
-        installed_phase=phases,
-        pinned=st.sampled_from([None, None, "1.0.0"]),
-        last_seen=st.timedeltas(timedelta(), timedelta(days=14)).map(lambda ago: NOW - ago),
-        tags=st.sampled_from([{}, {"model": "pi5"}]),
-        facts=st.sampled_from([{}, {"model": "pi4"}]),
-    ),
-    unique_by=lambda one: one.device,
-    max_size=12,
-)
+def device(name: str = "pi-1", **changes: Any) -> Observation:
+    return replace(Observation(device=name, last_seen=NOW), **changes)
 
 
-@given(plan=plans, seen=observations)
-def test_every_device_has_exactly_one_verdict_and_order_does_not_matter(plan: Plan, seen: list[Observation]) -> None:
-    decisions = decide(plan, seen, NOW)
-    assert set(decisions.verdicts) == {one.device for one in seen}
-    assert decide(plan, list(reversed(seen)), NOW) == decisions
+def done(name: str = "pi-1", at: datetime = NOW, **changes: Any) -> Observation:
+    """A device that succeeded and reports so."""
+    runs = {"installed": "2.0.0", "installed_phase": Phase.SUCCEEDED, "reported_since": True}
+    return device(name, phase=Phase.SUCCEEDED, heard_at=at, **(runs | {"last_seen": at} | changes))
 
 
-@given(plan=plans, seen=observations)
-def test_a_controller_that_restarts_changes_nothing(plan: Plan, seen: list[Observation]) -> None:
-    first = decide(plan, seen, NOW)
-    again = decide(replace(plan, state=first.state, targets=first.targets), seen, NOW)
-    assert again.state == first.state
-    if (plan.state in STARTING) == (first.state in STARTING):
-        assert again.verdicts == first.verdicts
+def fleet(number: int, **changes: Any) -> list[Observation]:
+    return [device(f"pi-{one}", **changes) for one in range(1, number + 1)]
 
 
-@given(plan=plans, seen=observations)
-def test_outside_active_and_complete_nobody_is_waited_for_to_start(plan: Plan, seen: list[Observation]) -> None:
-    decisions = decide(plan, seen, NOW)
-    if plan.state not in STARTING:
-        assert not {Verdict.PENDING, Verdict.DEFERRED} & set(decisions.verdicts.values())
-        assert decisions.state is plan.state
-    else:
-        assert decisions.state in STARTING
+def after(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
 
 
-@given(plan=plans, seen=observations)
-def test_a_last_word_is_the_verdict_and_only_the_meant_are_waited_for(plan: Plan, seen: list[Observation]) -> None:
-    verdicts = decide(plan, seen, NOW).verdicts
-    for one in seen:
-        if one.phase in LAST_WORDS:
-            assert verdicts[one.device].value == one.phase.value
-        elif one.phase is None:
-            meant = is_meant(plan.targets, rollout=ROLLOUT, device=one.device, tags=one.tags, facts=one.facts)
-            assert meant is (verdicts[one.device] is not Verdict.NOT_MEANT)
-
-
-@given(plan=plans, seen=observations)
-def test_complete_means_that_nobody_is_waited_for(plan: Plan, seen: list[Observation]) -> None:
-    decisions = decide(plan, seen, NOW)
-    if decisions.state is RolloutState.COMPLETE:
-        assert not OPEN & set(decisions.verdicts.values())
-    if decisions.state is RolloutState.ACTIVE and plan.state is RolloutState.COMPLETE:
-        assert OPEN & set(decisions.verdicts.values())
+# One device
 
 
 @pytest.mark.parametrize(
@@ -113,49 +65,108 @@ def test_complete_means_that_nobody_is_waited_for(plan: Plan, seen: list[Observa
         (device(phase=Phase.FETCHING), Verdict.UPDATING),
         (device(phase=Phase.ROLLING_BACK), Verdict.UPDATING),
         (device(phase=Phase.FAILED, installed="2.0.0", installed_phase=Phase.SUCCEEDED), Verdict.FAILED),
+        (device(phase=Phase.REJECTED), Verdict.REJECTED),
+        (device(phase=Phase.CANCELLED, error_code="conflict.cancelled"), Verdict.CANCELLED),
+        (device(phase=Phase.CANCELLED, error_code="conflict.halted"), Verdict.PENDING),
         (device(pinned="1.0.0"), Verdict.HELD),
-        (device(last_seen=NOW - timedelta(days=8)), Verdict.SILENT),
+        (device(last_seen=NOW - timedelta(days=8)), Verdict.UNREACHED),
         (device(last_seen=NOW - timedelta(days=8), phase=Phase.STAGED), Verdict.SILENT),
-        (device(last_seen=NOW - timedelta(days=8), phase=Phase.SUCCEEDED), Verdict.SUCCEEDED),
+        (done(last_seen=NOW), Verdict.SUCCEEDED),
+        (device(phase=Phase.SUCCEEDED, heard_at=NOW), Verdict.SOAKING),
+        (done(installed="1.0.0"), Verdict.LEFT),
+        (done(installed=None), Verdict.LEFT),
+        (done(installed="1.0.0", pinned="1.0.0"), Verdict.HELD),
+        (done(installed="1.0.0", reported_since=False), Verdict.SOAKING),
+        (done(installed_phase=Phase.PROBATION, reported_since=False), Verdict.SOAKING),
     ],
 )
 def test_the_verdict_on_one_device(seen: Observation, verdict: Verdict) -> None:
-    assert judge(plan(), seen, NOW) is verdict
+    assert judge(plan(), seen, NOW).verdict is verdict
 
 
-def test_after_the_deadline_whoever_has_not_started_has_missed_it() -> None:
+def test_after_the_time_to_start_whoever_has_not_started_has_missed_it() -> None:
     late = plan(deadline=NOW - timedelta(seconds=1))
-    assert judge(late, device(), NOW) is Verdict.MISSED
-    assert judge(late, device(phase=Phase.DEFERRED), NOW) is Verdict.MISSED
-    assert judge(late, device(phase=Phase.FETCHING), NOW) is Verdict.UPDATING
+    assert judge(late, device(), NOW).verdict is Verdict.MISSED
+    assert judge(late, device(phase=Phase.DEFERRED), NOW).verdict is Verdict.MISSED
+    assert judge(late, device(phase=Phase.FETCHING), NOW).verdict is Verdict.UPDATING
+
+
+def test_a_success_is_one_after_its_soak_and_a_sign_of_life_after_that() -> None:
+    soaking = plan(plan=RolloutPlan(waves=[Wave(upto=100, soak="10m")]))
+    assert judge(soaking, done(), after(599)).verdict is Verdict.SOAKING
+    unheard = judge(soaking, done(), after(601))
+    assert (unheard.verdict, unheard.ask) == (Verdict.SOAKING, True)
+    assert not judge(soaking, done(online=False), after(601)).ask
+    assert judge(soaking, done(), NOW).due == after(600) + timedelta(microseconds=1)
+    assert judge(soaking, done(last_seen=after(600)), after(601)).verdict is Verdict.SUCCEEDED
+    # heard of, but before the soak was over
+    assert judge(soaking, done(last_seen=after(599)), after(601)).verdict is Verdict.SOAKING
+
+
+def test_a_success_without_a_report_is_asked_for_one() -> None:
+    said = device(phase=Phase.SUCCEEDED, heard_at=NOW)
+    assert not judge(plan(), said, NOW).ask
+    assert judge(plan(), said, after(16)).ask
+
+
+def test_times_of_the_device_play_no_part() -> None:
+    assert "at" not in Observation.__slots__
+
+
+@pytest.mark.parametrize(
+    ("seen", "verdict"),
+    [
+        (device(last_seen=NOW - timedelta(hours=1), online=False), Verdict.UNREACHED),
+        (device(last_seen=after(60), online=False), Verdict.LATE),
+        (device(), Verdict.LATE),
+        (device(phase=Phase.DEFERRED), Verdict.LATE),
+        (device(phase=Phase.FETCHING), Verdict.LATE),
+        (device(phase=Phase.FETCHING, online=False), Verdict.SILENT),
+        (device(phase=Phase.FETCHING, online=False, last_seen=after(7100)), Verdict.LATE),
+        (device(phase=Phase.SUCCEEDED, heard_at=NOW, online=False), Verdict.SILENT),
+        (device(phase=Phase.FAILED), Verdict.FAILED),
+    ],
+)
+def test_after_its_waves_deadline_nobody_is_waited_for(seen: Observation, verdict: Verdict) -> None:
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, deadline="2h")]))
+    assert judge(bounded, seen, after(7201)).verdict is verdict
+
+
+def test_the_deadline_counts_from_the_time_before_which_nobody_starts() -> None:
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, deadline="2h")]), not_before=after(3600))
+    assert judge(bounded, device(), after(7201)).verdict is Verdict.PENDING
+    assert judge(bounded, device(), after(10_801)).verdict is Verdict.LATE
+
+
+# States
 
 
 def test_a_rollout_is_complete_when_all_known_devices_have_a_last_word() -> None:
-    done, busy = device("pi-1", phase=Phase.SUCCEEDED), device("pi-2", phase=Phase.PROBATION)
-    back = replace(busy, phase=Phase.ROLLED_BACK)
-    assert decide(plan(), [done, busy], NOW).state is RolloutState.ACTIVE
-    assert decide(plan(), [done, back], NOW).state is RolloutState.COMPLETE
+    busy = device("pi-2", phase=Phase.PROBATION)
+    assert decide(plan(), [done(), busy], NOW).state is RolloutState.ACTIVE
+    assert decide(plan(), [done(), replace(busy, phase=Phase.ROLLED_BACK)], NOW).state is RolloutState.COMPLETE
 
 
-def test_a_device_that_joins_later_opens_a_complete_rollout_again() -> None:
-    complete = plan(RolloutState.COMPLETE)
-    assert decide(complete, [device(phase=Phase.SUCCEEDED), device("pi-2")], NOW).state is RolloutState.ACTIVE
+def test_a_device_that_joins_later_opens_a_complete_rollout_again_and_is_let_in() -> None:
+    decisions = decide(plan(RolloutState.COMPLETE), [done(), device("pi-2")], NOW)
+    assert decisions.state is RolloutState.ACTIVE
+    assert decisions.verdicts["pi-2"] is Verdict.PENDING
 
 
-def test_a_rollout_without_devices_and_one_with_only_silent_ones_stay_active() -> None:
+def test_a_rollout_without_devices_and_one_with_only_unreached_ones_stay_active() -> None:
     assert decide(plan(), [], NOW).state is RolloutState.ACTIVE
     assert decide(plan(), [device(last_seen=NOW - timedelta(days=30))], NOW).state is RolloutState.ACTIVE
 
 
-def test_a_silent_device_does_not_hold_a_rollout_open() -> None:
-    seen = [device(phase=Phase.SUCCEEDED), device("pi-2", last_seen=NOW - timedelta(days=30))]
+def test_an_unreached_device_does_not_hold_a_rollout_open() -> None:
+    seen = [done(), device("pi-2", last_seen=NOW - timedelta(days=30))]
     assert decide(plan(), seen, NOW).state is RolloutState.COMPLETE
 
 
 def test_halted_lets_nobody_start() -> None:
-    seen = [device("pi-1"), device("pi-2", phase=Phase.DEFERRED), device("pi-3", phase=Phase.SUCCEEDED)]
-    decisions = decide(plan(RolloutState.HALTED), seen, NOW)
-    assert decisions.verdicts == {"pi-1": Verdict.HELD, "pi-2": Verdict.HELD, "pi-3": Verdict.SUCCEEDED}
+    seen = [device("pi-1"), device("pi-2", phase=Phase.DEFERRED), done("pi-3")]
+    verdicts = decide(plan(RolloutState.HALTED), seen, NOW).verdicts
+    assert verdicts == {"pi-1": Verdict.HELD, "pi-2": Verdict.HELD, "pi-3": Verdict.SUCCEEDED}
 
 
 def test_moves_name_every_state_and_lead_only_to_what_can_be_announced() -> None:
@@ -166,3 +177,182 @@ def test_moves_name_every_state_and_lead_only_to_what_can_be_announced() -> None
     for state in RolloutState:
         assert (state.announced is None) == (state in ENDED)
         assert state in ENDED or state.announced is ReleaseState(state.value)
+
+
+# Waves
+
+
+def started(decided: Plan) -> set[str]:
+    """The devices that the announcement names."""
+    return set(decided.targets.devices)
+
+
+def test_without_waves_everybody_is_let_in_at_once() -> None:
+    begun = decide(plan(plan=ALL_AT_ONCE, progress=(WaveProgress(),)), fleet(3), NOW)
+    assert begun.targets == Targets()
+    assert set(begun.verdicts.values()) == {Verdict.PENDING}
+
+
+def test_a_wave_of_one_device_is_an_online_one_and_the_same_every_time() -> None:
+    canary = in_waves(Wave(devices=1), Wave(upto=100))
+    seen = fleet(30, online=False)
+    seen[3], seen[7] = replace(seen[3], online=True), replace(seen[7], online=True, pinned="1.0.0")
+    decisions = decide(canary, seen, NOW)
+    assert decisions.targets == Targets(upto=0, devices=["pi-4"])
+    assert decide(canary, list(reversed(seen)), NOW).targets == decisions.targets
+    assert Tally(decisions.marks.values()).verdicts() == {"held": 1, "pending": 1, "waiting": 28}
+
+
+def test_a_wave_of_one_device_waits_for_one_that_is_online() -> None:
+    canary = in_waves(Wave(devices=1), Wave(upto=100))
+    decisions = decide(canary, fleet(3, online=False), NOW)
+    assert (decisions.targets.upto, decisions.targets.devices, decisions.plan.begun) == (0, [], 0)
+
+
+def test_the_next_wave_begins_when_the_one_before_has_proven_itself() -> None:
+    canary = in_waves(Wave(devices=1, soak="10m", deadline="1h"), Wave(upto=50), Wave(upto=100))
+    first = decide(canary, fleet(40), NOW).plan
+    (chosen,) = started(first)
+
+    def with_canary(seen: Observation, at: datetime, before: Plan) -> Plan:
+        others = [one for one in fleet(40) if one.device != chosen]
+        return decide(before, [seen, *others], at).plan
+
+    assert with_canary(done(chosen), after(300), first).begun == 1
+    assert with_canary(done(chosen), after(601), first).begun == 1
+    second = with_canary(done(chosen, last_seen=after(602)), after(603), first)
+    assert second.begun == 2
+    assert (second.targets.upto, second.targets.devices) == (5000, [chosen])
+    assert second.progress[0].proven_at == after(603)
+
+
+def test_a_canary_that_goes_back_stops_the_rollout_and_says_why() -> None:
+    for on_failure, state in (
+        (OnFailure.PAUSE, RolloutState.PAUSED),
+        (OnFailure.HALT, RolloutState.HALTED),
+        (OnFailure.REVERT, RolloutState.REVERTED),
+    ):
+        canary = in_waves(Wave(devices=1, max_failures=0), Wave(upto=100), on_failure=on_failure)
+        begun = decide(canary, fleet(5), NOW).plan
+        (chosen,) = started(begun)
+        seen = [replace(one, phase=Phase.ROLLED_BACK) if one.device == chosen else one for one in fleet(5)]
+        stopped = decide(begun, seen, NOW)
+        assert stopped.state is state
+        assert stopped.targets == begun.targets
+        assert stopped.plan.stopped == "wave 1 of 2 (1 device): 1 rolled back of 1 with a result; 0 may fail"
+
+
+def test_a_success_that_is_taken_back_keeps_the_next_wave_from_beginning() -> None:
+    waves = in_waves(Wave(devices=["pi-1"]), Wave(devices=["pi-2"]), Wave(upto=100))
+    second = decide(waves, [done(), device("pi-2"), device("pi-3")], NOW).plan
+    assert second.begun == 2
+    back = decide(second, [device("pi-1", phase=Phase.ROLLED_BACK), done("pi-2"), device("pi-3")], NOW)
+    assert (back.state, back.plan.begun) == (RolloutState.HALTED, 2)
+
+
+def test_what_an_operator_goes_on_in_spite_of_is_forgiven_once() -> None:
+    waves = in_waves(Wave(devices=["pi-1"], max_failures=0), Wave(devices=["pi-2", "pi-3"], max_failures=0))
+    seen = [device("pi-1", phase=Phase.FAILED), device("pi-2"), device("pi-3")]
+    halted = decide(waves, seen, NOW)
+    assert halted.state is RolloutState.HALTED
+    going_on = replace(resumed(halted.plan, Tally(halted.marks.values())), state=RolloutState.ACTIVE)
+    second = decide(going_on, seen, NOW)
+    assert (second.state, second.plan.begun, second.plan.stopped) == (RolloutState.ACTIVE, 2, "")
+    failed_again = [seen[0], device("pi-2", phase=Phase.FAILED), device("pi-3")]
+    assert decide(second.plan, failed_again, NOW).state is RolloutState.HALTED
+
+
+def test_a_wave_that_needs_a_persons_word_waits_for_it() -> None:
+    waves = in_waves(Wave(devices=["pi-1"]), Wave(upto=100, approval=True))
+    seen = [done("pi-1"), device("pi-2")]
+    waiting = decide(waves, seen, NOW).plan
+    assert (waiting.begun, waiting.state) == (1, RolloutState.ACTIVE)
+    go = approved(waiting, NOW)
+    assert go is not None
+    assert decide(go, seen, NOW).plan.begun == 2
+    assert approved(go, NOW) is None
+    assert approved(plan(), NOW) is None
+
+
+def test_limits_by_percent_count_only_from_enough_results_on() -> None:
+    waves = in_waves(Wave(upto=100, success=50, max_failures_percent=20, min_results=4))
+    begun = decide(waves, fleet(10), NOW).plan
+
+    def with_results(bad: int, good: int) -> RolloutState:
+        results = [device(f"pi-{one}", phase=Phase.FAILED) for one in range(1, bad + 1)]
+        results += [done(f"pi-{one}") for one in range(bad + 1, bad + good + 1)]
+        return decide(begun, results + fleet(10)[bad + good :], NOW).state
+
+    assert with_results(1, 2) is RolloutState.ACTIVE
+    assert with_results(1, 3) is RolloutState.HALTED
+    assert with_results(1, 4) is RolloutState.ACTIVE
+
+
+def test_refusals_are_no_failures_and_no_proof() -> None:
+    waves = in_waves(Wave(devices=["pi-1"], max_failures=0), Wave(upto=100), on_failure=OnFailure.REVERT)
+    seen = [device("pi-1", phase=Phase.REJECTED), device("pi-2")]
+    stopped = decide(waves, seen, NOW)
+    assert stopped.state is RolloutState.PAUSED
+    assert "0 of 1 devices succeeded, 100 % must; 1 rejected" in stopped.plan.stopped
+
+
+def test_those_who_are_away_do_not_count_and_are_let_in_all_the_same() -> None:
+    waves = in_waves(Wave(devices=["pi-1", "pi-2"], deadline="1h"), Wave(upto=100))
+    away = device("pi-2", online=False, last_seen=NOW - timedelta(hours=1))
+    seen = [done("pi-1"), away, device("pi-3")]
+    assert decide(waves, seen, NOW).plan.begun == 1
+    begun = decide(waves, seen, NOW).plan
+    later = decide(begun, seen, after(3601))
+    assert (later.plan.begun, later.verdicts["pi-2"]) == (2, Verdict.UNREACHED)
+    back = decide(later.plan, [seen[0], replace(away, phase=Phase.FETCHING, online=True), seen[2]], after(3602))
+    assert back.verdicts["pi-2"] is Verdict.LATE
+    assert decide(later.plan, [seen[0], done("pi-2"), seen[2]], after(3700)).verdicts["pi-2"] is Verdict.SUCCEEDED
+
+
+def test_one_device_at_a_time_for_each_site() -> None:
+    waves = in_waves(Wave(upto=100, concurrency=1, concurrency_per="site"))
+    seen = [device(f"pi-{one}", tags={"site": "bern" if one < 4 else "basel"}) for one in range(1, 7)]
+    begun = decide(waves, seen, NOW)
+    going = [one for one, verdict in begun.verdicts.items() if verdict is Verdict.PENDING]
+    assert sorted(one.tags["site"] for one in seen if one.device in going) == ["basel", "bern"]
+    finished = next(one for one in going if one in {"pi-1", "pi-2", "pi-3"})
+    seen = [done(one.device, tags=one.tags) if one.device == finished else one for one in seen]
+    second = decide(begun.plan, seen, NOW)
+    new = {one for one, verdict in second.verdicts.items() if verdict is Verdict.PENDING} - set(going)
+    assert len(new) == 1
+    assert new < {"pi-1", "pi-2", "pi-3"}
+
+
+def test_a_share_with_so_many_at_a_time_needs_no_list_of_ids() -> None:
+    waves = in_waves(Wave(upto=100, concurrency=100))
+    seen = fleet(5000)
+    begun = decide(waves, seen, NOW)
+    assert Tally(begun.marks.values()).verdicts() == {"pending": 100, "waiting": 4900}
+    assert len(begun.targets.devices) < 100
+
+
+def test_a_condition_that_too_many_meet_is_said_and_starts_nobody_more() -> None:
+    waves = in_waves(Wave(where={"site": "bern"}), Wave(upto=100))
+    decisions = decide(waves, [device(f"pi-{one}", tags={"site": "bern"}) for one in range(3001)], NOW)
+    assert decisions.state is RolloutState.PAUSED
+    assert "3001 devices listed by id" in decisions.plan.stopped
+    assert (decisions.targets.upto, decisions.targets.devices) == (0, [])
+
+
+def test_a_share_that_would_be_nobody_is_one_device() -> None:
+    waves = in_waves(Wave(upto=1), Wave(upto=100))
+    names = [name for name in (f"pi-{one}" for one in range(200)) if bucket(ROLLOUT, name) >= 100][:5]
+    decisions = decide(waves, [device(name) for name in names], NOW)
+    assert list(decisions.verdicts.values()).count(Verdict.PENDING) == 1
+
+
+def test_waves_stay_among_the_devices_that_are_meant_at_all() -> None:
+    base = Targets(upto=0, devices=["pi-1", "pi-2", "pi-3"])
+    canary = in_waves(Wave(devices=1), Wave(upto=100), base=base)
+    seen = fleet(6)
+    begun = decide(canary, seen, NOW).plan
+    (chosen,) = started(begun)
+    assert chosen in base.devices
+    proven = decide(begun, [done(one.device) if one.device == chosen else one for one in seen], NOW)
+    assert proven.targets == base
+    assert {one for one, verdict in proven.verdicts.items() if verdict is Verdict.NOT_MEANT} == {"pi-4", "pi-5", "pi-6"}

@@ -4,20 +4,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
 from controller.fleet.intake_store import IntakeStore
 from controller.rollouts.plan import RolloutState, Verdict
-from controller.rollouts.reader import RolloutReader
 from controller.rollouts.runner import RolloutRunner
 from controller.rollouts.store import Evaluation, RolloutStore
 from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
 from schemas.messages import Phase
 from tests.support.links import until
-from tests.unit.fleet.builders import NOW, event_in, reported_in
+from tests.unit.fleet.builders import NOW, event_in, reported_in, succeeded_in
 
 Told = list[tuple[Rollout, bool]]
 
@@ -32,7 +32,6 @@ def create(engine: Engine, package: str = "tacho", now: datetime = NOW) -> Rollo
 async def running(engine: Engine, told: Told) -> AsyncIterator[RolloutRunner]:
     runner = RolloutRunner(
         RolloutStore(engine),
-        RolloutReader(engine),
         lambda rollout, announced: told.append((rollout, announced)),
         clock=lambda: NOW,
     )
@@ -47,7 +46,7 @@ async def running(engine: Engine, told: Told) -> AsyncIterator[RolloutRunner]:
 async def test_what_came_in_before_a_restart_is_seen_at_the_start(engine: Engine) -> None:
     IntakeStore(engine).take_in([reported_in("pi-1")], NOW)
     rollout = create(engine)
-    IntakeStore(engine).take_in([event_in("pi-1", 1, Phase.SUCCEEDED, rollout=rollout.id)], NOW)
+    IntakeStore(engine).take_in(succeeded_in("pi-1", 1, rollout=rollout.id), NOW)
     told: Told = []
     async with running(engine, told):
         await until(lambda: bool(told))
@@ -81,10 +80,10 @@ async def test_a_rollout_that_cannot_be_judged_does_not_hold_up_the_others(
     IntakeStore(engine).take_in([event_in("pi-1", 1, Phase.FETCHING, rollout=sound.id)], NOW)
     evaluate = RolloutStore.evaluate
 
-    def refuse_one(store: RolloutStore, rollout: str, now: datetime | None = None) -> Evaluation | None:
+    def refuse_one(store: RolloutStore, rollout: str, now: datetime | None = None, **more: Any) -> Evaluation | None:
         if rollout == broken.id:
             raise OperatorError("rollout.state", "no")
-        return evaluate(store, rollout, now)
+        return evaluate(store, rollout, now, **more)
 
     monkeypatch.setattr(RolloutStore, "evaluate", refuse_one)
     told: Told = []

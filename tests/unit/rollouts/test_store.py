@@ -30,6 +30,8 @@ def take_in(engine: Engine, *batch: Incoming) -> None:
 
 def says(engine: Engine, rollout: Rollout, device: str, phase: Phase, seq: int, **changes: Any) -> RolloutState:
     take_in(engine, event_in(device, seq, phase, rollout=rollout.id, version=rollout.version, **changes))
+    if phase is Phase.SUCCEEDED:
+        take_in(engine, reported_in(device, seq, packages={"tacho": installed(rollout.version)}))
     evaluation = RolloutStore(engine).evaluate(rollout.id, NOW)
     assert evaluation is not None
     return evaluation.state
@@ -88,7 +90,8 @@ def test_a_device_that_joins_later_reopens_it_and_one_that_leaves_is_forgotten(e
     evaluation = RolloutStore(engine).evaluate(rollout.id, NOW)
     assert evaluation is not None
     assert (evaluation.state, evaluation.verdicts) == (RolloutState.ACTIVE, 1)
-    take_in(engine, reported_in("pi-1", seq=1, channel="beta"), reported_in("pi-2", channel="beta"))
+    runs = {"tacho": installed("2.0.0")}
+    take_in(engine, reported_in("pi-1", seq=1, channel="beta", packages=runs), reported_in("pi-2", channel="beta"))
     assert says(engine, rollout, "pi-3", Phase.REJECTED, 1) is RolloutState.COMPLETE
     assert verdicts(engine, rollout) == {"pi-1": Verdict.SUCCEEDED, "pi-3": Verdict.REJECTED}
 
@@ -312,7 +315,7 @@ def test_either_all_rollouts_move_or_none(engine: Engine) -> None:
     small = create(engine, package="other")
     models = [f"{number:064d}" for number in range(256)]
     targets = Targets(
-        devices=[f"{number:063d}" for number in range(3000)], where={"tag.model": models, "tag.kind": models}
+        upto=0, devices=[f"{number:063d}" for number in range(3000)], where={"tag.model": models, "tag.kind": models}
     )
     large = create(engine, targets=targets, now=NOW + timedelta(seconds=1))
     before = AnnouncementStore(engine).topics(changed_only=False)

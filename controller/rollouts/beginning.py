@@ -1,0 +1,110 @@
+"""The beginning of a rollout: it takes its topic over, in one revision, with whom its first wave means."""
+
+import secrets
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection, func, insert, select
+
+from controller.database import to_db
+from controller.fleet.tables import devices
+from controller.rollouts import announcing
+from controller.rollouts.engine import decide
+from controller.rollouts.evaluating import move, row_of
+from controller.rollouts.keeping import values_of
+from controller.rollouts.observing import observe, write_marks
+from controller.rollouts.plan import Observation, Plan, RolloutState, WaveProgress
+from controller.rollouts.reader import read_rollout
+from controller.rollouts.tables import rollouts
+from controller.rollouts.views import Rollout
+from controller.rollouts.waves import MAX_IDS, RolloutPlan
+from schemas.errors import OperatorError
+from schemas.ids import uuid7
+from schemas.messages import RolloutPolicy
+from schemas.targeting import where_holds
+
+
+def begin(connection: Connection, intention: announcing.Intention, wanted: RolloutPlan, now: datetime) -> Rollout:
+    """Make a rollout, in place of the one that its topic told of.
+
+    Args:
+        connection: in a writing transaction.
+        intention: what to announce; its targets are whom the rollout is for at all.
+        wanted: in which waves.
+        now: the controller's clock.
+
+    Raises:
+        OperatorError: `input.bad` where an announcement of it, now or later, breaks the contract.
+    """
+    intention = msgspec.structs.replace(intention, policy=_merged(intention.policy, wanted))
+    plan = Plan(
+        rollout=intention.rollout,
+        version=intention.version,
+        state=RolloutState.ACTIVE,
+        base=intention.targets,
+        plan=wanted,
+        progress=tuple(WaveProgress() for _ in wanted.waves),
+        not_before=intention.policy.not_before,
+        deadline=intention.policy.deadline,
+    )
+    observed = observe(connection, plan, channel=intention.channel, package=intention.package)
+    _check_last_announcement(intention, plan, observed.observations, now)
+    decisions = decide(plan, observed.observations, now)
+    plan = decisions.plan
+    before = announcing.current_rollout(connection, intention.channel, intention.package)
+    state = plan.state.announced
+    if state is None:
+        raise OperatorError("rollout.state", "a new rollout is always announced")
+    intention = msgspec.structs.replace(intention, targets=plan.targets)
+    revision = announcing.announce(connection, intention, state, now, room=announcing.ROOM)
+    if before is not None:
+        move(connection, row_of(connection, before), RolloutState.SUPERSEDED, now)
+    connection.execute(insert(rollouts).values(values_of(intention, plan, revision, now)))
+    write_marks(connection, plan.rollout, observed, decisions.marks)
+    return read_rollout(connection, plan.rollout)
+
+
+def meant(connection: Connection, intention: announcing.Intention) -> int:
+    """How many devices a rollout may concern: those of its channel, or those that it names."""
+    found = select(func.count()).select_from(devices).where(devices.c.channel == intention.channel)
+    number = connection.scalar(found) or 0
+    return min(number, len(intention.targets.devices)) if intention.targets.upto == 0 else number
+
+
+def new_id(now: datetime) -> str:
+    """The id of a rollout that begins now."""
+    return uuid7(to_db(now) // 1000, secrets.token_bytes(10))
+
+
+def _merged(policy: RolloutPolicy, wanted: RolloutPlan) -> RolloutPolicy:
+    """The policy, with what the plan says where the policy says nothing."""
+    return msgspec.structs.replace(
+        policy,
+        jitter_s=policy.jitter_s or wanted.jitter_s,
+        window=policy.window or wanted.window,
+        not_before=policy.not_before or wanted.not_before,
+    )
+
+
+def _check_last_announcement(
+    intention: announcing.Intention, plan: Plan, seen: list[Observation], now: datetime
+) -> None:
+    """Refuse now what could not be announced when the last wave begins.
+
+    Raises:
+        OperatorError: `input.bad`.
+    """
+    ids = set(plan.base.devices)
+    for number, wave in enumerate(plan.waves, start=1):
+        if isinstance(wave.devices, list):
+            ids.update(wave.devices)
+        if wave.where is not None:
+            ids.update(one.device for one in seen if where_holds(wave.where, tags=one.tags, facts=one.facts))
+        if len(ids) > MAX_IDS:
+            raise OperatorError(
+                "input.bad",
+                f"wave {number} ({wave.share}) makes it {len(ids)} devices that must be listed by id, and an"
+                f" announcement can list {MAX_IDS}; use upto, or more channels",
+            )
+    largest = msgspec.structs.replace(plan.base, devices=sorted(ids))
+    announcing.check(msgspec.structs.replace(intention, targets=largest), now)

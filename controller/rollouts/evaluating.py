@@ -1,0 +1,157 @@
+"""Has the engine look at one rollout, and keeps what it decides: verdicts, how far it is, and what is announced."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, select, update
+
+from controller.rollouts import announcing
+from controller.rollouts.engine import decide, next_step, resumed
+from controller.rollouts.judging import Judge
+from controller.rollouts.keeping import intention_of, plan_of, save, stamp_of
+from controller.rollouts.observing import observe, write_marks
+from controller.rollouts.plan import Plan, RolloutState
+from controller.rollouts.reader import view_of
+from controller.rollouts.standing import Standing
+from controller.rollouts.tables import rollouts
+from controller.rollouts.tally import Tally
+from controller.rollouts.views import Rollout
+from schemas.errors import OperatorError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a look at a rollout changed.
+
+    Attributes:
+        state_changed: whether it has another state; `announced` whether its topic says something else.
+        verdicts: how many devices have another verdict now.
+        view: the rollout as it is now.
+    """
+
+    rollout: str
+    state: RolloutState
+    state_changed: bool
+    announced: bool
+    verdicts: int
+    view: Rollout
+
+
+def look(
+    connection: Connection,
+    rollout: str,
+    now: datetime,
+    *,
+    standing: Standing | None = None,
+    changed: Collection[str] | None = None,
+) -> tuple[Evaluation, Standing] | None:
+    """Let the engine look at a rollout; None for one that is not known here.
+
+    Args:
+        connection: in a writing transaction.
+        rollout: its id.
+        now: the controller's clock.
+        standing: of the last look, if there was one.
+        changed: the devices that changed since then; None for anybody.
+    """
+    row = row_of(connection, rollout)
+    if row is None:
+        return None
+    if standing is not None and changed is not None and standing.stamp == stamp_of(row):
+        number = _look_at_some(connection, row, standing, {*changed, *standing.take_due(now)}, now)
+        if next_step(standing.plan, standing.tally) is None:
+            return _told(row, row, standing, number), standing
+    plan = plan_of(row)
+    return settle(connection, row, plan, now, before=plan)
+
+
+def settle(connection: Connection, row: Any, plan: Plan, now: datetime, *, before: Plan) -> tuple[Evaluation, Standing]:
+    """Have the engine decide on everything it knows of a rollout, keep that, and announce what is new.
+
+    Args:
+        connection: in a writing transaction.
+        row: of the rollout, as it is in the database.
+        plan: the rollout as it is to be: as it was, or as an operator wants it.
+        now: the controller's clock.
+        before: as the row has it.
+    """
+    observed = observe(connection, plan, channel=row["channel"], package=row["package"])
+    decisions = decide(plan, observed.observations, now)
+    try:
+        _keep(connection, row, decisions.plan, now, before=before)
+    except OperatorError as error:
+        if plan is not before:
+            raise
+        # what the engine wants cannot be announced: that must be seen, and not come again with every look
+        stopped = replace(plan, state=RolloutState.PAUSED, stopped=str(error))
+        decisions = decide(stopped, observed.observations, now)
+        _keep(connection, row, decisions.plan, now, before=before)
+    number = write_marks(connection, plan.rollout, observed, decisions.marks)
+    after = row_of(connection, plan.rollout)
+    standing = Standing(stamp_of(after), decisions.plan, decisions.marks)
+    return _told(row, after, standing, number), standing
+
+
+def move(connection: Connection, row: Any, state: RolloutState, now: datetime) -> None:
+    """Give a rollout the state that an operator or a newer rollout wants.
+
+    Going on forgives what the engine stopped it for.
+    """
+    before = plan_of(row)
+    plan = replace(before, state=state)
+    if state is RolloutState.ACTIVE:
+        observed = observe(connection, before, channel=row["channel"], package=row["package"])
+        judge = Judge(before, now)
+        plan = resumed(plan, Tally(map(judge.mark, observed.observations)))
+    settle(connection, row, plan, now, before=before)
+
+
+def row_of(connection: Connection, rollout: str) -> Any | None:
+    """The row of a rollout, locked against other writers."""
+    found = select(rollouts).where(rollouts.c.id == rollout).with_for_update()
+    return connection.execute(found).mappings().first()
+
+
+def _keep(connection: Connection, row: Any, plan: Plan, now: datetime, *, before: Plan) -> None:
+    """Keep how far a rollout is, and announce it where devices have to know."""
+    if plan == before:
+        return
+    state = plan.state.announced
+    if state is not None and (plan.state is not before.state or not _same(plan, before)):
+        if announcing.current_rollout(connection, row["channel"], row["package"]) != plan.rollout:
+            raise OperatorError("rollout.state", f"rollout {plan.rollout} is not what its channel announces")
+        intention = msgspec.structs.replace(intention_of(row), targets=plan.targets)
+        revision = announcing.announce(connection, intention, state, now)
+        connection.execute(update(rollouts).where(rollouts.c.id == plan.rollout).values(revision=revision))
+    save(connection, row, plan, now)
+
+
+def _same(one: Plan, other: Plan) -> bool:
+    """Whether both mean the same devices."""
+    return one.progress == other.progress or one.targets == other.targets
+
+
+def _look_at_some(connection: Connection, row: Any, standing: Standing, devices: set[str], now: datetime) -> int:
+    if not devices:
+        return 0
+    plan = standing.plan
+    observed = observe(connection, plan, channel=row["channel"], package=row["package"], only=devices)
+    judge = Judge(plan, now)
+    marks = {one.device: judge.mark(one) for one in observed.observations}
+    number = write_marks(connection, plan.rollout, observed, marks)
+    standing.update(marks, gone=devices - marks.keys())
+    return number
+
+
+def _told(before: Any, after: Any, standing: Standing, number: int) -> Evaluation:
+    return Evaluation(
+        rollout=after["id"],
+        state=RolloutState(after["state"]),
+        state_changed=before["state"] != after["state"],
+        announced=before["revision"] != after["revision"],
+        verdicts=number,
+        view=view_of(after, standing.plan, standing.tally),
+    )

@@ -1,0 +1,159 @@
+"""Why a rollout stands where it stands, in words for people. Pure."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from controller.rollouts.plan import (
+    ABSENT,
+    FAILURES,
+    UNPROVEN,
+    Plan,
+    RolloutState,
+    Verdict,
+)
+from controller.rollouts.proving import Proof, proof, too_many
+from controller.rollouts.tally import Tally
+from controller.rollouts.views import WaveState, WaveView
+
+_STOPPED: Final = frozenset({RolloutState.PAUSED, RolloutState.HALTED, RolloutState.REVERTED})
+
+
+def wave_views(plan: Plan, tally: Tally) -> list[WaveView]:
+    """Every wave as people see it."""
+    return [_wave_view(plan, tally, number) for number in range(len(plan.waves))]
+
+
+def because(plan: Plan, tally: Tally) -> str:
+    """One line on what the rollout waits for, or why it stopped."""
+    match plan.state:
+        case RolloutState.SUPERSEDED:
+            return "a newer rollout took its place"
+        case RolloutState.WITHDRAWN:
+            return "the channel does not announce the package any more"
+        case RolloutState.COMPLETE:
+            return "nobody is waited for; devices that come later or come back get it too"
+        case RolloutState.ACTIVE:
+            return _active(plan, tally)
+        case _:
+            return plan.stopped or f"{plan.state.value} by an operator"
+
+
+def _active(plan: Plan, tally: Tally) -> str:
+    for number in range(plan.begun):
+        if proof(plan, tally, number) is not Proof.PROVEN:
+            return _named(plan, number) + _running(plan, tally, number)
+    if plan.begun < len(plan.waves):
+        return _named(plan, plan.begun) + _next(plan)
+    return _named(plan, plan.begun - 1) + _running(plan, tally, plan.begun - 1)
+
+
+def too_many_text(plan: Plan, tally: Tally, wave: int) -> str:
+    """Why a wave failed by its limits."""
+    wanted = plan.waves[wave]
+    of = tally.number(wave, FAILURES | {Verdict.SUCCEEDED, Verdict.SOAKING})
+    parts = [f"{wanted.max_failures}"] if wanted.max_failures is not None else []
+    parts += [f"{wanted.max_failures_percent:g} %"] if wanted.max_failures_percent is not None else []
+    forgiven = plan.progress[wave].accepted
+    after = f" after the {forgiven} that were accepted" if forgiven else ""
+    return (
+        f"{_named(plan, wave)}{_counts(tally, wave, FAILURES)} of {of} with a result;"
+        f" {' or '.join(parts)} may fail{after}"
+    )
+
+
+def counted_text(plan: Plan, tally: Tally, wave: int) -> str:
+    """Why a wave failed though nobody is waited for any more."""
+    good = tally.number(wave, {Verdict.SUCCEEDED})
+    of = good + tally.number(wave, UNPROVEN)
+    wanted = plan.waves[wave].success
+    return f"{_named(plan, wave)}{good} of {of} devices succeeded, {wanted:g} % must; {_counts(tally, wave, UNPROVEN)}"
+
+
+def _wave_view(plan: Plan, tally: Tally, number: int) -> WaveView:
+    progress = plan.progress[number]
+    counts = tally.wave(number)
+    state = _state(plan, tally, number)
+    return WaveView(
+        number=number + 1,
+        share=plan.waves[number].share,
+        state=state,
+        verdicts={name: counts[name] for name in sorted(counts) if counts[name]},
+        started_at=progress.started_at,
+        proven_at=progress.proven_at,
+        approved_at=progress.approved_at,
+        deadline=plan.ends(number),
+        because=_wave_because(plan, tally, number, state),
+    )
+
+
+def _state(plan: Plan, tally: Tally, number: int) -> WaveState:
+    progress = plan.progress[number]
+    if progress.started_at is None:
+        next_one = number == plan.begun and plan.state is RolloutState.ACTIVE
+        asks = plan.waves[number].approval and progress.approved_at is None
+        before = all(proof(plan, tally, one) is Proof.PROVEN for one in range(number))
+        return WaveState.AWAITING_APPROVAL if next_one and asks and before else WaveState.WAITING
+    found = proof(plan, tally, number)
+    if plan.stopped and (found is Proof.FAILED or too_many(plan, tally, number)):
+        return WaveState.FAILED
+    if found is Proof.PROVEN or plan.state is RolloutState.COMPLETE:
+        return WaveState.PROVEN
+    moving = tally.number(number, {Verdict.PENDING, Verdict.DEFERRED, Verdict.UPDATING, Verdict.WAITING})
+    soaking = tally.number(number, {Verdict.SOAKING})
+    return WaveState.SOAKING if soaking and not moving else WaveState.RUNNING
+
+
+def _wave_because(plan: Plan, tally: Tally, number: int, state: WaveState) -> str:
+    match state:
+        case WaveState.WAITING:
+            before = number == plan.begun and plan.state is RolloutState.ACTIVE
+            open_before = any(proof(plan, tally, one) is not Proof.PROVEN for one in range(number))
+            return _next(plan) if before and not open_before else "waits for the waves before it"
+        case WaveState.AWAITING_APPROVAL:
+            return _next(plan)
+        case WaveState.FAILED:
+            return plan.stopped
+        case WaveState.PROVEN:
+            return _result(tally, number)
+        case _:
+            return _running(plan, tally, number)
+
+
+def _running(plan: Plan, tally: Tally, number: int) -> str:
+    open_now = (Verdict.UPDATING, Verdict.PENDING, Verdict.DEFERRED, Verdict.WAITING)
+    waits = _counts(tally, number, open_now)
+    soaking = tally.number(number, {Verdict.SOAKING})
+    away = _counts(tally, number, ABSENT)
+    if soaking:
+        soak = f"{soaking} to stay well for {plan.waves[number].soak} and be heard of"
+        waits = f"{waits}, {soak}" if waits else soak
+    if waits:
+        return f"waits for {waits}; {_result(tally, number)}"
+    if away:
+        return f"waits for a device that is there; {away}"
+    return f"no device is in it yet; {_result(tally, number)}"
+
+
+def _next(plan: Plan) -> str:
+    wave = plan.begun
+    if plan.waves[wave].approval and plan.progress[wave].approved_at is None:
+        return f"waits for a person to say go: flotilla approve {plan.rollout}"
+    return "waits for a device that is online, may start and lacks the release"
+
+
+def _result(tally: Tally, number: int) -> str:
+    good = tally.number(number, {Verdict.SUCCEEDED})
+    bad = _counts(tally, number, UNPROVEN)
+    return f"{good} succeeded{', ' + bad if bad else ''}"
+
+
+def _counts(tally: Tally, number: int, verdicts: Iterable[Verdict]) -> str:
+    counts = tally.wave(number)
+    order = [one for one in Verdict if one in set(verdicts)]
+    return ", ".join(f"{counts[one]} {one.value.replace('_', ' ')}" for one in order if counts.get(one))
+
+
+def _named(plan: Plan, number: int) -> str:
+    if len(plan.waves) == 1:
+        return ""
+    return f"wave {number + 1} of {len(plan.waves)} ({plan.waves[number].share}): "

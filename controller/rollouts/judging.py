@@ -1,0 +1,210 @@
+"""The verdict on one device: `(plan, observation, now)` to a mark. Pure; each device is judged by itself.
+
+That is why a rollout of ten thousand devices need not be judged anew for one of them.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from controller.fleet.hours import next_hour, usually_away
+from controller.rollouts.plan import ENDED, FINAL, STARTING, Mark, Observation, Plan, Verdict
+from controller.rollouts.waves import seconds
+from schemas.messages import Phase
+from schemas.targeting import bucket, where_holds
+
+ASK_AFTER: Final = timedelta(seconds=15)
+"""A device says that it succeeded, and reports what it runs a moment later. If not, it is asked."""
+
+GRACE: Final = timedelta(minutes=10)
+"""A device that went away just before its wave's deadline may be starting anew."""
+
+STOPPED_BY_ROLLOUT: Final = "conflict.halted"
+"""The error code with which a device ends an update because its rollout was halted."""
+
+
+def judge(plan: Plan, seen: Observation, now: datetime) -> Mark:
+    """See `Judge`; for one device."""
+    return Judge(plan, now).mark(seen)
+
+
+class Judge:
+    """Judges the devices of one rollout at one moment.
+
+    Args:
+        plan: the rollout.
+        now: the controller's time, with a zone.
+    """
+
+    def __init__(self, plan: Plan, now: datetime) -> None:
+        self._plan = plan
+        self._now = now
+        self._over = plan.state in ENDED
+        self._starting = plan.state in STARTING
+        self._given = [(frozenset(one.devices), one.upto) for one in plan.progress]
+        self._begun = [one.started_at is not None for one in plan.progress]
+        self._upto = max((one.upto for one in plan.progress), default=0)
+        self._named = frozenset().union(*(ids for ids, _ in self._given))
+        self._left_out = frozenset(plan.base.exclude)
+        self._base_named = frozenset(plan.base.devices)
+        self._lists = [frozenset(one.devices) if isinstance(one.devices, list) else None for one in plan.waves]
+        self._shares = [plan.share(number) for number in range(len(plan.waves))]
+        self._ends = [plan.ends(number) for number in range(len(plan.waves))]
+        self._soaks = [timedelta(seconds=seconds(one.soak)) for one in plan.waves]
+        self._silent_after = timedelta(seconds=plan.silent_after_s)
+
+    def mark(self, seen: Observation) -> Mark:
+        """Judge one device.
+
+        What a device said about this rollout counts whatever the targets mean now: it may have moved to
+        another channel since. A device that runs the version without having said anything was there before.
+        """
+        if self._over:
+            return self._after_the_end(seen)
+        place = bucket(self._plan.rollout, seen.device)
+        wave = self.wave_of(seen, place)
+        if seen.phase is Phase.SUCCEEDED:
+            return self._succeeded(seen, wave)
+        let_in = self.let_in(seen, place)
+        meant = self.meant(seen, place)
+        again = seen.phase is Phase.CANCELLED and seen.error_code == STOPPED_BY_ROLLOUT and self._starting and let_in
+        if seen.phase in FINAL and not again:
+            return Mark(FINAL[seen.phase], wave, phase=seen.phase)
+        if seen.phase in (None, Phase.DEFERRED) or again:
+            return self._not_started(seen, wave if meant else None, let_in=let_in)
+        return self._under_way(seen, wave)
+
+    def meant(self, seen: Observation, place: int) -> bool:
+        """Whether the rollout is for this device at all. `place` is its bucket."""
+        base = self._plan.base
+        return (place < base.upto or seen.device in self._base_named) and self._fits(seen)
+
+    def let_in(self, seen: Observation, place: int) -> bool:
+        """Whether the announcement means it now; the same as `is_meant` of the plan's targets."""
+        return (place < self._upto or seen.device in self._named) and self._fits(seen)
+
+    def wave_of(self, seen: Observation, place: int) -> int | None:
+        """The wave that a device belongs to: the first that let it in, or is to; None for one that is not meant.
+
+        One that has said something belongs where it did, though its tags or its channel changed since.
+        """
+        if seen.phase is None and not self.meant(seen, place):
+            return None
+        for number, (ids, upto) in enumerate(self._given):
+            if seen.device in ids or place < upto or self._is_of(number, seen, place):
+                return number
+        return None
+
+    def _is_of(self, number: int, seen: Observation, place: int) -> bool:
+        """Whether a wave's own words mean the device, begun or not; those that are chosen are known when it begins."""
+        wave = self._plan.waves[number]
+        if wave.upto is not None:
+            return place < self._shares[number] or (seen.device in self._base_named and place < wave.buckets)
+        if wave.where is not None:
+            return where_holds(wave.where, tags=seen.tags, facts=seen.facts)
+        listed = self._lists[number]
+        return listed is not None and seen.device in listed
+
+    def _fits(self, seen: Observation) -> bool:
+        where = self._plan.base.where
+        if seen.device in self._left_out:
+            return False
+        return not where or where_holds(where, tags=seen.tags, facts=seen.facts)
+
+    def _after_the_end(self, seen: Observation) -> Mark:
+        """The channel tells of something else; what was said stays."""
+        if seen.phase in FINAL:
+            return Mark(FINAL[seen.phase], phase=seen.phase)
+        gone = seen.last_seen + self._silent_after
+        if seen.phase in (None, Phase.DEFERRED):
+            return Mark(Verdict.HELD, phase=seen.phase)
+        if self._now > gone:
+            return Mark(Verdict.SILENT, phase=seen.phase, listen=True)
+        return Mark(Verdict.UPDATING, phase=seen.phase, due=gone, listen=True)
+
+    def _not_started(self, seen: Observation, wave: int | None, *, let_in: bool) -> Mark:
+        phase, last = seen.phase, self._plan.deadline
+        if phase is None and wave is None:
+            return Mark(Verdict.NOT_MEANT)
+        if phase is None and seen.installed == self._plan.version and seen.installed_phase is Phase.SUCCEEDED:
+            return Mark(Verdict.SUCCEEDED, wave)
+        if last is not None and self._now > last:
+            return Mark(Verdict.MISSED, wave, phase=phase)
+        if not self._starting or seen.pinned is not None or wave is None:
+            return Mark(Verdict.HELD, wave, phase=phase)
+        return self._offered(seen, wave) if let_in else Mark(Verdict.WAITING, wave, phase=phase)
+
+    def _offered(self, seen: Observation, wave: int) -> Mark:
+        """It may start, and has not."""
+        now, end = self._now, self._ends[wave]
+        gone = seen.last_seen + self._silent_after
+        verdict = Verdict.DEFERRED if seen.phase is Phase.DEFERRED else Verdict.PENDING
+        if now > gone:
+            verdict = Verdict.UNREACHED
+        elif not seen.online and usually_away(seen.hours, now):
+            verdict = Verdict.ASLEEP
+        elif end is not None and now > end:
+            began = self._plan.progress[wave].started_at
+            heard = seen.online or began is None or seen.last_seen >= began
+            verdict = Verdict.LATE if heard else Verdict.UNREACHED
+        moments = [self._plan.deadline, gone, end]
+        if not seen.online and seen.hours is not None:
+            moments.append(next_hour(now))
+        return Mark(verdict, wave, due=_next(moments, now), listen=True, phase=seen.phase)
+
+    def _under_way(self, seen: Observation, wave: int | None) -> Mark:
+        gone = seen.last_seen + self._silent_after
+        end = None if wave is None else self._ends[wave]
+        return self._quiet(seen, wave, Verdict.UPDATING, end, gone, answered=seen.online)
+
+    def _quiet(
+        self,
+        seen: Observation,
+        wave: int | None,
+        verdict: Verdict,
+        end: datetime | None,
+        gone: datetime,
+        *,
+        answered: bool,
+    ) -> Mark:
+        """A device that has begun: `verdict` as long as it is waited for, something else when that time is over."""
+        now = self._now
+        back_by = seen.last_seen + GRACE
+        if now > gone:
+            verdict = Verdict.SILENT
+        elif end is not None and now > end:
+            if answered or now <= back_by:
+                verdict = Verdict.LATE
+            else:
+                verdict = Verdict.ASLEEP if not seen.online and usually_away(seen.hours, now) else Verdict.SILENT
+        moments = [gone, end, back_by]
+        if not seen.online and seen.hours is not None:
+            moments.append(next_hour(now))
+        return Mark(verdict, wave, due=_next(moments, now), listen=True, phase=seen.phase)
+
+    def _succeeded(self, seen: Observation, wave: int | None) -> Mark:
+        """It says so. It is one when its report says so too, and it was heard of after the soak."""
+        plan, now = self._plan, self._now
+        runs_it = seen.installed == plan.version and seen.installed_phase is Phase.SUCCEEDED
+        if not runs_it and seen.reported_since:
+            return Mark(Verdict.LEFT if seen.pinned is None else Verdict.HELD, wave, phase=seen.phase)
+        said = seen.heard_at or seen.last_seen
+        soaked = said + (self._soaks[wave] if wave is not None else timedelta())
+        if runs_it and now >= soaked and seen.last_seen >= soaked:
+            return Mark(Verdict.SUCCEEDED, wave, phase=seen.phase)
+        asking = soaked if runs_it else max(soaked, said + ASK_AFTER)
+        end = None if wave is None else self._ends[wave]
+        if end is not None:
+            # what has begun to soak may end it, and answer
+            end = max(end, asking + GRACE)
+        mark = self._quiet(
+            seen, wave, Verdict.SOAKING, end, max(seen.last_seen + self._silent_after, asking), answered=False
+        )
+        return mark._replace(due=_next([mark.due, asking], now), ask=seen.online and now >= asking)
+
+
+def _next(moments: list[datetime | None], now: datetime) -> datetime | None:
+    """The first of the moments that is still to come. What holds `after` a moment holds a little later."""
+    return min((one + _TICK for one in moments if one is not None and one + _TICK > now), default=None)
+
+
+_TICK: Final = timedelta(microseconds=1)

@@ -1,0 +1,93 @@
+"""A rollout's row: from the database to the engine's plan, and what became of it back."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, update
+
+from controller.database import from_db, to_db
+from controller.rollouts.announcing import Intention
+from controller.rollouts.plan import Plan, RolloutState, WaveProgress
+from controller.rollouts.tables import rollouts
+from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan
+from schemas.messages import RolloutPolicy, Targets
+
+
+def plan_of(row: Any) -> Plan:
+    """The rollout as the engine knows it. One from before there were plans has one wave, which has begun."""
+    targets = msgspec.json.decode(row["targets"], type=Targets)
+    policy = msgspec.json.decode(row["policy"], type=RolloutPolicy)
+    if row["progress"] is None:
+        progress = [
+            WaveProgress(started_at=from_db(row["created_at"]), upto=targets.upto, devices=sorted(targets.devices))
+        ]
+    else:
+        progress = msgspec.json.decode(row["progress"], type=list[WaveProgress])
+    return Plan(
+        rollout=row["id"],
+        version=row["version"],
+        state=RolloutState(row["state"]),
+        base=msgspec.json.decode(row["base"], type=Targets) if row["base"] else targets,
+        plan=msgspec.json.decode(row["plan"], type=RolloutPlan) if row["plan"] else ALL_AT_ONCE,
+        progress=tuple(progress),
+        stopped=row["stopped"] or "",
+        not_before=policy.not_before,
+        deadline=policy.deadline,
+    )
+
+
+def stamp_of(row: Any) -> tuple[object, ...]:
+    """Tells one state of a rollout from another: as long as it is the same, the same marks hold."""
+    return tuple(row[name] for name in ("state", "base", "plan", "progress", "stopped", "policy", "targets"))
+
+
+def intention_of(row: Any) -> Intention:
+    """What its topic is to say."""
+    return Intention(
+        rollout=row["id"],
+        package=row["package"],
+        version=row["version"],
+        channel=row["channel"],
+        targets=msgspec.json.decode(row["targets"], type=Targets),
+        policy=msgspec.json.decode(row["policy"], type=RolloutPolicy),
+        repository=msgspec.json.decode(row["repository"], type=list[str]),
+    )
+
+
+def values_of(intention: Intention, plan: Plan, revision: int, now: datetime) -> dict[str, Any]:
+    """A new row."""
+    return {
+        "id": intention.rollout,
+        "package": intention.package,
+        "version": intention.version,
+        "channel": intention.channel,
+        "policy": text_of(intention.policy),
+        "repository": text_of(intention.repository),
+        "revision": revision,
+        "created_at": to_db(now),
+        "changed_at": to_db(now),
+        "base": text_of(plan.base),
+        "plan": text_of(plan.plan),
+        **_moving(plan),
+    }
+
+
+def save(connection: Connection, row: Any, plan: Plan, now: datetime) -> None:
+    """Keep how far a rollout is."""
+    changed_at = {"changed_at": to_db(now)} if plan.state.value != row["state"] else {}
+    connection.execute(update(rollouts).where(rollouts.c.id == plan.rollout).values(**_moving(plan), **changed_at))
+
+
+def text_of(value: Any) -> str:
+    """JSON."""
+    return msgspec.json.encode(value).decode()
+
+
+def _moving(plan: Plan) -> dict[str, Any]:
+    return {
+        "state": plan.state.value,
+        "targets": text_of(plan.targets),
+        "progress": text_of(list(plan.progress)),
+        "stopped": plan.stopped or None,
+    }

@@ -1,0 +1,107 @@
+"""Reads plans: TOML files, the ready ones that ship, and waves given one by one as flags."""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from controller.packaging.toml_keys import unknown_key
+from controller.rollouts.waves import OnFailure, RolloutPlan, check_plan
+from schemas.errors import OperatorError, one_line
+
+READY: Final = ("all-at-once", "canary", "careful")
+"""Plans that ship."""
+
+CANARY_FROM: Final = 20
+"""Devices from which on a release is tried on one of them first, where no plan is named."""
+
+MAX_BYTES: Final = 1 << 20
+
+
+def ready_plan(name: str) -> RolloutPlan:
+    """One of `READY`; raises `OperatorError` (`input.bad`) for another name."""
+    if name not in READY:
+        raise OperatorError("input.bad", f"there is no plan {one_line(name, 80)!r}; ready are {', '.join(READY)}")
+    text = (resources.files("controller.rollouts") / "ready" / f"{name}.toml").read_text(encoding="utf-8")
+    return parse_plan(text, name)
+
+
+def default_plan(devices: int) -> RolloutPlan:
+    """What a release gets that names no plan, by the number of devices it is for."""
+    return ready_plan("canary" if devices >= CANARY_FROM else "all-at-once")
+
+
+def load_plan(name_or_file: str) -> RolloutPlan:
+    """A plan by its name, or out of a file.
+
+    Raises:
+        OperatorError: `input.bad`, in one line.
+    """
+    if name_or_file in READY:
+        return ready_plan(name_or_file)
+    path = Path(name_or_file)
+    if not path.is_file():
+        known = ", ".join(READY)
+        raise OperatorError("input.bad", f"no plan {one_line(name_or_file)!r}: neither a file nor one of {known}")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise OperatorError("input.bad", f"plan {one_line(path)} is larger than {MAX_BYTES} bytes")
+        text = content.decode()
+    except OSError as error:
+        raise OperatorError("input.bad", f"plan {one_line(path)} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise OperatorError("input.bad", f"plan {one_line(path)} is no text") from error
+    plan = parse_plan(text, str(path))
+    return plan if plan.name != "own" else msgspec.structs.replace(plan, name=path.stem[:64])
+
+
+def parse_plan(text: str, where: str) -> RolloutPlan:
+    """A plan out of TOML; `where` is said in errors. Raises `OperatorError` (`input.bad`)."""
+    try:
+        data = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise OperatorError("input.bad", f"plan {one_line(where)}: {one_line(error)}") from error
+    return _converted(data, where)
+
+
+def plan_of_flags(waves: tuple[str, ...], on_failure: str | None) -> RolloutPlan:
+    """A plan out of texts like `upto=10,soak=10m,where.site=bern`; raises `OperatorError` (`input.bad`)."""
+    data: dict[str, Any] = {"wave": [_wave_of(text) for text in waves]}
+    if on_failure is not None:
+        data["on_failure"] = OnFailure(on_failure)
+    return _converted(data, "--wave", strict=False)
+
+
+def _converted(data: dict[str, Any], where: str, *, strict: bool = True) -> RolloutPlan:
+    if problem := unknown_key(data, RolloutPlan):
+        raise OperatorError("input.bad", f"plan {one_line(where)}: {problem}")
+    try:
+        plan = msgspec.convert(data, RolloutPlan, strict=strict)
+    except msgspec.ValidationError as error:
+        raise OperatorError("input.bad", f"plan {one_line(where)}: {one_line(error)}") from error
+    check_plan(plan)
+    return plan
+
+
+def _wave_of(text: str) -> dict[str, Any]:
+    wave: dict[str, Any] = {}
+    for part in text.split(","):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not key or not value:
+            raise OperatorError(
+                "input.bad", f"--wave {one_line(text)!r}: {part.strip()!r} is not of the form KEY=VALUE"
+            )
+        if key == "devices" and not value.isdecimal():
+            wave.setdefault(key, []).append(value)
+        elif key.startswith("where."):
+            values = wave.setdefault("where", {}).setdefault(key.removeprefix("where."), [])
+            values.append(value)
+        elif key in wave:
+            raise OperatorError("input.bad", f"--wave {one_line(text)!r} says {key} twice")
+        else:
+            wave[key] = value
+    return wave

@@ -1,0 +1,151 @@
+"""Whom a wave lets in when it begins, and when it has room for more. Pure.
+
+What is let in stays in: every answer holds all that the wave held before.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from controller.rollouts.judging import Judge
+from controller.rollouts.plan import BUSY, Observation, Plan, Verdict
+from controller.rollouts.waves import MAX_IDS
+from schemas.messages import Phase
+from schemas.targeting import bucket
+
+_STARTED: Final = BUSY - {Verdict.SOAKING}
+
+
+class TooManyIdsError(Exception):
+    """An announcement can list no more devices than so many; the text is for people."""
+
+
+def let_in(plan: Plan, wave: int, seen: Sequence[Observation], now: datetime) -> dict[str, Any] | None:
+    """What `WaveProgress` says of a wave after it let in whom it can now; None where that is nobody.
+
+    Args:
+        plan: as it is.
+        wave: its number; it has begun, or is the next one.
+        seen: every device that the rollout may concern.
+        now: the controller's time.
+
+    Raises:
+        TooManyIdsError: the announcement cannot list all of them.
+    """
+    before, widening = plan.progress[wave], _Widening(plan, wave, seen, now)
+    named = list(before.devices) if before.started_at else widening.chosen()
+    if named is None:
+        return None
+    if plan.waves[wave].concurrency is None:
+        upto = max(before.upto, plan.share(wave))
+        named += widening.waiting() + widening.listed()
+    else:
+        named += widening.with_room()
+        upto = max(before.upto, widening.closed(named))
+    ids = widening.to_list(named, upto)
+    if before.started_at and (ids, upto) == (before.devices, before.upto):
+        return None
+    return {"started_at": before.started_at or now, "devices": ids, "upto": upto}
+
+
+class _Widening:
+    def __init__(self, plan: Plan, wave: int, seen: Sequence[Observation], now: datetime) -> None:
+        self._plan = plan
+        self._number = wave
+        self._wave = plan.waves[wave]
+        self._judge = Judge(plan, now)
+        self._marks = {one.device: self._judge.mark(one) for one in seen}
+        self._places = {one.device: bucket(plan.rollout, one.device) for one in seen}
+        self._order = sorted(seen, key=lambda one: (self._places[one.device], one.device))
+
+    def chosen(self) -> list[str] | None:
+        """Devices that the engine itself picks for a wave that begins; None where it has to wait for one.
+
+        A wave of so many devices, and a share that would be nobody, which is rounded up to one.
+        """
+        number = self._wave.devices if isinstance(self._wave.devices, int) else 0
+        left = [one for one in self._order if self._may_be_chosen(one)]
+        if self._wave.upto is not None:
+            if not self._order and self._wave.upto < 100:
+                return None
+            number = 1 if left and not any(self._is_own(one) and not _fixed(one) for one in self._order) else 0
+        if not number:
+            return []
+        # one that has the version already proves nothing
+        fit = [one for one in left if one.online and not self._has_it(one)] or [one for one in left if one.online]
+        if not fit:
+            return None if left or self._number == 0 else []
+        return [one.device for one in fit[:number]]
+
+    def waiting(self) -> list[str]:
+        """Those whose turn it is."""
+        return [one.device for one in self._order if self._waits(one)]
+
+    def listed(self) -> list[str]:
+        """Ids that the plan or the operator names, heard of or not."""
+        base, wanted = self._plan.base, self._wave
+        if isinstance(wanted.devices, list):
+            known = set(base.devices)
+            return [one for one in wanted.devices if one in known or self._place(one) < base.upto]
+        return [one for one in base.devices if self._place(one) < wanted.buckets]
+
+    def with_room(self) -> list[str]:
+        """Those of the waiting that may start beside the others of the wave, in order."""
+        busy = Counter(self._group(one) for one in self._order if self._is_own(one) and self._has_started(one))
+        free = []
+        for one in self._order:
+            group = self._group(one)
+            if self._waits(one) and busy[group] < (self._wave.concurrency or 0):
+                busy[group] += 1
+                free.append(one.device)
+        return free
+
+    def closed(self, named: Sequence[str]) -> int:
+        """The buckets of a share all of whose devices are in: they need not be listed."""
+        out = set(named)
+        places = (self._places[one.device] for one in self._order if self._waits(one) and one.device not in out)
+        return min([*places, self._plan.share(self._number)])
+
+    def to_list(self, named: Sequence[str], upto: int) -> list[str]:
+        """The ids that must be listed, by name; raises `TooManyIdsError`."""
+        others = [one for number, one in enumerate(self._plan.progress) if number != self._number]
+        ids = sorted(
+            {device for device in named if self._place(device) >= upto} - {d for o in others for d in o.devices}
+        )
+        number = len(ids) + sum(len(one.devices) for one in others)
+        if number > MAX_IDS:
+            raise TooManyIdsError(
+                f"wave {self._number + 1} ({self._wave.share}) would need {number} devices listed by id, and an"
+                f" announcement can list {MAX_IDS}; use upto, or more channels"
+            )
+        return ids
+
+    def _place(self, device: str) -> int:
+        return self._places[device] if device in self._places else bucket(self._plan.rollout, device)
+
+    def _is_own(self, one: Observation) -> bool:
+        return self._marks[one.device].wave == self._number
+
+    def _waits(self, one: Observation) -> bool:
+        return self._is_own(one) and self._marks[one.device].verdict is Verdict.WAITING
+
+    def _has_started(self, one: Observation) -> bool:
+        return self._marks[one.device].verdict in _STARTED
+
+    def _may_be_chosen(self, one: Observation) -> bool:
+        place = self._places[one.device]
+        return self._judge.meant(one, place) and not self._judge.let_in(one, place) and not _fixed(one)
+
+    def _has_it(self, one: Observation) -> bool:
+        return one.installed == self._plan.version and one.installed_phase is Phase.SUCCEEDED
+
+    def _group(self, one: Observation) -> str | None:
+        key = self._wave.concurrency_per
+        value = None if key is None else one.tags.get(key, one.facts.get(key))
+        return None if value is None else str(value)
+
+
+def _fixed(one: Observation) -> bool:
+    """Whether its operator keeps the device from starting anything."""
+    return one.pinned is not None or one.hold

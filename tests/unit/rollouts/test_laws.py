@@ -1,0 +1,286 @@
+"""The laws of the rollout engine, for any plan, any fleet and any order of things. `docs/rollouts.md` lists them."""
+
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.rollouts.engine import decide, next_step
+from controller.rollouts.judging import Judge
+from controller.rollouts.plan import (
+    ABSENT,
+    BUSY,
+    FINAL,
+    OPEN,
+    STARTING,
+    UNPROVEN,
+    Decisions,
+    Observation,
+    Plan,
+    RolloutState,
+    Verdict,
+    WaveProgress,
+)
+from controller.rollouts.standing import Standing
+from controller.rollouts.tally import Tally
+from controller.rollouts.waves import OnFailure, RolloutPlan, Wave
+from schemas.messages import BUCKETS, LAST_WORDS, Phase, Targets
+from schemas.targeting import bucket, is_meant
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ROLLOUT = "01890a5d-ac96-774b-bcce-b302099a8057"
+NAMES = [f"pi-{number}" for number in range(1, 13)]
+
+WORDS = [None, None, None, Phase.SUCCEEDED, Phase.SUCCEEDED, Phase.SUCCEEDED, *Phase]
+CHOICES: list[tuple[str, list[Any]]] = [
+    ("phase", WORDS),
+    ("heard_at", [NOW - timedelta(minutes=ago) for ago in (0, 5, 40, 150)]),
+    ("error_code", [None, "conflict.halted"]),
+    ("installed", ["2.0.0", "1.0.0", None]),
+    ("installed_phase", [Phase.SUCCEEDED, Phase.PROBATION, None]),
+    ("reported_since", [True, False]),
+    ("pinned", [None, None, None, "1.0.0"]),
+    ("online", [True, False]),
+    ("last_seen", [NOW - timedelta(minutes=ago) for ago in (0, 0, 4, 35, 200, 13_000)]),
+    ("hours", [None, "2930:" + "0" * 42 + "1" * 126]),
+    ("tags", [{}, {"site": "bern"}, {"site": "basel"}]),
+    ("facts", [{"model": "pi4"}, {}]),
+]
+
+
+def observed(device: str, number: int) -> Observation:
+    """One of all devices that can be thought of; 0 is the plainest."""
+    fields: dict[str, Any] = {}
+    for name, choices in CHOICES:
+        number, which = divmod(number, len(choices))
+        fields[name] = choices[which]
+    return Observation(device=device, **fields)
+
+
+numbers = st.integers(0, 2**23)
+fleets = st.lists(numbers, max_size=len(NAMES)).map(lambda some: list(map(observed, NAMES, some)))
+changed = st.dictionaries(st.sampled_from(NAMES), numbers, max_size=5).map(
+    lambda some: [observed(device, number) for device, number in some.items()]
+)
+parts = st.fixed_dictionaries(
+    {
+        "soak": st.sampled_from(["0s", "10m"]),
+        "success": st.sampled_from([0, 50, 100]),
+        "max_failures": st.sampled_from([None, 0, 2]),
+        "max_failures_percent": st.sampled_from([None, 25]),
+        "min_results": st.sampled_from([1, 3]),
+        "deadline": st.sampled_from([None, "1h"]),
+        "concurrency": st.sampled_from([None, None, 1, 3]),
+        "approval": st.booleans(),
+    }
+)
+kinds = st.sampled_from(
+    [
+        {"devices": 1},
+        {"devices": 3},
+        {"devices": ["pi-1", "pi-5"]},
+        {"where": {"site": "bern"}},
+        {"upto": 10},
+        {"upto": 50},
+        {"upto": 100},
+    ]
+)
+
+
+@st.composite
+def waves(draw: st.DrawFn) -> list[Wave]:
+    made: list[Wave] = []
+    highest = 0.0
+    for _ in range(draw(st.integers(1, 4))):
+        kind: dict[str, Any] = draw(kinds)
+        if kind.get("upto", 101) <= highest:
+            continue
+        highest = kind.get("upto", highest)
+        more: dict[str, Any] = draw(parts)
+        if more["concurrency"] and draw(st.booleans()):
+            more = more | {"concurrency_per": "site"}
+        made.append(Wave(**kind, **more))
+    return made or [Wave(upto=100)]
+
+
+bases = st.builds(
+    Targets,
+    upto=st.sampled_from([0, BUCKETS // 2, BUCKETS, BUCKETS]),
+    where=st.sampled_from([{}, {}, {"model": "pi4"}]),
+    devices=st.lists(st.sampled_from(NAMES), unique=True, max_size=5),
+    exclude=st.sampled_from([[], [], ["pi-2"]]),
+)
+
+
+@st.composite
+def new_plans(draw: st.DrawFn) -> Plan:
+    """Rollouts that have not begun."""
+    wanted = RolloutPlan(waves=draw(waves()), on_failure=draw(st.sampled_from(OnFailure)))
+    return Plan(
+        rollout=ROLLOUT,
+        version="2.0.0",
+        state=RolloutState.ACTIVE,
+        base=draw(bases),
+        plan=wanted,
+        progress=tuple(WaveProgress() for _ in wanted.waves),
+        deadline=draw(st.sampled_from([None, None, None, NOW + timedelta(hours=2)])),
+    )
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Rollouts that came as far as some fleet took them, in whatever state somebody put them since."""
+    begun = decide(draw(new_plans()), draw(fleets), NOW - timedelta(hours=2)).plan
+    approvals = tuple(
+        WaveProgress(**{name: getattr(one, name) for name in one.__struct_fields__} | {"approved_at": NOW})
+        if draw(st.booleans())
+        else one
+        for one in begun.progress
+    )
+    further = decide(replace(begun, progress=approvals), draw(fleets), NOW - timedelta(minutes=30)).plan
+    return replace(further, state=draw(st.sampled_from([further.state, *RolloutState])))
+
+
+def meant_by(targets: Targets, seen: Observation) -> bool:
+    return is_meant(targets, rollout=ROLLOUT, device=seen.device, tags=seen.tags, facts=seen.facts)
+
+
+@given(plan=plans(), fleet=fleets)
+def test_every_device_has_exactly_one_verdict_and_order_does_not_matter(plan: Plan, fleet: list[Observation]) -> None:
+    decisions = decide(plan, fleet, NOW)
+    assert set(decisions.verdicts) == {one.device for one in fleet}
+    assert decide(plan, list(reversed(fleet)), NOW) == decisions
+
+
+@given(plan=plans(), fleet=fleets)
+def test_looking_again_and_a_restart_change_nothing(plan: Plan, fleet: list[Observation]) -> None:
+    first = decide(plan, fleet, NOW)
+    assert decide(first.plan, fleet, NOW) == first
+
+
+@given(plan=plans(), fleet=fleets, at=st.timedeltas(timedelta(), timedelta(hours=3)))
+def test_whoever_was_let_in_stays_in(plan: Plan, fleet: list[Observation], at: timedelta) -> None:
+    after = decide(plan, fleet, NOW + at)
+    before, now = plan.targets, after.targets
+    assert now.upto >= before.upto
+    assert (now.where, now.exclude) == (before.where, before.exclude)
+    assert all(device in now.devices or bucket(ROLLOUT, device) < now.upto for device in before.devices)
+
+
+@given(plan=plans(), fleet=fleets)
+def test_a_stopped_rollout_starts_nobody(plan: Plan, fleet: list[Observation]) -> None:
+    after = decide(plan, fleet, NOW)
+    if plan.state not in STARTING:
+        assert after.plan == plan
+    if after.state not in STARTING:
+        assert not {Verdict.PENDING, Verdict.DEFERRED, Verdict.WAITING} & set(after.verdicts.values())
+
+
+@given(plan=plans(), fleet=fleets)
+def test_nobody_outside_the_waves_that_began_is_let_in(plan: Plan, fleet: list[Observation]) -> None:
+    after = decide(plan, fleet, NOW)
+    for one in fleet:
+        if meant_by(after.targets, one):
+            assert meant_by(plan.base, one)
+    for number, progress in enumerate(after.plan.progress):
+        wave = after.plan.waves[number]
+        if progress.started_at is None:
+            assert (progress.upto, progress.devices) == (0, [])
+            continue
+        assert progress.upto <= after.plan.share(number)
+        chosen = [one for one in progress.devices if not _is_share(after.plan, number, one, fleet)]
+        if isinstance(wave.devices, int):
+            assert len(progress.devices) <= wave.devices
+        elif isinstance(wave.devices, list):
+            assert set(progress.devices) <= set(wave.devices)
+        elif wave.upto is not None:
+            # rounded up to one device where it would be nobody
+            assert len(chosen) <= 1
+
+
+def _is_share(plan: Plan, wave: int, device: str, fleet: list[Observation]) -> bool:
+    place = bucket(ROLLOUT, device)
+    named = device in plan.base.devices and place < plan.waves[wave].buckets
+    return named or place < plan.share(wave)
+
+
+@given(plan=new_plans(), fleet=fleets)
+def test_waves_begin_in_order_and_only_on_the_proof_of_those_before(plan: Plan, fleet: list[Observation]) -> None:
+    after = decide(plan, fleet, NOW).plan
+    marks = {one.device: Judge(after, NOW).mark(one) for one in fleet}
+    begun = [one.started_at is not None for one in after.progress]
+    assert begun == sorted(begun, reverse=True)
+    tally = Tally(marks.values())
+    for number in range(1, after.begun):
+        before = after.progress[number - 1]
+        assert before.proven_at is not None
+        good, bad = tally.number(number - 1, {Verdict.SUCCEEDED}), tally.number(number - 1, UNPROVEN)
+        wanted = after.waves[number - 1].success
+        nobody = not tally.number(number - 1, BUSY | UNPROVEN | {Verdict.SUCCEEDED})
+        assert nobody or good * 100 >= wanted * (good + bad)
+        assert not after.waves[number].approval
+        assert number > 1 or not nobody
+
+
+@given(plan=plans(), fleet=fleets)
+def test_complete_means_that_nobody_is_waited_for(plan: Plan, fleet: list[Observation]) -> None:
+    after = decide(plan, fleet, NOW)
+    if after.state is RolloutState.COMPLETE:
+        assert not OPEN & set(after.verdicts.values())
+    if after.state is RolloutState.ACTIVE and plan.state is RolloutState.COMPLETE:
+        assert OPEN & set(after.verdicts.values())
+
+
+@given(plan=plans(), fleet=fleets)
+def test_a_last_word_is_the_verdict_and_a_success_needs_more_than_a_word(plan: Plan, fleet: list[Observation]) -> None:
+    after = decide(plan, fleet, NOW)
+    for one in fleet:
+        verdict = after.verdicts[one.device]
+        if one.phase in LAST_WORDS - {Phase.SUCCEEDED} and one.error_code != "conflict.halted":
+            assert verdict is FINAL[one.phase]
+        if verdict is Verdict.SUCCEEDED and after.plan.state in STARTING:
+            assert (one.installed, one.installed_phase) == ("2.0.0", Phase.SUCCEEDED)
+        if verdict in ABSENT:
+            assert one.phase not in LAST_WORDS - {Phase.SUCCEEDED, Phase.CANCELLED}
+
+
+@given(plan=plans(), fleet=fleets)
+def test_no_more_than_so_many_of_a_wave_begin_at_a_time(plan: Plan, fleet: list[Observation]) -> None:
+    after = decide(replace(plan, state=RolloutState.ACTIVE), fleet, NOW)
+    for number, wave in enumerate(after.plan.waves):
+        new = [
+            one.device
+            for one in fleet
+            if after.marks[one.device].wave == number
+            and after.verdicts[one.device] in {Verdict.PENDING, Verdict.DEFERRED}
+            and not meant_by(plan.targets, one)
+        ]
+        if wave.concurrency is not None and wave.concurrency_per is None:
+            assert len(new) <= wave.concurrency
+
+
+@settings(max_examples=200)
+@given(
+    plan=plans(),
+    fleet=fleets,
+    changes=changed,
+    at=st.timedeltas(timedelta(), timedelta(hours=3)),
+)
+def test_a_look_at_what_changed_is_as_good_as_a_look_at_everything(
+    plan: Plan, fleet: list[Observation], changes: list[Observation], at: timedelta
+) -> None:
+    first = decide(plan, fleet, NOW)
+    standing = Standing(None, first.plan, first.marks)
+    known = {one.device: one for one in fleet} | {one.device: one for one in changes}
+    devices = standing.take_due(NOW + at) | {one.device for one in changes}
+    judge = Judge(first.plan, NOW + at)
+    standing.update({device: judge.mark(known[device]) for device in devices})
+    whole: Decisions = decide(first.plan, list(known.values()), NOW + at)
+    if next_step(first.plan, standing.tally) is None:
+        assert whole.plan == first.plan
+        assert standing.tally.verdicts() == Tally(whole.marks.values()).verdicts()
+        for wave in range(len(plan.waves)):
+            assert +Counter(standing.tally.wave(wave)) == +Counter(Tally(whole.marks.values()).wave(wave))
