@@ -39,6 +39,7 @@ def test_the_description_lists_every_route(controller: ControllerProcess) -> Non
         "GET /api/v1/rollouts/{rollout_id}",
         "GET /api/v1/rollouts/{rollout_id}/devices",
         "POST /api/v1/rollouts/{rollout_id}/state",
+        "POST /api/v1/rollouts/{rollout_id}/approve",
         "GET /api/v1/root",
         "GET /api/v1/statistics",
         "GET /api/v1/watch",

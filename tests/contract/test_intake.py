@@ -24,7 +24,7 @@ from schemas.messages import Announcement, Command, Desired, Phase, Presence, Re
 from schemas.topics import Topics
 from tests.support.broker import Broker, ProductionBroker
 from tests.support.links import settings, take, until
-from tests.unit.fleet.builders import event, presence, reported
+from tests.unit.fleet.builders import event, installed, presence, reported
 from tests.unit.fleet.serving import make_service, serving
 from transport import Link, connect
 
@@ -277,6 +277,8 @@ async def test_a_release_is_announced_completed_and_withdrawn(world: World, uniq
         with service.feed.watch() as watcher:
             done = event(pi, 1, Phase.SUCCEEDED, rollout=rollout.id)
             await link.publish(topics.device(pi, "events"), encode(done))
+            runs = reported(pi, 1, packages={"tacho": installed("2.0.0", rollout=rollout.id)})
+            await link.publish(topics.device(pi, "reported"), encode(runs), retain=True)
             change = await seen(
                 aiter(watcher), lambda item: isinstance(item, RolloutChanged) and item.rollout.revision == 2
             )
