@@ -77,6 +77,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", f"{V1}/releases/preflight"): _READ,
     # steering rollouts and devices
     ("POST", f"{_ROLLOUT}/state"): _needs(Role.OPERATOR, "rollout.state"),
+    ("POST", f"{_ROLLOUT}/approve"): _needs(Role.OPERATOR, "rollout.approve"),
     ("POST", f"{_DEVICE}/commands"): _needs(Role.OPERATOR, "device.command"),
     ("PUT", f"{_DEVICE}/desired"): _needs(Role.OPERATOR, "device.desired"),
     # what the repository holds, and what is announced

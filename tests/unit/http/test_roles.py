@@ -47,6 +47,7 @@ NEEDED = {
     "POST /api/v1/devices/{device_id}/commands": Role.OPERATOR,
     "PUT /api/v1/devices/{device_id}/desired": Role.OPERATOR,
     "POST /api/v1/rollouts/{rollout_id}/state": Role.OPERATOR,
+    "POST /api/v1/rollouts/{rollout_id}/approve": Role.OPERATOR,
     "DELETE /api/v1/channels/{channel}/releases/{name}": Role.PUBLISHER,
     "DELETE /api/v1/packages/{name}/{version}": Role.PUBLISHER,
     "POST /api/v1/packages": Role.PUBLISHER,
