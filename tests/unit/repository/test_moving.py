@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tarfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -132,6 +133,32 @@ def test_a_file_that_is_cut_or_changed_anywhere_brings_nothing(
         # a byte of the tar file that means nothing
         assert [there.manifest(one) for one in imported.releases] == [here.manifest(one) for one in here.search()]
     assert there.verify() == []
+
+
+def rewritten(file: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+    """The file with other contents, or without those for which `change` gives None."""
+    made = file.with_name("rewritten.flotilla")
+    with tarfile.open(file) as original, tarfile.open(made, "w") as tar:
+        for member in original.getmembers():
+            stream = original.extractfile(member)
+            assert stream is not None
+            data = change(member.name, stream.read())
+            if data is not None:
+                put_member(tar, member.name, data)
+    return made
+
+
+@pytest.mark.parametrize("how", ["left out", "replaced"])
+def test_a_content_that_is_not_what_its_release_needs_stops_all(
+    here: PackageRepository, there: PackageRepository, file: Path, how: str
+) -> None:
+    old = hashlib.sha256(b"old" * 1000).hexdigest()
+    other = (here.folder / "objects").rglob("*.zst")
+    replacement = next(path.read_bytes() for path in other if old not in path.name)
+    hostile = rewritten(
+        file, lambda name, data: data if old not in name else (replacement if how == "replaced" else None)
+    )
+    assert refused(there, hostile, root_of(here)) == "package.format"
 
 
 @pytest.mark.parametrize("function", ["write_target", "begin_adding_all", "write_edition", "settle"])

@@ -119,6 +119,22 @@ def test_a_mirror_that_is_damaged_itself_changes_nothing(small: PackageRepositor
     assert tree_of(small.folder) == damaged
 
 
+@pytest.mark.parametrize("part", ["objects", "targets"])
+def test_a_file_that_the_mirror_has_damaged_too_is_left_as_it_is(
+    small: PackageRepository, tmp_path: Path, part: str
+) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(small.folder, mirror)
+    path = next(path for path in served(small) if path.is_relative_to(small.folder / part))
+    name = path.relative_to(small.folder).as_posix()
+    flip(mirror / name, path.stat().st_size // 2, 2)
+    flip(path, path.stat().st_size // 2, 1)
+    damaged = tree_of(small.folder)
+    repaired = small.repair(FolderMirror(mirror))
+    assert (repaired.mended, list(repaired.left)) == ([], [name])
+    assert tree_of(small.folder) == damaged
+
+
 def test_a_mirror_of_another_repository_changes_nothing(small: PackageRepository, tmp_path: Path, clock: Clock) -> None:
 
     other = make_repository(tmp_path / "other", clock=clock)
