@@ -47,7 +47,7 @@ def main() -> int:
                     pass
 
             trial = Trial(verbose=wanted.verbose)
-            if not wanted.unsafe:
+            if not wanted.without_only:
                 tests = sorted({test for promise in promises for test in promise.tests})
                 each(trial.with_code, [tests[first : first + _AT_ONCE] for first in range(0, len(tests), _AT_ONCE)])
             each(trial.without_code, promises)
@@ -106,7 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("words", nargs="*", metavar="WORD", help="only promises with this in FILE/NAME")
     parser.add_argument("-j", "--jobs", type=int, default=2, help="so many at once (default 2)")
     parser.add_argument("-v", "--verbose", action="store_true", help="show why each test failed")
-    parser.add_argument("--unsafe", action="store_true", help="do not look whether the tests pass with the code")
+    parser.add_argument("--without-only", action="store_true", help="do not look whether the tests pass with the code")
     return parser.parse_args()
 
 

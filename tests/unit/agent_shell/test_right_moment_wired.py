@@ -5,10 +5,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from device_agent import app
 from device_agent.app import _Agent, open_engine
 from device_agent.config import AgentConfig, DevicePolicy
+from device_agent.gate import Readings
 from device_agent.heard import Heard
 from device_agent.journal import Journal
 from device_agent.owner_rules import Gate
@@ -48,6 +51,41 @@ async def test_the_owners_windows_count_in_the_devices_own_zone(
 
 async def test_the_devices_own_health_is_looked_at(tmp_path: Path) -> None:
     assert await reason_to_wait(configured(tmp_path, Gate(memory_free_mib=1_000_000))) == "memory"
+
+
+async def test_the_devices_clock_is_held_against_what_was_proven(tmp_path: Path) -> None:
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata/last-seen").write_text((datetime.now(UTC) + timedelta(hours=5)).isoformat())
+    assert await reason_to_wait(configured(tmp_path, Gate(clock_behind_s=3600))) == "clock"
+
+
+async def test_the_devices_own_health_is_among_its_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "read_health", lambda *_, **__: Readings(temperature_c=61.2, throttled=True))
+    async with open_engine(configured(tmp_path)) as engine:
+        facts = await asyncio.to_thread(engine.device.facts)
+    assert (facts["temperature_c"], facts["throttled"]) == (61, True)
+
+
+async def test_what_may_be_fetched_and_kept_is_the_owners_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+
+    def noted(make: Any) -> Any:
+        def noting(**options: Any) -> Any:
+            told.update(options)
+            return make(**options)
+
+        return noting
+
+    for name in ("process_source_factory", "UpdateManager"):
+        monkeypatch.setattr(app, name, noted(getattr(app, name)))
+    config = configured(tmp_path, max_bytes_per_s=50_000, max_bytes=7_000_000, keep_bytes=9_000_000)
+    config = msgspec.structs.replace(config, repositories=["https://near.example"])
+    async with open_engine(config):
+        limits = (told["max_bytes_per_s"], told["max_bytes"], told["keep_bytes"])
+    assert limits == (50_000, 7_000_000, 9_000_000)
+    assert told["repositories"] == ["https://near.example"]
 
 
 async def test_a_hold_counts_in_commands_too_that_open_an_engine_of_their_own(tmp_path: Path) -> None:
