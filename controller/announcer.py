@@ -16,6 +16,7 @@ from controller.database import utc_now
 from controller.fleet.orders import DesiredRow, OrderStore
 from controller.fleet.patience import patiently
 from controller.fleet.views import SentCommand
+from controller.logs import told
 from controller.rollouts.announcing import AnnouncementStore, TopicState
 from schemas.codec import encode
 from schemas.errors import one_line
@@ -126,7 +127,12 @@ async def publish(link: Link, topic: str, payload: bytes, *, retain: bool = Fals
     try:
         await link.publish(topic, payload, retain=retain, expiry_s=expiry_s)
     except PublishRefused as refused:
-        log.warning("the broker refuses what the controller publishes on %s: %s", topic, one_line(refused))
+        log.warning(
+            "the broker refuses what the controller publishes on %s: %s",
+            topic,
+            one_line(refused),
+            extra=told("announce", topic=topic, code="broker.denied"),
+        )
         return False
     return True
 

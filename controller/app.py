@@ -30,6 +30,7 @@ from controller.http.api import make_api
 from controller.http.guard import is_loopback, load_token
 from controller.http.login import Accounts
 from controller.http.packages import Spool
+from controller.logs import told
 from controller.preflight.gathering import Preflights
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
@@ -72,8 +73,8 @@ async def run_controller(settings: ControllerSettings) -> None:
         stack.callback(engine.dispose)
         keys = settings.data / "keys"
         if settings.repository is not None:
-            told = await asyncio.to_thread(keep_at, settings.data / "repository", settings.repository)
-            log.info("repository: %s", told or f"kept at {settings.repository}")
+            kept = await asyncio.to_thread(keep_at, settings.data / "repository", settings.repository)
+            log.info("repository: %s", kept or f"kept at {settings.repository}", extra=told("repository"))
         repository = await asyncio.to_thread(PackageRepository, settings.data / "repository", engine, keys=keys)
         spool = Spool(settings.data / "spool")
         spool.prepare()
@@ -118,11 +119,18 @@ async def run_controller(settings: ControllerSettings) -> None:
             engine=engine,
         )
         server = _Server(_server_config(RequestCounter(api, registry)))  # type: ignore[arg-type]  # both speak ASGI
-        log.info("the page is at %s", page_address(settings.http))
-        log.info("listening on http://%s, devices fetch from %s", settings.http, ", ".join(settings.repository_urls))
+        log.info(
+            "the page is at %s", page_address(settings.http), extra=told("listening", url=page_address(settings.http))
+        )
+        log.info(
+            "listening on http://%s, devices fetch from %s",
+            settings.http,
+            ", ".join(settings.repository_urls),
+            extra=told("listening", url=f"http://{settings.http}"),
+        )
         if moved:
             what = "1 rollout is" if moved == 1 else f"{moved} rollouts are"
-            log.info("%s announced anew: devices fetch from another place", what)
+            log.info("%s announced anew: devices fetch from another place", what, extra=told("announce", count=moved))
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "fleet": lambda: fleet.run(stop),
             "http": lambda: server.serve(listeners),
@@ -148,7 +156,7 @@ async def _run_all(parts: dict[str, Callable[[], Awaitable[None]]], server: "_Se
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-        log.info("stopped")
+        log.info("stopped", extra=told("stopped"))
     for task in done:
         task.result()
 
@@ -171,13 +179,19 @@ async def _keep_fresh(repository: PackageRepository, stop: asyncio.Event) -> Non
             refreshed = await asyncio.to_thread(repository.refresh_metadata)
         except FlotillaError as error:
             # signatures are good for days: a full disk is no reason to stop taking in what devices say
-            log.error("signing again failed: %s", one_line(error))  # noqa: TRY400 - the line says it all
+            log.error("signing again failed: %s", one_line(error), extra=told("metadata", error))  # noqa: TRY400 - the line says it all
             wait_s = RETRY_REFRESH_S
         else:
             if refreshed.signed:
-                log.info("signed again: %s", ", ".join(refreshed.signed))
+                log.info("signed again: %s", ", ".join(refreshed.signed), extra=told("metadata"))
             for expiry in refreshed.overdue:
-                log.error("the signature of %s ends on %s and %s is not there", expiry.role, expiry.expires, expiry.key)
+                log.error(
+                    "the signature of %s ends on %s and %s is not there",
+                    expiry.role,
+                    expiry.expires,
+                    expiry.key,
+                    extra=told("metadata", role=expiry.role, code="trust.keys"),
+                )
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), wait_s)
 
@@ -193,10 +207,15 @@ async def _prune(pruner: Pruner, keep: timedelta, stop: asyncio.Event) -> None:
         try:
             pruned = await asyncio.to_thread(pruner.prune, keep, utc_now())
         except FlotillaError as error:
-            log.error("forgetting old events failed: %s", one_line(error))  # noqa: TRY400 - the line says it all
+            log.error("forgetting old events failed: %s", one_line(error), extra=told("pruning", error))  # noqa: TRY400 - the line says it all
         else:
             if pruned.events or pruned.rollout_devices:
-                log.info("forgot %d events and %d devices of rollouts", pruned.events, pruned.rollout_devices)
+                log.info(
+                    "forgot %d events and %d devices of rollouts",
+                    pruned.events,
+                    pruned.rollout_devices,
+                    extra=told("pruning", count=pruned.events),
+                )
 
 
 def page_address(address: HttpAddress) -> str:
@@ -280,7 +299,7 @@ def _embedded_broker(settings: ControllerSettings) -> Iterator[LinkSettings]:
     except BrokerError as error:
         raise OperatorError("broker.unreachable", f"the embedded broker: {one_line(error)}") from error
     try:
-        log.info("embedded broker at %s, for this machine only", broker.url)
+        log.info("embedded broker at %s, for this machine only", broker.url, extra=told("broker", broker=broker.url))
         yield LinkSettings(url=broker.url, client_id=client_id(settings.topic_root))
     finally:
         broker.stop()

@@ -87,7 +87,7 @@ async def open_engine(
         open_journal, config.root, device=config.id, boot_id=await in_thread(boot_id), now=clock.now()
     )
     if rebuilt is not None:
-        logger().error(line("journal", rebuilt.why, kept=rebuilt.kept, begun_anew_after_seq=rebuilt.seq))
+        logger().error(line("journal", rebuilt.why, kept=rebuilt.kept, after_seq=rebuilt.seq))
     services = pick_service_manager(config.root, kind=config.policy.services, clock=clock)
     own = SelfUpdate(
         root=config.root,
@@ -326,7 +326,7 @@ class _Agent:
         findings = await examine(self._engine.config, announced=announced)
         for one in findings:
             tell = logger().info if one.ok else logger().warning
-            tell(line("check", one.text, what=one.name, ok=str(one.ok).lower()))
+            tell(line("check", one.text, check=one.name, ok=str(one.ok).lower()))
         self._engine.device.note_check(summary(findings))
         self._reporter.report_soon()
 

@@ -70,13 +70,13 @@ class Commands:
     async def take(self, command: Command) -> None:
         """Note a command and have it carried out. Expired and repeated ones are left alone."""
         if command.expires_at <= self._now():
-            logger().info(line("command", "has expired and is ignored", verb=command.verb.value, id=command.id))
+            logger().info(line("command", "has expired and is ignored", verb=command.verb.value, command=command.id))
         elif self._waiting.full():
-            logger().warning(line("command", "too many at once, ignored", verb=command.verb.value, id=command.id))
+            logger().warning(line("command", "too many at once, ignored", verb=command.verb.value, command=command.id))
         elif await in_thread(self._heard.take_command, command.id, command.expires_at, self._now()):
             self._waiting.put_nowait(command)
         else:
-            logger().debug(line("command", "came again", verb=command.verb.value, id=command.id))
+            logger().debug(line("command", "came again", verb=command.verb.value, command=command.id))
 
     async def serve(self) -> None:
         """Carry out commands in the order in which they came, until cancelled."""
@@ -85,12 +85,12 @@ class Commands:
             try:
                 outcome = await self._carry_out(command)
             except FlotillaError as error:
-                logger().warning(line("command", error, verb=command.verb.value, id=command.id, code=error.code))
+                logger().warning(line("command", error, verb=command.verb.value, command=command.id, code=error.code))
             except Exception as error:  # noqa: BLE001  # one command must not end what updates the device
                 why = defect(error)
-                logger().error(line("command", why, verb=command.verb.value, id=command.id, code=why.code))
+                logger().error(line("command", why, verb=command.verb.value, command=command.id, code=why.code))
             else:
-                logger().info(line("command", outcome, verb=command.verb.value, id=command.id))
+                logger().info(line("command", outcome, verb=command.verb.value, command=command.id))
 
     async def _carry_out(self, command: Command) -> str:
         outcome = "done"

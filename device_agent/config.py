@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from device_agent.logs import LogFormat
 from device_agent.owner_rules import Gate, read_window, window_problems
 from device_agent.readiness import Rules
 from schemas.errors import ContractError, OperatorError, one_line
@@ -111,6 +112,7 @@ class AgentConfig(Section, frozen=True, kw_only=True):
         settings: package to the values that its templates and commands use.
         policy: see there.
         gate: limits for the device's own health.
+        log_format: how log lines are written, `text` or `json`.
     """
 
     id: DeviceId
@@ -127,6 +129,7 @@ class AgentConfig(Section, frozen=True, kw_only=True):
     settings: dict[PackageName, dict[Key, SettingValue]] = {}
     policy: DevicePolicy = DevicePolicy()
     gate: Gate = Gate()
+    log_format: LogFormat = LogFormat.TEXT
 
     @property
     def named_packages(self) -> frozenset[str]:

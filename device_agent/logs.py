@@ -1,18 +1,27 @@
 """The agent's log: one line an entry on stderr, `key=value` after the action, which is a phase's word where it can be.
 
-Under systemd the time is left out, because the system journal adds its own.
+Under systemd the time is left out, because the system journal adds its own. As JSON it is always there.
 """
 
 import logging
 import os
 import sys
 import time
-from typing import Any, Final
+from enum import StrEnum
+from typing import Final
 
-from schemas.errors import one_line
+from schemas.log_lines import Line, as_json, line
+
+__all__ = ["LogFormat", "line", "logger", "set_up_logging"]
 
 LOGGER: Final = "flotilla"
-_PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+:/@,*")
+
+
+class LogFormat(StrEnum):
+    """How lines are written."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 def logger() -> logging.Logger:
@@ -20,28 +29,38 @@ def logger() -> logging.Logger:
     return logging.getLogger(LOGGER)
 
 
-def line(action: str, message: object = "", **fields: Any) -> str:
-    """One entry, e.g. `action=staged package=tacho version=1.1.0 message="all there"`.
+def set_up_logging(*, verbose: bool = False, log_format: LogFormat = LogFormat.TEXT, device: str | None = None) -> None:
+    """Send the agent's entries to stderr. Called once, by the program.
 
-    Fields that are None or empty are left out; text with spaces is quoted, so that the line can be split again.
+    Args:
+        verbose: debug entries too.
+        log_format: as text for people or as JSON lines for machines.
+        device: the agent's id, which every JSON line names.
     """
-    given = {"action": action, **fields, "message": message}
-    return " ".join(f"{key}={_quoted(value)}" for key, value in given.items() if value not in (None, ""))
-
-
-def set_up_logging(*, verbose: bool = False) -> None:
-    """Send the agent's entries to stderr. Called once, by the program."""
     handler = logging.StreamHandler(sys.stderr)
-    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)sZ "
-    formatter = logging.Formatter(f"{stamp}%(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
+    handler.setFormatter(_JsonFormatter(device) if log_format is LogFormat.JSON else _text_formatter())
     own = logger()
     own.addHandler(handler)
     own.setLevel(logging.DEBUG if verbose else logging.INFO)
     own.propagate = False
 
 
-def _quoted(value: object) -> str:
-    text = one_line(value, 1000)
-    return text if text and set(text) <= _PLAIN else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _text_formatter() -> logging.Formatter:
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)sZ "
+    formatter = logging.Formatter(f"{stamp}%(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    return formatter
+
+
+class _JsonFormatter(logging.Formatter):
+    def __init__(self, device: str | None) -> None:
+        super().__init__()
+        self._device = device
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The fields of a line; another record's text is its message."""
+        fields = dict(record.msg.fields) if isinstance(record.msg, Line) else {"message": record.getMessage()}
+        trace = self.formatException(record.exc_info) if record.exc_info else None
+        return as_json(
+            record.created, record.levelname, {"action": "agent", "device": self._device, **fields, "trace": trace}
+        )

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from schemas.errors import CODES
+from schemas.log_lines import FIELDS
 from schemas.manifest import Manifest
 from schemas.messages import MESSAGE_TYPES, Message
 
@@ -17,6 +18,7 @@ def contract_documents() -> dict[str, str]:
     documents = {f"{kind}.schema.json": _message_schema(kind, type_) for kind, type_ in MESSAGE_TYPES.items()}
     documents["manifest.schema.json"] = _as_text("manifest", msgspec.json.schema(Manifest))
     documents["errors.md"] = _error_table()
+    documents["log-fields.md"] = _field_table()
     return documents
 
 
@@ -40,4 +42,14 @@ def _error_table() -> str:
         "`error.code` of an update event, and what the command line and the HTTP API answer with. A code is never\n"
         "renamed; readers take codes that they do not know.\n\n"
         f"| code | meaning |\n| --- | --- |\n{rows}\n"
+    )
+
+
+def _field_table() -> str:
+    rows = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in FIELDS.items())
+    return (
+        "# Fields of log lines\n\n"
+        "With `--log-format json` controller and agent write one JSON object a line, with some of these fields and no\n"
+        "others. `at`, `level` and `action` are always there. A field may be added, never given another meaning.\n\n"
+        f"| field | says |\n| --- | --- |\n{rows}\n"
     )

@@ -1,13 +1,12 @@
 """`flotilla serve`: the controller."""
 
 import asyncio
-import logging
-import sys
 from pathlib import Path
 
 import click
 
 from controller.app import run_controller
+from controller.logs import FORMATS, LogFormat, set_up_logging
 from controller.repository.bundle_choice import DEFAULT_RELEASES, MAX_RELEASES
 from controller.settings import (
     DEFAULT_BROKER,
@@ -84,6 +83,13 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     metavar="NUMBER",
     help="Processes that make a bundle, each with up to 1 GiB of memory.  [default: half of the cores]",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    default="text",
+    show_default=True,
+    help="Log lines for people, or JSON for machines.",
+)
 def serve(
     data: Path,
     http: str,
@@ -101,6 +107,7 @@ def serve(
     keep_events: int,
     bundle_releases: int,
     bundle_workers: int | None,
+    log_format: LogFormat,
     *,
     embedded_broker: bool,
     require_token: bool,
@@ -140,9 +147,7 @@ def serve(
         bundle_workers=bundle_workers,
         keep_events_days=keep_events,
     )
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("alembic", "uvicorn.error", "litestar"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    set_up_logging(log_format)
     asyncio.run(run_controller(settings))
 
 

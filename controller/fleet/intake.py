@@ -19,6 +19,7 @@ from controller.fleet.incoming import EventIn, Incoming, Reader
 from controller.fleet.intake_store import IntakeStore, Outcome
 from controller.fleet.patience import patiently, reason
 from controller.fleet.refusals import Refusals
+from controller.logs import told
 from schemas.errors import ContractError
 from transport import Link, Message
 
@@ -104,7 +105,9 @@ class Intake:
             (one,) = batch
             what = f"event {one.event.seq}" if isinstance(one, EventIn) else type(one).__name__
             self.refusals.counts["internal.error"] += 1
-            log.error("device %s: %s can't be stored and is left out: %s", one.device, what, reason(error))  # noqa: TRY400 - one line, and it says which message
+            extra = told("refused", device=one.device, code="internal.error")
+            why = reason(error)
+            log.error("device %s: %s can't be stored and is left out: %s", one.device, what, why, extra=extra)  # noqa: TRY400 - one line, and it says which message
 
     def _commit_here(self, batch: Sequence[Incoming], loop: asyncio.AbstractEventLoop) -> None:
         """In a thread that nothing cancels: what is committed is always told."""

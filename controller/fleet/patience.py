@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from controller.logs import told
 from schemas.errors import OperatorError, one_line
 
 _FIRST_WAIT_S: Final = 0.5
@@ -35,7 +36,13 @@ async def patiently(action: Callable[[], T], *, doing: str) -> T:
         except (SQLAlchemyError, OperatorError) as error:
             if not passes(error):
                 raise
-            log.warning("%s has to wait for the database: %s; next attempt in %g s", doing, reason(error), wait)
+            log.warning(
+                "%s has to wait for the database: %s; next attempt in %g s",
+                doing,
+                reason(error),
+                wait,
+                extra=told("database", error, retry_s=wait),
+            )
         await asyncio.sleep(wait)
         wait = min(wait * 2, _LONGEST_WAIT_S)
 

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from typing import Final
 
+from controller.logs import told
 from schemas.errors import ContractError
 
 _SAID_AGAIN_S: Final = 60.0
@@ -37,7 +38,14 @@ class Refusals:
         self._said[key] = now
         more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
         self._unsaid = 0
-        log.warning("refused a message on %r: %s [%s]%s", topic[:200], error, error.code, more)
+        log.warning(
+            "refused a message on %r: %s [%s]%s",
+            topic[:200],
+            error,
+            error.code,
+            more,
+            extra=told("refused", error, topic=topic[:200]),
+        )
 
     def _has_room(self, now: float) -> bool:
         if len(self._said) >= _REMEMBERED:

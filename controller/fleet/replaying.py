@@ -12,6 +12,7 @@ from controller.database import to_db
 from controller.fleet.intake_store import Outcome
 from controller.fleet.progress import SeqTrack
 from controller.fleet.replay import ReplayPlanner
+from controller.logs import told
 from schemas.codec import encode
 from schemas.ids import uuid7
 from schemas.messages import Command, Verb
@@ -83,7 +84,12 @@ class Replays:
             args={"after_seq": after_seq},
             expires_at=now + EXPIRY,
         )
-        log.info("device %s: events after %d are missing, asked for them", device, after_seq)
+        log.info(
+            "device %s: events after %d are missing, asked for them",
+            device,
+            after_seq,
+            extra=told("replay", device=device, after_seq=after_seq),
+        )
         topic = self._topics.device(device, "commands")
         await publish(link, topic, encode(command), expiry_s=int(EXPIRY.total_seconds()))
 

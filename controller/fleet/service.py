@@ -31,6 +31,7 @@ from controller.fleet.registry import DeviceRegistry
 from controller.fleet.replaying import Replays
 from controller.fleet.session import ControllerSession
 from controller.fleet.views import SentCommand
+from controller.logs import told
 from controller.rollouts.announcing import AnnouncementStore
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.reader import RolloutReader
@@ -297,12 +298,19 @@ class FleetService:
         self._attending = False
         if state.state == "connected":
             self._error = None
-            log.info("connected to the broker at %s", self._settings.url)
+            log.info(
+                "connected to the broker at %s", self._settings.url, extra=told("connected", broker=self._settings.url)
+            )
         elif state.state == "waiting":
             taken_over = isinstance(state.error, TakenOver)
             self._error = TAKEN_OVER if taken_over else one_line(state.error)
             what = self._error if taken_over else f"no broker: {self._error}"
-            log.warning("%s; next attempt in %.1f s", what, state.wait_s)
+            log.warning(
+                "%s; next attempt in %.1f s",
+                what,
+                state.wait_s,
+                extra=told("disconnected", state.error, retry_s=round(state.wait_s, 1)),
+            )
 
     def _batch_done(self, messages: int, waited_s: float) -> None:
         for observer in self._observers:
@@ -315,6 +323,7 @@ class FleetService:
                 "devices have this id; its events so far are kept",
                 device,
                 life,
+                extra=told("new-life", device=device, life=life),
             )
         self._replays.note_outcome(outcome)
         for one in outcome.stored:

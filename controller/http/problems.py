@@ -12,6 +12,7 @@ from litestar.types import ExceptionHandlersMap
 
 from controller.http.guard import LoginNeededError
 from controller.http.login import TooManyLoginsError
+from controller.logs import told
 from schemas.errors import FlotillaError, NetworkError, PublisherError, TrustError, one_line
 
 log = logging.getLogger("flotilla.http")
@@ -66,7 +67,7 @@ def problem(
 def _foreseen(request: Request[Any, Any, Any], error: FlotillaError) -> Response[dict[str, Any]]:
     status = status_of(error)
     if status >= 500:
-        log.error("%s %s: %s", request.method, one_line(request.url.path), error)
+        log.error("%s %s: %s", request.method, one_line(request.url.path), error, extra=_request(request, error))
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooManyLoginsError) else {}
     return problem(status, title=error.code, detail=error.message, code=error.code, headers=headers)
 
@@ -76,6 +77,10 @@ def _to_login(request: Request[Any, Any, Any], error: LoginNeededError) -> Respo
         # a part of a page: the script that asked for it goes there as a whole
         return Response(None, status_code=401, headers={"HX-Redirect": "/login", "Cache-Control": "no-store"})
     return Redirect(error.location, status_code=303, headers={"Cache-Control": "no-store"})
+
+
+def _request(request: Request[Any, Any, Any], error: FlotillaError | None = None) -> dict[str, Any]:
+    return told("http", error, method=request.method, path=request.url.path)
 
 
 def _bad_request(_: Request[Any, Any, Any], error: ValidationException) -> Response[dict[str, Any]]:
@@ -89,7 +94,7 @@ def _bad_request(_: Request[Any, Any, Any], error: ValidationException) -> Respo
 def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
     status = HTTPStatus(error.status_code)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("%s %s: %s", request.method, one_line(request.url.path), one_line(error))
+        log.error("%s %s: %s", request.method, one_line(request.url.path), one_line(error), extra=_request(request))
     detail = {
         HTTPStatus.NOT_FOUND: f"there is nothing at {request.url.path}; GET /api/docs shows what there is",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}",
@@ -99,7 +104,8 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[dic
 
 
 def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
-    log.exception("%s %s failed", request.method, one_line(request.url.path), exc_info=error)
+    extra = _request(request)
+    log.exception("%s %s failed", request.method, one_line(request.url.path), exc_info=error, extra=extra)
     return problem(
         500,
         title="Internal Server Error",

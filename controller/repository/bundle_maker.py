@@ -9,10 +9,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from controller.logs import told
 from controller.repository.bundle_choice import DEFAULT_RELEASES
 from controller.repository.bundle_jobs import (
     MAX_LINE,
@@ -114,7 +115,7 @@ class BundleMaker:
                 if await asyncio.to_thread(self._job, found) is not None:
                     self.want(found, first=False)
         except (FlotillaError, OSError) as error:
-            log.error("looking for bundles that are missing: %s", one_line(error))  # noqa: TRY400 - the line says it
+            log.error("looking for bundles that are missing: %s", one_line(error), extra=told("bundles", error))  # noqa: TRY400 - the line says it
         while True:
             self._wake.clear()
             with self._lock:
@@ -126,7 +127,7 @@ class BundleMaker:
                 await self._make(record)
             except (FlotillaError, OSError) as error:
                 text = one_line(error)
-                log.error("bundles for %s: %s", record.key, text)  # noqa: TRY400 - the line says it all
+                log.error("bundles for %s: %s", record.key, text, extra=told("bundles", error, package=record.package))  # noqa: TRY400 - the line says it all
                 self._tell(record, state="failed", failures=[text])
 
     def _job(self, record: ReleaseRecord) -> Job | None:
@@ -183,13 +184,16 @@ class BundleMaker:
             case Made(number=number, size=size, objects=objects):
                 kept = "" if line.kept else ", so it is not kept"
                 name = _name(job.sources[number])
-                log.info("bundle for %s %s: %d bytes, %d by objects%s", record.key, name, size, objects, kept)
+                extra = _bundle(record)
+                log.info(
+                    "bundle for %s %s: %d bytes, %d by objects%s", record.key, name, size, objects, kept, extra=extra
+                )
                 self._tell(record, done=news.done + 1)
                 return 1
             case Failed(number=number):
                 name = "" if number is None else f"{_name(job.sources[number])}: "
                 text = f"{name}{one_line(line.message)}"
-                log.warning("bundle for %s %s (%s)", record.key, text, line.code)
+                log.warning("bundle for %s %s (%s)", record.key, text, line.code, extra=_bundle(record, line.code))
                 self._tell(record, failures=[*news.failures, text])
                 return 1 if number is not None else len(job.sources)
         return 0
@@ -229,3 +233,7 @@ def _news(record: ReleaseRecord, state: BundleState) -> ReleaseBundles:
 
 def _name(source: Stored | None) -> str:
     return "full" if source is None else f"from {source.version}"
+
+
+def _bundle(record: ReleaseRecord, code: str | None = None) -> dict[str, Any]:
+    return told("bundles", package=record.package, version=record.version, code=code)

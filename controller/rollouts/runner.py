@@ -13,6 +13,7 @@ from typing import Final
 
 from controller.database import utc_now
 from controller.fleet.patience import patiently
+from controller.logs import told
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
 from schemas.errors import FlotillaError, one_line
@@ -122,7 +123,8 @@ class RolloutRunner:
                 await self._look(rollout, wanted[rollout])
             except FlotillaError as error:
                 # the others must go on, and this one is looked at again with the next round
-                log.error("rollout %s cannot be judged: %s", rollout, one_line(error))  # noqa: TRY400 - the line says it all
+                extra = told("rollout", error, rollout=rollout)
+                log.error("rollout %s cannot be judged: %s", rollout, one_line(error), extra=extra)  # noqa: TRY400 - the line says it all
         if wanted:
             asked = await patiently(self._store.asking, doing="the rollout engine")
         await self._ask_for(asked)
@@ -149,7 +151,15 @@ class RolloutRunner:
         view = found.view
         if found.state_changed or found.announced:
             what = f"{view.package} {view.version} on {view.channel}"
-            log.info("rollout %s of %s is %s: %s", view.id, what, view.state.value, one_line(view.because))
+            extra = told(
+                "rollout",
+                rollout=view.id,
+                package=view.package,
+                version=view.version,
+                channel=view.channel,
+                state=view.state.value,
+            )
+            log.info("rollout %s of %s is %s: %s", view.id, what, view.state.value, one_line(view.because), extra=extra)
         self._on_change(view, found.announced)
 
     async def _ask_for(self, wanted: Mapping[str, set[str]]) -> None:

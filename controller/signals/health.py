@@ -13,6 +13,7 @@ from sqlalchemy import Engine, select
 
 from controller.database import reading, utc_now
 from controller.fleet.service import FleetStatus
+from controller.logs import told
 from schemas.errors import OperatorError, one_line
 
 BEHIND_S: Final = 30.0
@@ -81,7 +82,7 @@ class Health:
             with reading(self._engine) as connection:
                 connection.execute(select(1))
         except OperatorError as error:
-            log.warning("not ready: %s", one_line(error))
+            log.warning("not ready: %s", one_line(error), extra=told("health", error))
             return Check(ok=False, reason="the database cannot be read; the log says why")
         return Check(ok=True)
 

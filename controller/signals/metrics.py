@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from controller.database import utc_now
 from controller.fleet.service import FleetStatus
+from controller.logs import told
 from controller.signals.numbers import FleetNumbers
 from controller.signals.upkeep import Upkeep
 from controller.version import VERSION
@@ -97,7 +98,7 @@ class _Fleet(Collector):
         try:
             numbers = self._numbers()
         except OperatorError as error:
-            log.warning("metrics: %s", one_line(error))
+            log.warning("metrics: %s", one_line(error), extra=told("metrics", error))
             yield _gauge("flotilla_database_up", _UP, 0)
             return
         yield _gauge("flotilla_database_up", _UP, 1)

@@ -6,6 +6,7 @@ import logging
 from datetime import datetime
 from typing import Final
 
+from controller.logs import told
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import Statistics
 from schemas.errors import FlotillaError, one_line
@@ -40,6 +41,6 @@ class Upkeep:
             try:
                 await asyncio.to_thread(self.look)
             except FlotillaError as error:
-                log.error("cannot look at the repository: %s", one_line(error))  # noqa: TRY400 - the line says it all
+                log.error("cannot look at the repository: %s", one_line(error), extra=told("upkeep", error))  # noqa: TRY400 - the line says it all
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), LOOK_EVERY_S)

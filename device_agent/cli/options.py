@@ -48,6 +48,7 @@ _OPTIONS = (
     _Option(key="broker_auth.ca", flag="--ca", metavar="FILE", help="authorities to trust for mqtts://", kind="path"),
     _Option(key="broker_auth.cert", flag="--cert", metavar="FILE", help="the device's certificate", kind="path"),
     _Option(key="broker_auth.key", flag="--key", metavar="FILE", help="the certificate's key", kind="path"),
+    _Option(key="log_format", flag="--log-format", metavar="FORMAT", help="log lines as text or json (default: text)"),
     _Option(key="tags", flag="--tag", metavar="KEY=VALUE", help="what rollouts may ask for; repeatable", kind="pairs"),
     _Option(key="facts", flag="--fact", metavar="KEY=VALUE", help="add a fact; repeatable", kind="pairs"),
     _Option(

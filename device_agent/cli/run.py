@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
         FlotillaError: why it could not start or go on.
     """
     config = config_from(arguments)
-    set_up_logging(verbose=arguments.verbose)
+    set_up_logging(verbose=arguments.verbose, log_format=config.log_format, device=config.id)
     return HAND_OVER if asyncio.run(_until_told(config)) else 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from schemas.log_lines import FIELDS
 from schemas.messages import Phase
 from tests.support.broker import Broker
 from tests.support.controller import ControllerProcess, controller_process
@@ -51,7 +52,8 @@ def scrape(controller: ControllerProcess) -> Samples:
 def busy(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ControllerProcess, Samples]]:
     """A controller, and what it told while one of two devices had taken a release and the other had failed."""
     folder = tmp_path_factory.mktemp("busy")
-    with controller_process(folder / "data", broker.url, topic_root="busy/v1") as controller:
+    arguments = ("--log-format", "json")
+    with controller_process(folder / "data", broker.url, topic_root="busy/v1", arguments=arguments) as controller:
         assert controller.push(make_package(folder, "tacho", "1.0.0", {"a": "a"})).status == 201
         yield controller, asyncio.run(_play(controller, broker.url))
 
@@ -147,6 +149,16 @@ def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for panel in dashboard["panels"]:
         if panel["type"] != "row":
             yield panel
+
+
+def test_its_log_is_json_lines_of_the_vocabulary(busy: tuple[ControllerProcess, Samples]) -> None:
+    controller, _ = busy
+    lines = [json.loads(line) for line in controller.log_text().splitlines()]
+    assert all({"at", "level", "action", "message"} <= line.keys() <= FIELDS.keys() for line in lines)
+    actions = {line["action"]: line for line in lines}
+    assert {"listening", "connected", "refused", "rollout"} <= actions.keys()
+    assert (actions["refused"]["topic"], actions["refused"]["code"]) == ("busy/v1/devices/pi-1/events", "message.json")
+    assert (actions["rollout"]["package"], actions["rollout"]["state"]) == ("tacho", "complete")
 
 
 def test_a_path_or_a_method_that_is_not_ours_makes_no_series_of_its_own(
