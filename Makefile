@@ -57,6 +57,10 @@ lock: setup-dev ## pin every package anew, by hash
 		--no-header --no-annotate --quiet --upgrade -o requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --extra controller --group dev --universal --generate-hashes \
 		--constraint requirements.lock --no-header --no-annotate --quiet --upgrade -o requirements-dev.lock
+	@cd .ci/asyncapi && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --silent \
+		&& node -e 'const fs = require("fs"), lock = JSON.parse(fs.readFileSync("package-lock.json")); \
+		for (const one of Object.values(lock.packages)) delete one.funding; \
+		fs.writeFileSync("package-lock.json", JSON.stringify(lock, null, 2) + "\n")'
 
 clean: ## everything that the commands above made
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

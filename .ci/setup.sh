@@ -3,8 +3,8 @@
 #   .ci/setup.sh venv        .venv with every package of requirements.lock, by hash, and this project in it
 #   .ci/setup.sh dev         the same with requirements-dev.lock: what tests, lint and types need besides
 #   .ci/setup.sh mosquitto   the MQTT broker
-#   .ci/setup.sh tools       programs that some tests need, which are skipped without them: strace, nginx, Chromium, and
-#                            Node.js with npm (Linux only)
+#   .ci/setup.sh tools       programs that some tests need, which are skipped without them: strace, nginx, Chromium, Node.js
+#                            with npm, and with these AsyncAPI's validator (Linux only)
 #   .ci/setup.sh wheels      packages that tests install by themselves (tests/wheels.lock), so that no test needs a network
 # System packages are installed through apt or brew only by root or where sudo asks for no password, and
 # never with FLOTILLA_NO_INSTALL=1; otherwise one line says what to install.
@@ -84,6 +84,20 @@ setup_tools() {
     command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || install "the web server nginx" nginx-light nginx
     command -v chromium >/dev/null 2>&1 || install "the browser Chromium, for tests of the web page," chromium chromium
     command -v npm >/dev/null 2>&1 || install "npm, for the validator of the contract," "nodejs npm" node
+    setup_asyncapi
+}
+
+# AsyncAPI's validator, each package by hash; no package may run a script of its own while it is installed
+setup_asyncapi() {
+    local stamp
+    stamp=.venv/asyncapi/stamp-$(cat .ci/asyncapi/* | cksum | tr ' ' -)
+    [ -e "$stamp" ] && return 0
+    say "installing AsyncAPI's validator"
+    rm -rf .venv/asyncapi
+    mkdir -p .venv/asyncapi
+    cp .ci/asyncapi/* .venv/asyncapi/
+    (cd .venv/asyncapi && npm ci --ignore-scripts --no-audit --no-fund --silent)
+    touch "$stamp"
 }
 
 setup_wheels() {

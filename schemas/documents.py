@@ -1,10 +1,11 @@
-"""The contract as documents, made from the code: JSON Schemas, the error codes. `docs/contract/` holds the result."""
+"""The contract as documents, made from the code, for `docs/contract/`: JSON Schemas, AsyncAPI, codes, log fields."""
 
 import json
 from typing import Any, Final
 
 import msgspec
 
+from schemas.asyncapi import asyncapi_document
 from schemas.errors import CODES
 from schemas.log_lines import FIELDS
 from schemas.manifest import Manifest
@@ -18,6 +19,7 @@ def contract_documents() -> dict[str, str]:
     documents = {f"{kind}.schema.json": _message_schema(kind, type_) for kind, type_ in MESSAGE_TYPES.items()}
     documents["manifest.schema.json"] = _as_text("manifest", msgspec.json.schema(Manifest))
     documents["errors.md"] = _error_table()
+    documents["asyncapi.json"] = json.dumps(asyncapi_document(), indent=2, ensure_ascii=False) + "\n"
     documents["log-fields.md"] = _field_table()
     return documents
 
