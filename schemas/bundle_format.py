@@ -7,21 +7,27 @@ from dataclasses import dataclass
 from typing import Final
 
 from schemas.bundles import (
+    INFLATED_FREE,
+    MAX_ALL_SECTIONS,
+    MAX_GNU_SECTIONS,
     MAX_GROUP_SPAN,
     MAX_HELD,
     MAX_INDEX_PLAIN,
+    MAX_INFLATED,
     MAX_READ_AGAIN,
     MAX_SECTIONS,
     MAX_STEPS,
     READ_AGAIN_FREE,
     Content,
 )
-from schemas.deflate import MAX_SETTING
+from schemas.deflate import GNU_GZIP, MAX_SETTING
 from schemas.varints import Cursor, FormatError, put, put_signed
 
 MAGIC: Final = b"FLB\x01"
 MAX_HEADER: Final = 64
 MAX_PACKED: Final = 1 << 40
+MAX_DEFLATED_TO: Final = 1040
+"""Plain bytes that one byte of a deflated stream may stand for: two bits for 258 bytes, and a little."""
 
 
 class Method(enum.IntEnum):
@@ -230,6 +236,9 @@ class _IndexReader:
         self._next_source = self._next_target = 0
         self._prefixes_left = MAX_READ_AGAIN * sum(size for _, size in (*needed, *sources)) + READ_AGAIN_FREE
         self._references_left = 4 * (len(needed) + len(sources)) + 65536
+        self._inflated_left = MAX_INFLATED * sum(size for _, size in needed) + INFLATED_FREE
+        self._old_sections_left = self._new_sections_left = MAX_ALL_SECTIONS
+        self._gnu_left = MAX_GNU_SECTIONS
 
     def group(self) -> Group:
         take = self.cursor.take
@@ -274,7 +283,8 @@ class _IndexReader:
         if not taken_apart:
             return Piece(position=position)
         size = self.sources[position][1]
-        count = self.cursor.take(at_most=MAX_SECTIONS)
+        count = self.cursor.take(at_most=min(MAX_SECTIONS, self._old_sections_left))
+        self._old_sections_left -= count
         return Piece(position=position, sections=tuple(Section(self.cursor.take(at_most=size)) for _ in range(count)))
 
     def _new(self, position: int, taken_apart: bool) -> Piece:
@@ -282,11 +292,19 @@ class _IndexReader:
             return Piece(position=position)
         take = self.cursor.take
         size = self.needed[position][1]
-        sections = tuple(
-            Section(take(at_most=size), take(at_most=size * 1040), take(at_most=MAX_SETTING))
-            for _ in range(take(at_most=MAX_SECTIONS))
-        )
+        count = take(at_most=min(MAX_SECTIONS, self._new_sections_left))
+        self._new_sections_left -= count
+        sections = tuple(self._section(size) for _ in range(count))
         return Piece(position=position, sections=sections, tail=take(at_most=size) if sections else 0)
+
+    def _section(self, size: int) -> Section:
+        take = self.cursor.take
+        section = Section(take(at_most=size), take(at_most=size * MAX_DEFLATED_TO), take(at_most=MAX_SETTING))
+        self._inflated_left -= section.plain
+        self._gnu_left -= section.setting >= GNU_GZIP
+        if self._inflated_left < 0 or self._gnu_left < 0:
+            raise FormatError("its index has more to deflate again than is worth it")
+        return section
 
     def _stream(self, size: int) -> Stream:
         codec = self.cursor.take(at_most=LAST_CODEC)

@@ -36,6 +36,14 @@ READ_AGAIN_FREE: Final = 64 * MIB
 MAX_SECTIONS: Final = 4096
 """Deflated streams that may be taken apart in one content."""
 
+MAX_ALL_SECTIONS: Final = 65_536
+"""Those of all contents together, on either side: each costs a device some 50 µs, however small it is."""
+MAX_GNU_SECTIONS: Final = 1024
+"""Those that a device has deflated by GNU gzip: each costs it a process."""
+MAX_INFLATED: Final = 8
+"""All that is deflated again has at most so many times the bytes that are needed (and `INFLATED_FREE` bytes more)."""
+INFLATED_FREE: Final = 16 * MIB
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_ENTRIES)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_BYTES * 64)]
 

@@ -54,7 +54,7 @@ CODES: Final[dict[str, str]] = {
     "verify.digest": "content does not have the hash that the signed manifest names",
     "verify.size": "content does not have the size that the signed manifest names",
     "verify.bundle": "a bundle or a manifest difference is damaged or is for other releases",
-    "verify.deflate": "the zlib of this device deflates in another way than the bundle counts on",
+    "verify.deflate": "this device (its zlib or gzip) deflates in another way than the bundle counts on",
     "disk.full": "there is not enough free space",
     "disk.io": "the disk reported an error",
     "requires.agent": "the release needs another agent version",

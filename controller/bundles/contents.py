@@ -1,14 +1,15 @@
 """The contents of both releases as groups see them: as they are, or taken apart."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from controller.bundles.deflated import GZIP, ZIP, Apart, take_apart
+from controller.bundles.deflated import inside
 from controller.bundles.grouping import Kind, kind_of
-from schemas.bundle_format import Piece, Section
-from schemas.bundles import MAX_GROUP_SPAN, Content
+from controller.bundles.insides import choose_insides
+from schemas.bundle_format import Piece
+from schemas.bundles import Content
 
 Load = Callable[[str], "bytes | BinaryIO"]
 
@@ -45,33 +46,27 @@ class Contents:
         with self.open(sha256) as file:
             return file.read(size)
 
-    def look_at(self, position: int, source: int | None) -> Kind:
-        """What a needed content is. Where both it and its source can be taken apart, they will be."""
-        sha256, size = self.needed[position]
-        with self.open(sha256) as file:
-            head = file.read(_HEAD)
-        if self._inside and size < MAX_GROUP_SPAN and head.startswith((GZIP, ZIP)):
-            old = self._old_apart(source) if source is not None else None
-            new = take_apart(self.read(sha256), proven=True) if old is not None else None
-            if source is not None and old is not None and new is not None:
-                self._new[position] = (
-                    Piece(position=position, sections=new.sections, tail=new.tail),
-                    len(new.inner),
-                )
-                self._old[source] = (
-                    Piece(position=source, sections=tuple(Section(s.literal) for s in old.sections)),
-                    len(old.inner),
-                )
-                return Kind.DEFLATED
-        return kind_of(head)
+    def look_inside(self, origin: Mapping[int, int]) -> None:
+        """Choose what is taken apart; `origin` leads from needed contents to the old ones they are made from."""
+        if self._inside:
+            for one in choose_insides(self.needed, self.sources, origin, self.read):
+                self._new[one.new.position] = one.new, one.new_size
+                self._old[one.old.position] = one.old, one.old_size
+
+    def kind(self, position: int) -> Kind:
+        """What a needed content is."""
+        if position in self._new:
+            return Kind.DEFLATED
+        with self.open(self.needed[position][0]) as file:
+            return kind_of(file.read(_HEAD))
 
     def new_size(self, position: int) -> int:
         """Bytes that a group makes for a needed content."""
         return self._new[position][1] if position in self._new else self.needed[position][1]
 
-    def old_size(self, position: int) -> int:
+    def old_size(self, position: int, *, apart: bool) -> int:
         """Bytes of a source as it is put before a group."""
-        return self._old[position][1] if position in self._old else self.sources[position][1]
+        return self._old[position][1] if apart and position in self._old else self.sources[position][1]
 
     def new_piece(self, position: int) -> Piece:
         """A needed content as the index names it."""
@@ -83,23 +78,8 @@ class Contents:
 
     def new_bytes(self, position: int) -> bytes:
         """What a group makes for a needed content."""
-        data = self.read(self.needed[position][0])
-        return _inner(data, position in self._new)
+        return inside(self.read(self.needed[position][0]), self.new_piece(position).sections)
 
     def old_bytes(self, position: int, *, apart: bool) -> bytes:
         """A source as it is put before a group."""
-        data = self.read(self.sources[position][0])
-        return _inner(data, apart and position in self._old)
-
-    def _old_apart(self, source: int) -> Apart | None:
-        sha256, size = self.sources[source]
-        return take_apart(self.read(sha256), proven=False) if size < MAX_GROUP_SPAN else None
-
-
-def _inner(data: bytes, apart: bool) -> bytes:
-    if not apart:
-        return data
-    found = take_apart(data, proven=False)
-    if found is None:
-        raise OSError("a content changed while a bundle was made")
-    return found.inner
+        return inside(self.read(self.sources[position][0]), self.old_piece(position, apart=apart).sections)

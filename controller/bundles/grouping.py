@@ -1,9 +1,10 @@
 """Puts the contents of a step into groups of like ones, each with the old contents that it is made from."""
 
 import enum
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from schemas.bundles import MIB, Content
 
@@ -30,6 +31,13 @@ class Kind(enum.Enum):
     TEXT = "text"
     COMPILED = "compiled"
     DEFLATED = "deflated"
+
+
+class OldSize(Protocol):
+    """Bytes of a source as a group sees it."""
+
+    def __call__(self, position: int, /, *, apart: bool) -> int:
+        """Of the source of this position, taken apart where it can be or as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,7 @@ def plan_groups(
     kinds: Mapping[int, Kind],
     origin: Mapping[int, int],
     new_size: Callable[[int], int],
-    old_size: Callable[[int], int],
+    old_size: OldSize,
 ) -> list[Plan]:
     """All needed contents, in groups whose spans are within the limits.
 
@@ -73,13 +81,14 @@ def plan_groups(
     """
     plans: list[Plan] = []
     for kind in Kind:
+        size_of_old = functools.partial(old_size, apart=kind is Kind.DEFLATED)
         members = [p for p in range(len(needed)) if kinds[p] is kind]
         if not sources:
-            plans += _cut(kind, members, {}, new_size, old_size, limit=PLAIN_SPAN, together=False)
+            plans += _cut(kind, members, {}, new_size, size_of_old, limit=PLAIN_SPAN, together=False)
         elif kind is Kind.COMPILED:
-            plans += _cut(kind, members, origin, new_size, old_size, limit=DIFFERENCE_SPAN, together=False)
+            plans += _cut(kind, members, origin, new_size, size_of_old, limit=DIFFERENCE_SPAN, together=False)
         else:
-            plans += _cut(kind, members, origin, new_size, old_size, limit=PREFIX_SPAN, together=True)
+            plans += _cut(kind, members, origin, new_size, size_of_old, limit=PREFIX_SPAN, together=True)
     return plans
 
 

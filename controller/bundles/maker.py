@@ -12,6 +12,7 @@ from typing import IO, Final
 
 from controller.bundles.candidates import PackedGroup, pack_group
 from controller.bundles.contents import Contents, Load
+from controller.bundles.gnu_gzip import deflate_gnu
 from controller.bundles.grouping import Kind, Plan, plan_groups
 from controller.bundles.likeness import find_sources
 from controller.bundles.packing import pack_zstd
@@ -101,7 +102,7 @@ def make_bundle(
         header = Header(
             needed=len(contents.needed),
             sources=len(contents.sources),
-            deflate_check=check_value(settings),
+            deflate_check=check_value(settings, _deflate_gnu),
             index_packed=len(packed_index),
             index_plain=len(index),
         )
@@ -126,7 +127,8 @@ def _plans(contents: Contents, old: Manifest | None, new: Manifest) -> list[Plan
         wanted = [sha256 for sha256, _ in contents.needed]
         found = find_sources(old, wanted, new, contents.start)
         origin = {p: place[found[sha256]] for p, sha256 in enumerate(wanted) if sha256 in found}
-    kinds: dict[int, Kind] = {p: contents.look_at(p, origin.get(p)) for p in range(len(contents.needed))}
+    contents.look_inside(origin)
+    kinds: dict[int, Kind] = {p: contents.kind(p) for p in range(len(contents.needed))}
     return plan_groups(
         contents.needed,
         contents.sources,
@@ -135,6 +137,13 @@ def _plans(contents: Contents, old: Manifest | None, new: Manifest) -> list[Plan
         new_size=contents.new_size,
         old_size=contents.old_size,
     )
+
+
+def _deflate_gnu(level: int, plain: bytes) -> bytes:
+    packed = deflate_gnu(level, plain)
+    if packed is None:
+        raise OSError("gzip worked when contents were taken apart, and does no more")
+    return packed
 
 
 def _write(destination: Path, parts: Iterable[bytes | IO[bytes]]) -> tuple[int, str]:

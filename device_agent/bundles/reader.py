@@ -1,14 +1,17 @@
 """Reads a bundle as it arrives: header, index, then one group after the other. See `docs/bundles.md`."""
 
-from collections.abc import Container, Generator
+from collections.abc import Container, Generator, Iterator, Sequence
 from typing import Final
 
 from device_agent.bundles.damage import damage
 from device_agent.bundles.difference import Difference
+from device_agent.bundles.effort import Effort
+from device_agent.bundles.gnu_gzip import deflate_gnu
+from device_agent.bundles.lanes import Lanes
 from device_agent.bundles.new_contents import NewContents, Store
 from device_agent.bundles.old_contents import OldContents, OpenSource, read_prefix
 from device_agent.bundles.streams import Unpacker
-from schemas.bundle_format import MAX_HEADER, ZSTD, Group, Header, Method, Stream, decode_header, decode_index
+from schemas.bundle_format import MAX_HEADER, ZSTD, Group, Header, Method, Section, Stream, decode_header, decode_index
 from schemas.bundles import needed, sources
 from schemas.deflate import check_value
 from schemas.errors import DeviceError
@@ -50,6 +53,7 @@ class BundleReader:
         self._offset = 0
         self._to_skip = 0
         self._over = False
+        self._lanes, self._effort = Lanes(), Effort(0)
         self._steps = self._read()
         next(self._steps)
 
@@ -115,11 +119,17 @@ class BundleReader:
         header = yield from self._header()
         self._check(header)
         groups = yield from self._index(header)
-        for group in groups:
-            if all(self._needed[piece.position][0] in self._stored for piece in group.targets):
-                self._to_skip += sum(stream.packed for stream in group.streams)
-            else:
-                yield from self._group(group)
+        self._effort = Effort(sum(section.plain for section in _sections(groups)))
+        try:
+            for group in groups:
+                if all(self._needed[piece.position][0] in self._stored for piece in group.targets):
+                    self._to_skip += sum(stream.packed for stream in group.streams)
+                else:
+                    yield from self._group(group)
+            self._lanes.drain()
+        except BaseException as error:
+            self._lanes.abandon(error)
+            raise
 
     def _header(self) -> Generator[None, None, Header]:
         start = b""
@@ -147,13 +157,14 @@ class BundleReader:
                 plain += fresh
         unpacker.finish()
         groups = decode_index(bytes(plain), self._needed, self._sources)
-        settings = {section.setting for group in groups for piece in group.targets for section in piece.sections}
-        if check_value(settings) != self._deflate_check:
-            raise DeviceError("verify.deflate", "this device's zlib deflates in another way than the bundle counts on")
+        if check_value({section.setting for section in _sections(groups)}, deflate_gnu) != self._deflate_check:
+            raise DeviceError("verify.deflate", "this device deflates in another way than the bundle counts on")
         return groups
 
     def _group(self, group: Group) -> _Steps:
-        made = NewContents(group.targets, self._needed, self._store, self._stored)
+        made = NewContents(
+            group.targets, self._needed, self._store, self._stored, lanes=self._lanes, effort=self._effort
+        )
         try:
             if group.method is Method.DIFFERENCE:
                 yield from self._difference(group, made)
@@ -214,3 +225,8 @@ class BundleReader:
         part = bytes(self._pending[:at_most])
         self._pending = self._pending[len(part) :]
         return part
+
+
+def _sections(groups: Sequence[Group]) -> Iterator[Section]:
+    """What the device is to deflate."""
+    return (section for group in groups for piece in group.targets for section in piece.sections)

@@ -177,7 +177,7 @@ def test_a_reader_that_is_closed_leaves_nothing_half_done(step: Step) -> None:
         reader.take(step.bundle[:end])
         reader.close()
         assert device.begun == [*device.stored, *device.undone]
-        assert len(device.undone) <= 1
+        assert len(device.undone) <= 2, "the two that are deflated again may both be under way"
 
 
 def test_contents_too_large_for_a_group_go_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
