@@ -39,7 +39,7 @@ class Work(Protocol):
 
 
 class Job:
-    """A content under way."""
+    """A content under way; it is done when it was checked, or when something went wrong."""
 
     def __init__(self, work: Work, lane: int) -> None:
         self.work, self.lane = work, lane
@@ -131,17 +131,20 @@ class Lanes:
     def _run(self, waiting: "queue.SimpleQueue[tuple[Job, bytes | None] | None]") -> None:
         while (item := waiting.get()) is not None:
             job, data = item
-            error: BaseException | None = None
-            if not self._is_over and job.error is None:
-                try:
-                    if data is None:
-                        job.work.check()
-                    else:
-                        job.work.take(data)
-                except BaseException as caught:  # noqa: BLE001  # the reader's thread raises it
-                    error = caught
+            if not self._is_over and not job.is_done:
+                self._do(job, data)
             with self._moved:
-                job.error = job.error or error
-                job.is_done = job.is_done or data is None or error is not None
                 self._waiting[job.lane] -= len(data) if data is not None else 0
                 self._moved.notify_all()
+
+    def _do(self, job: Job, data: bytes | None) -> None:
+        try:
+            if data is not None:
+                job.work.take(data)
+                return
+            job.work.check()
+        except BaseException as error:  # noqa: BLE001  # the reader's thread raises it
+            job.error = error
+        # only now: what was not checked to its end is never put in place
+        with self._moved:
+            job.is_done = True

@@ -134,6 +134,7 @@ class _Content:
         self._deflate: _Compress | GnuGzip | None = None
         self._hash = hashlib.sha256()
         self._made = 0
+        self._is_right = False
         self._exits = contextlib.ExitStack()
         self._writer = self._exits.enter_context(store(sha256, size)) if store is not None else None
         if not piece.sections:
@@ -160,10 +161,13 @@ class _Content:
             raise self._wrong("verify.size", f"has {self._made} bytes instead of {self._size}")
         if self._hash.hexdigest() != self._sha256:
             raise self._wrong("verify.digest", "has another hash")
+        self._is_right = True
 
     def leave(self, error: BaseException | None) -> None:
         if isinstance(self._deflate, GnuGzip):
             self._deflate.close()
+        if error is None and not self._is_right:
+            error = self._wrong("verify.digest", "was not checked")
         if error is None:
             self._exits.close()
         else:

@@ -5,6 +5,7 @@ import gzip
 import io
 import random
 import subprocess
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -265,6 +266,29 @@ def test_what_goes_wrong_in_a_lane_is_said_to_the_reader_and_the_others_are_undo
     several.abandon(caught.value)
     assert good.left == [None]
     assert bad.left == after.left == [caught.value]
+
+
+def test_what_was_not_checked_yet_is_undone_when_the_reader_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_MOST_LANES", 1)
+    several = lanes.Lanes()
+    begun = threading.Event()
+
+    class _UntilTheEnd(_Slow):
+        def take(self, data: bytes) -> None:
+            super().take(data)
+            begun.set()
+            while not several._is_over:
+                threading.Event().wait(0.005)
+
+    first, second = _UntilTheEnd(), _Slow()
+    for work in (first, second):
+        job = several.begin(work)
+        several.put(job, b"x")
+        several.end(job)
+    assert begun.wait(10)
+    given_up = RuntimeError("given up")
+    several.abandon(given_up)
+    assert first.left == second.left == [given_up]
 
 
 def test_a_gzip_with_options_in_its_environment_deflates_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
