@@ -15,6 +15,7 @@ from controller.cli.common import (
     size_text,
     time_text,
 )
+from controller.cli.planning import WAVE_COLUMNS, wave_rows
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent, Update
 from controller.http.views import Page, RolloutDetail
@@ -117,7 +118,11 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
         return
     view = detail.rollout
     click.echo(f"{view.package} {view.version} on channel {view.channel}: {view.state}, revision {view.revision}")
+    click.echo(printable(view.because))
     click.echo(f"{counts_text(view.verdicts)}\n")
+    if len(view.waves) > 1:
+        print_table(WAVE_COLUMNS, wave_rows(view), empty="it has no wave")
+        click.echo()
     print_table(
         ("DEVICE", "VERDICT", "FROM", "TIME", "BYTES", "WHAT"),
         (_device_row(one) for one in detail.devices.items),

@@ -40,10 +40,12 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "rollouts": Entry("controller.cli.fleet:rollouts", "List the rollouts, newest first."),
         "rollout": Entry("controller.cli.fleet:rollout", "Show one rollout: every device's verdict, and failures."),
         "watch": Entry("controller.cli.watch:watch", "Show what devices report, live."),
+        "top": Entry("controller.cli.top:top", "Show how the newest rollouts stand, wave by wave, live."),
     },
     "Steer": {
         "pause": Entry("controller.cli.operate:pause", "Let no further device start a rollout."),
         "resume": Entry("controller.cli.operate:resume", "Go on with a rollout that was paused or halted."),
+        "approve": Entry("controller.cli.operate:approve", "Say go to a rollout's next wave."),
         "halt": Entry("controller.cli.operate:halt", "Stop a rollout where devices have not switched yet."),
         "revert": Entry("controller.cli.operate:revert", "Send back every device that took a rollout's release."),
         "withdraw": Entry("controller.cli.withdrawing:withdraw", "Announce a package on a channel no more."),

@@ -2,7 +2,7 @@
 
 import click
 
-from controller.cli.common import controller_options, json_option, print_json, tell_warnings
+from controller.cli.common import controller_options, json_option, print_json, printable, tell_warnings
 from controller.client import ControllerClient
 from controller.fleet.views import SentCommand
 from controller.http.views import CommandWish, DesiredWish, StateWish, Told
@@ -31,6 +31,19 @@ pause = _state_command("pause", RolloutState.PAUSED, "Let no further device star
 resume = _state_command("resume", RolloutState.ACTIVE, "Go on with a rollout that was paused or halted.")
 halt = _state_command("halt", RolloutState.HALTED, "Stop a rollout: whoever has not switched yet stays as it is.")
 revert = _state_command("revert", RolloutState.REVERTED, "Send back every device that took a rollout's release.")
+
+
+@click.command()
+@click.argument("rollout_id", metavar="ROLLOUT")
+@controller_options
+@json_option
+def approve(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None:
+    """Say go to the next wave of a ROLLOUT that waits for a person's word."""
+    rollout = client.send("POST", Rollout, "rollouts", rollout_id, "approve")
+    if as_json:
+        print_json(rollout)
+    else:
+        click.echo(printable(f"{rollout.package} {rollout.version} on channel {rollout.channel}: {rollout.because}"))
 
 
 @click.command()

@@ -4,12 +4,15 @@ import tempfile
 from pathlib import Path
 
 import click
+import msgspec
 
 from controller.cli.bundles import wait_for_bundles, wait_options
-from controller.cli.common import controller_options, json_option, print_json, tell_warnings
+from controller.cli.common import controller_options, json_option, print_json, printable, tell_warnings
+from controller.cli.planning import chosen_plan, plan_options
 from controller.client import ControllerClient
 from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.rollouts.views import Rollout
+from controller.rollouts.waves import RolloutPlan
 from schemas.errors import OperatorError
 from schemas.messages import BUCKETS, RolloutPolicy, Targets
 from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, KEY_PATTERN, PACKAGE_PATTERN, matches
@@ -43,6 +46,7 @@ from schemas.versions import parse
     metavar="SECONDS",
     help="Each device waits a random time up to this before it fetches.",
 )
+@plan_options
 @click.option("--allow-downgrade", is_flag=True, help="Also where a newer version is installed.")
 @click.option("--dry-run", is_flag=True, help="Say what it would do, by what is known of the devices; nothing changes.")
 @wait_options
@@ -57,6 +61,9 @@ def release(
     devices: tuple[str, ...],
     excluded: tuple[str, ...],
     jitter: float,
+    plan: str | None,
+    waves: tuple[str, ...],
+    on_failure: str | None,
     client: ControllerClient,
     *,
     allow_downgrade: bool,
@@ -76,6 +83,9 @@ def release(
         raise OperatorError(
             "input.bad", "--dry-run looks at one package and announces nothing: not with --set or --wait-bundles"
         )
+    wanted_plan = chosen_plan(plan, waves, on_failure)
+    if as_set and wanted_plan is not None:
+        raise OperatorError("input.bad", "a set goes to all its devices at once: not with --plan or --wave")
     members = _members((name, version, *more)) if as_set else {name: version}
     targets = _targets(conditions, devices, excluded)
     for one, wanted in members.items() if wait else ():
@@ -88,7 +98,7 @@ def release(
         _tell_set(client.send("POST", list[Rollout], "releases", "sets", body=together), as_json=as_json)
         return
     wish = release_wish(
-        name, version, channel, targets, RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade)
+        name, version, channel, targets, RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade), wanted_plan
     )
     if dry_run:
         from controller.cli.preflight import tell_preflight  # noqa: PLC0415 - `release` is to start at once
@@ -103,6 +113,7 @@ def release(
 @click.option("--channel", required=True, metavar="CHANNEL", help="Devices of this channel are meant.")
 @click.option("--version", metavar="VERSION", help="Instead of the version that the source names.")
 @click.option("--platform", metavar="PLATFORM", help="Instead of the platform that the source names.")
+@plan_options
 @wait_options
 @controller_options
 @json_option
@@ -111,6 +122,9 @@ def publish(
     channel: str,
     version: str | None,
     platform: str | None,
+    plan: str | None,
+    waves: tuple[str, ...],
+    on_failure: str | None,
     client: ControllerClient,
     *,
     wait: bool,
@@ -122,6 +136,7 @@ def publish(
     from controller.packaging.package_creator import PackageCreator  # noqa: PLC0415 - the same
 
     _check_channel(channel)
+    wanted_plan = chosen_plan(plan, waves, on_failure)
     if source.is_file():
         if version or platform:
             raise OperatorError("input.bad", "--version and --platform are for folders; a package file has its own")
@@ -133,7 +148,8 @@ def publish(
     record = pushed.release
     if wait:
         wait_for_bundles(client, record.package, record.version, wait_limit)
-    _tell(announce(client, name=record.package, version=record.version, channel=channel), as_json=as_json)
+    made = announce(client, name=record.package, version=record.version, channel=channel, plan=wanted_plan)
+    _tell(made, as_json=as_json)
 
 
 def announce(
@@ -144,16 +160,25 @@ def announce(
     channel: str,
     targets: Targets | None = None,
     policy: RolloutPolicy | None = None,
+    plan: RolloutPlan | None = None,
 ) -> Announced:
     """Start a rollout; raises as `release_wish` does."""
-    wish = release_wish(name, version, channel, targets or Targets(), policy or RolloutPolicy())
+    wish = release_wish(name, version, channel, targets or Targets(), policy or RolloutPolicy(), plan)
     return client.send("POST", Announced, "releases", body=wish)
 
 
-def release_wish(name: str, version: str, channel: str, targets: Targets, policy: RolloutPolicy) -> ReleaseWish:
+def release_wish(
+    name: str,
+    version: str,
+    channel: str,
+    targets: Targets,
+    policy: RolloutPolicy,
+    plan: RolloutPlan | None = None,
+) -> ReleaseWish:
     """What is to be announced; raises `OperatorError` for names that can be none before anything is sent."""
     _check_names(name, channel)
-    return ReleaseWish(package=name, version=str(parse(version)), channel=channel, targets=targets, policy=policy)
+    wish = ReleaseWish(package=name, version=str(parse(version)), channel=channel, targets=targets, policy=policy)
+    return msgspec.structs.replace(wish, plan=plan)
 
 
 def _check_names(name: str, channel: str) -> None:
@@ -212,4 +237,7 @@ def _tell(rollout: Announced, *, as_json: bool) -> None:
         print_json(rollout)
         return
     click.echo(f"announced {rollout.package} {rollout.version} on channel {rollout.channel}, rollout {rollout.id}")
+    if len(rollout.waves) > 1:
+        shares = " → ".join(wave.share for wave in rollout.waves)
+        click.echo(printable(f"plan {rollout.plan.name}: {shares}; {rollout.because}"))
     click.echo(f"follow it with: flotilla watch, or flotilla rollout {rollout.id}")

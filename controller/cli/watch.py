@@ -34,7 +34,7 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
     console = Console(highlight=False)
     changes = client.follow("watch")
     click.echo("watching; Ctrl-C ends it", err=True)
-    told: dict[str, str] = {}
+    told: dict[str, object] = {}
     for kind, data in changes:
         if only and data.get("device") != only:
             continue
@@ -42,13 +42,18 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
             continue
         if as_json:
             click.echo(msgspec.json.encode({"kind": kind} | data).decode())
-        elif kind == "rollout" and told.get(data["id"]) == data["state"]:
+        elif kind == "rollout" and told.get(data["id"]) == _place(data):
             continue  # only its counts have changed, which the devices' own lines tell
         elif line := _line(kind, data):
             console.print(line, soft_wrap=True)
             if kind == "rollout":
-                told[data["id"]] = data["state"]
+                told[data["id"]] = _place(data)
     raise NetworkError("api.unreachable", f"{client.url} ended the live view; is it being stopped? call this again")
+
+
+def _place(data: dict[str, Any]) -> object:
+    """What of a rollout is worth a line: its state, and how each of its waves stands."""
+    return data["state"], [wave["state"] for wave in data["waves"]]
 
 
 def _line(kind: str, data: dict[str, Any]) -> Text | None:
@@ -62,5 +67,7 @@ def _line(kind: str, data: dict[str, Any]) -> Text | None:
         return Text(f"{time_text(presence.at)}  {presence.device:<20} {word}", style="dim")
     if kind == "rollout":
         what = f"rollout {data['package']} {data['version']} on {data['channel']}: {data['state']}"
+        if len(data["waves"]) > 1:
+            what = f"{what}, {data['because']}"
         return Text(printable(f"{time_text(datetime.now(UTC))}  {what}"), style="bold")
     return None

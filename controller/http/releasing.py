@@ -11,6 +11,7 @@ from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.repository.package_repository import PackageRepository
 from controller.rollouts.plan_files import ready_plan
 from controller.rollouts.views import Rollout
+from controller.rollouts.waves import check_plan
 from controller.settings import ControllerSettings
 from schemas.errors import FlotillaError
 
@@ -50,6 +51,9 @@ class Releasing:
             PublisherError: `release.unknown` or `release.yanked`.
             OperatorError: the announcement breaks a rule of the contract.
         """
+        plan = ready_plan(wish.plan) if isinstance(wish.plan, str) else wish.plan
+        if plan is not None:
+            check_plan(plan)
         with self._lock, self._pointed(wish.channel, {wish.package: wish.version}):
             return self._fleet.create_release(
                 package=wish.package,
@@ -58,7 +62,7 @@ class Releasing:
                 repository=list(self._settings.repository_urls),
                 targets=wish.targets,
                 policy=wish.policy,
-                plan=ready_plan(wish.plan) if isinstance(wish.plan, str) else wish.plan,
+                plan=plan,
             )
 
     def announce_set(self, wish: SetWish) -> list[Rollout]:

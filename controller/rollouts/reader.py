@@ -160,6 +160,7 @@ def _device(row: Any) -> RolloutDevice:
     verdict = Verdict(row["verdict"]) if row["verdict"] else Verdict.UPDATING
     return RolloutDevice(
         device=row["device"],
+        wave=None if row["wave"] is None else row["wave"] + 1,
         verdict=verdict,
         online=row["online"],
         update=update_view(event, row) if event else None,

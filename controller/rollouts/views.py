@@ -88,9 +88,10 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """One device in one rollout. `update` is None until it says something."""
+    """One device in one rollout. `update` is None until it says something; `wave` counts from 1."""
 
     device: str
+    wave: int | None
     verdict: Verdict
     online: bool
     update: Update | None

@@ -165,6 +165,55 @@ async def test_an_operator_pauses_resumes_halts_and_reverts(
     assert run("rollout", rollout, "--json").json()["rollout"]["state"] == "reverted"
 
 
+PLAN = """
+on_failure = "halt"
+
+[[wave]]
+devices = 1
+max_failures = 0
+
+[[wave]]
+upto = 100
+approval = true
+"""
+
+
+async def test_a_plan_is_followed_approved_and_shown(
+    run: Run, device: FakeDevice, pushed: str, channel: str, tmp_path: Path
+) -> None:
+    plan = tmp_path / "mine.toml"
+    plan.write_text(PLAN)
+    text = run("release", pushed, "1.0.0", "--channel", channel, "--plan", str(plan)).text
+    assert "plan mine: 1 device → everybody; wave 1 of 2 (1 device): waits for 1 pending" in text
+    announced = await device.announcement("1.0.0")
+    assert "does not wait for anybody" in run("approve", announced.rollout).complaint()
+    await device.update(announced, Phase.ACCEPTED, Phase.SUCCEEDED)
+    await until(lambda: "awaiting approval" in run("rollout", announced.rollout).text)
+    text = run("rollout", announced.rollout).text
+    for words in ("WAVE  WHO", "1     1 device   proven", f"flotilla approve {announced.rollout}", device.id):
+        assert words in text, text
+    top = run("top", announced.rollout).text
+    assert f"{pushed} 1.0.0 on {channel}" in top
+    assert "awaiting approval" in top
+    assert channel in run("top", "--limit", "50").text
+    assert run("approve", announced.rollout, "--json").json()["wave"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--plan", "reckless"), "neither a file nor one of"),
+        (("--wave", "upto=5,soak=ten"), "soak"),
+        (("--wave", "upto=50", "--wave", "upto=5"), "wave 2"),
+        (("--plan", "canary", "--wave", "upto=5"), "--plan"),
+        (("--on-failure", "halt"), "--wave"),
+        (("--set", "--plan", "canary"), "set"),
+    ],
+)
+def test_a_plan_that_cannot_be_gets_one_line(run: Run, options: tuple[str, ...], says: str) -> None:
+    assert says in run("release", "tacho", "1.0.0", "--channel", "stable", *options).complaint()
+
+
 async def test_an_operator_asks_and_tells_a_device(run: Run, device: FakeDevice) -> None:
     assert run("ask", device.id, "report").text.startswith(f"asked {device.id} to report")
     sent = run("ask", device.id, "rollback", "--package", "tacho", "--expires", "60", "--json").json()

@@ -11,7 +11,7 @@ import pytest
 from schemas.messages import Phase
 from tests.support.broker import Broker
 from tests.support.controller import ControllerProcess
-from tests.support.fake_device import fake_device
+from tests.support.fake_device import fake_device, installed
 from tests.support.links import until
 from tests.support.repository import make_package
 
@@ -136,6 +136,76 @@ def test_a_rollout_is_paused_resumed_and_reverted_for_good(
     assert controller.get(f"/rollouts/{rollout['id']}").json()["rollout"]["state"] == "reverted"
 
 
+CANARY = {"wave": [{"devices": 1, "max_failures": 0}, {"upto": 100, "approval": True}], "on_failure": "revert"}
+
+
+def waves(controller: ControllerProcess, rollout: dict[str, Any]) -> list[str]:
+    return [one["state"] for one in controller.get(f"/rollouts/{rollout['id']}").json()["rollout"]["waves"]]
+
+
+async def test_a_rollout_in_waves_lets_the_next_one_in_on_proof_and_a_persons_word(
+    controller: ControllerProcess, broker: Broker, pushed: str, channel: str, unique: Unique
+) -> None:
+    root, path = controller.topic_root, f"/devices?channel={channel}"
+    async with (
+        fake_device(broker.url, unique("pi"), topic_root=root, channel=channel) as one,
+        fake_device(broker.url, unique("pi"), topic_root=root, channel=channel) as two,
+    ):
+        for device in (one, two):
+            await device.report()
+        await until(lambda: len(controller.get(f"{path}&online=true").json()["items"]) == 2)
+        rollout = released(controller, pushed, "1.0.0", channel, plan=CANARY)
+        announced = await one.announcement("1.0.0")
+        assert (announced.revision, announced.targets.upto, rollout["wave"]) == (1, 0, 1)
+        canary, other = (one, two) if announced.targets.devices == [one.id] else (two, one)
+        assert announced.targets.devices == [canary.id]
+        approve = f"/rollouts/{rollout['id']}/approve"
+        assert "waits for 1 pending" in controller.send("POST", approve, None).problem(409, "rollout.state")
+        await canary.update(announced, Phase.ACCEPTED, Phase.SUCCEEDED)
+        await until(lambda: waves(controller, rollout) == ["proven", "awaiting_approval"])
+        assert len(other.announcements) == 1
+        approved = controller.send("POST", approve, None)
+        assert (approved.status, approved.json()["wave"]) == (200, 2)
+        await other.until(lambda: other.announcements[-1].revision == 2)
+        assert other.announcements[-1].targets.upto == 10_000
+        await other.update(other.announcements[-1], Phase.ACCEPTED, Phase.SUCCEEDED)
+        await until(lambda: waves(controller, rollout) == ["proven", "proven"])
+        await one.until(lambda: one.announcements[-1].state.value == "complete")
+    controller.send("POST", f"/rollouts/{NO_ROLLOUT}/approve", None).problem(404, "rollout.unknown")
+
+
+async def test_a_canary_that_fails_takes_back_what_it_took_and_nobody_else_starts(
+    controller: ControllerProcess, broker: Broker, pushed: str, channel: str, unique: Unique
+) -> None:
+    async with fake_device(broker.url, unique("pi"), topic_root=controller.topic_root, channel=channel) as device:
+        await device.report()
+        await until(lambda: controller.get(f"/devices?channel={channel}&online=true").json()["items"])
+        rollout = released(controller, pushed, "1.0.0", channel, plan=CANARY)
+        announced = await device.announcement("1.0.0")
+        await device.update(announced, Phase.ACCEPTED, Phase.ROLLED_BACK)
+        await device.until(lambda: device.announcements[-1].state.value == "reverted")
+        last = device.announcements[-1]
+        assert (last.revision, last.targets.devices, last.targets.upto) == (2, [device.id], 0)
+    said = controller.get(f"/rollouts/{rollout['id']}").json()["rollout"]
+    assert [wave["state"] for wave in said["waves"]] == ["failed", "waiting"]
+    assert said["because"] == "wave 1 of 2 (1 device): 1 rolled back of 1 with a result; 0 may fail"
+
+
+async def test_a_device_that_says_nothing_after_its_soak_is_asked_to(
+    controller: ControllerProcess, broker: Broker, pushed: str, channel: str, unique: Unique
+) -> None:
+    async with fake_device(broker.url, unique("pi"), topic_root=controller.topic_root, channel=channel) as device:
+        await device.report()
+        await until(lambda: controller.get(f"/devices?channel={channel}&online=true").json()["items"])
+        rollout = released(controller, pushed, "1.0.0", channel, plan={"wave": [{"upto": 100, "soak": "1s"}]})
+        announced = await device.announcement("1.0.0")
+        await device.update(announced, Phase.ACCEPTED, Phase.SUCCEEDED)
+        await device.until(lambda: [one.verb.value for one in device.commands] == ["report"])
+        assert waves(controller, rollout) == ["soaking"]
+        await device.report(packages={pushed: installed(announced)})
+        await until(lambda: waves(controller, rollout) == ["proven"])
+
+
 GOOD: dict[str, Any] = {"package": "tacho", "version": "1.0.0", "channel": "stable"}
 
 
@@ -147,6 +217,9 @@ GOOD: dict[str, Any] = {"package": "tacho", "version": "1.0.0", "channel": "stab
         ({**GOOD, "package": "../x"}, 400, "input.bad", "package"),
         ({**GOOD, "version": 1}, 400, "input.bad", "version"),
         ({**GOOD, "policy": {"jitter_s": -1}}, 400, "input.bad", "jitter_s"),
+        ({**GOOD, "plan": "reckless"}, 400, "input.bad", "reckless"),
+        ({**GOOD, "plan": {"wave": []}}, 400, "input.bad", "plan"),
+        ({**GOOD, "plan": {"wave": [{"upto": 5, "uppto": 5}]}}, 400, "input.bad", "uppto"),
         ({"package": "tacho", "version": "1.0.0"}, 400, "input.bad", "channel"),
         ([GOOD], 400, "input.bad", "object"),
         (GOOD, 404, "release.unknown", "tacho 1.0.0"),

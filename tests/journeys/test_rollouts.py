@@ -3,6 +3,8 @@
 import pytest
 
 from controller.rollouts.plan import RolloutState
+from controller.rollouts.views import WaveState
+from controller.rollouts.waves import OnFailure, RolloutPlan, Wave
 from schemas.messages import Phase, Verb
 from tests.support.fleet import Fleet
 from tests.support.front import Front
@@ -207,3 +209,32 @@ def test_a_fetch_is_cancelled_at_once_and_goes_on_when_asked_for(world: World, r
     world.command(DEVICE, Verb.RETRY, package=NAME)
     world.wait_for_phase(DEVICE, Phase.SUCCEEDED, "1.1.0")
     fleet.assert_runs("1.1.0")
+
+
+def test_a_canary_that_is_not_healthy_goes_back_and_takes_the_rollout_with_it(world: World) -> None:
+    world.start_controller()
+    fleet = Fleet(world, DEVICE, "pi-2", "pi-3")
+    fleet.install("1.0.0")
+    plan = RolloutPlan(waves=[Wave(devices=1, max_failures=0), Wave(upto=100)], on_failure=OnFailure.REVERT)
+    rollout = fleet.publish("1.1.0", sick=True, plan=plan)
+    (canary,) = rollout.targets.devices
+    assert world.wait_for_end(canary, "1.1.0").phase is Phase.ROLLED_BACK
+    world.wait(lambda: world.rollout(rollout).rollout.state is RolloutState.REVERTED, "the rollout to be taken back")
+    detail = world.rollout(rollout)
+    assert [wave.state for wave in detail.rollout.waves] == [WaveState.FAILED, WaveState.WAITING]
+    assert detail.rollout.because.startswith("wave 1 of 2 (1 device): 1 rolled back")
+    assert [(failure.code, failure.devices) for failure in detail.failures] == [("health.http", [canary])]
+    others = set(fleet.ports) - {canary}
+    for device in others:
+        fleet.settle(device)
+        assert world.phases(device, "1.1.0") == []
+    fleet.assert_runs("1.0.0")
+
+    # the next one is well: each wave is proven by devices that report it, and the last one is everybody
+    mended = fleet.publish("1.2.0", plan=plan)
+    fleet.wait_for("1.2.0", Phase.SUCCEEDED)
+    world.wait(lambda: world.rollout(mended).rollout.state is RolloutState.COMPLETE, "the rollout to be complete")
+    began = [wave.started_at for wave in world.rollout(mended).rollout.waves]
+    proven = [wave.proven_at for wave in world.rollout(mended).rollout.waves]
+    assert None not in began + proven
+    fleet.assert_runs("1.2.0")

@@ -13,6 +13,7 @@ from typing import Any
 
 from broker_config import free_port
 from controller.rollouts.views import Rollout
+from controller.rollouts.waves import RolloutPlan
 from schemas.messages import Phase, Targets, UpdateEvent
 from tests.support.gauge import NAME, gauge, settings
 from tests.support.packages import build, make_source
@@ -45,11 +46,13 @@ class Fleet:
         self.sources[version] = gauge(self.world.folder / "sources" / version, version, **options)
         return build(self.sources[version], self.built)
 
-    def publish(self, version: str, *, targets: Targets | None = None, **options: Any) -> Rollout:
+    def publish(
+        self, version: str, *, targets: Targets | None = None, plan: RolloutPlan | None = None, **options: Any
+    ) -> Rollout:
         """Build a version, where that was not done yet, and announce it."""
         if version not in self.sources:
             self.make(version, **options)
-        return self.world.publish(self.built / f"gauge-{version}-any.flotilla", targets=targets)
+        return self.world.publish(self.built / f"gauge-{version}-any.flotilla", targets=targets, plan=plan)
 
     def install(self, version: str, **options: Any) -> Rollout:
         """Start the agents and have them install a first version."""

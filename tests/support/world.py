@@ -32,6 +32,7 @@ from controller.fleet.views import Device, TakenEvent
 from controller.http.views import CommandWish, ControllerView, DesiredWish, Page, RolloutDetail, StateWish
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout
+from controller.rollouts.waves import RolloutPlan
 from device_agent.journal import Journal
 from device_agent.updates import Install, Update
 from schemas.codec import decode
@@ -204,6 +205,7 @@ class World:
         *,
         targets: Targets | None = None,
         policy: RolloutPolicy | None = None,
+        plan: RolloutPlan | None = None,
     ) -> Rollout:
         """Store a package and announce it."""
         pushed = push_file(self.client, package_file).release
@@ -214,6 +216,7 @@ class World:
             channel=channel,
             targets=targets,
             policy=policy,
+            plan=plan,
         )
 
     def set_state(self, rollout: Rollout, state: RolloutState) -> Rollout:

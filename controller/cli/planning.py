@@ -1,0 +1,79 @@
+"""In which waves a release goes out: the options that say so, and a rollout's waves as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from controller.cli.common import time_text
+from controller.rollouts.waves import OnFailure
+from schemas.errors import OperatorError
+
+if TYPE_CHECKING:
+    from controller.rollouts.views import Rollout, WaveView
+    from controller.rollouts.waves import RolloutPlan
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+WAVE_COLUMNS: Final = ("WAVE", "WHO", "STATE", "DEVICES", "BEGUN", "PROVEN", "DEADLINE", "BECAUSE")
+
+
+def plan_options(command: F) -> F:
+    """Add --plan, --wave and --on-failure as `plan`, `waves` and `on_failure`; `chosen_plan` reads them."""
+    for option in (
+        click.option(
+            "--on-failure",
+            type=click.Choice([one.value for one in OnFailure]),
+            help="With --wave: what a failing wave does to the rollout; halt unless given.",
+        ),
+        click.option(
+            "--wave",
+            "waves",
+            multiple=True,
+            metavar="KEY=VALUE,…",
+            help="One wave, e.g. upto=10,soak=10m,max_failures=0; repeatable, in order, instead of --plan.",
+        ),
+        click.option(
+            "--plan",
+            metavar="FILE|NAME",
+            help="The waves: a TOML file, or all-at-once, canary or careful. Without it canary from 20 devices on.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_plan(plan: str | None, waves: tuple[str, ...], on_failure: str | None) -> RolloutPlan | None:
+    """What the options say; None where they leave it to the controller. Raises `OperatorError` (`input.bad`)."""
+    if plan is None and not waves:
+        if on_failure is not None:
+            raise OperatorError("input.bad", "--on-failure goes with --wave; a plan file says on_failure itself")
+        return None
+    from controller.rollouts.plan_files import load_plan, plan_of_flags  # noqa: PLC0415 - `release` is to start at once
+
+    if plan is None:
+        return plan_of_flags(waves, on_failure)
+    if waves or on_failure is not None:
+        raise OperatorError("input.bad", "--plan has all waves; it does not go with --wave or --on-failure")
+    return load_plan(plan)
+
+
+def wave_rows(view: Rollout) -> Iterator[tuple[str, ...]]:
+    """The waves of a rollout as rows of `WAVE_COLUMNS`."""
+    for wave in view.waves:
+        yield (
+            str(wave.number),
+            wave.share,
+            wave.state.value.replace("_", " "),
+            _counts(wave),
+            time_text(wave.started_at),
+            time_text(wave.proven_at),
+            time_text(wave.deadline),
+            wave.because,
+        )
+
+
+def _counts(wave: WaveView) -> str:
+    return ", ".join(f"{name} {count}" for name, count in wave.verdicts.items()) or "-"

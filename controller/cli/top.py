@@ -1,0 +1,88 @@
+"""`flotilla top`: the rollouts that are announced, with their waves, live."""
+
+import time
+from collections.abc import Iterable
+from typing import Final
+
+import click
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from controller.cli.common import controller_options, printable
+from controller.cli.fleet import collect, counts_text
+from controller.cli.planning import wave_rows
+from controller.client import ControllerClient
+from controller.rollouts.plan import ENDED, RolloutState
+from controller.rollouts.views import Rollout, WaveState
+from schemas.errors import NetworkError
+
+SHOWN: Final = 5
+REDRAW_S: Final = 0.25
+"""At most so often: ten thousand devices say more than anybody can read."""
+
+STATES: Final = {
+    RolloutState.ACTIVE: "cyan",
+    RolloutState.PAUSED: "yellow",
+    RolloutState.HALTED: "red",
+    RolloutState.REVERTED: "yellow",
+    RolloutState.COMPLETE: "green",
+}
+WAVES: Final = {WaveState.PROVEN: "green", WaveState.FAILED: "red", WaveState.WAITING: "dim"}
+
+
+@click.command()
+@click.argument("rollout_id", metavar="[ROLLOUT]", required=False)
+@click.option("--limit", type=click.IntRange(1, 50), default=SHOWN, show_default=True, help="At most so many rollouts.")
+@controller_options
+def top(rollout_id: str | None, limit: int, client: ControllerClient) -> None:
+    """Show how the newest rollouts stand, wave by wave, until Ctrl-C; piped, once."""
+    console = Console(highlight=False)
+    changes = client.follow("watch") if console.is_terminal else iter(())
+    known = {one.id: one for one in _first(client, rollout_id, limit)}
+    if not console.is_terminal:
+        console.print(draw(known.values(), limit))
+        return
+    with Live(draw(known.values(), limit), console=console, auto_refresh=False, screen=True) as live:
+        drawn = 0.0
+        for kind, data in changes:
+            if kind == "rollout" and rollout_id in (None, data["id"]):
+                known[data["id"]] = msgspec.convert(data, Rollout)
+            if time.monotonic() - drawn >= REDRAW_S:
+                drawn = time.monotonic()
+                live.update(draw(known.values(), limit), refresh=True)
+    raise NetworkError("api.unreachable", f"{client.url} ended the live view; is it being stopped? call this again")
+
+
+def draw(rollouts: Iterable[Rollout], limit: int) -> Group:
+    """The newest of the rollouts that are announced, each with a table of its waves."""
+    shown = sorted((one for one in rollouts if one.state not in ENDED), key=lambda one: one.id, reverse=True)[:limit]
+    parts = [part for one in shown for part in (_head(one), _waves(one), Text())]
+    return Group(*(parts or [Text("nothing is announced")]))
+
+
+def _first(client: ControllerClient, rollout_id: str | None, limit: int) -> list[Rollout]:
+    if rollout_id is not None:
+        from controller.http.views import RolloutDetail  # noqa: PLC0415 - only needed here
+
+        return [client.get(RolloutDetail, "rollouts", rollout_id).rollout]
+    return collect(client, Rollout, "rollouts", limit * 4)
+
+
+def _head(one: Rollout) -> Text:
+    text = Text(printable(f"{one.package} {one.version} on {one.channel}  "), style="bold")
+    text.append(one.state.value, style=STATES.get(one.state, ""))
+    text.append(f"  {counts_text(one.verdicts)}  {one.id}\n", style="")
+    text.append(printable(one.because), style="dim")
+    return text
+
+
+def _waves(one: Rollout) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for row, wave in zip(wave_rows(one), one.waves, strict=True):
+        number, who, state, counts, _begun, _proven, _deadline, because = row
+        style = WAVES.get(wave.state, "")
+        table.add_row(*(Text(printable(cell), style=style) for cell in (number, who, state, counts, because)))
+    return table

@@ -1,0 +1,146 @@
+"""Plans as people write them: files, the ready ones, flags; and one line for each that makes no sense."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from controller.rollouts.plan_files import (
+    CANARY_FROM,
+    READY,
+    default_plan,
+    load_plan,
+    parse_plan,
+    plan_of_flags,
+    ready_plan,
+)
+from controller.rollouts.waves import ALL_AT_ONCE, OnFailure, Wave, check_plan, seconds
+from schemas.errors import OperatorError
+from schemas.messages import Window
+
+
+def test_the_ready_plans_can_be_read_and_are_what_they_are_called() -> None:
+    for name in READY:
+        plan = ready_plan(name)
+        check_plan(plan)
+        assert plan.name == name
+        assert plan.waves[-1].upto == 100
+        assert load_plan(name) == plan
+    assert ready_plan("all-at-once") == ALL_AT_ONCE
+    assert [wave.share for wave in ready_plan("canary").waves] == ["1 device", "up to 10 %", "up to 50 %", "everybody"]
+    assert [wave.approval for wave in ready_plan("careful").waves] == [False, False, True, True]
+
+
+def test_without_a_plan_the_number_of_devices_decides() -> None:
+    assert default_plan(CANARY_FROM - 1).name == "all-at-once"
+    assert default_plan(CANARY_FROM).name == "canary"
+
+
+FILE = """
+on_failure = "revert"
+jitter = "1h30m"
+not_before = 2026-03-01T22:00:00Z
+window = { start = "22:00", end = "05:00", days = [0, 6] }
+
+[[wave]]
+devices = ["pi-1", "pi-2"]
+soak = "10m"
+deadline = "2h"
+
+[[wave]]
+where = { site = ["bern", "basel"] }
+concurrency = 1
+concurrency_per = "site"
+approval = true
+
+[[wave]]
+upto = 100
+success = 95
+max_failures = 3
+max_failures_percent = 5
+min_results = 20
+"""
+
+
+def test_a_plan_file_says_everything(tmp_path: Path) -> None:
+    path = tmp_path / "night.toml"
+    path.write_text(FILE)
+    plan = load_plan(str(path))
+    assert (plan.name, plan.on_failure, plan.jitter_s) == ("night", OnFailure.REVERT, 5400)
+    assert plan.not_before == datetime(2026, 3, 1, 22, tzinfo=UTC)
+    assert plan.window == Window(start="22:00", end="05:00", days=[0, 6])
+    first, second, third = plan.waves
+    assert first == Wave(devices=["pi-1", "pi-2"], soak="10m", deadline="2h")
+    assert (second.share, second.concurrency, second.concurrency_per) == ("site=bern|basel", 1, "site")
+    assert (third.success, third.max_failures, third.max_failures_percent, third.min_results) == (95, 3, 5, 20)
+
+
+def test_durations_add_up() -> None:
+    assert [seconds(text) for text in ("90s", "10m", "2h", "1d", "1h30m")] == [90, 600, 7200, 86_400, 5400]
+
+
+def test_flags_say_the_same_as_a_file() -> None:
+    plan = plan_of_flags(
+        (
+            "devices=1,soak=10m,max_failures=0",
+            "where.site=bern,where.site=basel",
+            "devices=pi-1,devices=pi-2",
+            "upto=100",
+        ),
+        "pause",
+    )
+    assert plan.on_failure is OnFailure.PAUSE
+    assert plan.waves == [
+        Wave(devices=1, soak="10m", max_failures=0),
+        Wave(where={"site": ["bern", "basel"]}),
+        Wave(devices=["pi-1", "pi-2"]),
+        Wave(upto=100),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "wave"),
+        ("[[wave", "array declaration"),
+        ("[[wave]]\nupto = 0", "upto"),
+        ("[[wave]]\nupto = 101", "upto"),
+        ("[[wave]]\nuppto = 5", "did you mean 'upto'"),
+        ("[[wave]]\nupto = 5\nsoak = '10'", "soak"),
+        ("[[wave]]\nupto = 5\nsoak = '10 minutes'", "soak"),
+        ("[[wave]]\nupto = 5\nsoak = '9999d'", "longer than a year"),
+        ("[[wave]]\nupto = 5\nwhere = { a = 'b' }", "exactly one of"),
+        ("[[wave]]\nsoak = '1h'", "has none"),
+        ("[[wave]]\nupto = 5\n[[wave]]\nupto = 5", "wave 2: upto = 5 is not more than the 5"),
+        ("[[wave]]\nupto = 5\nsoak = '2h'\ndeadline = '2h'", "deadline, 2h, is over before its soak"),
+        ("[[wave]]\ndevices = ['pi-1', 'pi-1']", "listed twice"),
+        ("[[wave]]\ndevices = ['../x']", "devices"),
+        ("[[wave]]\ndevices = 4000", "devices"),
+        ("[[wave]]\nupto = 5\nconcurrency_per = 'site'", "how many"),
+        ("on_failure = 'pray'\n[[wave]]\nupto = 5", "on_failure"),
+        ("not_before = 2026-03-01T22:00:00\n[[wave]]\nupto = 5", "timezone"),
+        ("[[wave]]\nupto = 1\n" * 21, "wave"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_gets_one_line(text: str, says: str) -> None:
+    with pytest.raises(OperatorError, match=says) as caught:
+        parse_plan(text, "night.toml")
+    assert caught.value.code == "input.bad"
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["upto", "upto=", "=5", "upto=5,upto=6", "upto=ten", "soak=1h"])
+def test_a_flag_that_makes_no_sense_gets_one_line(flag: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        plan_of_flags((flag,), None)
+    assert caught.value.code == "input.bad"
+
+
+def test_files_that_are_none_get_one_line(tmp_path: Path) -> None:
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    (tmp_path / "large.toml").write_bytes(b"#" * (1 << 21))
+    for name, says in (("missing.toml", "neither a file"), ("binary.toml", "no text"), ("large.toml", "larger")):
+        with pytest.raises(OperatorError, match=says):
+            load_plan(str(tmp_path / name))
+    with pytest.raises(OperatorError, match="ready are"):
+        ready_plan("reckless")
