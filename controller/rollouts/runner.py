@@ -5,6 +5,7 @@ database is the truth at the start, whenever a rollout itself changed, and every
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
@@ -87,29 +88,27 @@ class RolloutRunner:
         """Look at everything that is announced, then at whatever is touched or due; until cancelled."""
         clock = asyncio.get_running_loop().time
         read_at: float | None = None
-        quiet = False
+        again_at = clock()
         while True:
             began = clock()
             if read_at is None or began - read_at > READ_AGAIN_S:
                 read_at = began
                 self.touch(rollouts=await patiently(self._store.announced, doing="the rollout engine"))
-            elif quiet:
+            elif began - again_at >= LOOK_AGAIN_S:
+                again_at = began
                 self.touch(rollouts=await patiently(self._store.unseen, doing="the rollout engine"))
                 await self._ask_for(await patiently(self._store.asking, doing="the rollout engine"))
             await self._round()
             await asyncio.sleep(min(max(_SHARE * (clock() - began), _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
-            quiet = not await self._something()
+            await self._something()
 
-    async def _something(self) -> bool:
-        """Wait until there is something to look at; False where there was nothing for long."""
+    async def _something(self) -> None:
+        """Wait until there is something to look at, or for `LOOK_AGAIN_S`."""
         due = await patiently(self._store.next_due, doing="the rollout engine")
         wait_s = LOOK_AGAIN_S if due is None else min(max((due - self._clock()).total_seconds(), 0.0), LOOK_AGAIN_S)
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._touched.wait()
-        except TimeoutError:
-            return wait_s < LOOK_AGAIN_S
-        return True
 
     async def _round(self) -> None:
         self._touched.clear()
