@@ -78,6 +78,7 @@ def make_api(
         repository=repository,
         releasing=releasing,
         bundle_maker=bundle_maker,
+        audit=accounts.audit,
         fresh=Fresh(lambda: fleet.feed.published),
         stop=stop,
     )

@@ -112,6 +112,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/packages/{name}/{version}"): _READ,
     ("GET", "/packages/{name}/{version}/do/{action_name}"): Rule(Role.PUBLISHER),
     ("POST", "/packages/{name}/{version}/do/{action_name}"): _needs(Role.PUBLISHER, "package.do"),
+    ("GET", "/audit"): _READ,
     # accounts and tokens
     ("GET", f"{V1}/users"): Rule(Role.ADMIN),
     ("POST", f"{V1}/users"): _needs(Role.ADMIN, "user.add"),

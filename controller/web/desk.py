@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from controller.accounts.audit import AuditLog
 from controller.fleet.service import FleetService
 from controller.http.releasing import Releasing
 from controller.repository.bundle_maker import BundleMaker
@@ -28,5 +29,6 @@ class Desk:
     repository: PackageRepository
     releasing: Releasing
     bundle_maker: BundleMaker
+    audit: AuditLog
     fresh: Fresh
     stop: asyncio.Event

@@ -5,17 +5,15 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from jinja2 import Environment
-from litestar import MediaType, Request, Response
+from litestar import MediaType, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
 from controller.http.problems import HANDLERS, status_of
-from controller.web.rendering import HEADERS
+from controller.web.rendering import HEADERS, Asked, is_part
 from schemas.errors import FlotillaError, one_line
 
 log = logging.getLogger("flotilla.web")
-
-Asked = Request[Any, Any, Any]
 
 _DEFECT: Final = "a defect in the controller; its log has the details"
 
@@ -24,8 +22,7 @@ def problem_pages(environment: Environment) -> ExceptionHandlersMap:
     """Handlers for what goes wrong on the page."""
 
     def shown(request: Asked, status: int, line: str, code: str) -> Response[str]:
-        part = request.headers.get("hx-request") == "true"
-        template = environment.get_template("problem_part.html" if part else "problem.html")
+        template = environment.get_template("problem_part.html" if is_part(request) else "problem.html")
         text = template.render(
             status=status, title=HTTPStatus(status).phrase, line=one_line(line, 1000), code=code, path=request.url.path
         )
@@ -53,13 +50,19 @@ def problem_pages(environment: Environment) -> ExceptionHandlersMap:
 
 
 def for_browsers(pages: ExceptionHandlersMap) -> ExceptionHandlersMap:
-    """The API's handlers, but for an address that leads nowhere a page where a browser asks."""
-    api = HANDLERS[HTTPException]
-    page = pages[HTTPException]
+    """The API's handlers, but pages where a browser asks for something that is none of the API's.
 
-    def nowhere(request: Asked, error: HTTPException) -> Response[Any]:
-        reads_pages = "text/html" in request.headers.get("accept", "")
-        is_page = not request.url.path.startswith(("/api/", "/repo/"))
-        return page(request, error) if reads_pages and is_page else api(request, error)
+    For addresses that lead nowhere, and for what is refused before a page's own handler is asked.
+    """
 
-    return {**HANDLERS, HTTPException: nowhere}
+    def both(kind: type[Exception]) -> Any:
+        api, page = HANDLERS[kind], pages[kind]
+
+        def handle(request: Asked, error: Any) -> Response[Any]:
+            reads_pages = "text/html" in request.headers.get("accept", "") or is_part(request)
+            is_page = not request.url.path.startswith(("/api/", "/repo/"))
+            return page(request, error) if reads_pages and is_page else api(request, error)
+
+        return handle
+
+    return {**HANDLERS, HTTPException: both(HTTPException), FlotillaError: both(FlotillaError)}

@@ -9,7 +9,7 @@ from litestar.types import ExceptionHandlersMap
 
 from controller.accounts.roles import Role
 from controller.http.noting import who_of
-from controller.web import device_pages, fleet_pages, package_pages, rollout_pages
+from controller.web import audit_pages, device_pages, fleet_pages, package_pages, rollout_pages
 from controller.web.desk import Desk
 from controller.web.guarding import MAX_FORM_BYTES, refuse_other_sites
 from controller.web.problems import problem_pages
@@ -37,6 +37,7 @@ PAGES = [
     package_pages.version,
     package_pages.ask_version,
     package_pages.change_version,
+    audit_pages.audit,
 ]
 
 

@@ -1,0 +1,115 @@
+"""Who may do what on the page: a viewer sees, an operator acts, a publisher releases; and all of it is written down."""
+
+from collections.abc import Iterator
+
+import pytest
+from httpx import Response
+
+from controller.accounts.roles import Role
+from controller.database import utc_now
+from controller.fleet.incoming import PresenceIn, ReportedIn
+from controller.fleet.intake_store import IntakeStore
+from schemas.messages import InstalledPackage, Phase, Presence, Reported
+from tests.support.in_process import HOST, PASSWORD, Application, application
+from tests.support.repository import make_package
+
+HTML = {"Accept": "text/html"}
+OWN = {**HTML, "Origin": f"http://{HOST}"}
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
+    folder = tmp_path_factory.mktemp("roles")
+    with application(folder / "data") as made:
+        made.repository.add(make_package(folder, "tacho", "1.0.0", {"app": "a"}))
+        now = utc_now()
+        installed = InstalledPackage(
+            version="1.0.0", manifest="ab" * 32, installed_at=now, previous="0.9.0", phase=Phase.SUCCEEDED, rollout=None
+        )
+        reported = Reported(
+            device="pi-1", at=now, seq=0, channel="stable", tags={}, facts={}, packages={"tacho": installed}
+        )
+        presence = Presence(device="pi-1", online=True, session=1, boot_id="b", agent_version="1", at=now)
+        IntakeStore(made.engine).take_in(
+            [PresenceIn(presence=presence, live=True), ReportedIn(reported=reported, live=True)], now
+        )
+        for role in Role:
+            made.people.add(f"a-{role}", role, PASSWORD)
+        yield made
+
+
+def log_in(app: Application, role: Role) -> None:
+    app.client.headers.pop("Cookie", None)
+    fields = {"name": f"a-{role}", "password": PASSWORD, "next": "/devices/pi-1"}
+    answer = app.client.post("/login", data=fields, headers=OWN, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/devices/pi-1")
+    # by hand: whether a client keeps it is not what this is about
+    app.client.headers["Cookie"] = answer.headers["set-cookie"].partition(";")[0]
+
+
+def get(app: Application, path: str) -> Response:
+    return app.client.get(path, headers=HTML, follow_redirects=False)
+
+
+def post(app: Application, path: str, **fields: str) -> Response:
+    return app.client.post(path, data=fields, headers=OWN, follow_redirects=False)
+
+
+def test_whoever_is_not_logged_in_is_sent_to_log_in_and_comes_back(app: Application) -> None:
+    app.client.headers.pop("Cookie", None)
+    for path in ("/", "/devices?q=a", "/rollouts", "/packages/tacho", "/audit"):
+        answer = get(app, path)
+        assert answer.status_code == 303, path
+        assert answer.headers["location"].startswith("/login?next=/")
+    assert get(app, "/live").status_code == 303
+    part = app.client.get("/devices/pi-1/do/hold", headers={**HTML, "HX-Request": "true"}, follow_redirects=False)
+    assert (part.status_code, part.headers["hx-redirect"]) == (401, "/login")
+
+
+def test_a_viewer_sees_everything_and_is_offered_nothing(app: Application) -> None:
+    log_in(app, Role.VIEWER)
+    for path in ("/", "/devices", "/devices/pi-1", "/rollouts", "/packages/tacho/1.0.0", "/audit"):
+        answer = get(app, path)
+        assert answer.status_code == 200, path
+        assert "/do/" not in answer.text, path
+        assert "a-viewer" in answer.text
+    for path in ("/devices/pi-1/do/hold", "/packages/tacho/1.0.0/do/release"):
+        for answer in (get(app, path), post(app, path)):
+            assert answer.status_code == 403, path
+            assert "text/html" in answer.headers["content-type"]
+            assert 'role="alert">this needs the role' in answer.text
+            assert "a-viewer has the role viewer" in answer.text
+
+
+def test_an_operator_acts_and_does_not_release(app: Application) -> None:
+    log_in(app, Role.OPERATOR)
+    assert "/do/hold" in get(app, "/devices/pi-1").text
+    assert "/do/" not in get(app, "/packages/tacho/1.0.0").text
+    assert post(app, "/packages/tacho/1.0.0/do/release", channel="stable").status_code == 403
+    answer = post(app, "/devices/pi-1/do/hold")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/devices/pi-1?did=hold")
+    assert "held" in get(app, "/devices/pi-1").text
+
+
+def test_a_publisher_releases_and_it_is_in_the_audit_log_with_what_was_refused(app: Application) -> None:
+    log_in(app, Role.PUBLISHER)
+    assert "/do/release" in get(app, "/packages/tacho/1.0.0").text
+    wrong = post(app, "/packages/tacho/1.0.0/do/release", channel="Not A Channel")
+    assert wrong.status_code == 400
+    assert wrong.text.count('role="alert"') == 1
+    answer = post(app, "/packages/tacho/1.0.0/do/release", channel="stable")
+    assert answer.status_code == 303
+    shown = get(app, answer.headers["location"])
+    assert "tacho 1.0.0" in shown.text
+    log = get(app, "/audit?actor=user:a-publisher").text
+    assert "package.do" in log
+    assert "tacho 1.0.0 release" in log
+    assert "a-operator" not in log.partition("<main")[2]
+    assert "http.400" in log or "input.bad" in log
+
+
+def test_a_name_of_an_account_is_never_markup(app: Application) -> None:
+    log_in(app, Role.VIEWER)
+    shown = get(app, "/audit?actor=%3Cscript%3E&target=%22%3E%3Cimg%3E").text
+    assert "<script>" not in shown.partition("<main")[2]
+    assert "<img" not in shown
