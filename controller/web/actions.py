@@ -87,6 +87,16 @@ MOVE_ACTIONS: Final = (
 )
 
 
+APPROVE: Final = Action(
+    name="approve",
+    label="Approve the next wave",
+    question="Say go to the next wave?",
+    explained="Its devices may start.",
+    done="Approved: the next wave begins.",
+    tone="go",
+)
+
+
 def moves_from(state: RolloutState) -> list[Move]:
     """What can be asked of a rollout in this state."""
     return [move for move in MOVE_ACTIONS if move.state in MOVES[state]]
@@ -207,6 +217,6 @@ def named(actions: tuple[Action, ...], name: str) -> Action | None:
 
 def notice(did: str | None) -> str | None:
     """What is said after an action; an address can hold nothing else than the name of one."""
-    everything = (*MOVE_ACTIONS, *TELL, *ASK.values(), *OF_VERSION)
+    everything = (*MOVE_ACTIONS, APPROVE, *TELL, *ASK.values(), *OF_VERSION)
     found = named(everything, did) if did else None
     return found.done if found else None

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, false, f
 
 from controller.database import from_db, reading, to_db
 from controller.fleet.tables import desired, device_packages, devices
-from controller.rollouts.plan import ENDED, RolloutState, Verdict
+from controller.rollouts.plan import ENDED, FAILURES, RolloutState, Verdict
 from controller.rollouts.tables import rollout_devices, rollouts
 from schemas.messages import Phase
 
@@ -20,7 +20,7 @@ AWAY: Final = timedelta(days=1)
 """A device that is offline this long wants to be looked at."""
 
 SHOWN: Final = 8
-BAD: Final = (Verdict.FAILED, Verdict.ROLLED_BACK, Verdict.REJECTED)
+BAD: Final = tuple(sorted(FAILURES | {Verdict.REJECTED}))
 _OPEN: Final = rollouts.c.state.not_in([state.value for state in ENDED])
 _word, _there = rollout_devices.c, device_packages.c
 

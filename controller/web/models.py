@@ -7,9 +7,11 @@ from typing import Final
 import msgspec
 
 from controller.rollouts.plan import RolloutState
+from controller.rollouts.views import WaveState, WaveView
 from controller.web.fleet_reading import RolloutLine, VersionCount
 from controller.web.pace import Tally
 from controller.web.phases import Kind, Look, kinds, shares, verdict_codes
+from controller.web.rollout_reading import Board
 from schemas.messages import FactValue, Phase
 
 WIDTH: Final = 1000
@@ -18,7 +20,14 @@ HEIGHT: Final = 200
 VERSIONS_SHOWN: Final = 6
 READINGS: Final = ("temperature", "throttled", "disk_free", "memory", "load", "uptime", "clock", "services")
 """Facts that change by themselves: how the device feels rather than what it is."""
-BYTES: Final = frozenset({"disk_free", "memory"})
+WAVES: Final[dict[WaveState, Kind]] = {
+    WaveState.WAITING: "aside",
+    WaveState.AWAITING_APPROVAL: "back",
+    WaveState.RUNNING: "working",
+    WaveState.SOAKING: "working",
+    WaveState.PROVEN: "good",
+    WaveState.FAILED: "bad",
+}
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,10 +63,26 @@ class VersionBar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cells(msgspec.Struct, frozen=True, kw_only=True):
-    """What the grid's script is given: one letter a device, and what changes when the devices do."""
+    """What the grid's script is given.
+
+    Attributes:
+        order: changes when the devices do.
+        cells: one letter a device.
+        waves: a line for each stretch of cells, and how many they are; none where there is but one.
+    """
 
     order: str
     cells: str
+    waves: list[tuple[str, int]]
+
+
+class WaveCard(msgspec.Struct, frozen=True, kw_only=True):
+    """A wave, and how its devices are."""
+
+    wave: WaveView
+    counts: dict[Kind, int]
+    segments: list[Segment]
+    kind: Kind
 
 
 class Legend(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,3 +192,18 @@ def readings(facts: dict[str, FactValue]) -> dict[str, FactValue]:
 def lasting(facts: dict[str, FactValue]) -> dict[str, FactValue]:
     """Facts that tell what the device is."""
     return {name: value for name, value in sorted(facts.items()) if name not in READINGS}
+
+
+def cells_of(board: Board, waves: Sequence[WaveView]) -> Cells:
+    """The grid, by waves where there are several."""
+    lines: list[tuple[str, int]] = []
+    if len(waves) > 1:
+        shares = {number: f"Wave {number + 1}: {wave.share}" for number, wave in enumerate(waves)}
+        lines = [(shares.get(number, "In no wave yet"), count) for number, count in board.waves]
+    return Cells(order=board.order, cells=board.cells, waves=lines)
+
+
+def wave_card(wave: WaveView) -> WaveCard:
+    """A wave with its bar."""
+    counted = kinds(verdict_codes({str(name): number for name, number in wave.verdicts.items()}))
+    return WaveCard(wave=wave, counts=counted, segments=segments(counted), kind=WAVES[wave.state])

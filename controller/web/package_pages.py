@@ -14,6 +14,7 @@ from controller.database import utc_now
 from controller.http.views import ReleaseWish
 from controller.repository.bundle_views import BundleView, ReleaseBundles
 from controller.repository.records import ChannelEntry, ReleaseRecord
+from controller.rollouts.plan_files import CANARY_FROM, READY
 from controller.web.actions import OF_VERSION, Action, Field, named, notice
 from controller.web.asking import ask, done, may_release
 from controller.web.comparing import Comparison, compare
@@ -30,6 +31,7 @@ PACKAGES_A_PAGE: Final = 30
 VERSIONS_A_PAGE: Final = 30
 FILES_SHOWN: Final = 300
 ROLLOUTS_SHOWN: Final = 5
+BY_NUMBER: Final = "by number of devices"
 
 Text = Annotated[str, Parameter(max_length=600)]
 
@@ -230,6 +232,15 @@ async def _ask(
                 hint="Whose devices take it.",
             )
         )
+        fields.append(
+            Field(
+                name="plan",
+                label="Plan",
+                value=given.get("plan", BY_NUMBER),
+                choices=[BY_NUMBER, *READY],
+                hint=f"By the number of devices: canary from {CANARY_FROM} up, else all at once.",
+            )
+        )
         facts += [f"{number} devices follow {channel}." for channel, number in numbers.channels.items() if channel][:6]
     elif action.name in {"yank", "unyank"}:
         fields.append(Field(name="reason", label="Reason", value=given.get("reason", ""), required=False))
@@ -251,7 +262,9 @@ def _do(desk: Desk, name: str, version: str, action_name: str, fields: Mapping[s
     """Do it; where one looks at what came of it."""
     wanted = _records(desk, name, version)[0].version
     if action_name == "release":
+        plan = fields.get("plan") or BY_NUMBER
         wish = {"package": name, "version": wanted, "channel": fields.get("channel", "")}
+        wish |= {} if plan == BY_NUMBER else {"plan": plan}
         try:
             made = desk.releasing.announce(msgspec.convert(wish, ReleaseWish))
         except msgspec.ValidationError as error:

@@ -7,7 +7,7 @@ from typing import Final, Literal
 import msgspec
 from sqlalchemy import ColumnElement, and_, case, literal, or_
 
-from controller.rollouts.plan import RolloutState, Verdict
+from controller.rollouts.plan import RolloutState
 from controller.rollouts.tables import rollout_devices
 from schemas.messages import Phase
 
@@ -42,18 +42,21 @@ PHASES: Final[dict[Phase, Look]] = {
 """What a device said of itself last."""
 
 VERDICTS: Final[dict[str, Look]] = {
-    "pending": Look(code="p", label="not started", kind="waiting"),
-    "waiting": Look(code="p", label="not started", kind="waiting"),
+    "waiting": Look(code="i", label="waits for its wave", kind="waiting"),
+    "pending": Look(code="p", label="may start", kind="waiting"),
     "held": Look(code="h", label="held", kind="aside"),
-    "missed": Look(code="m", label="missed the deadline", kind="aside"),
-    "late": Look(code="m", label="missed the deadline", kind="aside"),
+    "missed": Look(code="m", label="missed it", kind="aside"),
+    "unreached": Look(code="n", label="not reached", kind="aside"),
+    "asleep": Look(code="z", label="asleep as usual", kind="aside"),
+    "late": Look(code="l", label="late", kind="bad"),
     "silent": Look(code="q", label="silent", kind="bad"),
+    "soaking": Look(code="o", label="soaking", kind="working"),
+    "left": Look(code="e", label="left it again", kind="bad"),
     "deferred": PHASES[Phase.DEFERRED],
     "rejected": PHASES[Phase.REJECTED],
     "succeeded": PHASES[Phase.SUCCEEDED],
     "rolled_back": PHASES[Phase.ROLLED_BACK],
     "failed": PHASES[Phase.FAILED],
-    "left": PHASES[Phase.FAILED],
     "cancelled": PHASES[Phase.CANCELLED],
 }
 """What the engine says of a device; where it only says that it is updating, the device's own word counts."""
@@ -61,7 +64,7 @@ VERDICTS: Final[dict[str, Look]] = {
 LOOKS: Final[dict[str, Look]] = {look.code: look for look in (*PHASES.values(), *VERDICTS.values(), UNKNOWN)}
 """By letter, in the order in which a legend lists them."""
 
-LEGEND: Final = "sbwgfarpdhkxjqmcu"
+LEGEND: Final = "sobwgfarpidhnzkxejqlmcu"
 """Done first, then what goes on, what waits, and what went wrong."""
 
 STATES: Final[dict[RolloutState, Kind]] = {
@@ -115,10 +118,10 @@ def kinds(codes: Mapping[str, int] | str) -> dict[Kind, int]:
     return counted
 
 
-def verdict_codes(verdicts: Mapping[Verdict | str, int]) -> dict[str, int]:
+def verdict_codes(verdicts: Mapping[str, int]) -> dict[str, int]:
     """Counts by verdict as counts by letter; whoever updates counts as on its way."""
     counted: Counter[str] = Counter()
     for verdict, number in verdicts.items():
-        look = VERDICTS.get(str(verdict), PHASES[Phase.ACCEPTED])
+        look = VERDICTS.get(verdict, PHASES[Phase.ACCEPTED])
         counted[look.code] += number
     return dict(counted)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from litestar import Request
 from litestar.plugins.jinja import JinjaTemplateEngine
@@ -55,6 +56,7 @@ def make_environment(statics: Statics) -> Environment:
         "flotilla_version": VERSION,
         "look_of": phases.look_of,
         "looks": phases.LOOKS,
+        "kinds": msgspec.json.encode({code: look.kind for code, look in phases.LOOKS.items()}).decode(),
         "states": {state.value: kind for state, kind in phases.STATES.items()},
         "RolloutState": RolloutState,
     }

@@ -11,13 +11,13 @@ from litestar.params import Parameter
 from litestar.response import Stream, Template
 
 from controller.database import utc_now
-from controller.rollouts.views import Failure
-from controller.web.actions import Move, move_named, moves_from, notice
+from controller.rollouts.views import Failure, Rollout, WaveState
+from controller.web.actions import APPROVE, Action, Move, move_named, moves_from, notice
 from controller.web.asking import ask, done, may_act
 from controller.web.desk import Desk
 from controller.web.fleet_reading import rollout_lines
 from controller.web.live import live
-from controller.web.models import Cells, chart, legend, rollout_card, segments
+from controller.web.models import cells_of, chart, legend, rollout_card, segments, wave_card
 from controller.web.phases import kinds
 from controller.web.rendering import Asked, page
 from controller.web.rollout_reading import Board, device_at, device_rows, read_board
@@ -59,8 +59,7 @@ async def rollout(
     after: Text = "",
 ) -> Template:
     """One rollout; `show` keeps the devices of the list that are shown by this letter."""
-    board = (await _board(desk, rollout_id))[1]
-    failures = (await _failures(desk, rollout_id))[1]
+    values = (await _look(desk, rollout_id))[1]
     rows = await to_thread.run_sync(
         lambda: device_rows(desk.engine, rollout_id, code=show[:1], after=after, limit=DEVICES_A_PAGE + 1)
     )
@@ -68,8 +67,7 @@ async def rollout(
         request,
         visitor,
         "rollout.html",
-        **_shown(board, failures),
-        cells=board.cells,
+        **values,
         rows=rows[:DEVICES_A_PAGE],
         following=rows[DEVICES_A_PAGE - 1].device if len(rows) > DEVICES_A_PAGE else None,
         after=after,
@@ -81,17 +79,16 @@ async def rollout(
 @get("/rollouts/{rollout_id:str}/live")
 async def rollout_live(desk: Desk, visitor: Visitor, environment: Environment, rollout_id: str) -> Stream:
     """Its cells and numbers as they change."""
-    await _board(desk, rollout_id)
-    names = ("summary", "legend", "timeline", "failures", "actions")
+    await _look(desk, rollout_id)
+    names = ("summary", "legend", "timeline", "failures", "actions", "waves")
     templates = {name: environment.get_template(f"rollout_{name}.html") for name in names}
 
     async def parts() -> tuple[int, dict[str, str]]:
-        board_generation, board = await _board(desk, rollout_id)
-        generation, failures = await _failures(desk, rollout_id)
-        values = {"now": utc_now(), "visitor": visitor, **_shown(board, failures)}
+        generation, shown = await _look(desk, rollout_id)
+        values = {"now": utc_now(), "visitor": visitor, **shown}
         found = {name: template.render(values) for name, template in templates.items()}
-        found["cells"] = msgspec.json.encode(Cells(order=board.order, cells=board.cells)).decode()
-        return min(board_generation, generation), found
+        found["cells"] = values["cells"]
+        return generation, found
 
     return live(parts, lambda: desk.fleet.feed.published, desk.stop)
 
@@ -109,50 +106,61 @@ async def cell(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, pl
 @get("/rollouts/{rollout_id:str}/do/{name:str}")
 async def ask_rollout(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, name: str) -> Template:
     """What is asked before a rollout is steered."""
-    move = _move(name)
+    action = _action(name)
     may_act(visitor)
-    return _ask(request, visitor, move, (await _board(desk, rollout_id))[1])
+    return _ask(request, visitor, action, await _board(desk, rollout_id))
 
 
 @post("/rollouts/{rollout_id:str}/do/{name:str}", status_code=200)
 async def steer(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, name: str) -> Template | Response[None]:
     """Steer it."""
-    move = _move(name)
+    action = _action(name)
     may_act(visitor)
     try:
-        await to_thread.run_sync(desk.fleet.set_state, rollout_id, move.state)
+        if isinstance(action, Move):
+            await to_thread.run_sync(desk.fleet.set_state, rollout_id, action.state)
+        else:
+            await to_thread.run_sync(desk.fleet.approve, rollout_id)
     except FlotillaError as error:
         if error.code == "rollout.unknown":
             raise
-        return _ask(request, visitor, move, (await _board(desk, rollout_id))[1], error)
+        return _ask(request, visitor, action, await _board(desk, rollout_id), error)
     desk.fresh.forget()
-    return done(request, f"/rollouts/{rollout_id}", move)
+    return done(request, f"/rollouts/{rollout_id}", action)
 
 
-async def _board(desk: Desk, rollout_id: str) -> tuple[int, Board]:
-    read = await desk.fresh.get(("board", rollout_id), lambda: read_board(desk.engine, rollout_id, utc_now()))
-    return read.generation, read.value
+async def _board(desk: Desk, rollout_id: str) -> Board:
+    return (await desk.fresh.get(("board", rollout_id), lambda: read_board(desk.engine, rollout_id, utc_now()))).value
 
 
-async def _failures(desk: Desk, rollout_id: str) -> tuple[int, list[Failure]]:
-    read = await desk.fresh.get(("failures", rollout_id), lambda: desk.fleet.rollouts.failures(rollout_id))
-    return read.generation, read.value
+async def _look(desk: Desk, rollout_id: str) -> tuple[int, dict[str, Any]]:
+    board = await desk.fresh.get(("board", rollout_id), lambda: read_board(desk.engine, rollout_id, utc_now()))
+    view = await desk.fresh.get(("rollout", rollout_id), lambda: desk.fleet.rollouts.rollout(rollout_id))
+    failures = await desk.fresh.get(("failures", rollout_id), lambda: desk.fleet.rollouts.failures(rollout_id))
+    generation = min(board.generation, view.generation, failures.generation)
+    return generation, _shown(board.value, view.value, failures.value)
 
 
-def _shown(board: Board, failures: list[Failure]) -> dict[str, Any]:
+def _shown(board: Board, view: Rollout, failures: list[Failure]) -> dict[str, Any]:
     counted = kinds(board.cells)
+    waits = any(wave.state is WaveState.AWAITING_APPROVAL for wave in view.waves)
     return {
         "board": board,
+        "rollout": view,
+        "waves": [wave_card(wave) for wave in view.waves],
         "counts": counted,
         "segments": segments(counted),
         "legend": legend(board.cells),
         "chart": chart(board.tallies, len(board.cells)),
         "failures": failures,
-        "moves": moves_from(board.state),
+        "moves": [*([APPROVE] if waits else []), *moves_from(board.state)],
+        "cells": msgspec.json.encode(cells_of(board, view.waves)).decode(),
     }
 
 
-def _ask(request: Asked, visitor: Visitor, move: Move, board: Board, error: FlotillaError | None = None) -> Template:
+def _ask(
+    request: Asked, visitor: Visitor, action: Action, board: Board, error: FlotillaError | None = None
+) -> Template:
     counted = kinds(board.cells)
     fact = (
         f"{counted['good']} of {len(board.cells)} devices have it, {counted['working']} are at it, "
@@ -161,7 +169,7 @@ def _ask(request: Asked, visitor: Visitor, move: Move, board: Board, error: Flot
     return ask(
         request,
         visitor,
-        move,
+        action,
         back=f"/rollouts/{board.rollout}",
         subject=f"{board.package} {board.version} on {board.channel}",
         facts=[fact],
@@ -169,8 +177,8 @@ def _ask(request: Asked, visitor: Visitor, move: Move, board: Board, error: Flot
     )
 
 
-def _move(name: str) -> Move:
-    found = move_named(name)
+def _action(name: str) -> Action:
+    found = APPROVE if name == APPROVE.name else move_named(name)
     if found is None:
         raise NotFoundException
     return found

@@ -17,6 +17,9 @@ from schemas.messages import Phase
 
 _word: Final = rollout_devices.c
 _LAST: Final = (Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.FAILED, Phase.REJECTED)
+NO_WAVE: Final = 1_000_000
+"""Sorts behind every wave."""
+_in_wave: Final = func.coalesce(_word.wave, NO_WAVE)
 _MOVING: Final = frozenset({RolloutState.ACTIVE, RolloutState.PAUSED, RolloutState.HALTED, RolloutState.REVERTED})
 
 
@@ -24,7 +27,8 @@ class Board(msgspec.Struct, frozen=True, kw_only=True):
     """A rollout at one moment.
 
     Attributes:
-        cells: one letter for each device, sorted by id; see `controller.web.phases`.
+        cells: one letter for each device, by wave and id; see `controller.web.phases`.
+        waves: wave and number of its devices, in order; `NO_WAVE` for those that are in none yet.
         order: changes whenever the devices themselves do, so that a place in `cells` means another one.
         tallies: devices that finished, by stretches of `width_s` seconds from the beginning on.
     """
@@ -39,6 +43,7 @@ class Board(msgspec.Struct, frozen=True, kw_only=True):
     changed_at: datetime
     read_at: datetime
     cells: str
+    waves: list[tuple[int, int]]
     order: str
     width_s: int
     tallies: list[Tally]
@@ -62,7 +67,7 @@ def read_board(engine: Engine, rollout: str, now: datetime) -> Board:
         row = connection.execute(select(rollouts).where(rollouts.c.id == rollout)).mappings().first()
         if row is None:
             raise OperatorError("rollout.unknown", f"there is no rollout {one_line(rollout)}")
-        cells, order = _cells(connection, rollout)
+        cells, waves, order = _cells(connection, rollout)
         begun = from_db(row["created_at"])
         state = RolloutState(row["state"])
         until = now if state in _MOVING else from_db(row["changed_at"])
@@ -80,6 +85,7 @@ def read_board(engine: Engine, rollout: str, now: datetime) -> Board:
         changed_at=from_db(row["changed_at"]),
         read_at=now,
         cells=cells,
+        waves=waves,
         order=order,
         width_s=width_s,
         tallies=tallies,
@@ -91,7 +97,7 @@ def read_board(engine: Engine, rollout: str, now: datetime) -> Board:
 
 def device_at(engine: Engine, rollout: str, place: int) -> str | None:
     """The device that a place in a board's cells stands for; None where there are not so many. Blocks."""
-    found = select(_word.device).where(_word.rollout == rollout).order_by(_word.device).offset(place).limit(1)
+    found = select(_word.device).where(_word.rollout == rollout).order_by(_in_wave, _word.device).offset(place).limit(1)
     with reading(engine) as connection:
         return connection.scalar(found)
 
@@ -148,18 +154,20 @@ def _row(row: Any) -> DeviceRow:
     )
 
 
-def _cells(connection: Connection, rollout: str) -> tuple[str, str]:
+def _cells(connection: Connection, rollout: str) -> tuple[str, list[tuple[int, int]], str]:
     """One row out of as many as there are devices: the database joins them, which costs a thousandth of moving them."""
     each = (
         select(code_column().label("code"), _word.device)
         .where(_word.rollout == rollout)
-        .order_by(_word.device)
+        .order_by(_in_wave, _word.device)
         .subquery()
     )
     joined = select(func.aggregate_strings(each.c.code, ""), func.min(each.c.device), func.max(each.c.device))
     cells, first, last = connection.execute(joined).one()
-    cells = cells or ""
-    return cells, f"{len(cells)} {first or ''} {last or ''}"
+    counted = select(_in_wave, func.count()).where(_word.rollout == rollout).group_by(_in_wave).order_by(_in_wave)
+    waves = [(number, count) for number, count in connection.execute(counted)]
+    order = " ".join(f"{number}:{count}" for number, count in waves)
+    return cells or "", waves, f"{order} {first or ''} {last or ''}"
 
 
 def _tallies(connection: Connection, rollout: str, begun: datetime, until: datetime, width_s: int) -> list[Tally]:

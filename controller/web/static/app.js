@@ -35,7 +35,7 @@
   setInterval(tick, 5000)
 
   // The grid: one cell for each letter of a string. The shapes are those of shapes.svg.
-  const KINDS = { s: "good", b: "working", w: "working", g: "working", f: "working", a: "working", r: "back", k: "bad", x: "bad", j: "bad", q: "bad", p: "waiting", d: "waiting", h: "aside", m: "aside", c: "aside", u: "aside" }
+  const LABEL = 22
   const FILLED = { a: 0.2, f: 0.42, g: 0.64, w: 0.85 }
   const grids = new Map()
   let shown = ""
@@ -97,6 +97,29 @@
     } else if (code === "m") {
       outline()
       stroke(line, [0.1, 0.9], [0.9, 0.1])
+    } else if (code === "i") {
+      pen.lineWidth = line
+      pen.strokeRect(x + size * 0.3, y + size * 0.3, size * 0.4, size * 0.4)
+    } else if (code === "o" || code === "n" || code === "l") {
+      if (code === "n") pen.setLineDash([size / 5, size / 5])
+      pen.lineWidth = line
+      pen.beginPath()
+      pen.arc(x + size / 2, y + size / 2, size / 2 - line / 2, 0, 7)
+      pen.stroke()
+      pen.setLineDash([])
+      if (code === "o") {
+        pen.beginPath()
+        pen.arc(x + size / 2, y + size / 2, size / 4, 0, 7)
+        pen.fill()
+      } else if (code === "l") stroke(line, [0.5, 0.2], [0.5, 0.55], [0.5, 0.5], [0.8, 0.5])
+    } else if (code === "z") stroke(line, [0.15, 0.15], [0.85, 0.15], [0.85, 0.15], [0.15, 0.85], [0.15, 0.85], [0.85, 0.85])
+    else if (code === "e") {
+      pen.beginPath()
+      pen.moveTo(x, y)
+      pen.lineTo(x, y + size)
+      pen.lineTo(x + size, y + size)
+      pen.closePath()
+      pen.fill()
     } else if (code === "u") pen.fillRect(x + size * 0.35, y + size * 0.35, size * 0.3, size * 0.3)
     else outline()
   }
@@ -113,7 +136,17 @@
     const gap = step >= 14 ? 3 : step >= 10 ? 2 : 1
     grid.step = step
     grid.columns = Math.max(1, Math.floor((width + gap) / step))
-    const height = Math.max(1, Math.ceil(grid.cells.length / grid.columns)) * step
+    // a stretch of cells for each wave, below a line that says which
+    let height = 0
+    let first = 0
+    grid.stretches = (grid.waves.length ? grid.waves : [["", grid.cells.length]]).map(([label, count]) => {
+      const top = height + (label ? LABEL : 0)
+      height = top + Math.ceil(count / grid.columns) * step
+      const stretch = { label, first, count, top }
+      first += count
+      return stretch
+    })
+    height = Math.max(height, 1)
     const ratio = window.devicePixelRatio || 1
     if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
       canvas.width = Math.round(width * ratio)
@@ -122,25 +155,30 @@
     }
     const style = getComputedStyle(document.documentElement)
     const colours = {}
-    for (const kind of new Set(Object.values(KINDS))) colours[kind] = style.getPropertyValue(`--${kind}`)
+    for (const kind of new Set(Object.values(grid.kinds))) colours[kind] = style.getPropertyValue(`--${kind}`)
     const paper = style.getPropertyValue("--card")
     const pen = canvas.getContext("2d")
     pen.setTransform(ratio, 0, 0, ratio, 0, 0)
     pen.clearRect(0, 0, width, height)
-    for (let i = 0; i < grid.cells.length; i++) {
-      const code = grid.cells[i]
-      const x = (i % grid.columns) * step
-      const y = Math.floor(i / grid.columns) * step
-      pen.globalAlpha = shown && code !== shown ? 0.18 : 1
-      shape(pen, code, x, y, step - gap, colours[KINDS[code] || "aside"], paper)
-    }
-    pen.globalAlpha = 1
-    if (grid.chosen >= 0 && grid.chosen < grid.cells.length) {
-      pen.strokeStyle = style.getPropertyValue("--ink")
-      pen.lineWidth = 2
-      const x = (grid.chosen % grid.columns) * step
-      const y = Math.floor(grid.chosen / grid.columns) * step
-      pen.strokeRect(x - 0.5, y - 0.5, step - gap + 1, step - gap + 1)
+    const dim = style.getPropertyValue("--dim")
+    pen.font = "12px system-ui, sans-serif"
+    for (const { label, first, count, top } of grid.stretches) {
+      if (label) {
+        pen.fillStyle = dim
+        pen.fillText(label, 0, top - 6)
+      }
+      for (let i = 0; i < count; i++) {
+        const code = grid.cells[first + i]
+        pen.globalAlpha = shown && code !== shown ? 0.18 : 1
+        shape(pen, code, (i % grid.columns) * step, top + Math.floor(i / grid.columns) * step, step - gap, colours[grid.kinds[code] || "aside"], paper)
+      }
+      pen.globalAlpha = 1
+      const i = grid.chosen - first
+      if (i >= 0 && i < count) {
+        pen.strokeStyle = style.getPropertyValue("--ink")
+        pen.lineWidth = 2
+        pen.strokeRect((i % grid.columns) * step - 0.5, top + Math.floor(i / grid.columns) * step - 0.5, step - gap + 1, step - gap + 1)
+      }
     }
   }
 
@@ -172,14 +210,18 @@
   }
 
   const begin = (canvas) => {
-    grids.set(canvas, { cells: canvas.dataset.cells, order: canvas.dataset.order, chosen: -1, drawing: 0, asking: 0 })
+    grids.set(canvas, { ...JSON.parse(canvas.dataset.grid), kinds: JSON.parse(canvas.dataset.kinds), chosen: -1, drawing: 0, asking: 0 })
+    canvas.dataset.cells = grids.get(canvas).cells
     new ResizeObserver(() => later(canvas)).observe(canvas.parentElement)
     canvas.addEventListener("click", (event) => {
       const grid = grids.get(canvas)
       const box = canvas.getBoundingClientRect()
       const column = Math.floor((event.clientX - box.left) / grid.step)
-      const place = Math.floor((event.clientY - box.top) / grid.step) * grid.columns + column
-      if (column < grid.columns && place < grid.cells.length) choose(canvas, place)
+      const y = event.clientY - box.top
+      const stretch = grid.stretches.findLast((one) => one.top <= y)
+      if (!stretch || column >= grid.columns) return
+      const i = Math.floor((y - stretch.top) / grid.step) * grid.columns + column
+      if (i < stretch.count) choose(canvas, stretch.first + i)
     })
     canvas.addEventListener("keydown", (event) => {
       const grid = grids.get(canvas)
@@ -206,8 +248,7 @@
     event.preventDefault()
     const told = JSON.parse(event.detail.data)
     if (told.order !== grid.order) grid.chosen = -1
-    grid.order = told.order
-    grid.cells = told.cells
+    Object.assign(grid, told)
     event.target.dataset.cells = told.cells
     event.target.setAttribute("aria-label", `One cell for each of ${told.cells.length} devices`)
     later(event.target)
