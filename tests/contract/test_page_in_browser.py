@@ -111,7 +111,7 @@ async def test_publishing_a_version_and_seeing_it_arrive(
         await expect(page.locator("#cell")).to_contain_text(name)
 
 
-async def test_watching_a_release_fail_finding_the_reason_and_reverting_it(
+async def test_watching_a_canary_fail_finding_the_reason_and_reverting_it(
     controller: ControllerProcess, broker: Broker, unique: Unique, tmp_path: Path
 ) -> None:
     package, channel = unique("tacho"), unique("ch")
@@ -121,32 +121,63 @@ async def test_watching_a_release_fail_finding_the_reason_and_reverting_it(
         fleet(controller, broker, names, channel=channel, package=package, version="1.1.0") as devices,
         looking(controller.url) as page,
     ):
-        wish = {"package": package, "version": "1.2.0", "channel": channel}
+        plan = {"name": "one first", "wave": [{"devices": 1}, {"upto": 100}], "on_failure": "halt"}
+        wish = {"package": package, "version": "1.2.0", "channel": channel, "plan": plan}
         rollout = controller.send("POST", "/releases", wish).json()["id"]
         await page.goto("/")
         await page.locator(f'a[href="/rollouts/{rollout}"]').click()
-        for device, phases in zip(devices, (GOOD, BAD, ()), strict=True):
-            await device.update(await device.announcement("1.2.0"), *phases)
-        grid = page.locator("canvas.grid")
-        await expect(grid).to_have_attribute("data-cells", "skp")
+        grid, waves = page.locator("canvas.grid"), page.locator(".waves > li")
+        await expect(waves).to_have_count(2)
+        announced = await devices[0].announcement("1.2.0")
+        (canary,) = announced.targets.devices
+        await next(one for one in devices if one.id == canary).update(announced, *BAD)
+
+        await expect(grid).to_have_attribute("data-cells", re.compile("^k[hi]{2}$"))
+        await expect(waves.first).to_contain_text("failed")
+        await expect(page.locator(".state", has_text="halted")).to_be_visible()
+        await expect(page.locator(".because")).to_contain_text("wave 1")
         wrong = page.locator("section", has_text="What went wrong").locator("details")
         await expect(wrong).to_contain_text("health.http")
         await expect(wrong.locator(".log")).to_have_text("first line\nlast line")
-        await expect(page.locator(".legend")).to_contain_text("rolled back")
+        await expect(wrong.get_by_role("link", name=canary)).to_be_visible()
+        await page.locator(".legend").get_by_role("link", name="rolled back").click()
+        await expect(page.locator("#devices tbody tr")).to_have_count(1)
 
         await page.get_by_role("link", name="Revert").click()
         dialog = page.get_by_role("dialog")
         await expect(dialog).to_contain_text(f"{package} 1.2.0 on {channel}")
         await dialog.get_by_role("link", name="Leave it").click()
         await expect(dialog).to_be_hidden()
-        assert controller.get(f"/rollouts/{rollout}").json()["rollout"]["state"] == "active"
+        assert controller.get(f"/rollouts/{rollout}").json()["rollout"]["state"] == "halted"
         await page.get_by_role("link", name="Revert").click()
         await confirm(page, "Revert")
         await expect(page.get_by_role("status")).to_contain_text("devices go back")
-        await devices[0].until(lambda: devices[0].announcements[-1].state is ReleaseState.REVERTED)
-        await devices[0].update(devices[0].announcements[-1], Phase.ROLLING_BACK)
-        await expect(grid).to_have_attribute("data-cells", "rkh")
+        for device in devices:
+            await device.until(lambda device=device: device.announcements[-1].state is ReleaseState.REVERTED)
         await expect(page.get_by_role("link", name="Revert")).to_have_count(0)
+
+
+async def test_saying_go_to_the_next_wave(controller: ControllerProcess, broker: Broker, unique: Unique) -> None:
+    package, channel = unique("tacho"), unique("ch")
+    names = sorted(unique("pi") for _ in range(2))
+    answer = controller.push(make_package(Path(controller.data.parent), package, "1.2.0", {"app": "new"}))
+    assert answer.status == 201
+    async with (
+        fleet(controller, broker, names, channel=channel, package=package, version="1.1.0") as devices,
+        looking(controller.url) as page,
+    ):
+        plan = {"name": "ask me", "wave": [{"devices": 1}, {"upto": 100, "approval": True}]}
+        wish = {"package": package, "version": "1.2.0", "channel": channel, "plan": plan}
+        rollout = controller.send("POST", "/releases", wish).json()["id"]
+        await page.goto(f"/rollouts/{rollout}")
+        announced = await devices[0].announcement("1.2.0")
+        first = next(one for one in devices if one.id in announced.targets.devices)
+        await first.update(announced, *GOOD)
+        await first.report(packages={package: installed("1.2.0")})
+        await page.get_by_role("link", name="Approve the next wave").click()
+        await confirm(page, "Approve the next wave")
+        await expect(page.get_by_role("status")).to_contain_text("Approved")
+        await devices[0].until(lambda: devices[0].announcements[-1].targets.upto == 10_000)
 
 
 async def test_pinning_a_device_and_asking_it_for_a_report(
