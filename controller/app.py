@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -118,7 +118,8 @@ async def run_controller(settings: ControllerSettings) -> None:
             health=Health(engine, status=fleet.status, expiries=lambda: upkeep.expiries),
             engine=engine,
         )
-        server = _Server(_server_config(RequestCounter(api, registry)))  # type: ignore[arg-type]  # both speak ASGI
+        asgi = RequestCounter(api, registry)  # type: ignore[arg-type]  # both speak ASGI
+        server = _Server(_server_config(asgi, settings.proxies))
         log.info(
             "the page is at %s", page_address(settings.http), extra=told("listening", url=page_address(settings.http))
         )
@@ -136,6 +137,7 @@ async def run_controller(settings: ControllerSettings) -> None:
             "http": lambda: server.serve(listeners),
             "metadata": lambda: _keep_fresh(repository, stop),
             "pruning": lambda: _prune(Pruner(engine), timedelta(days=settings.keep_events_days), stop),
+            "accounts": lambda: _forget(accounts, answers, timedelta(days=settings.keep_audit_days), stop),
             "bundles": lambda: bundle_maker.run(stop),
             "upkeep": lambda: upkeep.run(stop),
         }
@@ -223,6 +225,25 @@ def page_address(address: HttpAddress) -> str:
     return f"http://{HttpAddress(host='127.0.0.1', port=address.port) if address.listens_everywhere else address}/"
 
 
+async def _forget(accounts: Accounts, answers: Answers, keep_audit: timedelta, stop: asyncio.Event) -> None:
+    """Remove sessions that are over, answers that nobody asks for again, and the oldest of the audit log."""
+    wait_s = FIRST_PRUNING_S
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), wait_s)
+            return
+        wait_s = REFRESH_EVERY_S
+        try:
+            await asyncio.to_thread(accounts.people.forget_old_sessions)
+            await asyncio.to_thread(answers.forget_old)
+            forgotten = await asyncio.to_thread(accounts.audit.prune, keep_audit)
+        except FlotillaError as error:
+            log.error("forgetting old sessions and changes failed: %s", one_line(error))  # noqa: TRY400 - the line says it all
+        else:
+            if forgotten:
+                log.info("forgot %d rows of the audit log", forgotten)
+
+
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -230,12 +251,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server_config(api: object) -> uvicorn.Config:
+def _server_config(api: object, proxies: Sequence[str]) -> uvicorn.Config:
     return uvicorn.Config(
         api,  # type: ignore[arg-type]  # an ASGI application, typed by another library
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=["127.0.0.1", "::1", *proxies],
         timeout_graceful_shutdown=GRACE_S,
         http="httptools",
         lifespan="on",

@@ -3,6 +3,8 @@
 import http.client
 import itertools
 import os
+import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
@@ -11,6 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 import urllib3
 
+from controller.version import VERSION
 from schemas.errors import CODES, FlotillaError, NetworkError, OperatorError, one_line
 
 T = TypeVar("T")
@@ -30,6 +33,11 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
 
 
+RETRIES: Final = 3
+RETRY_AFTER_S: Final = 0.3
+RUNNING_S: Final = 20.0
+"""How long to wait for a request that is still under way after its connection broke."""
+
 _JSON: Final = {"Content-Type": "application/json"}
 """The controller wants to be told of changes with it, body or not: pages of other sites cannot send it unasked."""
 
@@ -45,7 +53,9 @@ class ControllerClient:
     def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 30.0) -> None:
         self.url = url.rstrip("/")
         _check_url(self.url)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = {"User-Agent": f"flotilla-cli/{VERSION}"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
         self._timeout = urllib3.Timeout(connect=5.0, read=timeout_s)
         self._pool = urllib3.PoolManager(retries=False, timeout=self._timeout)
 
@@ -56,11 +66,11 @@ class ControllerClient:
     def send(self, method: str, type_: type[T], *path: str, body: Any = None, query: Query | None = None) -> T:
         """Send `body` as JSON, decode the answer as `type_`."""
         payload = None if body is None else msgspec.json.encode(body)
-        return self._decode(self._request(method, path, body=payload, headers=_JSON, query=query), type_)
+        return self._decode(self._change(method, path, payload, query), type_)
 
     def delete(self, *path: str, query: Query | None = None) -> None:
         """DELETE `path`."""
-        self._request("DELETE", path, query=query).release_conn()
+        self._change("DELETE", path, None, query).release_conn()
 
     def upload(self, type_: type[T], content: BinaryIO, size: int, *path: str, query: Query | None = None) -> T:
         """POST a file's content as it is, never whole in memory; waits up to ten minutes for it to be stored."""
@@ -106,6 +116,29 @@ class ControllerClient:
             raise NetworkError("api.refused", f"{self.url} is no Flotilla controller: {one_line(error)}") from error
         finally:
             answer.close()
+
+    def _change(
+        self, method: str, path: tuple[str, ...], body: bytes | None, query: Query | None
+    ) -> urllib3.BaseHTTPResponse:
+        """Send a change; again where the connection broke before the answer was there, under the same key.
+
+        By the key the controller knows what it has done already, and answers that. A request that is still under way
+        is waited for.
+        """
+        headers = {**_JSON, "Idempotency-Key": secrets.token_hex(16)}
+        broken = 0
+        give_up = time.monotonic() + RUNNING_S
+        while True:
+            try:
+                return self._request(method, path, body=body, headers=headers, query=query)
+            except NetworkError as error:
+                broken += 1
+                if broken > RETRIES or not _broke_off(error):
+                    raise
+            except OperatorError as error:
+                if error.code != "request.running" or time.monotonic() > give_up:
+                    raise
+            time.sleep(RETRY_AFTER_S)
 
     def _request(
         self,
@@ -196,6 +229,11 @@ def _problem(url: str, answer: urllib3.BaseHTTPResponse) -> FlotillaError:
         answer.close()
     text = problem.detail or problem.title or f"{url} answered {answer.status}"
     return OperatorError(problem.code if problem.code in CODES else "api.refused", one_line(text))
+
+
+def _broke_off(error: NetworkError) -> bool:
+    """Whether the connection was there and broke: what was asked may have been done, and the answer is lost."""
+    return isinstance(error.__cause__, urllib3.exceptions.ProtocolError)
 
 
 def _check_url(url: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from controller.accounts.audit import KEEP_AUDIT_DAYS
 from controller.database import sqlite_url
 from controller.repository.bundle_choice import DEFAULT_RELEASES
 from schemas.errors import OperatorError, one_line
@@ -89,6 +90,8 @@ class ControllerSettings:
         bundle_releases: bundles lead to each new release from so many of those before it; 0 makes none.
         bundle_workers: processes that make a bundle at the same time; half of the cores if None.
         keep_events_days: how long the steps of updates are kept; the last word of each is kept for ever.
+        keep_audit_days: how long the audit log is kept.
+        proxies: addresses of proxies whose X-Forwarded-For and -Proto are believed, besides this machine's own.
         require_token: whether the API asks for the token on loopback too, as it must behind a proxy on this machine.
     """
 
@@ -101,6 +104,8 @@ class ControllerSettings:
     repository: str | None = None
     database: str | None = None
     require_token: bool = False
+    keep_audit_days: int = KEEP_AUDIT_DAYS
+    proxies: tuple[str, ...] = ()
     bundle_releases: int = DEFAULT_RELEASES
     bundle_workers: int | None = None
     keep_events_days: int = KEEP_EVENTS_DAYS

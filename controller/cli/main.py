@@ -39,6 +39,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "device": Entry("controller.cli.fleet:device", "Show one device: what it runs, and its newest events."),
         "rollouts": Entry("controller.cli.fleet:rollouts", "List the rollouts, newest first."),
         "rollout": Entry("controller.cli.fleet:rollout", "Show one rollout: every device's verdict, and failures."),
+        "audit": Entry("controller.cli.accounts:audit", "Show who changed what."),
         "watch": Entry("controller.cli.watch:watch", "Show what devices report, live."),
         "top": Entry("controller.cli.top:top", "Show how the newest rollouts stand, wave by wave, live."),
     },
@@ -54,6 +55,8 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     },
     "Run": {
         "serve": Entry("controller.cli.serve:serve", "Run the controller."),
+        "user": Entry("controller.cli.accounts:user", "Look after the accounts of people."),
+        "token": Entry("controller.cli.accounts:token", "Look after the tokens of machines."),
         "gc": Entry("controller.cli.gc:gc", "Remove old releases that nothing needs; first shows which."),
         "repository": Entry("controller.cli.repository:repository", "Verify, measure and tidy up a data folder."),
         "simulate": Entry("controller.cli.simulate:simulate", "Run many simulated devices, to try rollouts on them."),

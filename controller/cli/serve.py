@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from controller.accounts.audit import KEEP_AUDIT_DAYS, MIN_KEEP
 from controller.app import run_controller
 from controller.logs import FORMATS, LogFormat, set_up_logging
 from controller.repository.bundle_choice import DEFAULT_RELEASES, MAX_RELEASES
@@ -66,7 +67,22 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     help="How long the steps of updates are kept; the last word of each is kept for ever.",
 )
 @click.option(
-    "--require-token", is_flag=True, help="Ask for the token on loopback too: behind a proxy on this machine."
+    "--keep-audit",
+    type=click.IntRange(MIN_KEEP.days, 36_500),
+    default=KEEP_AUDIT_DAYS,
+    show_default=True,
+    metavar="DAYS",
+    help="How long it is kept who changed what.",
+)
+@click.option(
+    "--proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A proxy with TLS in front, on another machine: believe what it says of its clients.",
+)
+@click.option(
+    "--require-token", is_flag=True, help="Ask for logins and tokens on loopback too: behind a proxy on this machine."
 )
 @click.option(
     "--bundles",
@@ -105,6 +121,8 @@ def serve(
     topic_root: str,
     embedded_port: int,
     keep_events: int,
+    keep_audit: int,
+    proxies: tuple[str, ...],
     bundle_releases: int,
     bundle_workers: int | None,
     log_format: LogFormat,
@@ -114,8 +132,8 @@ def serve(
 ) -> None:
     """Run the controller: repository, rollouts, HTTP API.
 
-    On an empty data folder it makes the signing keys first. Listening on anything but loopback, the API asks
-    for the token in DATA/api-token.
+    On an empty data folder it makes the signing keys first. Listening on anything but loopback, everybody has to log
+    in or show a token; the first one is in DATA/api-token.
     """
     if broker and embedded_broker:
         raise OperatorError("input.bad", "--broker and --embedded-broker exclude each other; choose one")
@@ -146,6 +164,8 @@ def serve(
         bundle_releases=bundle_releases,
         bundle_workers=bundle_workers,
         keep_events_days=keep_events,
+        keep_audit_days=keep_audit,
+        proxies=proxies,
     )
     set_up_logging(log_format)
     asyncio.run(run_controller(settings))

@@ -1,76 +1,31 @@
 """`/api/v1/session`, `users`, `tokens` and `audit`: who may do what, and who did."""
 
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
-import msgspec
 from anyio import to_thread
 from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.params import Parameter
 
 from controller.accounts.audit import AuditLog
-from controller.accounts.passwords import MAX_LENGTH
 from controller.accounts.roles import Role
-from controller.accounts.views import AccountName, ApiToken, AuditEntry, NewToken, User
+from controller.accounts.views import ApiToken, AuditEntry, NewToken, User
+from controller.http.account_views import (
+    LoginWish,
+    OwnPasswordWish,
+    PasswordWish,
+    RoleWish,
+    SessionView,
+    TokenWish,
+    UserWish,
+)
 from controller.http.login import Accounts, no_cookie
 from controller.http.noting import about, who_of
 from controller.http.packages import Limit
-from controller.http.views import Page, View, Wish
+from controller.http.views import Page
 from schemas.errors import OperatorError
 
 Asked = Request[Any, Any, Any]
-Password = Annotated[str, msgspec.Meta(max_length=MAX_LENGTH)]
-MAX_DAYS: Final = 3660
-
-
-class SessionView(View, frozen=True, kw_only=True):
-    """Whoever asks: `user`, `token`, or `local` where nobody is asked who they are."""
-
-    kind: str
-    name: str
-    role: Role
-
-
-class LoginWish(Wish, frozen=True, kw_only=True):
-    """Log in."""
-
-    name: Annotated[str, msgspec.Meta(max_length=63)]
-    password: Password
-
-
-class OwnPasswordWish(Wish, frozen=True, kw_only=True):
-    """Another password for oneself."""
-
-    password: Password
-    new_password: Password
-
-
-class UserWish(Wish, frozen=True, kw_only=True):
-    """A new account."""
-
-    name: AccountName
-    role: Role
-    password: Password
-
-
-class PasswordWish(Wish, frozen=True, kw_only=True):
-    """Another password for an account."""
-
-    password: Password
-
-
-class RoleWish(Wish, frozen=True, kw_only=True):
-    """Another role for an account."""
-
-    role: Role
-
-
-class TokenWish(Wish, frozen=True, kw_only=True):
-    """A new token; without `expires_days` it has no end."""
-
-    name: AccountName
-    role: Role
-    expires_days: Annotated[float, msgspec.Meta(gt=0, le=MAX_DAYS)] | None = None
 
 
 class Session(Controller):

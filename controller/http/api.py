@@ -98,7 +98,7 @@ def make_api(
             fleet_handlers.Devices,
             fleet_handlers.fleet_statistics,
             fleet_handlers.watch,
-            fleet_handlers.about,
+            fleet_handlers.about_controller,
             account_handlers.Session,
             account_handlers.Users,
             account_handlers.TokensOfMachines,

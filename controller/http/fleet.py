@@ -11,6 +11,7 @@ from litestar.response import Stream
 
 from controller.fleet.service import FleetService
 from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEvent
+from controller.http.noting import about
 from controller.http.packages import Limit
 from controller.http.releasing import Releasing
 from controller.http.views import (
@@ -38,8 +39,9 @@ MAX_ID_DIGITS: Final = 18
 
 
 @post("/releases", tags=["rollouts"], summary="Announce a version on a channel")
-async def release(data: ReleaseWish, releasing: Releasing) -> Announced:
+async def release(request: Request[Any, Any, Any], data: ReleaseWish, releasing: Releasing) -> Announced:
     """Start a rollout; it takes the place of what the channel announced of this package before."""
+    about(request, f"{data.package} {data.version} {data.channel}")
     return await to_thread.run_sync(releasing.announce, data)
 
 
@@ -55,8 +57,9 @@ async def withdraw(channel: str, name: str, releasing: Releasing) -> Rollout:
 
 
 @post("/releases/sets", tags=["rollouts"], summary="Announce several packages as one set")
-async def release_set(data: SetWish, releasing: Releasing) -> list[Rollout]:
+async def release_set(request: Request[Any, Any, Any], data: SetWish, releasing: Releasing) -> list[Rollout]:
     """Start a rollout for each; a device takes all of them in one switch, or none. All are announced, or none."""
+    about(request, " ".join([*(f"{name}@{version}" for name, version in data.packages.items()), data.channel]))
     return await to_thread.run_sync(releasing.announce_set, data)
 
 
@@ -227,7 +230,7 @@ async def watch(
 
 
 @get("/controller", tags=["controller"], summary="Where the controller's parts are")
-async def about(fleet: FleetService, settings: ControllerSettings, broker_url: str) -> ControllerView:
+async def about_controller(fleet: FleetService, settings: ControllerSettings, broker_url: str) -> ControllerView:
     """For people and programs that connect to the broker or the repository by themselves."""
     return ControllerView(
         version=VERSION,

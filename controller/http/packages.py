@@ -21,6 +21,7 @@ from litestar.params import Parameter
 from litestar.response import Stream
 
 from controller.fleet.service import FleetService
+from controller.http.noting import about, nothing_changed
 from controller.http.views import MAX_PAGE, Page, PushView, RetireWish, SiteWish, YankView, YankWish
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.files import disk_errors
@@ -94,6 +95,7 @@ class Packages(Controller):
         begun = datetime.now(UTC)
         async with _received(request, spool) as path:
             record = await to_thread.run_sync(repository.add, path)
+        about(request, record.key)
         bundle_maker.want(record)
         new = record.created_at >= begun
         return Response(PushView(release=record, new=new), status_code=201 if new else 200)
@@ -166,13 +168,18 @@ class Packages(Controller):
         """Verified from that root, signed anew here; all of it or nothing."""
         async with _received(request, spool) as path:
             imported = await to_thread.run_sync(repository.import_site, path, root)
+        about(request, " ".join(record.key for record in imported.releases))
         for record in imported.releases:
             bundle_maker.want(record)
         return imported
 
     @post("/retire", summary="Remove old releases that nothing needs", status_code=200)
-    async def retire(self, repository: PackageRepository, fleet: FleetService, data: RetireWish) -> Retired:
+    async def retire(
+        self, request: Request[Any, Any, Any], repository: PackageRepository, fleet: FleetService, data: RetireWish
+    ) -> Retired:
         """Says what goes and how many bytes; with `dry_run`, as is the default, nothing is done."""
+        if data.dry_run:
+            nothing_changed(request)
         rules = Rules(keep=data.keep, younger_than=timedelta(days=data.older_than_days))
         return await to_thread.run_sync(lambda: repository.retire(rules, fleet.releases_in_use, dry_run=data.dry_run))
 

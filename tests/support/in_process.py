@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+from argon2 import PasswordHasher
 from litestar import Litestar
 from litestar.testing import TestClient
 from sqlalchemy import Engine
 
+from controller.accounts import passwords
 from controller.accounts.answers import Answers
 from controller.accounts.audit import AuditLog
 from controller.accounts.people import People
@@ -67,6 +70,25 @@ def bearer(token: str) -> dict[str, str]:
 @contextmanager
 def application(folder: Path, *, token: str | None = FILE_TOKEN, base: str = f"http://{HOST}") -> Iterator[Application]:
     """As `run_controller` puts it together; with a token as where others can reach it, without as on loopback."""
+    with cheap_passwords(), _made(folder, token, base) as made:
+        yield made
+
+
+@contextmanager
+def cheap_passwords() -> Iterator[None]:
+    """Hashes that take no time; what they cost in earnest is tested once."""
+    real = passwords._hasher
+    cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_hasher", cheap)
+        passwords._of_nobody.cache_clear()
+        yield
+    passwords._of_nobody.cache_clear()
+    assert passwords._hasher is real
+
+
+@contextmanager
+def _made(folder: Path, token: str | None, base: str) -> Iterator[Application]:
     settings = ControllerSettings(data=folder, http=HttpAddress(host="127.0.0.1", port=8420), broker=None)
     folder.mkdir(parents=True, exist_ok=True)
     engine = open_database(sqlite_url(folder / "flotilla.db"))

@@ -1,0 +1,18 @@
+"""A database of its own for each test, and passwords that cost nothing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from controller.database import open_database, sqlite_url
+from tests.support.in_process import cheap_passwords
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    made = open_database(sqlite_url(tmp_path / "flotilla.db"))
+    with cheap_passwords():
+        yield made
+    made.dispose()

@@ -1,0 +1,138 @@
+"""Every change that is asked for over HTTP is in the audit log, from the API as from the page."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controller.accounts.audit import AuditLog
+from controller.accounts.roles import Role
+from controller.accounts.views import AuditEntry
+from controller.http.rules import RULES
+from schemas.errors import OperatorError
+from tests.support.in_process import FILE_TOKEN, JSON, PASSWORD, Application, application, bearer
+from tests.support.repository import add_release
+
+OWN = {"Origin": "http://fleet.example:8420"}
+RELEASE = {"package": "tacho", "version": "1.0.0", "channel": "stable"}
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Application]:
+    with application(tmp_path) as made:
+        add_release(made.repository, "tacho", "1.0.0", {"a": "a"})
+        made.people.add("anna", Role.OPERATOR, PASSWORD)
+        yield made
+
+
+def newest(app: Application) -> AuditEntry:
+    return app.audit.entries(limit=1)[0]
+
+
+def test_a_change_says_who_what_on_what_and_how_it_ended(app: Application) -> None:
+    publisher = app.token(Role.PUBLISHER, "ci")
+    made = app.client.post("/api/v1/releases", json=RELEASE, headers={**publisher, "User-Agent": "flotilla-cli/1"})
+    row = newest(app)
+    assert (row.actor, row.role, row.via, row.address) == ("token:ci", Role.PUBLISHER, "cli", "testclient")
+    assert (row.action, row.result, row.status) == ("release.announce", "done", 201)
+    assert json.loads(row.detail) == RELEASE
+    assert row.target == "tacho 1.0.0 stable"
+    rollout = made.json()["id"]
+    app.client.post(f"/api/v1/rollouts/{rollout}/state", json={"state": "halted"}, headers=publisher)
+    row = newest(app)
+    assert (row.action, row.target, row.via) == ("rollout.state", rollout, "api")
+    assert json.loads(row.detail) == {"state": "halted"}
+    app.client.post(f"/api/v1/rollouts/{rollout}/state", json={"state": "complete"}, headers=publisher)
+    row = newest(app)
+    assert (row.target, row.status) == (rollout, 409)
+    assert row.result == "rollout.state"
+
+
+def test_a_change_on_the_page_is_in_the_same_log(app: Application) -> None:
+    rollout = app.client.post("/api/v1/releases", json=RELEASE, headers=bearer(FILE_TOKEN)).json()["id"]
+    app.client.post("/api/v1/session", json={"name": "anna", "password": PASSWORD})
+    done = app.client.post(f"/rollouts/{rollout}/do/pause", data={"sure": "yes"}, headers=OWN, follow_redirects=False)
+    assert done.status_code == 303
+    row = newest(app)
+    assert (row.actor, row.via, row.action, row.result) == ("user:anna", "page", "rollout.do", "done")
+    assert row.target == f"{rollout} pause"
+
+
+def test_what_a_role_does_not_allow_is_noted_and_what_strangers_try_is_not(app: Application) -> None:
+    viewer = app.token(Role.VIEWER, "reader")
+    assert app.client.post("/api/v1/releases", json=RELEASE, headers=viewer).status_code == 403
+    row = newest(app)
+    assert (row.actor, row.action, row.result, row.status) == ("token:reader", "release.announce", "auth.denied", 403)
+    assert app.client.post("/api/v1/releases", json=RELEASE).status_code == 401
+    assert newest(app) == row
+
+
+def test_logins_are_noted_with_the_name_and_without_the_password(app: Application) -> None:
+    for password in ("wrong horse battery", PASSWORD):
+        app.client.post("/api/v1/session", json={"name": "anna", "password": password})
+    good, wrong = app.audit.entries(limit=2)
+    assert (good.actor, good.action, good.target, good.result) == ("user:anna", "login", "anna", "done")
+    assert (wrong.actor, wrong.action, wrong.target, wrong.result) == ("nobody", "login", "anna", "auth.refused")
+    app.client.post(
+        "/login", data={"name": "anna", "password": PASSWORD, "next": "/"}, headers=OWN, follow_redirects=False
+    )
+    assert newest(app).via == "page"
+    users = {"name": "ben", "role": "viewer", "password": PASSWORD}
+    app.client.post("/api/v1/users", json=users, headers=bearer(FILE_TOKEN))
+    assert (newest(app).action, newest(app).target) == ("user.add", "ben")
+    everything = str(app.audit.entries(limit=100))
+    assert "horse battery" not in everything
+
+
+def test_tries_that_are_refused_unseen_do_not_fill_the_log(app: Application) -> None:
+    statuses = [
+        app.client.post("/api/v1/session", json={"name": "anna", "password": "wrong horse"}).status_code
+        for _ in range(12)
+    ]
+    assert len(app.audit.entries(action="login")) == statuses.count(401) < 12
+
+
+def test_what_only_asks_is_not_noted(app: Application) -> None:
+    headers = bearer(FILE_TOKEN)
+    app.client.post("/api/v1/packages/retire", json={}, headers=headers)
+    app.client.post("/api/v1/releases/preflight", json=RELEASE, headers=headers)
+    app.client.get("/api/v1/packages", headers=headers)
+    assert app.audit.entries() == []
+    app.client.post("/api/v1/packages/retire", json={"dry_run": False}, headers=headers)
+    assert newest(app).action == "package.retire"
+
+
+def test_every_route_that_can_change_something_has_a_name_in_the_log() -> None:
+    asks_only = {("POST", "/api/v1/releases/preflight")}
+    for (method, path), rule in RULES.items():
+        changes = method in {"POST", "PUT", "PATCH", "DELETE"} and (method, path) not in asks_only
+        assert changes == (rule.action is not None), (method, path)
+
+
+def test_the_log_is_read_in_pages_over_the_api(app: Application) -> None:
+    headers = {**bearer(FILE_TOKEN), **JSON}
+    for number in range(5):
+        app.client.delete(f"/api/v1/tokens/t{number}", headers=headers)
+    seen: list[str] = []
+    query: dict[str, str] = {"limit": "2"}
+    while True:
+        page = app.client.get("/api/v1/audit", params=query, headers=headers).json()
+        seen += [row["target"] for row in page["items"]]
+        if page["next"] is None:
+            break
+        query["after"] = page["next"]
+    assert seen == ["t4", "t3", "t2", "t1", "t0"]
+    only = app.client.get("/api/v1/audit", params={"actor": "user:anna"}, headers=headers).json()
+    assert only == {"items": [], "next": None}
+
+
+def test_a_log_that_cannot_be_written_does_not_hide_that_the_change_is_made(
+    app: Application, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OperatorError("disk.full", "no room")
+
+    monkeypatch.setattr(AuditLog, "write", full)
+    assert app.client.post("/api/v1/releases", json=RELEASE, headers=bearer(FILE_TOKEN)).status_code == 201
+    assert "the audit log could not be written: release.announce" in caplog.text

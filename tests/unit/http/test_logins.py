@@ -1,0 +1,269 @@
+"""Logging in over HTTP: cookies, other sites' pages, guessing, and credentials that are over."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import update
+
+from controller.accounts.people import IDLE, People
+from controller.accounts.roles import Role
+from controller.accounts.tables import sessions
+from controller.accounts.throttle import PAIR
+from controller.database import to_db, utc_now, writing
+from controller.http.guard import COOKIE
+from controller.http.login import local_path
+from tests.support.in_process import FILE_TOKEN, HOST, JSON, PASSWORD, Application, application, bearer
+
+OWN = {"Origin": f"http://{HOST}"}
+HALT = ("POST", "/api/v1/rollouts/none/state")
+WISH = {"state": "halted"}
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Application]:
+    with application(tmp_path) as made:
+        made.people.add("anna", Role.OPERATOR, PASSWORD)
+        yield made
+
+
+def log_in(app: Application, password: str = PASSWORD, name: str = "anna", **more: Any) -> httpx.Response:
+    return app.client.post("/api/v1/session", json={"name": name, "password": password}, **more)
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> str:
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    assert answer.json()["code"] == code
+    detail: str = answer.json()["detail"]
+    return detail
+
+
+def test_the_right_password_begins_a_session(app: Application) -> None:
+    answer = log_in(app)
+    assert answer.status_code == 200
+    assert answer.json() == {"kind": "user", "name": "anna", "role": "operator"}
+    assert app.client.get("/api/v1/session").json() == answer.json()
+    assert app.client.get("/api/v1/devices").status_code == 200
+    # nothing of the session's rollout is there, but anna may ask
+    problem(app.client.request(*HALT, json=WISH, headers=OWN), 404, "rollout.unknown")
+
+
+def test_a_wrong_password_begins_none(app: Application) -> None:
+    for name, password in (("anna", "wrong horse battery"), ("nobody", PASSWORD)):
+        answer = log_in(app, password, name)
+        assert problem(answer, 401, "auth.refused") == "the name or the password is wrong"
+        assert "set-cookie" not in answer.headers
+    problem(app.client.get("/api/v1/devices"), 401, "auth.refused")
+
+
+def test_the_cookie_is_for_this_server_s_own_pages_and_no_script(app: Application) -> None:
+    cookie = log_in(app).headers["set-cookie"]
+    parts = {part.strip().lower() for part in cookie.split(";")[1:]}
+    assert {"httponly", "samesite=strict", "path=/"} <= parts
+    assert "secure" not in parts
+    assert not any(part.startswith("domain") for part in parts)
+
+
+def test_where_tls_is_in_front_the_cookie_goes_over_tls_only(tmp_path: Path) -> None:
+    with application(tmp_path, base=f"https://{HOST}") as app:
+        app.people.add("anna", Role.VIEWER, PASSWORD)
+        assert "secure" in log_in(app).headers["set-cookie"].lower()
+
+
+def test_a_session_that_was_not_used_for_long_is_over(app: Application) -> None:
+    log_in(app)
+    assert app.client.get("/api/v1/devices").status_code == 200
+    with writing(app.engine) as connection:
+        connection.execute(update(sessions).values(seen_at=to_db(utc_now() - IDLE)))
+    problem(app.client.get("/api/v1/devices"), 401, "auth.refused")
+
+
+def test_after_the_logout_the_cookie_is_good_for_nothing(app: Application) -> None:
+    log_in(app)
+    stolen = app.client.cookies[COOKIE]
+    answer = app.client.request("DELETE", "/api/v1/session", headers=OWN)
+    assert answer.status_code == 204
+    assert "max-age=0" in answer.headers["set-cookie"].lower()
+    app.client.cookies.clear()
+    app.client.cookies.set(COOKIE, stolen)
+    problem(app.client.get("/api/v1/devices"), 401, "auth.refused")
+
+
+def test_a_role_that_is_not_enough_is_told_which_would_be(app: Application) -> None:
+    log_in(app)
+    answer = app.client.post("/api/v1/releases", json={}, headers=OWN)
+    assert problem(answer, 403, "auth.denied") == "this needs the role publisher; user:anna has the role operator"
+    app.people.set_role("anna", Role.PUBLISHER)
+    problem(app.client.post("/api/v1/releases", json={}, headers=OWN), 401, "auth.refused")
+    log_in(app)
+    problem(app.client.post("/api/v1/releases", json={}, headers=OWN), 400, "input.bad")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "null"},
+        {"Origin": "http://evil.example"},
+        {"Origin": f"http://{HOST}.evil.example"},
+        {"Origin": f"http://{HOST}1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {**OWN, "Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_with_a_cookie_another_site_s_page_changes_nothing(app: Application, headers: dict[str, str]) -> None:
+    """SameSite keeps the cookie away from such requests; this holds where a browser does not know of it."""
+    log_in(app)
+    assert "other sites" in problem(app.client.request(*HALT, json=WISH, headers=headers), 403, "input.bad")
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert app.client.post("/logout", headers={**headers, **form}).status_code == 403
+    assert app.client.get("/api/v1/session").status_code == 200
+
+
+@pytest.mark.parametrize("headers", [OWN, {"Sec-Fetch-Site": "same-origin", "Origin": "http://behind.a.proxy"}])
+def test_the_server_s_own_page_is_let_through(app: Application, headers: dict[str, str]) -> None:
+    log_in(app)
+    problem(app.client.request(*HALT, json=WISH, headers=headers), 404, "rollout.unknown")
+
+
+def test_a_token_needs_no_page(app: Application) -> None:
+    problem(app.client.request(*HALT, json=WISH, headers=app.token(Role.OPERATOR)), 404, "rollout.unknown")
+
+
+def test_a_revoked_token_and_one_that_has_ended_are_refused(app: Application) -> None:
+    headers = app.token(Role.VIEWER, "ci")
+    assert app.client.get("/api/v1/devices", headers=headers).status_code == 200
+    assert app.client.delete("/api/v1/tokens/ci", headers={**bearer(FILE_TOKEN), **JSON}).status_code == 204
+    problem(app.client.get("/api/v1/devices", headers=headers), 401, "auth.refused")
+    made = app.client.post(
+        "/api/v1/tokens", json={"name": "short", "role": "viewer", "expires_days": 1e-9}, headers=bearer(FILE_TOKEN)
+    ).json()
+    problem(app.client.get("/api/v1/devices", headers=bearer(made["token"])), 401, "auth.refused")
+
+
+def test_the_token_of_the_data_folder_may_do_everything_and_is_not_revoked_from_here(app: Application) -> None:
+    headers = {**bearer(FILE_TOKEN), **JSON}
+    assert app.client.get("/api/v1/session", headers=headers).json() == {
+        "kind": "token",
+        "name": "api-token",
+        "role": "admin",
+    }
+    assert "data folder" in problem(app.client.delete("/api/v1/tokens/api-token", headers=headers), 400, "input.bad")
+
+
+def test_guessing_is_slowed_down(app: Application) -> None:
+    for _ in range(PAIR.tries):
+        problem(log_in(app, "wrong horse battery"), 401, "auth.refused")
+    for password in ("wrong horse battery", PASSWORD):
+        answer = log_in(app, password)
+        assert "try again in" in problem(answer, 429, "auth.limit")
+        assert 0 < int(answer.headers["retry-after"]) <= PAIR.every_s + 1
+    # nobody else has to wait, and no token
+    app.people.add("ben", Role.VIEWER, PASSWORD)
+    assert log_in(app, name="ben").status_code == 200
+    assert app.client.get("/api/v1/devices", headers=bearer(FILE_TOKEN)).status_code == 200
+
+
+def test_a_person_changes_their_own_password_with_the_old_one(app: Application) -> None:
+    log_in(app)
+    wish = {"password": "wrong horse battery", "new_password": "another horse battery"}
+    problem(app.client.put("/api/v1/session/password", json=wish, headers=OWN), 401, "auth.refused")
+    wish["password"] = PASSWORD
+    assert app.client.put("/api/v1/session/password", json=wish, headers=OWN).status_code == 204
+    problem(app.client.get("/api/v1/session"), 401, "auth.refused")
+    assert log_in(app, "another horse battery").status_code == 200
+    problem(app.client.put("/api/v1/session/password", json=wish, headers=bearer(FILE_TOKEN)), 400, "input.bad")
+
+
+def test_a_session_is_looked_up_as_often_as_it_is_asked_for(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cache that could let somebody in after the account is gone."""
+    log_in(app)
+    assert app.client.get("/api/v1/devices").status_code == 200
+    app.people.remove("anna")
+    problem(app.client.get("/api/v1/devices"), 401, "auth.refused")
+    asked: list[str] = []
+    monkeypatch.setattr(People, "who", lambda _self, secret: asked.append(secret))
+    app.client.get("/api/v1/devices")
+    assert len(asked) == 1
+
+
+# The page
+
+
+def form(app: Application, name: str = "anna", password: str = PASSWORD, **fields: str) -> httpx.Response:
+    return app.client.post(
+        "/login", data={"name": name, "password": password, **fields}, headers=OWN, follow_redirects=False
+    )
+
+
+def test_a_browser_without_a_session_is_sent_to_log_in_and_comes_back(app: Application) -> None:
+    html = {"Accept": "text/html,application/xhtml+xml"}
+    sent = app.client.get("/devices?channel=beta", headers=html, follow_redirects=False)
+    assert (sent.status_code, sent.headers["location"]) == (303, "/login?next=/devices%3Fchannel%3Dbeta")
+    shown = app.client.get(sent.headers["location"], headers=html)
+    assert 'value="/devices?channel=beta"' in shown.text
+    assert "unsafe-eval" not in shown.headers["content-security-policy"]
+    entered = form(app, next="/devices?channel=beta")
+    assert (entered.status_code, entered.headers["location"]) == (303, "/devices?channel=beta")
+    assert app.client.get("/devices", headers=html, follow_redirects=False).status_code == 200
+    left = app.client.post("/logout", data={}, headers=OWN, follow_redirects=False)
+    assert (left.status_code, left.headers["location"]) == (303, "/login")
+    assert app.client.get("/devices", headers=html, follow_redirects=False).status_code == 303
+
+
+def test_a_part_of_a_page_sends_the_whole_page_to_log_in(app: Application) -> None:
+    answer = app.client.get("/devices", headers={"Accept": "text/html", "HX-Request": "true"}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login")
+
+
+def test_the_form_shows_what_is_wrong_and_keeps_the_name_only(app: Application) -> None:
+    for _ in range(PAIR.tries):
+        shown = form(app, password="wrong horse battery", next='/"><script>')
+        assert shown.status_code == 401
+        assert "the name or the password is wrong" in shown.text
+        assert 'value="anna"' in shown.text
+        assert "wrong horse battery" not in shown.text
+        assert "<script>" not in shown.text
+    assert form(app).status_code == 429
+
+
+def test_another_site_s_page_logs_nobody_in(app: Application) -> None:
+    fields = {"name": "anna", "password": PASSWORD}
+    for headers in ({}, {"Origin": "http://evil.example"}, {**OWN, "Sec-Fetch-Site": "cross-site"}):
+        answer = app.client.post("/login", data=fields, headers=headers)
+        assert answer.status_code == 403
+        assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "wanted", [None, "", "https://evil.example", "//evil.example/x", "/\\evil.example", "evil", "/a\nb", "javascript:a"]
+)
+def test_after_the_login_nobody_is_sent_elsewhere(wanted: str | None) -> None:
+    assert local_path(wanted) == "/"
+    assert local_path("/rollouts/1?did=halt") == "/rollouts/1?did=halt"
+
+
+# Where only this machine can connect
+
+
+def test_on_loopback_nobody_has_to_say_who_they_are_but_may(tmp_path: Path) -> None:
+    with application(tmp_path, token=None, base="http://127.0.0.1:8420") as app:
+        assert app.client.get("/api/v1/session").json() == {"kind": "local", "name": "loopback", "role": "admin"}
+        app.people.add("anna", Role.VIEWER, PASSWORD)
+        assert log_in(app).status_code == 200
+        assert app.client.get("/api/v1/session").json()["name"] == "anna"
+        own = {"Origin": "http://127.0.0.1:8420"}
+        problem(app.client.request(*HALT, json=WISH, headers=own), 403, "auth.denied")
+
+
+def test_logins_wait_for_each_other_only_so_long(app: Application) -> None:
+    """A flood of logins takes the memory of two checks and no more; the rest is refused at once."""
+    started = time.monotonic()
+    answers = [log_in(app, "wrong horse battery", f"person-{number}") for number in range(30)]
+    assert {answer.status_code for answer in answers} == {401, 429}
+    assert time.monotonic() - started < 60
