@@ -47,7 +47,7 @@ class Session(Controller):
         view = SessionView(kind=who.kind, name=who.name, role=who.role or Role.VIEWER)
         return Response(view, cookies=[cookie], headers={"Cache-Control": "no-store"})
 
-    @delete("", summary="Log out")
+    @delete("", summary="Log out", status_code=204)
     async def log_out(self, request: Asked, accounts: Accounts) -> Response[None]:
         """Ends the session that the request came with."""
         await accounts.log_out(who_of(request))

@@ -1,12 +1,11 @@
 """The OpenAPI page: made from `openapi.json` in the browser, without anything from elsewhere."""
 
-import copy
 from typing import Any
 
 from litestar import MediaType, Request
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 
-from controller.http.problems import MEDIA_TYPE
+from controller.http.description import described
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -77,33 +76,11 @@ class OfflinePage(OpenAPIRenderPlugin):
 
 
 class Description(JsonRenderPlugin):
-    """The description itself, with the errors as they are really answered."""
+    """The description itself, with what the framework cannot know of: errors, who may ask, and retries."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        """The framework's own words about errors, replaced by one for all of them."""
-        return super().render(request, with_problems(openapi_schema))
-
-
-def with_problems(described: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the description in which every operation answers its errors as problem details (RFC 9457)."""
-    fields = {"type": "string", "title": "string", "status": "integer", "detail": "string", "code": "string"}
-    problem = {
-        "type": "object",
-        "description": "`detail` is one line for a person, `code` is for programs.",
-        "properties": {name: {"type": kind} for name, kind in fields.items()},
-        "required": list(fields),
-    }
-    answer = {
-        "description": "Any error",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-    made = copy.deepcopy(described)
-    made.setdefault("components", {}).setdefault("schemas", {})["Problem"] = problem
-    for verbs in made["paths"].values():
-        for operation in verbs.values():
-            operation["responses"].pop("400", None)
-            operation["responses"]["default"] = answer
-    return made
+        """See `described`."""
+        return super().render(request, described(openapi_schema))
 
 
 JSON = Description(path="/openapi.json")
