@@ -1,7 +1,7 @@
 """A release that needs another package waits for it while it is on its way, and no longer."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -33,6 +33,7 @@ async def test_what_is_needed_is_installed_first_though_it_was_announced_last(ol
     deferred = next(event for event in old.events() if event.phase is Phase.DEFERRED and event.package == "tacho")
     assert deferred.detail is not None
     assert (deferred.detail["reason"], deferred.detail["missing"]) == ("requires", "engine ^2.0")
+    assert datetime.fromisoformat(deferred.detail["until"]) == deferred.at + timedelta(seconds=LONGEST_WAIT_S)
     assert deferred.error is None
     old.clock.running.set()
     assert (await old.end_of(tacho.update)).phase is Phase.SUCCEEDED
