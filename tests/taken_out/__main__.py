@@ -62,6 +62,7 @@ class Trial:
         self._turn = threading.Lock()
         self._unfit: dict[str, Seen] = {}
         self._missed: dict[str, list[str]] = {}
+        self._by_time = 0
 
     def with_code(self, sandbox: Sandbox, tests: list[str]) -> None:
         """Tests that fail anyway prove nothing."""
@@ -85,9 +86,12 @@ class Trial:
                 lines.append(f"{test}: {one.verdict}{one.why and ': '}{one.why}")
             elif self._verbose:
                 whys.append(f"    {test.partition('::')[2]}: {one.why}")
+        by_time = not lines and all("Timeout" in one.why or "hangs" in one.why for one in seen.values())
         with self._turn:
+            self._by_time += by_time
             self._missed |= {promise.name: lines} if lines else {}
-            print("\n".join([f"{'MISSED' if lines else 'caught'}  {promise.name}", *whys]), flush=True)
+            word = "MISSED" if lines else "hangs" if by_time else "caught"
+            print("\n".join([f"{word:6}  {promise.name}", *whys]), flush=True)
 
     def tell(self, promises: Sequence[Promise]) -> int:
         """The result; an exit status."""
@@ -95,9 +99,10 @@ class Trial:
             if promise.name in self._missed:
                 print(f"\n{promise.name}: {promise.says}")
                 print("\n".join(f"    {line}" for line in self._missed[promise.name]))
-        print(
-            f"\n{len(promises) - len(self._missed)} of {len(promises)} promises have tests that fail without their code"
+        caught = (
+            f"{len(promises) - len(self._missed)} of {len(promises)} promises have tests that fail without their code"
         )
+        print(f"\n{caught}; {self._by_time} of them because the tests do not end any more")
         return 1 if self._missed else 0
 
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree  # of a file that pytest has just written
 
 TEST_S: Final = 25
 """One test may take so long: one that waits for what does not come any more has failed then."""
+WHOLE_TEST_S: Final = 120
 _START_S: Final = 60
 _PLUGINS: Final = ("pytest_asyncio.plugin", "pytest_timeout", "_hypothesis_pytestplugin")
 """Loading whatever is installed takes longer than most of these tests."""
@@ -61,23 +62,24 @@ class Sandbox:
         self._python("-m", "compileall", "-q", "--invalidation-mode", "checked-hash", ".", limit_s=300)
 
     def run(self, tests: Sequence[str], texts: Mapping[str, str]) -> dict[str, Seen]:
-        """How each of the tests ends where these files have these texts."""
+        """How each of the tests ends where these files have these texts; as things are they may take longer."""
+        test_s = TEST_S if texts else WHOLE_TEST_S
         before = {name: (self.tree / name).read_text() for name in texts}
         for name, text in texts.items():
             (self.tree / name).write_text(text)
         try:
-            return self._run(tests)
+            return self._run(tests, test_s)
         finally:
             for name, text in before.items():
                 (self.tree / name).write_text(text)
 
-    def _run(self, tests: Sequence[str]) -> dict[str, Seen]:
+    def _run(self, tests: Sequence[str], test_s: int) -> dict[str, Seen]:
         self._report.unlink(missing_ok=True)
         shutil.rmtree(self._tests, ignore_errors=True)
-        options = ["-q", "-p", "no:cacheprovider", f"--timeout={TEST_S}", f"--basetemp={self._tests}"]
+        options = ["-q", "-p", "no:cacheprovider", f"--timeout={test_s}", f"--basetemp={self._tests}"]
         options += [word for plugin in _PLUGINS for word in ("-p", plugin)]
         in_time = self._python(
-            "-m", "pytest", *options, f"--junitxml={self._report}", *tests, limit_s=_START_S + TEST_S * len(tests)
+            "-m", "pytest", *options, f"--junitxml={self._report}", *tests, limit_s=_START_S + test_s * len(tests)
         )
         if not self._report.exists():
             why = "pytest ended without a report" if in_time else "hangs, and so does pytest"
