@@ -64,6 +64,10 @@ class Topics:
         _require(CHANNEL_PATTERN, channel, "channel")
         return f"{self.root}/release/{channel}/+"
 
+    def every_release(self) -> str:
+        """A subscription to every package of every channel, for the controller: what it announced itself."""
+        return f"{self.root}/release/+/+"
+
     def device(self, device: str, kind: str) -> str:
         """One of a device's own topics."""
         _require(DEVICE_PATTERN, device, "device id")

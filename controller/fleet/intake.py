@@ -18,6 +18,7 @@ from controller.database import utc_now
 from controller.fleet.incoming import EventIn, Incoming, Reader
 from controller.fleet.intake_store import IntakeStore, Outcome
 from controller.fleet.patience import patiently, reason
+from controller.fleet.recall import Recall
 from controller.fleet.refusals import Refusals
 from controller.logs import told
 from schemas.errors import ContractError
@@ -39,6 +40,7 @@ class Intake:
         on_outcome: told what each batch changed, on the event loop, right after its commit and whatever
             happens to the link meanwhile.
         on_batch: told of each batch that is done: how many messages, and seconds since its oldest one arrived.
+        recall: takes what the controller itself has said; None where that is not heard.
         clock: the time of day.
     """
 
@@ -47,6 +49,7 @@ class Intake:
         store: IntakeStore,
         reader: Reader,
         on_outcome: Callable[[Outcome], None],
+        recall: Recall | None = None,
         *,
         on_batch: Callable[[int, float], None] = lambda _messages, _waited_s: None,
         clock: Callable[[], datetime] = utc_now,
@@ -55,6 +58,7 @@ class Intake:
         self._reader = reader
         self._on_outcome = on_outcome
         self._on_batch = on_batch
+        self._recall = recall
         self._clock = clock
         self._oldest: float | None = None
         self.refusals = Refusals()
@@ -84,13 +88,19 @@ class Intake:
         """Commit a batch; returns when each message is in the database or refused for good."""
         batch: list[Incoming] = []
         now = asyncio.get_running_loop().time()
+        own: list[Message] = []
         for message in messages:
+            if self._recall is not None and self._recall.is_own(message.topic):
+                own.append(message)
+                continue
             try:
                 batch.append(self._reader.read(message.topic, message.payload, retained=message.retain))
             except ContractError as error:
                 self.refusals.refuse(message.topic, error, now)
         if batch:
             await self._commit(batch)
+        if self._recall is not None:
+            await self._recall.take(own)
 
     async def _commit(self, batch: Sequence[Incoming]) -> None:
         work = partial(self._commit_here, batch, asyncio.get_running_loop())

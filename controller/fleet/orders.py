@@ -23,7 +23,7 @@ DEFAULT_EXPIRY: Final = timedelta(hours=1)
 KEPT: Final = timedelta(days=30)
 """Commands are kept this long after they expired."""
 
-_SESSIONS: Final = "controller.session"
+SESSIONS: Final = "controller.session"
 _OF_PACKAGE: Final = frozenset({Verb.RETRY, Verb.CANCEL, Verb.ROLLBACK})
 
 
@@ -198,12 +198,12 @@ class OrderStore:
     def next_session(self) -> int:
         """The number of the controller's next connection; grows for ever."""
         with writing(self._engine) as connection:
-            statement = insert_into(connection, counters).values(name=_SESSIONS, value=1)
+            statement = insert_into(connection, counters).values(name=SESSIONS, value=1)
             grown = statement.on_conflict_do_update(
                 index_elements=[counters.c.name], set_={"value": counters.c.value + 1}
             )
             connection.execute(grown)
-            return connection.scalar(select(counters.c.value).where(counters.c.name == _SESSIONS)) or 1
+            return connection.scalar(select(counters.c.value).where(counters.c.name == SESSIONS)) or 1
 
 
 def _require(connection: Connection, device: str) -> None:

@@ -27,6 +27,8 @@ from controller.fleet.intake_store import IntakeStore, Outcome
 from controller.fleet.observers import Observer
 from controller.fleet.orders import DEFAULT_EXPIRY, OrderStore
 from controller.fleet.patience import patiently
+from controller.fleet.recall import Recall
+from controller.fleet.recall_store import Recalled, RecallStore
 from controller.fleet.registry import DeviceRegistry
 from controller.fleet.replaying import Replays
 from controller.fleet.session import ControllerSession
@@ -118,10 +120,13 @@ class FleetService:
         self._replays = Replays(topics, clock=clock)
         self._runner = RolloutRunner(self._store, self._rollout_changed, ask=self._ask_to_report, clock=clock)
         self._hours = HourKeeper(engine, clock)
-        self._intake = Intake(
-            IntakeStore(engine), Reader(topics), self._taken_in, on_batch=self._batch_done, clock=clock
-        )
         self._session = ControllerSession(topics, self.orders, version=version, clock=clock)
+        self._recall = Recall(
+            topics, RecallStore(engine), self._recalled, is_greeting=self._session.is_greeting, clock=clock
+        )
+        self._intake = Intake(
+            IntakeStore(engine), Reader(topics), self._taken_in, self._recall, on_batch=self._batch_done, clock=clock
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Connect, and stay connected, until `stop` is set.
@@ -287,12 +292,17 @@ class FleetService:
         )
 
     async def _attend(self, link: Link) -> None:
-        await link.subscribe([self._topics.every_device(kind) for kind in INTAKE_KINDS])
+        self._recall.begin()
+        await link.subscribe([*map(self._topics.every_device, INTAKE_KINDS), *self._recall.filters()])
         async with self._session.present(link), asyncio.TaskGroup() as group:
             group.create_task(self._intake.run(link), name="intake")
-            group.create_task(self._announcer.run(link), name="announcer")
+            group.create_task(self._announce(link), name="announcer")
             group.create_task(self._replays.run(link), name="replays")
             self._attending = True
+
+    async def _announce(self, link: Link) -> None:
+        await self._recall.done()
+        await self._announcer.run(link)
 
     def _note_link(self, state: LinkState) -> None:
         self._attending = False
@@ -335,6 +345,12 @@ class FleetService:
         for observer in self._observers:
             observer.taken_in(outcome)
         self._runner.touch(rollouts=outcome.rollouts, channels=outcome.channels, heard=outcome.tracks)
+
+    def _recalled(self, recalled: Recalled) -> None:
+        for line in recalled.lines:
+            log.warning("%s", line)
+        self._announcer.wake()
+        self._runner.touch(rollouts=recalled.rollouts, channels=recalled.channels)
 
     def _rollout_changed(self, rollout: Rollout, announced: bool) -> None:
         self.feed.publish(RolloutChanged(rollout))

@@ -55,6 +55,10 @@ class ControllerSession:
                     if await publish(link, self._topic, self._presence(online=False), retain=True):
                         link.withdraw_will()
 
+    def is_greeting(self, presence: Presence) -> bool:
+        """Whether this is what is said at the beginning of the present connection."""
+        return presence.online and (presence.boot_id, presence.session) == (self._run, self._number)
+
     def _presence(self, *, online: bool) -> bytes:
         return encode(
             Presence(

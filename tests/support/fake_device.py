@@ -117,6 +117,10 @@ class FakeDevice:
         await self._publish("events", event)
         return event
 
+    async def repeat(self, event: UpdateEvent) -> None:
+        """Say something again, as a replay does."""
+        await self._publish("events", event)
+
     async def update(self, announced: Announcement, *phases: Phase, **changes: Any) -> list[UpdateEvent]:
         """One event for each phase of one update to what was announced; the bad phases have an error.
 

@@ -1,0 +1,120 @@
+"""What the broker still holds of what the controller itself has said, before the controller says anything.
+
+The database is the truth, as long as it is the newest there is. One that was put back from a backup is behind: then the
+broker's retained messages are newer, and what the database would announce has numbers that devices know as old. So
+every connection begins with hearing them. The broker sends what is retained before what is published later, so the
+controller's own greeting, which it hears too, says that this was all; where a broker does not keep that order, what
+comes late is still taken.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import lru_cache, partial
+from typing import Final
+
+from controller.fleet.patience import patiently
+from controller.fleet.recall_store import Recalled, RecallStore, Said
+from schemas.codec import decode
+from schemas.errors import ContractError, one_line
+from schemas.messages import Announcement, Desired, Presence
+from schemas.topics import ControllerTopic, DeviceTopic, ReleaseTopic, Topics
+from transport import Message
+
+QUIET_S: Final = 10.0
+"""A broker that says nothing for so long has no more to say, or does not let the controller hear itself."""
+
+log = logging.getLogger(__name__)
+
+
+class Recall:
+    """For one event loop; fed by the intake, which hears everything.
+
+    Args:
+        topics: knows which topics are the controller's own.
+        store: keeps what is newer than the database.
+        on_recalled: told of what was learned, on the event loop.
+        is_greeting: whether a presence is the one that the present connection began with.
+        clock: the time of day.
+    """
+
+    def __init__(
+        self,
+        topics: Topics,
+        store: RecallStore,
+        on_recalled: Callable[[Recalled], None],
+        *,
+        is_greeting: Callable[[Presence], bool],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._topics = topics
+        self._store = store
+        self._on_recalled = on_recalled
+        self._is_greeting = is_greeting
+        self._clock = clock
+        self._heard = asyncio.Event()
+        self._over = asyncio.Event()
+        self.is_own = lru_cache(maxsize=8192)(self._is_own)
+
+    def filters(self) -> list[str]:
+        """What to subscribe to."""
+        return [self._topics.every_release(), self._topics.every_device("desired"), self._topics.controller_status()]
+
+    def begin(self) -> None:
+        """A connection begins."""
+        self._over.clear()
+
+    async def done(self) -> None:
+        """Wait until all that is retained has been taken in, or nothing comes any more."""
+        try:
+            while not self._over.is_set():
+                self._heard.clear()
+                async with asyncio.timeout(QUIET_S):
+                    await self._heard.wait()
+        except TimeoutError:
+            log.warning("the broker does not let the controller hear what it has said: it goes by its database alone")
+
+    async def take(self, messages: Sequence[Message]) -> None:
+        """Take in what the controller has said, and note that the broker is talking."""
+        said = Said(announcements=[], desired=[])
+        greeted = False
+        for message in messages:
+            try:
+                presence = self._read(message, said)
+            except ContractError as error:
+                log.warning("what is retained on %s is left alone: %s", message.topic, one_line(error))
+                continue
+            if presence is not None:
+                greeted = greeted or self._is_greeting(presence)
+                said.session = max(said.session, presence.session)
+        if said.announcements or said.desired or said.session:
+            recalled = await patiently(partial(self._store.learn, said, self._clock()), doing="recalling")
+            if recalled.changed:
+                self._on_recalled(recalled)
+        if greeted:
+            self._over.set()
+        self._heard.set()
+
+    def _read(self, message: Message, said: Said) -> Presence | None:
+        if not message.payload:
+            return None
+        match self._topics.parse(message.topic):
+            case ReleaseTopic(channel, package):
+                announcement = decode(message.payload, Announcement)
+                if (announcement.channel, announcement.package) == (channel, package):
+                    said.announcements.append((announcement, message.payload.decode()))
+            case DeviceTopic(device, "desired"):
+                said.desired.append((device, (decode(message.payload, Desired), message.payload.decode())))
+            case _:
+                return decode(message.payload, Presence)
+        return None
+
+    def _is_own(self, topic: str) -> bool:
+        try:
+            found = self._topics.parse(topic)
+        except ContractError:
+            return False
+        if isinstance(found, DeviceTopic):
+            return found.kind == "desired"
+        return isinstance(found, (ReleaseTopic, ControllerTopic))

@@ -1,0 +1,200 @@
+"""Takes over what the controller said and its database does not know, because it was put back from a backup.
+
+`docs/oddities.md` says what that means for people. Rollout ids are UUIDv7 and sort by time, so of two rollouts on one
+topic the later one is what somebody wanted last.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from controller.database import to_db, writing
+from controller.fleet.orders import SESSIONS
+from controller.fleet.sql import insert_into, time_of
+from controller.fleet.tables import counters, desired, devices
+from controller.rollouts import announcing
+from controller.rollouts.plan import RolloutState
+from controller.rollouts.tables import announcements, rollouts
+from schemas.messages import Announcement, Desired, ReleaseState, RolloutPolicy, Targets
+
+
+@dataclass(slots=True, kw_only=True)
+class Said:
+    """What the controller has said, with the payloads as they are retained; `session` is its highest, 0 for none."""
+
+    announcements: list[tuple[Announcement, str]]
+    desired: list[tuple[str, tuple[Desired, str]]]
+    session: int = 0
+
+
+@dataclass(slots=True)
+class Recalled:
+    """What was not in the database.
+
+    Attributes:
+        lines: what to tell the operator.
+        rollouts: ids of rollouts to look at.
+        channels: channels with devices that were told something.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    rollouts: set[str] = field(default_factory=set)
+    channels: set[str] = field(default_factory=set)
+
+    @property
+    def changed(self) -> bool:
+        """Whether there was anything."""
+        return bool(self.lines)
+
+
+class RecallStore:
+    """Synchronous, safe from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def learn(self, said: Said, now: datetime) -> Recalled:
+        """Take over what is newer than the database, all of it or nothing; most often that is nothing."""
+        recalled = Recalled()
+        with writing(self._engine) as connection:
+            for announcement, payload in said.announcements:
+                _announcement(connection, announcement, payload, now, recalled)
+            for device, told in said.desired:
+                _desired(connection, device, told, now, recalled)
+            if said.session:
+                _session(connection, said.session)
+        return recalled
+
+
+def _announcement(connection: Connection, said: Announcement, payload: str, now: datetime, recalled: Recalled) -> None:
+    key = (announcements.c.channel == said.channel, announcements.c.package == said.package)
+    row = connection.execute(select(announcements).where(*key).with_for_update()).mappings().first()
+    known = row["revision"] if row else 0
+    if said.revision < known or (row is not None and said.revision == known and row["payload"] == payload):
+        return
+    if row is not None:
+        connection.execute(update(announcements).where(*key).values(revision=said.revision))
+    what = f"revision {said.revision} of {said.package} on channel {said.channel}, the database knows {known}"
+    recalled.rollouts.add(said.rollout)
+    if row is None or row["rollout"] < said.rollout:
+        _adopt(connection, said, payload, now)
+        if row is not None:
+            recalled.rollouts.add(row["rollout"])
+        recalled.lines.append(
+            f"the broker holds {what}: taken over as rollout {said.rollout} ({said.version}, {said.state})"
+        )
+        return
+    current = connection.execute(select(rollouts).where(rollouts.c.id == row["rollout"])).mappings().first()
+    if row["payload"] is None or current is None:
+        # cleared since: the topic's next revision is to be empty too
+        connection.execute(update(announcements).where(*key).values(revision=said.revision + 1))
+    else:
+        same = row["rollout"] == said.rollout
+        _announce_again(connection, _catch_up(connection, current, said, now) if same else current, now)
+    recalled.lines.append(f"the broker holds {what}: what the database says is announced again with a later one")
+
+
+def _adopt(connection: Connection, said: Announcement, payload: str, now: datetime) -> None:
+    """Make what is announced a rollout of this database, in place of what it took to be announced."""
+    before = announcing.current_rollout(connection, said.channel, said.package)
+    if before is not None:
+        _set_state(connection, before, RolloutState.SUPERSEDED, now)
+    there = connection.scalar(select(rollouts.c.id).where(rollouts.c.id == said.rollout))
+    if there is None:
+        connection.execute(
+            insert(rollouts).values(
+                id=said.rollout,
+                package=said.package,
+                version=said.version,
+                channel=said.channel,
+                state=said.state.value,
+                targets=_json(said.targets),
+                policy=_json(said.policy),
+                repository=_json(said.repository),
+                revision=said.revision,
+                created_at=time_of(said.published_at),
+                changed_at=to_db(now),
+            )
+        )
+    else:
+        _set_state(connection, said.rollout, RolloutState(said.state.value), now)
+    kept = {"rollout": said.rollout, "revision": said.revision, "payload": payload}
+    statement = insert_into(connection, announcements).values(
+        channel=said.channel,
+        package=said.package,
+        changed_at=to_db(now),
+        published_revision=said.revision,
+        **kept,
+    )
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[announcements.c.channel, announcements.c.package],
+            set_={name: statement.excluded[name] for name in (*kept, "changed_at", "published_revision")},
+        )
+    )
+
+
+def _catch_up(connection: Connection, row: Any, said: Announcement, now: datetime) -> dict[str, Any]:
+    """The same rollout, farther on than the database knows: it is not to go on where it was stopped since."""
+    changes: dict[str, Any] = {"state": said.state.value}
+    targets = msgspec.json.decode(row["targets"], type=Targets)
+    changes["targets"] = _json(msgspec.structs.replace(targets, exclude=said.targets.exclude))
+    connection.execute(update(rollouts).where(rollouts.c.id == said.rollout).values(changed_at=to_db(now), **changes))
+    return {**row, **changes}
+
+
+def _announce_again(connection: Connection, row: Any, now: datetime) -> None:
+    intention = announcing.Intention(
+        rollout=row["id"],
+        package=row["package"],
+        version=row["version"],
+        channel=row["channel"],
+        targets=msgspec.json.decode(row["targets"], type=Targets),
+        policy=msgspec.json.decode(row["policy"], type=RolloutPolicy),
+        repository=msgspec.json.decode(row["repository"], type=list[str]),
+    )
+    revision = announcing.announce(connection, intention, ReleaseState(row["state"]), now)
+    connection.execute(update(rollouts).where(rollouts.c.id == row["id"]).values(revision=revision))
+
+
+def _desired(connection: Connection, device: str, told: tuple[Desired, str], now: datetime, recalled: Recalled) -> None:
+    said, payload = told
+    row = connection.execute(select(desired).where(desired.c.device == device).with_for_update()).mappings().first()
+    known = row["rev"] if row else 0
+    if said.rev < known or (row is not None and said.rev == known and row["payload"] == payload):
+        return
+    values = {"rev": said.rev, "payload": payload, "changed_at": to_db(now), "published_rev": said.rev}
+    if row is not None and said.rev == known:
+        # both were said after the backup; the database's is the later one
+        ours = msgspec.structs.replace(msgspec.json.decode(row["payload"], type=Desired), rev=known + 1)
+        values = {**values, "rev": known + 1, "payload": _json(ours), "published_rev": known}
+    statement = insert_into(connection, desired).values(device=device, **values)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[desired.c.device], set_={name: statement.excluded[name] for name in values}
+        )
+    )
+    channel = connection.scalar(select(devices.c.channel).where(devices.c.id == device))
+    recalled.channels |= {channel} if channel else set()
+    recalled.lines.append(
+        f"the broker holds revision {said.rev} of what device {device} was told, the database {known}"
+    )
+
+
+def _session(connection: Connection, session: int) -> None:
+    """The controller's next connection has a higher number than any before."""
+    key = counters.c.name == SESSIONS
+    if (connection.scalar(select(counters.c.value).where(key)) or 0) < session:
+        connection.execute(update(counters).where(key).values(value=session))
+
+
+def _set_state(connection: Connection, rollout: str, state: RolloutState, now: datetime) -> None:
+    changed = update(rollouts).where(rollouts.c.id == rollout)
+    connection.execute(changed.values(state=state.value, changed_at=to_db(now)))
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
