@@ -119,7 +119,10 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
     view = detail.rollout
     click.echo(f"{view.package} {view.version} on channel {view.channel}: {view.state}, revision {view.revision}")
     click.echo(printable(view.because))
-    click.echo(f"{counts_text(view.verdicts)}\n")
+    click.echo(counts_text(view.verdicts))
+    if detail.unanswered:
+        click.echo(f"asked, and not answered yet: {detail.unanswered}")
+    click.echo()
     if len(view.waves) > 1:
         print_table(WAVE_COLUMNS, wave_rows(view), empty="it has no wave")
         click.echo()
@@ -138,13 +141,13 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
 
 
 def _device_row(one: RolloutDevice) -> tuple[str, ...]:
-    update = one.update
+    update, verdict = one.update, f"{one.verdict} ({one.asked} asked)" if one.asked else one.verdict
     if update is None:
-        return (one.device, one.verdict, "-", "-", "-", "-")
+        return (one.device, verdict, "-", "-", "-", "-")
     from_version = update.from_version or "-"
     return (
         one.device,
-        one.verdict,
+        verdict,
         from_version,
         time_text(update.at),
         size_text(update.wire_bytes),

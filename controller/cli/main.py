@@ -48,6 +48,8 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "resume": Entry("controller.cli.operate:resume", "Go on with a rollout that was paused or halted."),
         "approve": Entry("controller.cli.operate:approve", "Say go to a rollout's next wave."),
         "halt": Entry("controller.cli.operate:halt", "Stop a rollout where devices have not switched yet."),
+        "cancel": Entry("controller.cli.stopping:cancel", "Ask one device of a rollout, or all, to stop."),
+        "retry": Entry("controller.cli.stopping:retry", "Have what failed in a rollout tried again."),
         "revert": Entry("controller.cli.operate:revert", "Send back every device that took a rollout's release."),
         "withdraw": Entry("controller.cli.withdrawing:withdraw", "Announce a package on a channel no more."),
         "ask": Entry("controller.cli.operate:ask", "Ask one device to report, check, retry, cancel or roll back."),

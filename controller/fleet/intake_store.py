@@ -18,6 +18,7 @@ from controller.fleet.packages import forget_packages, write_packages
 from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import insert_into, text_of, time_of
 from controller.fleet.tables import events
+from controller.rollouts.asks import review
 from controller.rollouts.words import note_words
 from schemas.messages import Presence, Reported, UpdateEvent
 
@@ -44,6 +45,7 @@ class Outcome:
         tracks: device to what is known of its numbers, for every device that was heard of.
         journal_fell: devices whose report is behind an earlier one, so that their journal began again.
         rollouts: ids of rollouts that devices spoke of, and which devices did.
+        to_send: commands that are to be sent again.
         channels: channels of which devices changed in a way that a rollout may look at, and which devices.
     """
 
@@ -56,6 +58,7 @@ class Outcome:
     journal_fell: set[str] = field(default_factory=set)
     rollouts: dict[str, set[str]] = field(default_factory=dict)
     channels: dict[str, set[str]] = field(default_factory=dict)
+    to_send: int = 0
 
     def changed(self, device: str, *channels: str | None) -> None:
         """Note that a device of these channels changed."""
@@ -83,6 +86,8 @@ class IntakeStore:
             _take_events(connection, [one for one in batch if isinstance(one, EventIn)], rows, now, outcome)
             _take_state(connection, [one for one in batch if not isinstance(one, EventIn)], rows, now, outcome)
             save_rows(connection, rows.values())
+            reported = {one.device for one in outcome.reports}
+            outcome.to_send = review(connection, rows.keys(), reported, now)
         outcome.tracks = {row.id: row.track for row in rows.values()}
         return outcome
 

@@ -140,8 +140,10 @@ def _adopt(connection: Connection, said: Announcement, payload: str, now: dateti
 def _catch_up(connection: Connection, row: Any, said: Announcement, now: datetime) -> dict[str, Any]:
     """The same rollout, farther on than the database knows: it is not to go on where it was stopped since."""
     changes: dict[str, Any] = {"state": said.state.value}
-    targets = msgspec.json.decode(row["targets"], type=Targets)
-    changes["targets"] = _json(msgspec.structs.replace(targets, exclude=said.targets.exclude))
+    for name in ("targets", "base"):
+        if row[name] is not None:
+            known = msgspec.json.decode(row[name], type=Targets)
+            changes[name] = _json(msgspec.structs.replace(known, exclude=said.targets.exclude))
     connection.execute(update(rollouts).where(rollouts.c.id == said.rollout).values(changed_at=to_db(now), **changes))
     return {**row, **changes}
 

@@ -223,6 +223,19 @@ class FleetService:
         self._tell(partial(self._runner.touch, channels=[changed.channel]))
         return changed
 
+    def cancel(self, rollout: str, device: str | None = None) -> Rollout:
+        """Ask one device, or all, to stop a rollout's update; see `RolloutStore.cancel`."""
+        changed = self._store.cancel(rollout, device, self._clock())
+        self._tell(self._rollout_changed, changed, True)
+        self._tell(partial(self._runner.touch, channels=[changed.channel]))
+        return changed
+
+    def retry(self, rollout: str, device: str | None = None) -> Rollout:
+        """Have devices on which a rollout ended badly try again; see `RolloutStore.retry`."""
+        changed = self._store.retry(rollout, device, self._clock())
+        self._tell(self._begun, changed)
+        return changed
+
     def approve(self, rollout: str) -> Rollout:
         """Say go to a rollout's next wave; see `RolloutStore.approve`."""
         changed = self._store.approve(rollout, self._clock())
@@ -336,6 +349,8 @@ class FleetService:
                 extra=told("new-life", device=device, life=life),
             )
         self._replays.note_outcome(outcome)
+        if outcome.to_send:
+            self._announcer.wake()
         for one in outcome.stored:
             self.feed.publish(EventTaken(one.id, one.event))
         for presence in outcome.presences:

@@ -19,6 +19,7 @@ from controller.http.views import (
     CommandWish,
     ControllerView,
     DesiredWish,
+    DeviceChoice,
     Page,
     ReleaseWish,
     RolloutDetail,
@@ -96,6 +97,7 @@ class Rollouts(Controller):
                 rollout=fleet.rollouts.rollout(rollout_id),
                 devices=_device_page(fleet, rollout_id, "", DEVICES_SHOWN),
                 failures=fleet.rollouts.failures(rollout_id),
+                unanswered=fleet.rollouts.unanswered(rollout_id),
             )
 
         return await to_thread.run_sync(read)
@@ -111,6 +113,16 @@ class Rollouts(Controller):
     async def set_state(self, fleet: FleetService, rollout_id: str, data: StateWish) -> Rollout:
         """Takes effect with the announcement's next revision; 409 where the present state does not allow it."""
         return await to_thread.run_sync(fleet.set_state, rollout_id, data.state)
+
+    @post("/{rollout_id:str}/cancel", summary="Ask one device, or all, to stop", status_code=200)
+    async def cancel(self, fleet: FleetService, rollout_id: str, data: DeviceChoice) -> Rollout:
+        """All: the rollout is halted. One: it is left out. Until devices have said so it is only asked for; 409."""
+        return await to_thread.run_sync(fleet.cancel, rollout_id, data.device)
+
+    @post("/{rollout_id:str}/retry", summary="Have what ended badly tried again", status_code=200)
+    async def retry(self, fleet: FleetService, rollout_id: str, data: DeviceChoice) -> Rollout:
+        """On one device or all on which it failed, was rolled back, rejected or cancelled; 409 where there are none."""
+        return await to_thread.run_sync(fleet.retry, rollout_id, data.device)
 
     @post("/{rollout_id:str}/approve", summary="Say go to the next wave", status_code=200)
     async def approve(self, fleet: FleetService, rollout_id: str) -> Rollout:

@@ -78,6 +78,8 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     # steering rollouts and devices
     ("POST", f"{_ROLLOUT}/state"): _needs(Role.OPERATOR, "rollout.state"),
     ("POST", f"{_ROLLOUT}/approve"): _needs(Role.OPERATOR, "rollout.approve"),
+    ("POST", f"{_ROLLOUT}/cancel"): _needs(Role.OPERATOR, "rollout.cancel"),
+    ("POST", f"{_ROLLOUT}/retry"): _needs(Role.OPERATOR, "rollout.retry"),
     ("POST", f"{_DEVICE}/commands"): _needs(Role.OPERATOR, "device.command"),
     ("PUT", f"{_DEVICE}/desired"): _needs(Role.OPERATOR, "device.desired"),
     # what the repository holds, and what is announced

@@ -9,7 +9,7 @@ from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
 from controller.rollouts.waves import RolloutPlan
 from schemas.messages import Desired, RolloutPolicy, TagValue, Targets, Verb
-from schemas.names import ChannelName, Key, PackageName, VersionText
+from schemas.names import ChannelName, DeviceId, Key, PackageName, VersionText
 
 T = TypeVar("T")
 
@@ -32,11 +32,15 @@ class Page(View, Generic[T], frozen=True, kw_only=True):
 
 
 class RolloutDetail(View, frozen=True, kw_only=True):
-    """A rollout with its first devices and what went wrong; more devices are on the rollout's list of devices."""
+    """A rollout with its first devices and what went wrong; more devices are on the rollout's list of devices.
+
+    `unanswered` counts the devices that were asked to stop or to try again, and have not answered.
+    """
 
     rollout: Rollout
     devices: Page[RolloutDevice]
     failures: list[Failure]
+    unanswered: int = 0
 
 
 class ReleaseWish(Wish, frozen=True, kw_only=True):
@@ -60,6 +64,12 @@ class SetWish(Wish, frozen=True, kw_only=True):
     channel: ChannelName
     targets: Targets = msgspec.field(default_factory=Targets)
     policy: RolloutPolicy = msgspec.field(default_factory=RolloutPolicy)
+
+
+class DeviceChoice(Wish, frozen=True, kw_only=True):
+    """One device of a rollout; None for all of them."""
+
+    device: DeviceId | None = None
 
 
 class StateWish(Wish, frozen=True, kw_only=True):

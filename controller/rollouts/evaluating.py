@@ -131,7 +131,7 @@ def _keep(connection: Connection, row: Any, plan: Plan, now: datetime, *, before
 
 def _same(one: Plan, other: Plan) -> bool:
     """Whether both mean the same devices."""
-    return one.progress == other.progress or one.targets == other.targets
+    return (one.progress == other.progress and one.base == other.base) or one.targets == other.targets
 
 
 def _look_at_some(connection: Connection, row: Any, standing: Standing, devices: set[str], now: datetime) -> int:

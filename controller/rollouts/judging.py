@@ -124,7 +124,7 @@ class Judge:
     def _not_started(self, seen: Observation, wave: int | None, *, let_in: bool) -> Mark:
         phase, last = seen.phase, self._plan.deadline
         if phase is None and wave is None:
-            return Mark(Verdict.NOT_MEANT)
+            return Mark(Verdict.HELD if seen.taken_back else Verdict.NOT_MEANT)
         if phase is None and seen.installed == self._plan.version and seen.installed_phase is Phase.SUCCEEDED:
             return Mark(Verdict.SUCCEEDED, wave)
         if last is not None and self._now > last:

@@ -67,7 +67,6 @@ def values_of(intention: Intention, plan: Plan, revision: int, now: datetime) ->
         "revision": revision,
         "created_at": to_db(now),
         "changed_at": to_db(now),
-        "base": text_of(plan.base),
         "plan": text_of(plan.plan),
         **_moving(plan),
     }
@@ -87,6 +86,7 @@ def text_of(value: Any) -> str:
 def _moving(plan: Plan) -> dict[str, Any]:
     return {
         "state": plan.state.value,
+        "base": text_of(plan.base),
         "targets": text_of(plan.targets),
         "progress": text_of(list(plan.progress)),
         "stopped": plan.stopped or None,

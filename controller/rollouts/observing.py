@@ -11,8 +11,8 @@ from controller.database import from_db
 from controller.fleet.sql import chunks, insert_into
 from controller.fleet.tables import desired, device_packages, devices
 from controller.rollouts.plan import ENDED, Mark, Observation, Plan, Verdict
-from controller.rollouts.tables import rollout_devices
-from schemas.messages import Phase
+from controller.rollouts.tables import rollout_asks, rollout_devices
+from schemas.messages import Phase, Verb
 
 _word = rollout_devices.c
 
@@ -57,11 +57,12 @@ def observe(
 
 
 def _question(plan: Plan, package: str) -> Select[Any]:
-    there, told = device_packages.c, desired.c
+    there, told, asked = device_packages.c, desired.c, rollout_asks.c
     joined = (
         devices.outerjoin(rollout_devices, and_(_word.rollout == plan.rollout, _word.device == devices.c.id))
         .outerjoin(device_packages, and_(there.package == package, there.device == devices.c.id))
         .outerjoin(desired, told.device == devices.c.id)
+        .outerjoin(rollout_asks, and_(asked.rollout == plan.rollout, asked.device == devices.c.id))
     )
     own = (devices.c.id, devices.c.last_seen, devices.c.channel, devices.c.online, devices.c.hours)
     report = (devices.c.life.label("life_now"), devices.c.reported_seq)
@@ -74,6 +75,7 @@ def _question(plan: Plan, package: str) -> Select[Any]:
         there.version.label("installed"),
         there.phase.label("installed_phase"),
         told.payload.label("told"),
+        asked.verb.label("asked"),
         *([devices.c.tags, devices.c.facts] if _asks_for_facts(plan) else []),
     ).select_from(joined)
 
@@ -94,6 +96,7 @@ def _observation(row: Any, package: str) -> Observation:
         reported_since=_reported_since(row),
         pinned=(told.pins or {}).get(package) if told else None,
         hold=bool(told and told.hold),
+        taken_back=row["asked"] == Verb.CANCEL.value,
         online=row["online"],
         last_seen=from_db(row["last_seen"]),
         hours=row["hours"],

@@ -122,6 +122,7 @@ class Observation:
         reported_since: whether its last report is newer than its last word.
         pinned: the version that its operator pinned the package to, if any.
         hold: whether its operator has it start nothing.
+        taken_back: whether it was asked to leave this rollout, and has not answered.
         online: whether it is there now.
         last_seen: when it was last heard of.
         hours: when it usually is there; see `controller.fleet.hours`.
@@ -138,6 +139,7 @@ class Observation:
     reported_since: bool = False
     pinned: str | None = None
     hold: bool = False
+    taken_back: bool = False
     online: bool = True
     last_seen: datetime
     hours: str | None = None

@@ -1,5 +1,6 @@
 """Questions about rollouts, answered from the database."""
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ from sqlalchemy import Connection, Engine, Select, and_, func, select
 from controller.database import from_db, reading
 from controller.fleet.tables import devices, events
 from controller.fleet.views import update_view
+from controller.rollouts.asks import Asked, asked_of
 from controller.rollouts.explaining import because, wave_views
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.plan import Mark, Plan, RolloutState, Verdict
@@ -71,7 +73,14 @@ class RolloutReader:
             .limit(min(max(limit, 1), MAX_PAGE))
         )
         with reading(self._engine) as connection:
-            return [_device(row) for row in connection.execute(found).mappings()]
+            rows = connection.execute(found).mappings().all()
+            asked = _asked(connection, rollout, {row["device"] for row in rows})
+            return [_device(row, asked.get(row["device"])) for row in rows]
+
+    def unanswered(self, rollout: str) -> int:
+        """How many devices have been asked to stop or to try again, and have not answered."""
+        with reading(self._engine) as connection:
+            return len(_asked(connection, rollout, None))
 
     def of_device(self, device: str, *, limit: int = 20) -> list[tuple[Rollout, RolloutDevice]]:
         """The latest rollouts that concern a device, the newest first, and how it stands in each."""
@@ -81,7 +90,10 @@ class RolloutReader:
         with reading(self._engine) as connection:
             rows = connection.execute(found).mappings().all()
             known = {one.id: one for one in _read(connection, [row["rollout"] for row in rows])}
-            return [(known[row["rollout"]], _device(row)) for row in rows if row["rollout"] in known]
+            asked = {one: _asked(connection, one, {device}).get(device) for one in known}
+            return [
+                (known[row["rollout"]], _device(row, asked[row["rollout"]])) for row in rows if row["rollout"] in known
+            ]
 
     def failures(self, rollout: str, *, devices_shown: int = 5) -> list[Failure]:
         """What went wrong in a rollout, grouped by error code, the most frequent first."""
@@ -136,6 +148,7 @@ def view_of(row: Any, plan: Plan, tally: Tally) -> Rollout:
         repository=msgspec.json.decode(row["repository"], type=list[str]),
         created_at=from_db(row["created_at"]),
         changed_at=from_db(row["changed_at"]),
+        cancel_asked_at=None if row["cancel_asked_at"] is None else from_db(row["cancel_asked_at"]),
         because=because(plan, tally),
         plan=plan.plan,
         wave=plan.begun,
@@ -155,7 +168,12 @@ def _words() -> Select[Any]:
     )
 
 
-def _device(row: Any) -> RolloutDevice:
+def _asked(connection: Connection, rollout: str, some: Collection[str] | None) -> dict[str, Asked]:
+    row = connection.execute(select(rollouts).where(rollouts.c.id == rollout)).mappings().first()
+    return asked_of(connection, row, some) if row is not None else {}
+
+
+def _device(row: Any, asked: Asked | None = None) -> RolloutDevice:
     event = msgspec.json.decode(row["payload"], type=UpdateEvent) if row["payload"] else None
     verdict = Verdict(row["verdict"]) if row["verdict"] else Verdict.UPDATING
     return RolloutDevice(
@@ -164,6 +182,8 @@ def _device(row: Any) -> RolloutDevice:
         verdict=verdict,
         online=row["online"],
         update=update_view(event, row) if event else None,
+        asked=asked.verb if asked else None,
+        asked_at=asked.at if asked else None,
     )
 
 

@@ -1,5 +1,6 @@
 """Rollouts in the database: made, changed, evaluated. Every change is announced in the same transaction."""
 
+import contextlib
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -19,6 +20,7 @@ from controller.rollouts.plan_files import default_plan
 from controller.rollouts.reader import read_rollout
 from controller.rollouts.standing import Standings
 from controller.rollouts.tables import rollouts
+from controller.rollouts.taking_back import cancel_device, note_cancel, retry
 from controller.rollouts.views import Rollout, WaveState
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, check_plan
 from schemas.errors import OperatorError, one_line
@@ -134,19 +136,61 @@ class RolloutStore:
         now = now or utc_now()
         with writing(self._engine) as connection:
             row = _row(connection, rollout)
-            present = RolloutState(row["state"])
-            if state is not present and not (state is RolloutState.ACTIVE and present is RolloutState.COMPLETE):
-                if state not in MOVES[present]:
-                    possible = ", ".join(sorted(MOVES[present])) or "nothing: it is over, release the package anew"
-                    raise OperatorError(
-                        "rollout.state",
-                        f"rollout {rollout} is {present} and can't become {state}; possible: {possible}",
-                    )
-                move(connection, row, state, now)
-                for other in _others_of_set(connection, row):
-                    if state in MOVES[RolloutState(other["state"])]:
-                        move(connection, other, state, now)
+            _turn(connection, row, state, now)
+            if state is RolloutState.ACTIVE:
+                for one in (row, *_others_of_set(connection, row)):
+                    note_cancel(connection, one["id"], None)
             return read_rollout(connection, rollout)
+
+    def cancel(self, rollout: str, device: str | None = None, now: datetime | None = None) -> Rollout:
+        """Ask devices to stop: all of them, which halts the rollout, or one, which it leaves out from now on.
+
+        Rollouts that were made as one set are cancelled together. What is asked is done when the devices say so.
+
+        Raises:
+            OperatorError: `rollout.unknown`, `device.unknown`; `rollout.state` where there is nothing to cancel.
+        """
+        now = now or utc_now()
+        with writing(self._engine) as connection:
+            row = _row(connection, rollout)
+            others = _others_of_set(connection, row)
+            if device is None:
+                _turn(connection, row, RolloutState.HALTED, now)
+                for one in (row, *others):
+                    note_cancel(connection, one["id"], now)
+            else:
+                cancel_device(connection, row, device, now)
+                for one in others:
+                    with contextlib.suppress(OperatorError):  # it may be over there already
+                        cancel_device(connection, one, device, now)
+            changed = read_rollout(connection, rollout)
+        self._forget(row, others)
+        return changed
+
+    def retry(self, rollout: str, device: str | None = None, now: datetime | None = None) -> Rollout:
+        """Have devices on which the rollout ended badly, or one of them, try again; their verdicts are open again.
+
+        Raises:
+            OperatorError: `rollout.unknown`, `device.unknown`; `rollout.state` where nobody may start, or nothing
+                ended badly.
+        """
+        now = now or utc_now()
+        with writing(self._engine) as connection:
+            row = _row(connection, rollout)
+            others = _others_of_set(connection, row)
+            retry(connection, row, device, now)
+            for one in others:
+                with contextlib.suppress(OperatorError):  # it may have gone well there
+                    retry(connection, one, device, now)
+            changed = read_rollout(connection, rollout)
+        self._forget(row, others)
+        return changed
+
+    def _forget(self, row: Any, others: Sequence[Any]) -> None:
+        """What was known of these rollouts' devices in memory does not hold any more."""
+        with self._looking:
+            for one in (row, *others):
+                self._standings.drop(one["id"])
 
     def approve(self, rollout: str, now: datetime | None = None) -> Rollout:
         """Say go: the next wave may begin.
@@ -270,6 +314,22 @@ class RolloutStore:
             found = found.where(rollouts.c.package == package)
         with reading(self._engine) as connection:
             return list(connection.scalars(found.order_by(rollouts.c.id)))
+
+
+def _turn(connection: Connection, row: Any, state: RolloutState, now: datetime) -> None:
+    """Give a rollout, and the others of its set, another state; raises `OperatorError` where that cannot be."""
+    present = RolloutState(row["state"])
+    if state is present or (state is RolloutState.ACTIVE and present is RolloutState.COMPLETE):
+        return
+    if state not in MOVES[present]:
+        possible = ", ".join(sorted(MOVES[present])) or "nothing: it is over, release the package anew"
+        raise OperatorError(
+            "rollout.state", f"rollout {row['id']} is {present} and can't become {state}; possible: {possible}"
+        )
+    move(connection, row, state, now)
+    for other in _others_of_set(connection, row):
+        if state in MOVES[RolloutState(other["state"])]:
+            move(connection, other, state, now)
 
 
 def _others_of_set(connection: Connection, row: Any) -> list[Any]:

@@ -26,6 +26,7 @@ rollouts: Final = Table(
     Column("plan", Text),
     Column("progress", Text),
     Column("stopped", Text),
+    Column("cancel_asked_at", BigInteger),  # since when an operator wants all of it stopped; empty: no one does
     Index(None, "channel", "package"),
 )
 
@@ -50,6 +51,20 @@ rollout_devices: Final = Table(
     Column("wave", Integer),  # from 0; empty for none
     Column("heard_at", BigInteger),  # when the word came in, by the controller's clock
     Index(None, "rollout", "verdict"),
+)
+
+rollout_asks: Final = Table(
+    "rollout_asks",
+    metadata,
+    Column("rollout", String(36), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    Column("verb", String(16), nullable=False),
+    Column("asked_at", BigInteger, nullable=False),
+    # The device's word that was known then: a newer one answers.
+    Column("life", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),  # of the latest command
+    Index(None, "device"),
 )
 
 announcements: Final = Table(

@@ -8,7 +8,7 @@ import msgspec
 from controller.fleet.views import Update
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.waves import RolloutPlan
-from schemas.messages import RolloutPolicy, Targets
+from schemas.messages import RolloutPolicy, Targets, Verb
 
 
 class WaveState(StrEnum):
@@ -56,6 +56,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         revision: of its latest announcement.
         targets: whom the announcement means now; each wave widens it.
         because: what it waits for, or why it stopped, in one line.
+        cancel_asked_at: since when an operator wants all of it stopped; who has yet to answer is asked for apart.
         plan: its waves as they were asked for.
         wave: how many waves have begun.
         waves: how each of them stands.
@@ -74,6 +75,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     repository: list[str]
     created_at: datetime
     changed_at: datetime
+    cancel_asked_at: datetime | None = None
     because: str
     plan: RolloutPlan
     wave: int
@@ -88,13 +90,22 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """One device in one rollout. `update` is None until it says something; `wave` counts from 1."""
+    """One device in one rollout.
+
+    Attributes:
+        wave: which it belongs to, from 1; None for none.
+        update: None until it says something.
+        asked: `cancel` or `retry`, as long as it was asked for that and has not answered: it is not done.
+        asked_at: since when, by the controller's clock.
+    """
 
     device: str
     wave: int | None
     verdict: Verdict
     online: bool
     update: Update | None
+    asked: Verb | None = None
+    asked_at: datetime | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,6 +40,8 @@ def test_the_description_lists_every_route(controller: ControllerProcess) -> Non
         "GET /api/v1/rollouts/{rollout_id}/devices",
         "POST /api/v1/rollouts/{rollout_id}/state",
         "POST /api/v1/rollouts/{rollout_id}/approve",
+        "POST /api/v1/rollouts/{rollout_id}/cancel",
+        "POST /api/v1/rollouts/{rollout_id}/retry",
         "GET /api/v1/root",
         "GET /api/v1/statistics",
         "GET /api/v1/watch",

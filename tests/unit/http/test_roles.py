@@ -48,6 +48,8 @@ NEEDED = {
     "PUT /api/v1/devices/{device_id}/desired": Role.OPERATOR,
     "POST /api/v1/rollouts/{rollout_id}/state": Role.OPERATOR,
     "POST /api/v1/rollouts/{rollout_id}/approve": Role.OPERATOR,
+    "POST /api/v1/rollouts/{rollout_id}/cancel": Role.OPERATOR,
+    "POST /api/v1/rollouts/{rollout_id}/retry": Role.OPERATOR,
     "DELETE /api/v1/channels/{channel}/releases/{name}": Role.PUBLISHER,
     "DELETE /api/v1/packages/{name}/{version}": Role.PUBLISHER,
     "POST /api/v1/packages": Role.PUBLISHER,
