@@ -14,6 +14,8 @@ from schemas.messages import SCHEMA, Message
 MAX_PAYLOAD: Final = 256 * 1024
 CONTENT_TYPE: Final = "application/json"
 
+_OURS: Final = f'{{"schema":{SCHEMA},'.encode()
+
 M = TypeVar("M", bound=Message)
 
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -43,19 +45,32 @@ def decode(payload: bytes, kind: type[M]) -> M:
         raise ContractError(
             "message.size", f"{kind.__name__}: {len(payload)} bytes are over the limit of {MAX_PAYLOAD}"
         )
+    # What `encode` has written says its schema first; anything else is asked for it before all.
+    if not payload.startswith(_OURS):
+        _check_schema(payload, kind)
+    try:
+        message = msgspec.json.decode(payload, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ContractError("message.json", f"{kind.__name__}: {_line(error)}") from error
+    if message.schema > SCHEMA:  # said twice, and the last one counts
+        raise _too_new(message.schema, kind)
+    return message
+
+
+def _check_schema(payload: bytes, kind: type[M]) -> None:
     try:
         head = msgspec.json.decode(payload, type=_Head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ContractError("message.json", f"{kind.__name__}: {_line(error)}") from error
     if head.schema > SCHEMA:
-        raise ContractError(
-            "message.schema",
-            f"{kind.__name__}: schema {head.schema} is newer than {SCHEMA}, which is all that this version reads",
-        )
-    try:
-        return msgspec.json.decode(payload, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ContractError("message.json", f"{kind.__name__}: {_line(error)}") from error
+        raise _too_new(head.schema, kind)
+
+
+def _too_new(schema: int, kind: type[M]) -> ContractError:
+    return ContractError(
+        "message.schema",
+        f"{kind.__name__}: schema {schema} is newer than {SCHEMA}, which is all that this version reads",
+    )
 
 
 def decode_retained(payload: bytes, kind: type[M]) -> M | None:

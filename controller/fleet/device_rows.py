@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from controller.database import to_db
 from controller.fleet.hours import hour_number, marked
 from controller.fleet.progress import SeqTrack
-from controller.fleet.sql import chunks, insert_into, text_of, time_of
+from controller.fleet.sql import Insert, chunks, execute_many, insert_of, text_of, time_of
 from controller.fleet.tables import devices
 from schemas.messages import FactValue, Presence, Reported
 
@@ -136,7 +136,9 @@ def load_rows(connection: Connection, ids: set[str], now: datetime) -> dict[str,
     rows: dict[str, DeviceRow] = {}
     for some in chunks(sorted(ids)):
         found = select(devices).where(devices.c.id.in_(some)).order_by(devices.c.id).with_for_update()
-        rows |= {row["id"]: DeviceRow(dict(row)) for row in connection.execute(found).mappings()}
+        for row in connection.execute(found):
+            values = dict(zip(_COLUMNS, row, strict=True))
+            rows[values["id"]] = DeviceRow(values)
     for device in ids - rows.keys():
         rows[device] = DeviceRow.new(device, now)
     return rows
@@ -144,12 +146,14 @@ def load_rows(connection: Connection, ids: set[str], now: datetime) -> dict[str,
 
 def save_rows(connection: Connection, rows: Iterable[DeviceRow]) -> None:
     """Write the rows back."""
-    values = [row.values() for row in sorted(rows, key=lambda row: row.id)]
-    if not values:
-        return
-    statement = insert_into(connection, devices)
+    # in the order of their ids, so that two writers never wait for each other
+    execute_many(connection, _upsert, [row.values() for row in sorted(rows, key=lambda row: row.id)])
+
+
+def _upsert(dialect: str) -> Insert:
+    statement = insert_of(dialect, devices, _COLUMNS)
     changed = {name: statement.excluded[name] for name in _COLUMNS if name not in {"id", "first_seen"}}
-    connection.execute(statement.on_conflict_do_update(index_elements=[devices.c.id], set_=changed), values)
+    return statement.on_conflict_do_update(index_elements=[devices.c.id], set_=changed)
 
 
 def _json(value: Mapping[str, FactValue]) -> str:

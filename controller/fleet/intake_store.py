@@ -6,7 +6,7 @@ Whatever is committed here may be acknowledged; whatever is not comes again, and
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, func, select
 
@@ -16,11 +16,13 @@ from controller.fleet.incoming import ClearedIn, EventIn, Incoming, PresenceIn, 
 from controller.fleet.lives import StoredEvents, place
 from controller.fleet.packages import forget_packages, write_packages
 from controller.fleet.progress import SeqTrack
-from controller.fleet.sql import insert_into, text_of, time_of
+from controller.fleet.sql import Insert, execute_many, insert_of, text_of, time_of
 from controller.fleet.tables import events
 from controller.rollouts.asks import review
 from controller.rollouts.words import note_words
 from schemas.messages import Presence, Reported, UpdateEvent
+
+_HIGHEST: Final = select(func.coalesce(func.max(events.c.id), 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +99,12 @@ def _take_events(
 ) -> None:
     if not batch:
         return
-    # In a first life an event beyond all that is known is new without asking; only the others are looked up.
+    # In a first life an event that is not here for all that is known is new without asking; the others are looked up.
     known = StoredEvents(connection)
     known.load(
         (one.device, one.event.seq)
         for one in batch
-        if rows[one.device].life > 1 or one.event.seq <= rows[one.device].track.highest
+        if rows[one.device].life > 1 or not rows[one.device].track.lacks(one.event.seq)
     )
     values: list[dict[str, Any]] = []
     placed: dict[tuple[str, int, int], UpdateEvent] = {}
@@ -144,14 +146,25 @@ def _insert_events(
     connection: Connection, values: list[dict[str, Any]], placed: dict[tuple[str, int, int], UpdateEvent]
 ) -> list[StoredEvent]:
     """Insert many at once; one that another controller has just taken in is left as it is."""
-    before = connection.scalar(select(func.coalesce(func.max(events.c.id), 0))) or 0
-    connection.execute(insert_into(connection, events).on_conflict_do_nothing(), values)
-    fresh = select(events.c.id, events.c.device, events.c.life, events.c.seq).where(events.c.id > before)
+    before = connection.scalar(_HIGHEST) or 0
+    execute_many(connection, _insert, values)
+    if connection.dialect.name == "sqlite" and connection.scalar(_HIGHEST) == before + len(values):
+        # Nothing was left out, and nobody else writes: SQLite has numbered them one after the other.
+        numbered = enumerate(values, before + 1)
+        found = [(number, value["device"], value["life"], value["seq"]) for number, value in numbered]
+    else:
+        fresh = select(events.c.id, events.c.device, events.c.life, events.c.seq).where(events.c.id > before)
+        found = [(number, *key) for number, *key in connection.execute(fresh.order_by(events.c.id))]
     return [
         StoredEvent(number, life, placed[device, life, seq])
-        for number, device, life, seq in connection.execute(fresh.order_by(events.c.id))
+        for number, device, life, seq in found
         if (device, life, seq) in placed
     ]
+
+
+def _insert(dialect: str) -> Insert:
+    names = [column.name for column in events.columns if column.name != "id"]
+    return insert_of(dialect, events, names).on_conflict_do_nothing()
 
 
 def _take_state(

@@ -7,9 +7,8 @@ of the device. Nothing is overwritten and nothing thrown away.
 """
 
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, tuple_
 
 from controller.fleet.device_rows import DeviceRow
 from controller.fleet.sql import MAX_PARAMETERS
@@ -26,14 +25,13 @@ class StoredEvents:
 
     def load(self, keys: Iterable[tuple[str, int]]) -> None:
         """Look up which updates the events with these `(device, seq)` belong to, in every life."""
-        for device, group in groupby(sorted(set(keys)), key=lambda key: key[0]):
-            numbers = [seq for _, seq in group]
-            for start in range(0, len(numbers), MAX_PARAMETERS):
-                found = select(events.c.seq, events.c.life, events.c.update_id).where(
-                    events.c.device == device, events.c.seq.in_(numbers[start : start + MAX_PARAMETERS])
-                )
-                for seq, life, update in self._connection.execute(found):
-                    self.add(device, seq, life, update)
+        wanted = sorted(set(keys))
+        for start in range(0, len(wanted), MAX_PARAMETERS // 2):
+            found = select(events.c.device, events.c.seq, events.c.life, events.c.update_id).where(
+                tuple_(events.c.device, events.c.seq).in_(wanted[start : start + MAX_PARAMETERS // 2])
+            )
+            for device, seq, life, update in self._connection.execute(found):
+                self.add(device, seq, life, update)
 
     def add(self, device: str, seq: int, life: int, update: str) -> None:
         """Take note of an event."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
-from controller.fleet.sql import chunks, insert_into, text_of, time_of
+from controller.fleet.sql import Insert, chunks, execute_many, insert_of, text_of, time_of
 from controller.fleet.tables import device_packages
 from schemas.messages import InstalledPackage
 
@@ -36,15 +36,7 @@ def write_packages(connection: Connection, reports: Mapping[str, Mapping[str, In
     gone = sorted(before.keys() - after.keys())
     for device, package in gone:
         connection.execute(delete(device_packages).where(_KEY[0] == device, _KEY[1] == package))
-    if changed:
-        statement = insert_into(connection, device_packages)
-        names = [column.name for column in device_packages.columns if not column.primary_key]
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=list(_KEY), set_={name: statement.excluded[name] for name in names}
-            ),
-            changed,
-        )
+    execute_many(connection, _upsert, changed)
     return {row["device"] for row in changed} | {device for device, _ in gone}
 
 
@@ -52,6 +44,14 @@ def forget_packages(connection: Connection, gone: Iterable[str]) -> None:
     """Remove all rows of these devices."""
     for some in chunks(sorted(gone)):
         connection.execute(delete(device_packages).where(device_packages.c.device.in_(some)))
+
+
+def _upsert(dialect: str) -> Insert:
+    statement = insert_of(dialect, device_packages, [column.name for column in device_packages.columns])
+    names = [column.name for column in device_packages.columns if not column.primary_key]
+    return statement.on_conflict_do_update(
+        index_elements=list(_KEY), set_={name: statement.excluded[name] for name in names}
+    )
 
 
 def _row(device: str, package: str, installed: InstalledPackage) -> dict[str, Any]:

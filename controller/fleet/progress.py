@@ -33,6 +33,10 @@ class SeqTrack:
         """Whether the event with this number is here."""
         return 1 <= seq <= self.highest and not any(first <= seq <= last for first, last in self.missing)
 
+    def lacks(self, seq: int) -> bool:
+        """Whether the event with this number is surely not here: where gaps were taken as one, nobody can tell."""
+        return not self.has(seq) and (seq > self.highest or len(self.missing) < MAX_GAPS)
+
     def add(self, seq: int) -> "SeqTrack":
         """The same after the event `seq` (from 1 on) came in."""
         if seq == self.highest + 1:

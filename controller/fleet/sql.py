@@ -1,10 +1,13 @@
 """What SQLite and PostgreSQL both have and SQLAlchemy's common language lacks, and what a column can hold."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Dialect, Table, bindparam
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from controller.database import to_db
 
@@ -17,9 +20,44 @@ _YEAR_1: Final = -62_135_596_800_000_000 + 86_400_000_000  # a day in, as zones 
 _YEAR_9999: Final = 253_402_300_799_999_999 - 86_400_000_000
 
 
-def insert_into(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+Insert = sqlite.Insert | postgresql.Insert
+
+
+def insert_into(connection: Connection, table: Table) -> Insert:
     """An INSERT that has `on_conflict_do_nothing` and `on_conflict_do_update`."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def insert_of(dialect: str, table: Table, names: Iterable[str]) -> Insert:
+    """As `insert_into`, with a place for the value of each of these columns; for a builder of `execute_many`."""
+    made = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    return made.values({name: bindparam(name, type_=table.c[name].type) for name in names})
+
+
+def execute_many(connection: Connection, build: Callable[[str], Insert], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Run one INSERT for many rows, at the price of the driver.
+
+    Measured: SQLAlchemy's own way with a list of rows took two thirds of the time of an intake of events, for work that
+    comes out the same for each row. Values go to the driver as they are, which must know their types.
+
+    Args:
+        build: makes the statement from a dialect's name; a function at the top of its module, as what comes of it is
+            kept for ever.
+        rows: column names to values, the same names in each.
+    """
+    if not rows:
+        return
+    text, places = _prepared(build, connection.dialect)
+    values: Any = [tuple([row[name] for name in places]) for row in rows] if places else [dict(row) for row in rows]
+    connection.exec_driver_sql(text, values)
+
+
+@lru_cache(maxsize=64)
+def _prepared(build: Callable[[str], Insert], dialect: Dialect) -> tuple[str, tuple[str, ...]]:
+    """A statement's text, and which value goes where; nothing for a driver that takes them by name."""
+    compiled = build(dialect.name).compile(dialect=dialect)
+    assert isinstance(compiled, SQLCompiler)  # noqa: S101  # for the type checker
+    return compiled.string, tuple(compiled.positiontup or ())
 
 
 def chunks(values: list[str]) -> list[list[str]]:

@@ -1,13 +1,13 @@
 """Keeps each device's latest word about each rollout, from its events."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, and_, case, func, or_
 
 from controller.database import to_db
-from controller.fleet.sql import bigint_of, insert_into, int_of, text_of, time_of
+from controller.fleet.sql import Insert, bigint_of, execute_many, insert_of, int_of, text_of, time_of
 from controller.fleet.views import wire_bytes
 from controller.rollouts.tables import rollout_devices
 from schemas.messages import UpdateEvent
@@ -37,7 +37,7 @@ def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]]
         if before is not None and before["update_id"] == event.update:
             word |= {name: before[name] for name in _BYTES if word[name] is None}
         latest[key] = word
-    _write(connection, [latest[key] for key in sorted(latest)])
+    execute_many(connection, _write, [latest[key] for key in sorted(latest)])
     spoken_of: dict[str, set[str]] = {}
     for rollout, device in latest:
         spoken_of.setdefault(rollout, set()).add(device)
@@ -62,20 +62,15 @@ def _word(life: int, event: UpdateEvent) -> dict[str, Any]:
     }
 
 
-def _write(connection: Connection, words: Sequence[dict[str, Any]]) -> None:
-    if not words:
-        return
+def _write(dialect: str) -> Insert:
     kept = rollout_devices.c
-    statement = insert_into(connection, rollout_devices)
+    statement = insert_of(dialect, rollout_devices, ("rollout", "device", *_WORD, *_BYTES))
     new = statement.excluded
     # The bytes of an update are said while it fetches, and are worth knowing to its end.
     same = new.update_id == kept.update_id
     counts = {name: case((same, func.coalesce(new[name], kept[name])), else_=new[name]) for name in _BYTES}
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[kept.rollout, kept.device],
-            set_={name: new[name] for name in _WORD} | counts,
-            where=or_(new.life > kept.life, and_(new.life == kept.life, new.seq > kept.seq)),
-        ),
-        list(words),
+    return statement.on_conflict_do_update(
+        index_elements=[kept.rollout, kept.device],
+        set_={name: new[name] for name in _WORD} | counts,
+        where=or_(new.life > kept.life, and_(new.life == kept.life, new.seq > kept.seq)),
     )
