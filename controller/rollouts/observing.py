@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection, Select, and_, delete, or_, select
 
 from controller.database import from_db
-from controller.fleet.sql import chunks, insert_into
+from controller.fleet.sql import Insert, chunks, execute_many, insert_of
 from controller.fleet.tables import desired, device_packages, devices
 from controller.rollouts.plan import ENDED, Mark, Observation, Plan, Verdict
 from controller.rollouts.tables import rollout_asks, rollout_devices
@@ -119,21 +119,21 @@ def write_marks(connection: Connection, rollout: str, observed: Observed, marks:
     """
     wanted = {device: mark for device, mark in marks.items() if mark.verdict is not Verdict.NOT_MEANT}
     changed = list(_differing(rollout, wanted, observed.before))
-    if changed:
-        statement = insert_into(connection, rollout_devices)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=[_word.rollout, _word.device],
-                set_={"verdict": statement.excluded.verdict, "wave": statement.excluded.wave},
-            ),
-            changed,
-        )
+    execute_many(connection, _keep_mark, changed)
     gone = sorted(observed.before.keys() - wanted.keys())
     for some in chunks(gone):
         connection.execute(
             delete(rollout_devices).where(_word.rollout == rollout, _word.device.in_(some), _word.phase.is_(None))
         )
     return len(changed) + len(gone)
+
+
+def _keep_mark(dialect: str) -> Insert:
+    statement = insert_of(dialect, rollout_devices, ("rollout", "device", "life", "seq", "verdict", "wave"))
+    return statement.on_conflict_do_update(
+        index_elements=[_word.rollout, _word.device],
+        set_={"verdict": statement.excluded.verdict, "wave": statement.excluded.wave},
+    )
 
 
 def _differing(
