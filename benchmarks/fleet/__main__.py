@@ -1,0 +1,190 @@
+"""What a controller costs with simulated fleets, held against bars; the exit status says whether they are kept.
+
+For each size, in one run: a release to everybody at once (no soak, devices that take no time for an update), timed from
+the request to the last verdict; then bare paho-mqtt clients that move as many messages of the same sizes through the
+same broker. Besides, a fleet while whose rollout the broker and the controller are each killed once.
+"""
+
+import argparse
+import itertools
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.common import CONSOLE, print_table, state_machine
+from benchmarks.fleet import bare
+from benchmarks.fleet.field import Field
+from benchmarks.fleet.processes import cpu_seconds, resident_mib
+
+SIZES = (100, 1_000, 10_000)
+TIMES_BARE = 2.0
+BY_DESIGN_S = 1.5
+"""A device waits up to 1.2 s before it reports what is new, and the controller 0.25 s to take in, commit and look."""
+CPU_US = 150.0
+GROWTH = 1.25
+"""The processor time for an event may be this much more for ten times the devices: it grows linearly."""
+MEMORY_MIB = 200.0
+ANSWER_MS = 200.0
+POLL_S = 0.1
+ANSWERS = 30
+BOUND_S = 900.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """One fleet's. Times in seconds; `answers` are those of the rollout's view, in order of their length."""
+
+    devices: int
+    messages: int
+    seconds: float
+    bare_seconds: float
+    cpu: float
+    memory: float
+    answers: list[float]
+    sent: int
+    stored: tuple[int, int]
+    load: float
+
+    @property
+    def cpu_us(self) -> float:
+        """The controller's processor time for one event, in microseconds."""
+        return self.cpu / self.sent * 1e6
+
+    @property
+    def p99_ms(self) -> float:
+        """99 of 100 answers came within this, in milliseconds."""
+        return self.answers[min(len(self.answers) - 1, len(self.answers) * 99 // 100)] * 1000
+
+    @property
+    def limit(self) -> float:
+        """What the time may be."""
+        return TIMES_BARE * self.bare_seconds + BY_DESIGN_S
+
+
+def measure(devices: int, processes: int) -> Figures:
+    """One rollout and the bare clients."""
+    with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as name, Field(Path(name), devices) as field:
+        field.start_fleet("--pace", "0", "--processes", str(processes))
+        time.sleep(3)  # the last reports of the connecting devices
+        before, cpu = field.told, cpu_seconds(field.controller)
+        memory, answers, began = 0.0, [], time.monotonic()
+        rollout = field.release()
+        while True:
+            asked = time.monotonic()
+            verdicts = field.rollout(rollout)
+            answers.append(time.monotonic() - asked)
+            memory = max(memory, resident_mib(field.controller))
+            if verdicts.get("succeeded") == devices:
+                break
+            if time.monotonic() - began > BOUND_S:
+                raise TimeoutError(f"after {BOUND_S:.0f} s: {verdicts}")
+            time.sleep(POLL_S)
+        seconds = time.monotonic() - began
+        field.wait(lambda: field.stored()[0] >= field.sent, "storing every event", 120)
+        spent = cpu_seconds(field.controller) - cpu - len(answers) * _cost_of_an_answer(field, rollout)
+        after = field.told
+        events = after["messages"]["events"] - before["messages"].get("events", 0)
+        others = sum(after["messages"].values()) - sum(before["messages"].values()) - events
+        total_bytes = after["message_bytes"] - before["message_bytes"]
+        each = max(1, round(total_bytes / (events + others)))
+        count = max(1, round((events + others) / devices))
+        host, port = "127.0.0.1", field.broker.port
+        CONSOLE.print(f"{devices} devices: {seconds:.1f} s, {events} events and {others} other messages")
+        bare_seconds = bare.measure(host, port, clients=devices, sizes=[each] * count, processes=processes)
+        return Figures(
+            devices=devices,
+            messages=events + others,
+            seconds=seconds,
+            bare_seconds=bare_seconds,
+            cpu=spent,
+            memory=memory,
+            answers=sorted(answers),
+            sent=field.sent,
+            stored=field.stored(),
+            load=os.getloadavg()[0],
+        )
+
+
+def _cost_of_an_answer(field: Field, rollout: str) -> float:
+    """Processor time that the rollout's view costs the controller, in seconds: it is no part of an event's."""
+    before = cpu_seconds(field.controller)
+    for _ in range(ANSWERS):
+        field.rollout(rollout)
+    return (cpu_seconds(field.controller) - before) / ANSWERS
+
+
+def survive(devices: int, processes: int) -> tuple[int, tuple[int, int]]:
+    """Events sent and events stored by a fleet whose broker and controller are killed in the middle."""
+    with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as name, Field(Path(name), devices) as field:
+        field.start_fleet("--pace", "10", "--processes", str(processes))
+        field.release()
+        expected = 6 * devices
+        field.wait(lambda: field.sent > expected // 4, "a quarter of the events", BOUND_S)
+        field.kill_controller()
+        field.wait(lambda: field.sent > expected // 2, "half of the events", BOUND_S)
+        field.kill_broker()
+        ended = lambda: field.told["updates"] == devices == field.told["ended"]  # noqa: E731  # read as a sentence
+        field.wait(ended, "the end of every update", BOUND_S)
+        field.wait(lambda: field.stored()[1] >= field.sent, "storing every event", BOUND_S, every_s=1.0)
+        return field.sent, field.stored()
+
+
+def main() -> int:
+    """Measure, print, compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="devices of each fleet")
+    parser.add_argument("--kills", type=int, default=1_000, help="devices of the fleet with kills; 0 for none")
+    parser.add_argument("--processes", type=int, default=2, help="of the simulator, and of the bare clients")
+    given = parser.parse_args()
+    state_machine()
+    found = [measure(devices, given.processes) for devices in given.sizes]
+    columns = ("devices", "messages", "bare, s", "rollout, s", "of bare", "limit, s", "CPU/event", "memory", "p99")
+    rows = [
+        (
+            f"{one.devices}",
+            f"{one.messages}",
+            f"{one.bare_seconds:.2f}",
+            f"{one.seconds:.2f}",
+            f"{one.seconds / one.bare_seconds:.1f} x",
+            f"{one.limit:.2f}",
+            f"{one.cpu_us:.0f} us",
+            f"{one.memory:.0f} MiB",
+            f"{one.p99_ms:.0f} ms",
+        )
+        for one in found
+    ]
+    print_table("A release to everybody at once", columns, rows)
+    bars: list[tuple[bool, str]] = []
+    for one in found:
+        who = f"{one.devices} devices (load {one.load:.1f})"
+        bars += [
+            (
+                one.seconds <= one.limit,
+                f"{who}: {one.seconds:.2f} s, at most {one.limit:.2f} s (2 x bare and {BY_DESIGN_S} s)",
+            ),
+            (one.cpu_us <= CPU_US, f"{who}: {one.cpu_us:.0f} us of processor time an event, at most {CPU_US:.0f}"),
+            (one.memory <= MEMORY_MIB, f"{who}: {one.memory:.0f} MiB, at most {MEMORY_MIB:.0f}"),
+            (one.p99_ms <= ANSWER_MS, f"{who}: the rollout's view in {one.p99_ms:.0f} ms, at most {ANSWER_MS:.0f}"),
+            (
+                one.stored == (one.sent, one.sent),
+                f"{who}: {one.sent} events sent, {one.stored[0]} stored, {one.stored[1]} different ones",
+            ),
+        ]
+    for small, large in itertools.pairwise(found):
+        growth = large.cpu_us / small.cpu_us
+        text = f"{large.devices} devices cost {growth:.2f} x as much an event as {small.devices}, at most {GROWTH}"
+        bars.append((growth <= GROWTH, text))
+    if given.kills:
+        sent, stored = survive(given.kills, given.processes)
+        text = f"broker and controller killed: {sent} events sent, {stored[0]} stored, {stored[1]} different ones"
+        bars.append((stored == (sent, sent), text))
+    for held, text in bars:
+        CONSOLE.print(f"{'held  ' if held else 'MISSED'}  {text}", soft_wrap=True)
+    return 0 if all(held for held, _ in bars) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

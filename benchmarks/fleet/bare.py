@@ -1,0 +1,142 @@
+"""What bare paho-mqtt clients need to move as many messages of the same sizes through the same broker.
+
+As many clients as there are devices, in as many processes as the simulator has, each publishing its messages at
+QoS 1 one after the other as paho sends them; one more process subscribes, counts, and does nothing with what comes.
+Run as a program it is one of these processes.
+"""
+
+import json
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from device_agent.simulator.fleet import allow_connections
+
+ROOT = "bare"
+BOUND_S = 600.0
+
+
+def measure(host: str, port: int, *, clients: int, sizes: Sequence[int], processes: int) -> float:
+    """Seconds from the word to go to the last message's arrival.
+
+    Args:
+        sizes: bytes of each message that every client publishes.
+    """
+    base = {"host": host, "port": port}
+    total = clients * len(sizes)
+    with _child({**base, "expect": total}) as counter:
+        _answer(counter)
+        shares = [range(part, clients, processes) for part in range(processes)]
+        speakers = [
+            _child({**base, "first": share.start, "step": processes, "count": len(share), "sizes": list(sizes)})
+            for share in shares
+        ]
+        for speaker in speakers:
+            _answer(speaker)
+        began = time.monotonic()
+        for speaker in speakers:
+            _go(speaker)
+        _answer(counter)
+        seconds = time.monotonic() - began
+        for speaker in speakers:
+            _answer(speaker)
+            speaker.wait(BOUND_S)
+    return seconds
+
+
+def _child(orders: dict[str, Any]) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "benchmarks.fleet.bare", json.dumps(orders)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _answer(child: "subprocess.Popen[str]") -> None:
+    assert child.stdout is not None
+    if not child.stdout.readline():
+        raise RuntimeError("a bare client ended early")
+
+
+def _go(child: "subprocess.Popen[str]") -> None:
+    assert child.stdin is not None
+    child.stdin.write("go\n")
+    child.stdin.flush()
+
+
+def _client(name: str, orders: dict[str, Any]) -> Client:
+    client = Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=MQTTProtocolVersion.MQTTv5)
+    client.connect(orders["host"], orders["port"], keepalive=600)
+    return client
+
+
+def _count(orders: dict[str, Any]) -> None:
+    left = orders["expect"]
+    client = _client("bare-counter", orders)
+
+    def arrived(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            client.disconnect()
+
+    client.on_message = arrived
+
+    def greeted(*_: object) -> None:
+        client.subscribe(f"{ROOT}/#", options=SubscribeOptions(qos=1))
+
+    client.on_connect = greeted
+    client.on_subscribe = lambda *_: print("ready", flush=True)
+    client.loop_forever()
+    print("done", flush=True)
+
+
+def _speak(orders: dict[str, Any]) -> None:
+    allow_connections(orders["count"])
+    payloads = [b"x" * size for size in orders["sizes"]]
+    selector = selectors.DefaultSelector()
+    clients = []
+    for number in range(orders["count"]):
+        client = _client(f"bare-{orders['first'] + number * orders['step']}", orders)
+        client.on_publish = _noted
+        selector.register(client.socket(), selectors.EVENT_READ, client)  # type: ignore[arg-type]  # it is connected
+        clients.append(client)
+    greeted = 0
+    while greeted < len(clients):
+        greeted += _turn(selector)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number, client in enumerate(clients):
+        for payload in payloads:
+            client.publish(f"{ROOT}/{orders['first'] + number * orders['step']}/events", payload, qos=1)
+    wanted = len(clients) * len(payloads)
+    give_up = time.monotonic() + BOUND_S
+    while len(_CONFIRMED) < wanted and time.monotonic() < give_up:
+        _turn(selector)
+    print("done", flush=True)
+
+
+_CONFIRMED: list[int] = []
+
+
+def _noted(_client: Client, _userdata: Any, mid: int, *_: object) -> None:
+    _CONFIRMED.append(mid)
+
+
+def _turn(selector: selectors.BaseSelector) -> int:
+    ready = selector.select(1.0)
+    for key, _ in ready:
+        client: Client = key.data
+        client.loop_read()
+        if client.want_write():
+            client.loop_write()
+    return len(ready)
+
+
+if __name__ == "__main__":
+    told = json.loads(sys.argv[1])
+    (_count if "expect" in told else _speak)(told)

@@ -1,0 +1,142 @@
+"""A broker, a controller and a simulated fleet as processes, and what they say."""
+
+import json
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from broker_config import MosquittoProcess
+from controller.cli.uploading import push_file
+from controller.client import ControllerClient
+from controller.demo.processes import Processes, free_ports, program
+from controller.demo.sample import sample_folder
+from controller.packaging.package_creator import PackageCreator
+from device_agent.simulator.fleet import allow_connections
+from schemas.errors import FlotillaError
+
+PACKAGE = "tacho"
+SAVE_EVERY_S = 60
+"""What broker_config recommends for fleets of thousands."""
+
+
+class Field:
+    """Everything that runs for one fleet; a context manager that ends it all."""
+
+    def __init__(self, folder: Path, devices: int) -> None:
+        allow_connections(devices)
+        (http,) = free_ports(1)
+        self.broker = MosquittoProcess(folder / "broker", save_every_s=SAVE_EVERY_S)
+        self.client = ControllerClient(f"http://127.0.0.1:{http}")
+        self._devices = devices
+        self._folder = folder
+        self._http = http
+        self._processes = Processes(folder / "logs")
+        self._fleet: subprocess.Popen[str] | None = None
+        self.told: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        with self._stack:
+            self._stack.enter_context(self.broker)
+            self._stack.enter_context(self._processes)
+            self.start_controller()
+            build = self._folder / "build"
+            build.mkdir()
+            made = PackageCreator(sample_folder(None) / "app").build(version="1.0.0", platform=None, out=build)
+            push_file(self.client, made.path)
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *caught: object) -> None:
+        if self._fleet is not None:
+            self._fleet.terminate()
+            self._fleet.wait(60)
+        self._stack.close()
+
+    def start_controller(self) -> None:
+        """Start it, and wait until it answers."""
+        data = str(self._folder / "controller")
+        command = [program("flotilla"), "serve", "--data", data, "--http", f"127.0.0.1:{self._http}"]
+        self._processes.start("controller", [*command, "--broker", self.broker.url, "--bundles", "0"])
+        self.wait(self._connected, "the controller's start", 60)
+
+    def kill_controller(self) -> None:
+        """SIGKILL, and start another one."""
+        self._processes.kill("controller")
+        self.start_controller()
+
+    def kill_broker(self) -> None:
+        """SIGKILL, and start another one with what this one had saved."""
+        self.broker.kill()
+        self.broker.start()
+
+    @property
+    def controller(self) -> int:
+        """Its process id."""
+        return self._processes.pid_of("controller")
+
+    def start_fleet(self, *arguments: str) -> None:
+        """Start the devices, and wait until all are connected and the controller knows them."""
+        command = [program("flotilla"), "simulate", "--devices", str(self._devices), "--broker", self.broker.url]
+        command += ["--json", "--connect-rate", "500", *arguments]
+        self._fleet = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        threading.Thread(target=self._listen, args=(self._fleet,), daemon=True).start()
+        self.wait(lambda: self.told.get("connected") == self._devices, "connecting the fleet", 600)
+        self.wait(lambda: self._known() == self._devices, "the controller's knowing the fleet", 600)
+
+    def release(self) -> str:
+        """Announce the package to everybody at once; gives the rollout."""
+        wish = {"package": PACKAGE, "version": "1.0.0", "channel": "stable", "plan": "all-at-once"}
+        made: dict[str, Any] = self.client.send("POST", dict[str, Any], "releases", body=wish)
+        return str(made["id"])
+
+    def rollout(self, rollout: str) -> dict[str, int]:
+        """How many devices have which verdict."""
+        found: dict[str, Any] = self.client.get(dict[str, Any], "rollouts", rollout)
+        verdicts: dict[str, int] = found["rollout"]["verdicts"]
+        return verdicts
+
+    def stored(self) -> tuple[int, int]:
+        """Events in the database, and how many different ones."""
+        with sqlite3.connect(f"file:{self._folder}/controller/flotilla.db?mode=ro", uri=True, timeout=60) as database:
+            rows = database.execute("SELECT COUNT(*), COUNT(DISTINCT device || '/' || seq) FROM events").fetchone()
+        return int(rows[0]), int(rows[1])
+
+    @property
+    def sent(self) -> int:
+        """Events that devices have written."""
+        return sum(self.told.get("events", {}).values())
+
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float, *, every_s: float = 0.1) -> None:
+        """Wait until a condition holds.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        give_up = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"{what} took more than {seconds:.0f} s; the fleet said last: {self.told}")
+            time.sleep(every_s)
+
+    def _connected(self) -> bool:
+        try:
+            found: dict[str, Any] = self.client.get(dict[str, Any], "controller")
+        except FlotillaError:
+            return False
+        return bool(found["connected"])
+
+    def _known(self) -> int:
+        with sqlite3.connect(f"file:{self._folder}/controller/flotilla.db?mode=ro", uri=True, timeout=60) as database:
+            question = "SELECT COUNT(*) FROM devices WHERE online AND channel IS NOT NULL"
+            return int(database.execute(question).fetchone()[0])
+
+    def _listen(self, fleet: "subprocess.Popen[str]") -> None:
+        assert fleet.stdout is not None
+        for line in fleet.stdout:
+            self.told = json.loads(line)
