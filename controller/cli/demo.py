@@ -36,8 +36,10 @@ from schemas.errors import FlotillaError, OperatorError
 def demo(agents: int, sample: Path | None, *, keep: bool) -> None:
     """Publish three releases to real agents: one to install, one to update to, one that is broken.
 
+    The broken one is tried on one device first, and gets no further.
+
     Starts a Mosquitto, a controller and agents as processes on free loopback ports, in a folder that is removed
-    afterwards. Exits with 0 only if every device ended on 1.1.0 again by itself.
+    afterwards. Exits with 0 only if every device runs 1.1.0 in the end, by itself.
     """
     # a shell that starts it in the background would have it ignore SIGINT
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,6 +72,7 @@ def demo(agents: int, sample: Path | None, *, keep: bool) -> None:
 
 
 def _play(fleet: DemoFleet, sample: Path, console: Console) -> list[Outcome]:
+    console.print(f"watch it in a browser at {fleet.client.url}/")
     files = build_releases(sample, fleet.folder / "build")
     console.print(f"broker {fleet.broker.url}, controller {fleet.client.url}, {len(fleet.devices)} agents")
     fleet.wait(fleet.all_online, "the start of every agent", START_SECONDS)
@@ -86,12 +89,15 @@ def _summary(outcomes: Sequence[Outcome], seconds: float, console: Console) -> N
     first, second, broken = outcomes
     count = len(first.devices)
     error = next(one.update.error for one in broken.devices.values() if one.update and one.update.error)
+    tried = next(one.device for one in broken.devices.values() if one.wave == 1)
+    others = f"the other {count - 1} never started it" if count > 1 else "nobody else was asked"
     installed, updated = (size_text(outcome.wire_bytes // count) for outcome in (first, second))
     console.print(
         f"\n1.0.0 was installed on {count} devices, {installed} each, in {first.seconds:.1f} s.\n"
         f"1.1.0 took its place with {updated} each, in {second.seconds:.1f} s.\n"
-        f"1.2.0 started but was not healthy: {error.message}.\n"
-        f"Every device went back to 1.1.0 by itself and proved it healthy, in {broken.seconds:.1f} s.\n"
+        f"1.2.0 was tried on {tried} first and was not healthy: {error.message}.\n"
+        f"{tried} went back to 1.1.0 by itself and proved it healthy, in {broken.seconds:.1f} s;"
+        f" the rollout halted at its first wave, and {others}.\n"
         f"Nobody did anything; it all took {seconds:.0f} s.",
         soft_wrap=True,
     )

@@ -14,7 +14,9 @@ from controller.demo.fleet import CHANNEL, PACKAGE, DemoFleet
 from controller.demo.sample import layered_source
 from controller.http.views import RolloutDetail
 from controller.packaging.package_creator import PackageCreator
-from controller.rollouts.views import RolloutDevice
+from controller.rollouts.plan import RolloutState
+from controller.rollouts.views import Rollout, RolloutDevice
+from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, Wave
 from schemas.messages import LAST_WORDS, Phase
 
 RELEASE_SECONDS: Final = 60.0
@@ -26,17 +28,24 @@ class Chapter(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         phase: the update's last word.
         runs: the version that runs afterwards.
+        plan: in which waves it is released.
+        tried_on_one: whether it gets no further than the one device of the first wave.
     """
 
     version: str
     phase: Phase
     runs: str
+    plan: RolloutPlan = ALL_AT_ONCE
+    tried_on_one: bool = False
+
+
+CANARY: Final = RolloutPlan(name="demo", waves=[Wave(devices=1, max_failures=0), Wave(upto=100)])
 
 
 STORY: Final = (
     Chapter(version="1.0.0", phase=Phase.SUCCEEDED, runs="1.0.0"),
     Chapter(version="1.1.0", phase=Phase.SUCCEEDED, runs="1.1.0"),
-    Chapter(version="1.2.0", phase=Phase.ROLLED_BACK, runs="1.1.0"),
+    Chapter(version="1.2.0", phase=Phase.ROLLED_BACK, runs="1.1.0", plan=CANARY, tried_on_one=True),
 )
 
 
@@ -45,6 +54,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     chapter: Chapter
     seconds: float
+    rollout: Rollout
     devices: dict[str, RolloutDevice]
     running: dict[str, str]
 
@@ -67,16 +77,18 @@ def build_releases(sample: Path, folder: Path) -> dict[str, Path]:
 
 
 def tell(fleet: DemoFleet, chapter: Chapter, package_file: Path, on_look: OnLook) -> Outcome:
-    """Publish one release and wait until every device has said its last word."""
+    """Publish one release and wait until every device has said its last word, or the rollout has stopped."""
     begun = time.monotonic()
     push_file(fleet.client, package_file)
-    rollout = announce(fleet.client, name=PACKAGE, version=chapter.version, channel=CHANNEL)
+    rollout = announce(fleet.client, name=PACKAGE, version=chapter.version, channel=CHANNEL, plan=chapter.plan)
     seen: dict[str, RolloutDevice] = {}
 
     def all_done() -> bool:
         detail = fleet.client.get(RolloutDetail, "rollouts", rollout.id)
         seen.update({one.device: one for one in detail.devices.items})
         on_look(chapter, seen)
+        if chapter.tried_on_one and detail.rollout.state is RolloutState.HALTED:
+            return True
         return all(
             device in seen and (update := seen[device].update) is not None and update.phase in LAST_WORDS
             for device in fleet.devices
@@ -85,7 +97,8 @@ def tell(fleet: DemoFleet, chapter: Chapter, package_file: Path, on_look: OnLook
     fleet.wait(all_done, f"the last word of every device on {chapter.version}", RELEASE_SECONDS)
     seconds = time.monotonic() - begun
     running = {device: running_version(port) for device, port in fleet.gauges.items()}
-    return Outcome(chapter=chapter, seconds=seconds, devices=seen, running=running)
+    after = fleet.client.get(RolloutDetail, "rollouts", rollout.id).rollout
+    return Outcome(chapter=chapter, seconds=seconds, rollout=after, devices=seen, running=running)
 
 
 def running_version(port: int) -> str:
@@ -105,8 +118,11 @@ def differences(outcome: Outcome) -> list[str]:
     chapter = outcome.chapter
     for device, one in sorted(outcome.devices.items()):
         phase = one.update.phase if one.update else "nothing"
-        if phase != chapter.phase:
-            why = f" ({one.update.error.message})" if one.update and one.update.error else ""
+        why = f" ({one.update.error.message})" if one.update and one.update.error else ""
+        if chapter.tried_on_one and one.wave != 1:
+            if one.update is not None:
+                lines.append(f"{device}: expected {chapter.version} never to get there, but it was {phase}{why}")
+        elif phase != chapter.phase:
             lines.append(f"{device}: expected {chapter.version} to be {chapter.phase}, but it was {phase}{why}")
         running = outcome.running.get(device, "no answer")
         if running != chapter.runs:

@@ -65,7 +65,7 @@ class LiveTable:
 def _cells(chapter: Chapter, device: str, one: RolloutDevice | None) -> tuple[str, str, str, str, str]:
     update = one.update if one else None
     if update is None:
-        return device, chapter.version, "announced", "-", ""
+        return device, chapter.version, one.verdict if one and chapter.tried_on_one else "announced", "-", ""
     arrow = f"{update.from_version} > {update.version}" if update.from_version else update.version
     received = size_text(update.wire_bytes)
     if update.wire_bytes is None and update.progress:

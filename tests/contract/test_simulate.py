@@ -84,7 +84,8 @@ def test_every_event_of_a_fleet_of_all_kinds_is_stored_exactly_once(
     ):
         assert controller.push(build(make_source(tmp_path / "tacho"), tmp_path)).status == 201
         running.until(lambda told: told["connected"] >= DEVICES)
-        made = controller.send("POST", "/releases", {"package": "tacho", "version": "1.0.0", "channel": "stable"})
+        wish = {"package": "tacho", "version": "1.0.0", "channel": "stable", "plan": "all-at-once"}
+        made = controller.send("POST", "/releases", wish)
         assert made.status == 201, made.body
         told = running.final()
         sent = sum(told["events"].values())
