@@ -74,6 +74,7 @@ NEEDED = {
     "GET /rollouts/{rollout_id}/cell/{place}": Role.VIEWER,
     "GET /rollouts/{rollout_id}/do/{name}": Role.OPERATOR,
     "POST /rollouts/{rollout_id}/do/{name}": Role.OPERATOR,
+    "GET /audit": Role.VIEWER,
     "GET /packages": Role.VIEWER,
     "GET /packages/{name}": Role.VIEWER,
     "GET /packages/{name}/compare": Role.VIEWER,
