@@ -5,7 +5,7 @@ TAKEN_OUT_ARGS ?=
 # tests wait for brokers and devices more than they compute, so there are two workers to a core
 WORKERS = $(shell $(BIN)/python -c "import os; print(min(8, 2 * (os.cpu_count() or 1)))")
 
-.PHONY: help setup setup-dev demo test matrix taken-out agent-package lint types format contract bench wheel lock clean
+.PHONY: help setup setup-dev demo test matrix taken-out agent-package lint types format contract pictures bench wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ format: setup-dev ## lay the code out
 
 contract: setup-dev ## write docs/contract/ and the life-cycle diagram anew from the code
 	@$(BIN)/python -m tests.contract_documents
+
+pictures: setup-dev ## docs/images: the page as a real Chromium shows it
+	@$(BIN)/python -m tests.page_pictures
 
 bench: setup-dev ## every benchmark: prints tables, states the machine
 	@for name in idle_agent release_latency repository_index push update_bytes; do $(BIN)/python -m benchmarks.bench_$$name || exit 1; done

@@ -74,7 +74,7 @@ def demo(agents: int, sample: Path | None, *, keep: bool) -> None:
 def _play(fleet: DemoFleet, sample: Path, console: Console) -> list[Outcome]:
     console.print(f"watch it in a browser at {fleet.client.url}/")
     files = build_releases(sample, fleet.folder / "build")
-    console.print(f"broker {fleet.broker.url}, controller {fleet.client.url}, {len(fleet.devices)} agents")
+    console.print(f"broker {fleet.broker.url}, page {fleet.client.url}/, {len(fleet.devices)} agents")
     fleet.wait(fleet.all_online, "the start of every agent", START_SECONDS)
     outcomes = []
     for chapter in STORY:
@@ -107,7 +107,8 @@ def _stay(fleet: DemoFleet, console: Console) -> None:
     address = fleet.broker.url.removeprefix("mqtt://")
     host, _, port = address.partition(":")
     console.print(
-        f"\nController  {fleet.client.url}/api/docs\n"
+        f"\nPage        {fleet.client.url}/\n"
+        f"API         {fleet.client.url}/api/docs\n"
         + "".join(f"Gauge       http://127.0.0.1:{gauge}/  ({device})\n" for device, gauge in fleet.gauges.items())
         + f"Commands    export FLOTILLA_URL={fleet.client.url}\n"
         + f"Topics      mosquitto_sub -h {host} -p {port} -V mqttv5 -v -t 'flotilla/v1/#'\n\nCtrl-C ends it all.",
