@@ -57,6 +57,8 @@ def described(schema: dict[str, Any]) -> dict[str, Any]:
         for verb, operation in verbs.items():
             operation["responses"].pop("400", None)
             operation["responses"]["default"] = answer
+            # the framework describes the nothing of a 204 as JSON
+            operation["responses"].get("204", {}).pop("content", None)
             if (verb.upper(), path) in _ANSWERS:
                 operation["responses"]["200"]["content"] = _ANSWERS[verb.upper(), path]
             _say_who_may(operation, verb.upper(), path)

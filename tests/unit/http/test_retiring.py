@@ -21,6 +21,6 @@ async def test_what_the_fleet_needs_is_asked_for(tmp_path: Path) -> None:
         add_release(repository, "tacho", version, {"v": version})
     wish = RetireWish(keep=1, older_than_days=0, dry_run=False)
     handler = cast("Any", Packages.retire)  # what Litestar makes of the method
-    gone = await handler.fn(None, repository, Fleet(), wish)
+    gone = await handler.fn(None, None, repository, Fleet(), wish)
     assert gone.releases == ["tacho@1.0.0@any"]
     assert [record.version for record in repository.search("tacho")] == ["1.2.0", "1.1.0"]
