@@ -90,7 +90,7 @@ class Accounts:
 
 def no_cookie(request: Request[Any, Any, Any]) -> Cookie:
     """Takes the session's cookie from the browser."""
-    return Cookie(key=COOKIE, value="", path="/", max_age=0, httponly=True, samesite="strict", secure=_is_tls(request))
+    return Cookie(COOKIE, value="", max_age=0, httponly=True, samesite="strict", secure=_is_tls(request))
 
 
 def local_path(text: str | None) -> str:
@@ -104,9 +104,8 @@ def local_path(text: str | None) -> str:
 def _cookie(request: Request[Any, Any, Any], secret: str) -> Cookie:
     # no script can read it, no other site's page can have it sent, and where TLS is in front it goes over TLS only
     return Cookie(
-        key=COOKIE,
+        COOKIE,
         value=secret,
-        path="/",
         max_age=int(ABSOLUTE.total_seconds()),
         httponly=True,
         samesite="strict",
