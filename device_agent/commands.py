@@ -6,7 +6,7 @@ goes back two releases. Whoever asked sees what came of it in events and in the 
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 from device_agent.heard import Heard
@@ -21,6 +21,8 @@ from schemas.names import PACKAGE_PATTERN, UUID7_PATTERN, matches
 MAX_WAITING: Final = 64
 """Commands that wait for the one that is being carried out; more are refused."""
 MAX_SEQ: Final = 2**53 - 1
+LONGEST_VALID_S: Final = 7 * 86_400
+"""As long as a controller may let a command be valid."""
 MAX_VERSION: Final = 256
 
 
@@ -67,13 +69,23 @@ class Commands:
         self._check = check
         self._waiting: asyncio.Queue[Command] = asyncio.Queue(MAX_WAITING)
 
-    async def take(self, command: Command) -> None:
-        """Note a command and have it carried out. Expired and repeated ones are left alone."""
-        if command.expires_at <= self._now():
+    async def take(self, command: Command, valid_s: int | None = None) -> None:
+        """Note a command and have it carried out. Expired and repeated ones are left alone.
+
+        Args:
+            command: as it came.
+            valid_s: seconds that the broker says are left of it, who counts them itself: this device's clock may be
+                years ahead. None where it does not say.
+        """
+        now = self._now()
+        until = command.expires_at
+        if valid_s is not None:
+            until = max(until, now + timedelta(seconds=min(valid_s, LONGEST_VALID_S)))
+        if until <= now:
             logger().info(line("command", "has expired and is ignored", verb=command.verb.value, command=command.id))
         elif self._waiting.full():
             logger().warning(line("command", "too many at once, ignored", verb=command.verb.value, command=command.id))
-        elif await in_thread(self._heard.take_command, command.id, command.expires_at, self._now()):
+        elif await in_thread(self._heard.take_command, command.id, until, now):
             self._waiting.put_nowait(command)
         else:
             logger().debug(line("command", "came again", verb=command.verb.value, command=command.id))

@@ -75,7 +75,7 @@ class Inbox:
         topics: Topics,
         device: str,
         decisions: Decisions,
-        take_command: Callable[[Command], Awaitable[None]],
+        take_command: Callable[[Command, int | None], Awaitable[None]],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         quiet_s: float = QUIET_S,
     ) -> None:
@@ -133,7 +133,7 @@ class Inbox:
 
     async def _taken(self, message: Message) -> bool:
         try:
-            await self._take(message.topic, message.payload)
+            await self._take(message)
         except FlotillaError as error:
             if error.code.startswith("disk."):
                 logger().warning(line("not kept", error, topic=message.topic, code=error.code))
@@ -160,14 +160,15 @@ class Inbox:
             del self._refused[next(iter(self._refused))]
         return seen != self._refused[refused.topic]
 
-    async def _take(self, topic: str, payload: bytes) -> None:
-        match self._topics.parse(topic):
+    async def _take(self, message: Message) -> None:
+        payload = message.payload
+        match self._topics.parse(message.topic):
             case ReleaseTopic(channel, package):
                 await self._release(channel, package, decode_retained(payload, Announcement))
             case DeviceTopic(self._device, "desired"):
                 await self._decisions.take_desired(decode_retained(payload, Desired))
             case DeviceTopic(self._device, "commands"):
-                await self._take_command(decode(payload, Command))
+                await self._take_command(decode(payload, Command), message.expiry_s)
             case _:
                 raise ContractError("message.topic", "this device did not ask for messages on that topic")
 

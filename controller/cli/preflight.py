@@ -40,6 +40,9 @@ def summary_lines(seen: Preflight) -> Iterator[str]:
         yield f"way       {ways}; {size_text(seen.bytes)} in all"
     if seen.obstacles:
         yield "would not " + ", ".join(f"{code} {count}" for code, count in seen.obstacles.items())
+    if len(seen.waves) > 1:
+        told = ", ".join(f"{wave.share} ({wave.devices})" for wave in seen.waves)
+        yield f"waves     {told}, by the plan {seen.plan}"
     ends = seen.estimate
     yield f"end       {f'about {time_text(ends.ends_at)}: ' if ends.ends_at else ''}{ends.basis}"
 

@@ -7,6 +7,7 @@ from controller.http.packages import Limit
 from controller.http.views import ReleaseWish
 from controller.preflight.gathering import Preflights
 from controller.preflight.views import Preflight
+from controller.rollouts.plan_files import ready_plan
 
 
 @post("/releases/preflight", tags=["rollouts"], summary="See what a release would do", status_code=200)
@@ -19,6 +20,7 @@ async def preflight(data: ReleaseWish, preflights: Preflights, after: str = "", 
             channel=data.channel,
             targets=data.targets,
             policy=data.policy,
+            plan=ready_plan(data.plan) if isinstance(data.plan, str) else data.plan,
             after=after,
             limit=limit,
         )

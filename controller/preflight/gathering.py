@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Final, TypeVar
 
 import msgspec
@@ -13,9 +13,12 @@ from controller.database import from_db, reading, utc_now
 from controller.fleet.tables import desired, device_packages, devices
 from controller.preflight.pace import estimate, pace_of
 from controller.preflight.rules import Candidate, Foresight, KnownDevice, Runs, Wanted
-from controller.preflight.views import ForeseenDevice, Preflight
+from controller.preflight.views import ForeseenDevice, ForeseenWave, Preflight
+from controller.preflight.waves import certain_wave, foreseen_waves, waves_s
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
+from controller.rollouts.plan_files import default_plan
+from controller.rollouts.waves import RolloutPlan, check_plan
 from schemas.errors import FlotillaError, PublisherError
 from schemas.manifest import Manifest
 from schemas.messages import BUCKETS, Desired, RolloutPolicy, Targets
@@ -43,6 +46,7 @@ class Preflights:
         channel: str,
         targets: Targets,
         policy: RolloutPolicy,
+        plan: RolloutPlan | None = None,
         after: str = "",
         limit: int = MAX_PAGE,
         now: datetime | None = None,
@@ -51,14 +55,18 @@ class Preflights:
 
         Args:
             package: its name; `version`, `channel`, `targets` and `policy` as the release would have them.
+            plan: in which waves; by the number of devices unless given.
             after: only devices after this id are listed; everything counts all of them.
             limit: at most so many are.
             now: the controller's clock.
 
         Raises:
             PublisherError: `version.bad`, `release.unknown` or `release.yanked`.
+            OperatorError: `input.bad` for a plan that cannot be.
         """
         parse(version)
+        if plan is not None:
+            check_plan(plan)
         now = now or utc_now()
         records = self._repository.records(package, version)
         if not records:
@@ -76,9 +84,21 @@ class Preflights:
         with reading(self._engine) as connection:
             known = [one for one in _devices(connection, channel, package) if _is_meant(targets, one)]
             pace = pace_of(connection, channel, package)
-        foreseen = [foresight.look(device) for device in known]
+        plan = plan or default_plan(len(known))
+        sure = [certain_wave(plan, one.id, tags=one.tags, facts=one.facts) for one in known]
+        foreseen = [
+            msgspec.structs.replace(foresight.look(device), wave=wave) for device, wave in zip(known, sure, strict=True)
+        ]
+        waves = foreseen_waves(plan, sure)
         ready = [one for one in foreseen if not one.obstacles]
-        ends = estimate(pace, ready=len(ready), channel=channel, now=now, waits_s=_waits_s(policy, now))
+        ends = estimate(
+            pace,
+            ready=len(ready),
+            channel=channel,
+            now=now,
+            whole=partial(_whole_s, plan, waves, policy, now),
+            approvals=sum(wave.approval for wave in waves),
+        )
         page = [one for one in foreseen if one.device > after][: limit + 1]
         return Preflight(
             package=package,
@@ -89,6 +109,8 @@ class Preflights:
             bytes=sum(one.bytes for one in ready),
             routes=_counts(one.route for one in ready if one.route is not None),
             obstacles=_counts(obstacle.code for one in foreseen for obstacle in one.obstacles),
+            plan=plan.name,
+            waves=waves,
             estimate=ends,
             warnings=list(_warnings(targets, channel, foreseen)),
             devices=page[:limit],
@@ -163,9 +185,12 @@ def _is_meant(targets: Targets, device: KnownDevice) -> bool:
     return targets.upto > 0 or device.id in targets.devices
 
 
-def _waits_s(policy: RolloutPolicy, now: datetime) -> float:
-    begins_in = (policy.not_before - now).total_seconds() if policy.not_before else 0.0
-    return max(0.0, begins_in) + policy.jitter_s
+def _whole_s(
+    plan: RolloutPlan, waves: list[ForeseenWave], policy: RolloutPolicy, now: datetime, device_s: float
+) -> float:
+    not_before = policy.not_before or plan.not_before
+    begins_in = (not_before - now).total_seconds() if not_before else 0.0
+    return max(0.0, begins_in) + waves_s(plan, waves, device_s, policy.jitter_s or plan.jitter_s)
 
 
 def _warnings(targets: Targets, channel: str, foreseen: list[ForeseenDevice]) -> Iterator[str]:

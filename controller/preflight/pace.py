@@ -1,7 +1,7 @@
 """How long devices took in the last rollouts, and when a new one would end at that pace."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -61,7 +61,9 @@ def pace_of(connection: Connection, channel: str, package: str) -> Pace | None:
     return None
 
 
-def estimate(pace: Pace | None, *, ready: int, channel: str, now: datetime, waits_s: float = 0.0) -> Estimate:
+def estimate(
+    pace: Pace | None, *, ready: int, channel: str, now: datetime, whole: Callable[[float], float], approvals: int
+) -> Estimate:
     """When the devices that would start now would be done.
 
     Args:
@@ -69,7 +71,8 @@ def estimate(pace: Pace | None, *, ready: int, channel: str, now: datetime, wait
         ready: how many devices would start.
         channel: for the text.
         now: the controller's time, with a zone.
-        waits_s: what the release itself has devices wait, at most: jitter, waves.
+        whole: gives the seconds that the whole rollout takes where one device takes so many.
+        approvals: waves that wait for a person.
     """
     if not ready:
         return Estimate(basis="no device would start now")
@@ -77,9 +80,11 @@ def estimate(pace: Pace | None, *, ready: int, channel: str, now: datetime, wait
         return Estimate(
             basis=f"no rollout on channel {channel} has brought a device to its end yet: no history to go by"
         )
-    seconds = waits_s + pace.most
-    waits = f", and the release has them wait up to {waits_s:.0f} s" if waits_s else ""
-    basis = f"{pace.told()}{waits}; devices that are offline end after they come back"
+    seconds = whole(pace.most)
+    waits_s = seconds - pace.most
+    waits = f", and waves, soaks and jitter take up to {waits_s:.0f} s more" if waits_s >= 1 else ""
+    asks = f"; {approvals} of its waves begin when a person says go" if approvals else ""
+    basis = f"{pace.told()}{waits}; devices that are offline end after they come back{asks}"
     return Estimate(ends_at=now + timedelta(seconds=seconds), seconds=seconds, basis=basis)
 
 

@@ -23,7 +23,7 @@ class ForeseenDevice(msgspec.Struct, frozen=True, kw_only=True):
     """One device that is meant, by what it last reported.
 
     Attributes:
-        wave: in which it would start, from 1; None where that is not decided before the wave begins.
+        wave: in which it would start, from 1; None where that is drawn when the release is announced, or chosen later.
         installed: the version of the package that it runs.
         route: how it would get there; None where it lacks nothing, or refuses the release in any case.
         from_version: where a bundle starts from.
@@ -40,6 +40,24 @@ class ForeseenDevice(msgspec.Struct, frozen=True, kw_only=True):
     from_version: str | None = None
     bytes: int = 0
     obstacles: list[Obstacle] = []
+
+
+class ForeseenWave(msgspec.Struct, frozen=True, kw_only=True):
+    """One wave of the plan.
+
+    Attributes:
+        number: from 1.
+        share: whom it means, for people.
+        devices: how many it brings, of those that are meant now.
+        soak_s: seconds that they have to stay well before the next one.
+        approval: a person must say go before it begins.
+    """
+
+    number: int
+    share: str
+    devices: int
+    soak_s: float
+    approval: bool
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +83,7 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
         bytes: that these would fetch, all together.
         routes: how many of these would go which way; those that lack nothing are in none.
         obstacles: code to the number of devices that have it; a device may have several.
+        plan: name of the plan; `waves` are its.
         warnings: what an operator should know besides.
         devices: by id, from the one after `after` on.
         next: the `after` of the next page; None at the end.
@@ -78,6 +97,8 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     routes: dict[Kind, int]
     obstacles: dict[str, int]
+    plan: str
+    waves: list[ForeseenWave]
     estimate: Estimate
     warnings: list[str]
     devices: list[ForeseenDevice]

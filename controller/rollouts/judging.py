@@ -129,7 +129,7 @@ class Judge:
             return Mark(Verdict.SUCCEEDED, wave)
         if last is not None and self._now > last:
             return Mark(Verdict.MISSED, wave, phase=phase)
-        if not self._starting or seen.pinned is not None or wave is None:
+        if not self._starting or seen.pinned is not None or seen.hold or wave is None:
             return Mark(Verdict.HELD, wave, phase=phase)
         return self._offered(seen, wave) if let_in else Mark(Verdict.WAITING, wave, phase=phase)
 

@@ -127,6 +127,18 @@ async def test_a_flood_is_bounded() -> None:
     await asyncio.wait({serving})
 
 
+async def test_the_brokers_time_counts_where_the_clock_is_years_ahead(bench: Bench) -> None:
+    """The broker drops what has expired, and says how long the rest is good for."""
+    years_ago = NOW - timedelta(days=4000)
+    rollback = Command(id=uuid7(1, b"0" * 10), verb=Verb.ROLLBACK, args={"package": "tacho"}, expires_at=years_ago)
+    await bench.commands.take(rollback)
+    for _ in range(2):
+        await bench.commands.take(rollback, 60)
+    await bench.commands.take(command(2, Verb.REPORT), 60)
+    await until(lambda: bench.did == ["report"])
+    assert bench.updates.asked == [("rollback", "tacho")]
+
+
 async def test_a_command_that_never_expires_is_carried_out_once(bench: Bench) -> None:
     never = datetime.fromisoformat("9999-12-31T23:59:59-12:00")
     for _ in range(2):

@@ -36,7 +36,7 @@ class Decisions:
     async def take_desired(self, desired: Desired | None) -> None:
         self.take(desired)
 
-    async def take_command(self, command: Command) -> None:
+    async def take_command(self, command: Command, _valid_s: int | None) -> None:
         self.take(command)
 
 

@@ -13,9 +13,11 @@ from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
 from controller.preflight.gathering import Preflights
 from controller.preflight.views import ForeseenDevice, Preflight
+from controller.preflight.waves import waves_s
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.store import RolloutStore
+from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, Wave
 from schemas.errors import PublisherError
 from schemas.manifest import Requires
 from schemas.messages import Phase, RolloutPolicy, Targets
@@ -166,7 +168,26 @@ def test_the_end_is_estimated_by_what_the_last_rollouts_took(bench: Bench) -> No
     ends = bench.look(policy=RolloutPolicy(jitter_s=20)).estimate
     assert (ends.seconds, ends.ends_at) == (60, NOW + timedelta(seconds=60))
     assert "1 device took at most 40 s in the last rollout of tacho on channel stable" in ends.basis
-    assert "wait up to 20 s" in ends.basis
+    assert "jitter take up to 20 s more" in ends.basis
+
+
+def test_waves_are_those_of_the_plan_and_count_for_the_end(bench: Bench) -> None:
+    for number in range(20):
+        bench.device(f"pi-{number:02}")
+    assert (bench.look().plan, bench.look(targets=Targets(exclude=["pi-00"])).plan) == ("canary", "all-at-once")
+    waves = [
+        Wave(devices=["pi-03"], soak="1m"),
+        Wave(where={"site": "bern"}),
+        Wave(upto=50, concurrency=4),
+        Wave(upto=100),
+    ]
+    seen = bench.look(plan=RolloutPlan(waves=waves))
+    assert [wave.devices for wave in seen.waves] == [1, 2, 7, 10]
+    sure = {one.device: one.wave for one in seen.devices if one.wave is not None}
+    assert sure == {"pi-03": 1, "pi-01": 2, "pi-11": 2}
+    assert {one.wave for one in bench.look(plan=ALL_AT_ONCE).devices} == {1}
+    # a minute of soak, and of devices that take 10 s: two waves of one turn, one of two turns, one of one turn
+    assert waves_s(RolloutPlan(waves=waves), seen.waves, 10, 0) == 60 + 10 + 10 + 20 + 10
 
 
 def test_nothing_is_changed(bench: Bench) -> None:

@@ -1,0 +1,77 @@
+"""In which wave each device would start, and how long the waves take. Pure: values in, values out.
+
+What a share of the devices is, is drawn when the rollout is announced, and the engine chooses single ones when their
+wave begins; so only whom a wave names, or means in any case, is certain before.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from controller.preflight.views import ForeseenWave
+from controller.rollouts.waves import RolloutPlan, Wave, seconds
+from schemas.messages import FactValue
+from schemas.targeting import where_holds
+
+EVERYBODY = 100
+"""Percent."""
+
+
+def certain_wave(
+    plan: RolloutPlan, device: str, *, tags: Mapping[str, str], facts: Mapping[str, FactValue]
+) -> int | None:
+    """The wave in which a device that is meant starts, from 1; None where that is drawn or chosen later."""
+    for number, wave in enumerate(plan.waves, start=1):
+        match _takes(wave, device, tags, facts):
+            case True:
+                return number
+            case None:
+                return None
+    return None
+
+
+def _takes(wave: Wave, device: str, tags: Mapping[str, str], facts: Mapping[str, FactValue]) -> bool | None:
+    """Whether the wave takes a device that no earlier one has; None where it may."""
+    if wave.where is not None:
+        return where_holds(wave.where, tags=tags, facts=facts)
+    if isinstance(wave.devices, list):
+        return device in wave.devices
+    return True if wave.upto == EVERYBODY else None
+
+
+def foreseen_waves(plan: RolloutPlan, sure: Sequence[int | None]) -> list[ForeseenWave]:
+    """How many devices each wave brings.
+
+    Args:
+        plan: the waves.
+        sure: `certain_wave` of each device that is meant.
+    """
+    found: list[ForeseenWave] = []
+    meant, before = len(sure), 0
+    for number, wave in enumerate(plan.waves, start=1):
+        if wave.upto is not None:
+            brings = max(0, math.ceil(meant * wave.upto / EVERYBODY) - before)
+        elif isinstance(wave.devices, int):
+            brings = wave.devices
+        else:
+            brings = sum(one == number for one in sure)
+        brings = min(brings, meant - before)
+        before += brings
+        found.append(
+            ForeseenWave(
+                number=number, share=wave.share, devices=brings, soak_s=seconds(wave.soak), approval=wave.approval
+            )
+        )
+    return found
+
+
+def waves_s(plan: RolloutPlan, waves: Sequence[ForeseenWave], device_s: float, jitter_s: float) -> float:
+    """Seconds that all waves take where a device takes `device_s`, nothing fails, and nobody is waited for.
+
+    A wave that has devices start a few at a time takes as often as long; by tag values it is counted as if all had one.
+    """
+    total = 0.0
+    for wave, seen in zip(plan.waves, waves, strict=True):
+        if seen.devices:
+            turns = math.ceil(seen.devices / wave.concurrency) if wave.concurrency else 1
+            total += turns * (device_s + jitter_s) + seen.soak_s
+    return total
