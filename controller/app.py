@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
+from prometheus_client import CollectorRegistry
+from sqlalchemy import Engine
 
 from broker_config.errors import BrokerError
 from broker_config.process import MosquittoProcess
@@ -26,15 +28,21 @@ from controller.database import open_database, utc_now
 from controller.fleet.pruning import Pruner
 from controller.fleet.running import running_versions
 from controller.fleet.service import FleetService
+from controller.homeassistant.bridge import HomeAssistantBridge
+from controller.homeassistant.entities import HomeAssistantTopics
 from controller.http.api import make_api
 from controller.http.guard import is_loopback, load_token
 from controller.http.login import Accounts
 from controller.http.packages import Spool
 from controller.logs import told
+from controller.notify.config import read_config
+from controller.notify.notifier import Notifier
+from controller.notify.outbox import Outbox
 from controller.preflight.gathering import Preflights
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
 from controller.repository.place import keep_at
+from controller.rollouts.announcing import AnnouncementStore
 from controller.settings import ControllerSettings, HttpAddress, client_id
 from controller.signals.counting import IntakeCounters, RequestCounter
 from controller.signals.health import Health
@@ -80,7 +88,11 @@ async def run_controller(settings: ControllerSettings) -> None:
         spool.prepare()
         registry = new_registry()
         topics = Topics(settings.topic_root)
-        fleet = FleetService(engine, broker, topics, version=VERSION, observers=[IntakeCounters(registry)])
+        notifier = _notifier(settings, engine, registry)
+        observers = [IntakeCounters(registry), *([notifier] if notifier is not None else [])]
+        fleet = FleetService(engine, broker, topics, version=VERSION, observers=observers)
+        if settings.home_assistant is not None:
+            fleet.accompany(_home_assistant(settings.home_assistant, topics, fleet, engine, repository))
         # devices that start later must not look for packages where they were before the controller moved
         moved = await asyncio.to_thread(fleet.move_repository, settings.repository_urls)
         others_can_reach_it = settings.require_token or not is_loopback(settings.http.host)
@@ -141,7 +153,33 @@ async def run_controller(settings: ControllerSettings) -> None:
             "bundles": lambda: bundle_maker.run(stop),
             "upkeep": lambda: upkeep.run(stop),
         }
+        if notifier is not None:
+            parts["notify"] = lambda: notifier.run(stop)
         await _run_all(parts, server, stop)
+
+
+def _notifier(settings: ControllerSettings, engine: Engine, registry: CollectorRegistry) -> Notifier | None:
+    if settings.notify_file is None:
+        return None
+    config = read_config(settings.notify_file)
+    return Notifier(Outbox(engine, config), config, registry)
+
+
+def _home_assistant(
+    prefix: str, topics: Topics, fleet: FleetService, engine: Engine, repository: PackageRepository
+) -> HomeAssistantBridge:
+    def describe(package: str, version: str) -> str:
+        return next((record.description for record in repository.records(package, version)), "")
+
+    return HomeAssistantBridge(
+        HomeAssistantTopics(prefix, topics.root),
+        topics,
+        registry=fleet.registry,
+        announcements=AnnouncementStore(engine),
+        orders=fleet.orders,
+        describe=describe,
+        send=fleet.send_command,
+    )
 
 
 async def _run_all(parts: dict[str, Callable[[], Awaitable[None]]], server: "_Server", stop: asyncio.Event) -> None:

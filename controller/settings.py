@@ -92,6 +92,8 @@ class ControllerSettings:
         keep_events_days: how long the steps of updates are kept; the last word of each is kept for ever.
         keep_audit_days: how long the audit log is kept.
         proxies: addresses of proxies whose X-Forwarded-For and -Proto are believed, besides this machine's own.
+        home_assistant: discovery prefix of the Home Assistant that is to be told; none if None.
+        notify: file that says whom to tell what; `notify.toml` in the data folder, if it is there, if None.
         require_token: whether the API asks for the token on loopback too, as it must behind a proxy on this machine.
     """
 
@@ -109,11 +111,19 @@ class ControllerSettings:
     bundle_releases: int = DEFAULT_RELEASES
     bundle_workers: int | None = None
     keep_events_days: int = KEEP_EVENTS_DAYS
+    home_assistant: str | None = None
+    notify: Path | None = None
 
     @property
     def database_url(self) -> str:
         """Where the database is."""
         return self.database or sqlite_url(self.data / "flotilla.db")
+
+    @property
+    def notify_file(self) -> Path | None:
+        """The file that says whom to tell what; None where nobody is to be told."""
+        default = self.data / "notify.toml"
+        return self.notify or (default if default.exists() else None)
 
     @property
     def repository_urls(self) -> tuple[str, ...]:

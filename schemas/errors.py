@@ -104,6 +104,7 @@ CODES: Final[dict[str, str]] = {
     "rollout.state": "the rollout is in a state that does not allow this",
     "device.unknown": "no such device",
     "demo.differed": "the demo did not go as its story says",
+    "notify.failed": "a notification could not be delivered",
     "auth.refused": "the token, the session or the password is missing, wrong or over",
     "auth.denied": "the role of whoever asks is not enough for this",
     "auth.limit": "too many failed logins; try again later",

@@ -26,7 +26,7 @@ Key = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN, max_length=63)]
 ServiceName = Annotated[str, msgspec.Meta(pattern=SERVICE_PATTERN, max_length=32)]
 VersionText = Annotated[str, msgspec.Meta(min_length=5, max_length=256)]
 
-RESERVED_DEVICES: Final = frozenset({"controller", "watcher"})
+RESERVED_DEVICES: Final = frozenset({"controller", "homeassistant", "watcher"})
 """Users of the broker that are no devices (`broker_config/acl`), and so no device may have their names as its id."""
 
 ANY_PLATFORM: Final = "any"

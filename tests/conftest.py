@@ -67,8 +67,8 @@ def make_broker(tmp_path: Path) -> Iterator[Callable[[], Broker]]:
 
 @pytest.fixture(scope="session")
 def production_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProductionBroker]:
-    """One broker with production.conf for all tests; users controller, watcher, dev-a, dev-b, dev-c."""
-    users = ("controller", "watcher", "dev-a", "dev-b", "dev-c")
+    """One broker with production.conf for all tests; users controller, watcher, homeassistant, dev-a, dev-b, dev-c."""
+    users = ("controller", "watcher", "homeassistant", "dev-a", "dev-b", "dev-c")
     shared = new_production_broker(tmp_path_factory.mktemp("production"), users=users)
     try:
         shared.broker.start()

@@ -61,6 +61,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "token": Entry("controller.cli.accounts:token", "Look after the tokens of machines."),
         "gc": Entry("controller.cli.gc:gc", "Remove old releases that nothing needs; first shows which."),
         "repository": Entry("controller.cli.repository:repository", "Verify, measure and tidy up a data folder."),
+        "notify": Entry("controller.cli.notify:notify", "Try whether notifications arrive."),
         "simulate": Entry("controller.cli.simulate:simulate", "Run many simulated devices, to try rollouts on them."),
         "demo": Entry("controller.cli.demo:demo", "See a fleet update, break and heal itself, on this machine."),
     },

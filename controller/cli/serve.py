@@ -7,7 +7,9 @@ import click
 
 from controller.accounts.audit import KEEP_AUDIT_DAYS, MIN_KEEP
 from controller.app import run_controller
+from controller.homeassistant.entities import DEFAULT_PREFIX, HomeAssistantTopics
 from controller.logs import FORMATS, LogFormat, set_up_logging
+from controller.notify.config import read_config
 from controller.repository.bundle_choice import DEFAULT_RELEASES, MAX_RELEASES
 from controller.settings import (
     DEFAULT_BROKER,
@@ -100,6 +102,14 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     help="Processes that make a bundle, each with up to 1 GiB of memory.  [default: half of the cores]",
 )
 @click.option(
+    "--home-assistant",
+    is_flag=False,
+    flag_value=DEFAULT_PREFIX,
+    metavar="[PREFIX]",
+    help=f"Show the fleet to a Home Assistant on the same broker; PREFIX is of its discovery, or {DEFAULT_PREFIX}.",
+)
+@click.option("--notify", type=FILE, help="Whom to tell what happens.  [default: DATA/notify.toml, where it exists]")
+@click.option(
     "--log-format",
     type=click.Choice(FORMATS),
     default="text",
@@ -126,6 +136,8 @@ def serve(
     bundle_releases: int,
     bundle_workers: int | None,
     log_format: LogFormat,
+    home_assistant: str | None,
+    notify: Path | None,
     *,
     embedded_broker: bool,
     require_token: bool,
@@ -138,6 +150,8 @@ def serve(
     if broker and embedded_broker:
         raise OperatorError("input.bad", "--broker and --embedded-broker exclude each other; choose one")
     Topics(topic_root)
+    if home_assistant is not None:
+        HomeAssistantTopics(home_assistant, topic_root)
     try:
         link = LinkSettings(
             url=broker or DEFAULT_BROKER,
@@ -166,7 +180,11 @@ def serve(
         keep_events_days=keep_events,
         keep_audit_days=keep_audit,
         proxies=proxies,
+        home_assistant=home_assistant,
+        notify=notify,
     )
+    if settings.notify_file is not None:
+        read_config(settings.notify_file)
     set_up_logging(log_format)
     asyncio.run(run_controller(settings))
 

@@ -41,6 +41,7 @@ class Intake:
             happens to the link meanwhile.
         on_batch: told of each batch that is done: how many messages, and seconds since its oldest one arrived.
         recall: takes what the controller itself has said; None where that is not heard.
+        aside: takes messages that are not the intake's; True for those.
         clock: the time of day.
     """
 
@@ -52,6 +53,7 @@ class Intake:
         recall: Recall | None = None,
         *,
         on_batch: Callable[[int, float], None] = lambda _messages, _waited_s: None,
+        aside: Callable[[Message], bool] = lambda _message: False,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
@@ -59,6 +61,7 @@ class Intake:
         self._on_outcome = on_outcome
         self._on_batch = on_batch
         self._recall = recall
+        self._aside = aside
         self._clock = clock
         self._oldest: float | None = None
         self.refusals = Refusals()
@@ -92,6 +95,8 @@ class Intake:
         for message in messages:
             if self._recall is not None and self._recall.is_own(message.topic):
                 own.append(message)
+                continue
+            if self._aside(message):
                 continue
             try:
                 batch.append(self._reader.read(message.topic, message.payload, retained=message.retain))

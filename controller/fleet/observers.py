@@ -1,7 +1,10 @@
 """Who else is told what the fleet's side does: metrics, notifications, bridges. Always after the commit."""
 
+from collections.abc import Sequence
+
 from controller.fleet.intake_store import Outcome
 from controller.rollouts.views import Rollout
+from transport import Link, Message
 
 
 class Observer:
@@ -20,3 +23,23 @@ class Observer:
 
     def rollout_changed(self, rollout: Rollout) -> None:
         """A rollout was made, or has another state or other verdicts."""
+
+
+class Companion(Observer):
+    """An observer that uses the connection to the broker too, apart from the contract's topics."""
+
+    def subscriptions(self) -> Sequence[str]:
+        """Topic filters besides those of the intake."""
+        raise NotImplementedError
+
+    def hear(self, message: Message) -> None:
+        """Take a message from outside the contract's topics, if it is one's own. It is acknowledged afterwards."""
+        raise NotImplementedError
+
+    async def run(self, link: Link) -> None:
+        """Use a connection until it is lost.
+
+        Raises:
+            LinkLost: or another transport error that ends the link.
+        """
+        raise NotImplementedError

@@ -24,7 +24,7 @@ from controller.fleet.in_use import releases_in_use
 from controller.fleet.incoming import INTAKE_KINDS, Reader
 from controller.fleet.intake import Intake
 from controller.fleet.intake_store import IntakeStore, Outcome
-from controller.fleet.observers import Observer
+from controller.fleet.observers import Companion, Observer
 from controller.fleet.orders import DEFAULT_EXPIRY, OrderStore
 from controller.fleet.patience import patiently
 from controller.fleet.recall import Recall
@@ -44,7 +44,7 @@ from controller.rollouts.waves import RolloutPlan
 from schemas.errors import one_line
 from schemas.messages import Desired, RolloutPolicy, Targets, Verb
 from schemas.topics import Topics
-from transport import Backoff, Link, LinkSettings, LinkState, TakenOver, keep_connected
+from transport import Backoff, Link, LinkSettings, LinkState, Message, TakenOver, keep_connected
 
 SESSION_EXPIRY_S: Final = 7 * 86_400
 """The broker keeps what devices say for this long while no controller is there."""
@@ -107,7 +107,8 @@ class FleetService:
         self._topics = topics
         self._backoff = backoff
         self._clock = clock
-        self._observers = tuple(observers)
+        self._observers = list(observers)
+        self._companions: list[Companion] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attending = False
         self._error: str | None = None
@@ -125,8 +126,19 @@ class FleetService:
             topics, RecallStore(engine), self._recalled, is_greeting=self._session.is_greeting, clock=clock
         )
         self._intake = Intake(
-            IntakeStore(engine), Reader(topics), self._taken_in, self._recall, on_batch=self._batch_done, clock=clock
+            IntakeStore(engine),
+            Reader(topics),
+            self._taken_in,
+            self._recall,
+            on_batch=self._batch_done,
+            aside=self._aside,
+            clock=clock,
         )
+
+    def accompany(self, companion: Companion) -> None:
+        """Share the connection with somebody, who is an observer too; before `run`."""
+        self._observers.append(companion)
+        self._companions.append(companion)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Connect, and stay connected, until `stop` is set.
@@ -307,10 +319,14 @@ class FleetService:
     async def _attend(self, link: Link) -> None:
         self._recall.begin()
         await link.subscribe([*map(self._topics.every_device, INTAKE_KINDS), *self._recall.filters()])
+        for companion in self._companions:
+            await link.subscribe(companion.subscriptions())
         async with self._session.present(link), asyncio.TaskGroup() as group:
             group.create_task(self._intake.run(link), name="intake")
             group.create_task(self._announce(link), name="announcer")
             group.create_task(self._replays.run(link), name="replays")
+            for companion in self._companions:
+                group.create_task(companion.run(link), name=type(companion).__name__)
             self._attending = True
 
     async def _announce(self, link: Link) -> None:
@@ -334,6 +350,14 @@ class FleetService:
                 state.wait_s,
                 extra=told("disconnected", state.error, retry_s=round(state.wait_s, 1)),
             )
+
+    def _aside(self, message: Message) -> bool:
+        if message.topic.startswith(f"{self._topics.root}/"):
+            return False
+        # of a companion's subscription; perhaps one of an earlier start, which the broker's session still has
+        for companion in self._companions:
+            companion.hear(message)
+        return True
 
     def _batch_done(self, messages: int, waited_s: float) -> None:
         for observer in self._observers:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from controller.database import reading, to_db
 from controller.fleet.tables import commands, desired, device_packages, devices
+from controller.notify.tables import notifications
 from controller.rollouts.plan import ENDED, RolloutState
 from controller.rollouts.tables import announcements, rollout_devices, rollouts
 
@@ -41,7 +42,7 @@ class FleetNumbers:
         installed: devices by package and version, at most `MAX_VERSIONS` pairs.
         rollouts: by state; each state is there.
         announced: at most `MAX_ROLLOUTS`.
-        unpublished: by kind of message, what the broker has not taken yet.
+        unpublished: by kind, what the broker, or a target of notifications, has not taken yet.
         incomplete: devices that have events which are not here; `missing` is how many events.
     """
 
@@ -131,6 +132,7 @@ def _unpublished(connection: Connection, now: datetime) -> dict[str, int]:
         "commands": select(func.count())
         .select_from(commands)
         .where(commands.c.sent_at.is_(None), commands.c.expires_at > to_db(now)),
+        "notifications": select(func.count()).select_from(notifications).where(notifications.c.due_at.is_not(None)),
     }
     return {kind: _count(connection, question) for kind, question in waits.items()}
 

@@ -20,25 +20,31 @@ Unique = Callable[[str], str]
 
 TOPICS = Topics()
 A, B = "dev-a", "dev-b"
+HOME = "homeassistant"
 # Who may write each topic of the contract, and who hears it. All others may and do not.
 RULES: dict[str, tuple[set[str], set[str]]] = {
-    TOPICS.release("stable", "tacho"): ({"controller"}, {A, B, "controller", "watcher"}),
-    TOPICS.controller_status(): ({"controller"}, {A, B, "controller", "watcher"}),
+    TOPICS.release("stable", "tacho"): ({"controller"}, {A, B, "controller", "watcher", HOME}),
+    TOPICS.controller_status(): ({"controller"}, {A, B, "controller", "watcher", HOME}),
     TOPICS.device(A, "desired"): ({"controller"}, {A, "controller", "watcher"}),
     TOPICS.device(A, "commands"): ({"controller"}, {A, "controller", "watcher"}),
     TOPICS.device(A, "reported"): ({A}, {"controller", "watcher"}),
-    TOPICS.device(A, "status"): ({A}, {"controller", "watcher"}),
+    TOPICS.device(A, "status"): ({A}, {"controller", "watcher", HOME}),
     TOPICS.device(A, "events"): ({A}, {"controller", "watcher"}),
     TOPICS.device(B, "desired"): ({"controller"}, {B, "controller", "watcher"}),
     TOPICS.device(B, "commands"): ({"controller"}, {B, "controller", "watcher"}),
     TOPICS.device(B, "events"): ({B}, {"controller", "watcher"}),
+    # What a Home Assistant is shown, and the button that it may press.
+    "homeassistant/update/flotilla_dev-a/tacho/config": ({"controller", HOME}, {"controller", HOME}),
+    "homeassistant/update/flotilla_dev-a/tacho/state": ({"controller", HOME}, {HOME}),
+    "homeassistant/update/flotilla_dev-a/tacho/install": ({HOME}, {"controller", HOME}),
+    "homeassistant/status": ({HOME}, {HOME}),
     # Not in the contract: nobody's.
     "flotilla/v1/devices/dev-a/secrets": (set(), {"controller", "watcher"}),
     "flotilla/v1/release/stable": (set(), {"watcher"}),
     "flotilla/v2/release/stable/tacho": (set(), set()),
     "elsewhere": (set(), set()),
 }
-USERS = (A, B, "controller", "watcher")
+USERS = (A, B, "controller", "watcher", HOME)
 
 
 async def links_of(stack: AsyncExitStack, broker: ProductionBroker) -> dict[str, Link]:

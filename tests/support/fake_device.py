@@ -97,6 +97,10 @@ class FakeDevice:
         await self._publish("reported", made, retain=True)
         return made
 
+    async def clear_report(self) -> None:
+        """Be taken out of service."""
+        await self._link.publish(self._topics.device(self.id, "reported"), b"", retain=True)
+
     async def say(self, phase: Phase, **changes: Any) -> UpdateEvent:
         """The next event; of a new update of `tacho` unless told otherwise."""
         self.seq += 1

@@ -58,7 +58,7 @@ def test_foreign_topics_are_refused(topic: str) -> None:
         TOPICS.parse(topic)
 
 
-@pytest.mark.parametrize("name", ["controller", "watcher"])
+@pytest.mark.parametrize("name", ["controller", "homeassistant", "watcher"])
 def test_users_of_the_broker_that_are_no_devices_have_no_device_topics(name: str) -> None:
     with pytest.raises(ContractError, match=f"'{name}' is reserved"):
         TOPICS.device(name, "events")

@@ -8,9 +8,10 @@ from sqlalchemy import Table
 
 from controller.database import metadata, open_database, reading, sqlite_url
 from controller.fleet import tables as fleet
+from controller.notify import tables as notify
 from controller.rollouts import tables as rollouts
 
-OWN = {t.name for module in (fleet, rollouts) for t in vars(module).values() if isinstance(t, Table)}
+OWN = {t.name for module in (fleet, notify, rollouts) for t in vars(module).values() if isinstance(t, Table)}
 
 
 def test_the_revision_makes_exactly_the_declared_tables(tmp_path: Path) -> None:
@@ -24,6 +25,6 @@ def test_the_revision_makes_exactly_the_declared_tables(tmp_path: Path) -> None:
                 "target_metadata": metadata,
             },
         )
-        assert len(OWN) == 9
+        assert len(OWN) == 10
         assert compare_metadata(context, metadata) == []
     engine.dispose()
