@@ -61,14 +61,15 @@ def test_there_is_no_other_configuration() -> None:
 
 def test_the_acl_has_the_root_of_the_contract() -> None:
     assert ACL_ROOT == topics.DEFAULT_ROOT
-    assert acl().count(f" {ACL_ROOT}/") == 13
+    assert acl().count(f" {ACL_ROOT}/") == 14
 
 
 def test_the_acl_can_have_another_root() -> None:
     text = acl("acme/fleet/v1")
     rules = [line for line in text.splitlines() if line.startswith(("topic ", "pattern "))]
-    assert len(rules) == 13
-    assert all(" acme/fleet/v1/" in rule for rule in rules)
+    ours = [rule for rule in rules if " homeassistant/" not in rule]
+    assert (len(ours), len(rules) - len(ours)) == (14, 4)
+    assert all(" acme/fleet/v1/" in rule for rule in ours)
 
 
 @pytest.mark.parametrize("root", ["", "a b", "a/#", "+/a", "/a", "a/", "a\nuser x"])
