@@ -37,12 +37,12 @@ LOG += "OSError: [Errno 121] Remote I/O error"
 class Fleet:
     """Tells the controller's database what devices would say, at moments of the past."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, devices: int = DEVICES) -> None:
         self._engine = engine
         self._intake = IntakeStore(engine)
         self._chance = random.Random(7)
         self.rollouts = RolloutStore(engine)
-        self.ids = sorted(f"pi-{self._chance.choice(PLACES)}-{number:03d}" for number in range(DEVICES))
+        self.ids = sorted(f"pi-{self._chance.choice(PLACES)}-{number:03d}" for number in range(devices))
         self._away = set(self._chance.sample(self.ids, 6))
         self._seq = dict.fromkeys(self.ids, 0)
         self._runs = {name: self._chance.choices(("1.1.0", "1.0.0"), (9, 1))[0] for name in self.ids}
