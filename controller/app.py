@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -144,6 +145,7 @@ async def run_controller(settings: ControllerSettings) -> None:
         if moved:
             what = "1 rollout is" if moved == 1 else f"{moved} rollouts are"
             log.info("%s announced anew: devices fetch from another place", what, extra=told("announce", count=moved))
+        _spare_what_stays()
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "fleet": lambda: fleet.run(stop),
             "http": lambda: server.serve(listeners),
@@ -180,6 +182,16 @@ def _home_assistant(
         describe=describe,
         send=fleet.send_command,
     )
+
+
+def _spare_what_stays() -> None:
+    """Keep the garbage collector from looking again and again through all that lives as long as the process.
+
+    Measured: it took an eighth of an intake's processor time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 async def _run_all(parts: dict[str, Callable[[], Awaitable[None]]], server: "_Server", stop: asyncio.Event) -> None:

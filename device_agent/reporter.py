@@ -5,6 +5,7 @@ and is published anew after each change, a few changes at once where they come t
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +31,8 @@ REPORT_EVERY_S: Final = 1.0
 """Two reports are at least this far apart."""
 SEQ_ONLY_S: Final = 10.0
 """How long a report may wait in which nothing but the number of the last event has changed."""
+EVENTS_FIRST_S: Final = 10.0
+"""How long a report waits for the events that it counts, so that nobody takes them for lost and asks for them again."""
 SIGN_OF_LIFE_S: Final = 86_400.0
 REFUSED_FIRST_S: Final = 5.0
 REFUSED_LONGEST_S: Final = 300.0
@@ -97,6 +100,7 @@ class Reporter:
         self._now = now
         self._asked = False
         self._stirred = asyncio.Event()
+        self._sent = asyncio.Event()
         self._replay_after: int | None = None
         self._replay_asked = asyncio.Event()
 
@@ -176,6 +180,7 @@ class Reporter:
             refused = [(event, outcome) for event, outcome in results if isinstance(outcome, PublishRefused)]
             hopeless = [event.seq for event, outcome in refused if outcome.reason_code == TOO_LARGE]
             await in_thread(self._outbox.mark_sent, sent + hopeless)
+            self._sent.set()
             _raise_first(outcome for outcome in outcomes if not isinstance(outcome, PublishRefused))
             if refused:
                 first, why = refused[0]
@@ -204,9 +209,21 @@ class Reporter:
         while True:
             told = await self._next_report(told)
             self._asked = False
+            await self._events_first(told.seq)
             payload = await in_thread(self._reported, told)
             await self._publish(link, "reported", payload, retain=True)
             await asyncio.sleep(REPORT_EVERY_S)
+
+    async def _events_first(self, seq: int) -> None:
+        """Wait until the broker has the events up to this one, but not for ever: it may refuse them."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EVENTS_FIRST_S):
+                while True:
+                    self._sent.clear()
+                    waiting = await in_thread(self._outbox.unsent, 1)
+                    if not waiting or waiting[0].seq > seq:
+                        return
+                    await self._sent.wait()
 
     async def _next_report(self, told: "_Told | None") -> "_Told":
         """Wait until there is something to report that is worth it."""

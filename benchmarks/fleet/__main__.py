@@ -35,12 +35,18 @@ BOUND_S = 900.0
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """One fleet's. Times in seconds; `answers` are those of the rollout's view, in order of their length."""
+    """One fleet's. Times in seconds.
+
+    Attributes:
+        bare_cpu: processor time that a bare subscriber takes for a message: what this machine is worth just now.
+        answers: of the rollout's view, in order of their length.
+    """
 
     devices: int
     messages: int
     seconds: float
     bare_seconds: float
+    bare_cpu: float
     cpu: float
     memory: float
     answers: list[float]
@@ -93,12 +99,13 @@ def measure(devices: int, processes: int) -> Figures:
         count = max(1, round((events + others) / devices))
         host, port = "127.0.0.1", field.broker.port
         CONSOLE.print(f"{devices} devices: {seconds:.1f} s, {events} events and {others} other messages")
-        bare_seconds = bare.measure(host, port, clients=devices, sizes=[each] * count, processes=processes)
+        bare_seconds, bare_cpu = bare.measure(host, port, clients=devices, sizes=[each] * count, processes=processes)
         return Figures(
             devices=devices,
             messages=events + others,
             seconds=seconds,
             bare_seconds=bare_seconds,
+            bare_cpu=bare_cpu,
             cpu=spent,
             memory=memory,
             answers=sorted(answers),
@@ -141,7 +148,18 @@ def main() -> int:
     given = parser.parse_args()
     state_machine()
     found = [measure(devices, given.processes) for devices in given.sizes]
-    columns = ("devices", "messages", "bare, s", "rollout, s", "of bare", "limit, s", "CPU/event", "memory", "p99")
+    columns = (
+        "devices",
+        "messages",
+        "bare, s",
+        "rollout, s",
+        "of bare",
+        "limit, s",
+        "CPU/event",
+        "bare CPU",
+        "memory",
+        "p99",
+    )
     rows = [
         (
             f"{one.devices}",
@@ -151,6 +169,7 @@ def main() -> int:
             f"{one.seconds / one.bare_seconds:.1f} x",
             f"{one.limit:.2f}",
             f"{one.cpu_us:.0f} us",
+            f"{one.bare_cpu * 1e6:.0f} us",
             f"{one.memory:.0f} MiB",
             f"{one.p99_ms:.0f} ms",
         )

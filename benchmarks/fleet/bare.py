@@ -23,8 +23,8 @@ ROOT = "bare"
 BOUND_S = 600.0
 
 
-def measure(host: str, port: int, *, clients: int, sizes: Sequence[int], processes: int) -> float:
-    """Seconds from the word to go to the last message's arrival.
+def measure(host: str, port: int, *, clients: int, sizes: Sequence[int], processes: int) -> tuple[float, float]:
+    """Seconds from the word to go to the last message's arrival, and the subscriber's processor time for a message.
 
     Args:
         sizes: bytes of each message that every client publishes.
@@ -43,12 +43,12 @@ def measure(host: str, port: int, *, clients: int, sizes: Sequence[int], process
         began = time.monotonic()
         for speaker in speakers:
             _go(speaker)
-        _answer(counter)
+        cpu = float(_answer(counter))
         seconds = time.monotonic() - began
         for speaker in speakers:
             _answer(speaker)
             speaker.wait(BOUND_S)
-    return seconds
+    return seconds, cpu / total
 
 
 def _child(orders: dict[str, Any]) -> "subprocess.Popen[str]":
@@ -56,10 +56,12 @@ def _child(orders: dict[str, Any]) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def _answer(child: "subprocess.Popen[str]") -> None:
+def _answer(child: "subprocess.Popen[str]") -> str:
     assert child.stdout is not None
-    if not child.stdout.readline():
+    line = child.stdout.readline()
+    if not line:
         raise RuntimeError("a bare client ended early")
+    return line
 
 
 def _go(child: "subprocess.Popen[str]") -> None:
@@ -91,8 +93,9 @@ def _count(orders: dict[str, Any]) -> None:
 
     client.on_connect = greeted
     client.on_subscribe = lambda *_: print("ready", flush=True)
+    before = time.process_time()
     client.loop_forever()
-    print("done", flush=True)
+    print(time.process_time() - before, flush=True)
 
 
 def _speak(orders: dict[str, Any]) -> None:

@@ -182,6 +182,27 @@ async def test_a_report_that_is_denied_is_tried_again(caplog: pytest.LogCaptureF
     assert len([r for r in caplog.records if "action=reported" in r.message]) == 1
 
 
+async def test_a_report_goes_out_behind_the_events_that_it_counts() -> None:
+    outbox, link = MemoryOutbox(2), FakeLink()
+    link.answers = [refused(), refused()]
+    async with running(make_reporter(outbox), link):
+        await until(lambda: len(reports(link)) == 1)
+    assert [topic for topic, _, _ in link.published] == [EVENTS] * 4 + [REPORTED]
+    assert reports(link)[0].seq == 2
+
+
+async def test_a_report_does_not_wait_for_ever_for_events_that_the_broker_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "EVENTS_FIRST_S", 0.05)
+    monkeypatch.setattr(module, "REFUSED_FIRST_S", 60.0)
+    outbox, link = MemoryOutbox(1), FakeLink()
+    link.answers = [refused()]
+    async with running(make_reporter(outbox), link):
+        await until(lambda: len(reports(link)) == 1)
+    assert outbox.sent == []
+
+
 @pytest.mark.parametrize("say", ["online", "goodbye", "will"])
 async def test_presence_carries_the_connections_number(say: str) -> None:
     reporter, link = make_reporter(MemoryOutbox()), FakeLink()
