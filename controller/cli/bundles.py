@@ -8,7 +8,7 @@ import click
 
 from controller.cli.common import controller_options, json_option, print_json, print_table
 from controller.client import ControllerClient
-from controller.repository.bundle_views import BundleView, ReleaseBundles
+from controller.repository.bundle_views import BundleView, FailedView, ReleaseBundles
 from schemas.errors import OperatorError
 from schemas.versions import parse
 
@@ -22,11 +22,13 @@ _UNFINISHED: Final = frozenset({"waiting", "making"})
 @click.command()
 @click.argument("name")
 @click.argument("version")
+@click.option("--again", is_flag=True, help="Try to make at once what could not be made before.")
 @controller_options
 @json_option
-def bundles(name: str, version: str, client: ControllerClient, *, as_json: bool) -> None:
+def bundles(name: str, version: str, client: ControllerClient, *, again: bool, as_json: bool) -> None:
     """Show the bundles that lead to VERSION of package NAME, and what they spare a device."""
-    found = _ask(client, name, version)
+    path = ("packages", name, str(parse(version)), "bundles")
+    found = client.send("POST", list[ReleaseBundles], *path) if again else _ask(client, name, version)
     if as_json:
         print_json(found)
         return
@@ -38,8 +40,12 @@ def bundles(name: str, version: str, client: ControllerClient, *, as_json: bool)
         print_table(["FROM", "BUNDLE", "FILE BY FILE", "SAVED", "MANIFEST", "NOTE"], rows, empty=empty)
         if one.state in _UNFINISHED:
             click.echo(_progress_text(one))
-        for failure in one.failures:
-            click.echo(f"could not be made: {failure}")
+        for failure in one.failed:
+            click.echo(_failed_text(failure))
+        remembered = {failure.reason for failure in one.failed}
+        for line in one.failures:
+            if not any(reason in line for reason in remembered):
+                click.echo(f"could not be made: {line}")
 
 
 def wait_options(command: F) -> F:
@@ -94,6 +100,15 @@ def _row(view: BundleView) -> list[str]:
     note = "" if view.kept else "not kept: no smaller"
     patch = str(view.patch) if view.patch else "-"
     return [view.source or "nothing", str(view.size), str(view.objects), str(view.saved), patch, note]
+
+
+def _failed_text(failure: FailedView) -> str:
+    name = f"from {failure.source}" if failure.source else "full"
+    times = "once" if failure.attempts == 1 else f"{failure.attempts} times"
+    when = f"{failure.again_at:%Y-%m-%d %H:%M} UTC"
+    return (
+        f"could not be made ({name}): {failure.reason}; failed {times}, not tried again before {when} (or now: --again)"
+    )
 
 
 def _progress_text(one: ReleaseBundles) -> str:

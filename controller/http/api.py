@@ -14,7 +14,7 @@ from controller.http import accounts as account_handlers
 from controller.http import fleet as fleet_handlers
 from controller.http import packages as package_handlers
 from controller.http.access import Access, check_rules
-from controller.http.bundles import bundles
+from controller.http.bundles import bundles, make_bundles_again
 from controller.http.docs import JSON, PAGE
 from controller.http.guard import Gate
 from controller.http.login import Accounts
@@ -88,6 +88,7 @@ def make_api(
         route_handlers=[
             package_handlers.Packages,
             bundles,
+            make_bundles_again,
             package_handlers.trusted_root,
             package_handlers.statistics,
             fleet_handlers.release,

@@ -1,7 +1,7 @@
 """`/api/v1/packages/{name}/{version}/bundles`: in which single files devices can get a version, and from where."""
 
 from anyio import to_thread
-from litestar import get
+from litestar import get, post
 
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.bundle_views import ReleaseBundles
@@ -22,6 +22,27 @@ async def bundles(
         return [bundle_maker.state(record) for record in _records(repository, name, wanted)]
 
     return await to_thread.run_sync(look)
+
+
+@post(
+    "/packages/{name:str}/{version:str}/bundles",
+    tags=["packages"],
+    summary="Try again to make the bundles that could not be made",
+    status_code=202,
+)
+async def make_bundles_again(
+    repository: PackageRepository, bundle_maker: BundleMaker, name: str, version: str
+) -> list[ReleaseBundles]:
+    """What failed before is tried at once, whatever it was; the answer says what there is now."""
+    wanted = str(parse(version))
+
+    def again() -> list[ReleaseBundles]:
+        records = _records(repository, name, wanted)
+        for record in records:
+            bundle_maker.again(record)
+        return [bundle_maker.state(record) for record in records]
+
+    return await to_thread.run_sync(again)
 
 
 def _records(repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:

@@ -86,6 +86,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", f"{V1}/packages"): _needs(Role.PUBLISHER, "package.push"),
     ("DELETE", _VERSION): _needs(Role.PUBLISHER, "package.delete"),
     ("POST", f"{_VERSION}/yank"): _needs(Role.PUBLISHER, "package.yank"),
+    ("POST", f"{_VERSION}/bundles"): _needs(Role.PUBLISHER, "package.bundles"),
     ("POST", f"{_VERSION}/export"): _needs(Role.PUBLISHER, "package.export"),
     ("POST", f"{V1}/packages/site"): _needs(Role.PUBLISHER, "package.export"),
     ("POST", f"{V1}/packages/import"): _needs(Role.PUBLISHER, "package.import"),

@@ -4,7 +4,7 @@ bundles/{sha256 of the release's plain manifest}/index.json     the list: replac
 bundles/{…}/from-{plain manifest}.{own hash}.bundle             immutable, as is all the rest
 bundles/{…}/full.{own hash}.bundle
 bundles/{…}/from-{plain manifest}.{own hash}.manifest
-bundles/{…}/.tried.json                                         what was found not worth keeping; not served
+bundles/{…}/.tried.json                                         what was not worth keeping, or failed; not served
 """
 
 import hashlib
@@ -27,16 +27,42 @@ from schemas.names import SHA256_PATTERN, matches
 FULL: Final = "full"
 """How a bundle that starts from nothing is called in `Tried`."""
 _TRIED: Final = ".tried.json"
+_WAIT_S: Final = 3600.0
+_LONGEST_WAIT_S: Final = 7 * 24 * 3600.0
+_MAX_REASON: Final = 500
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle that could not be made.
+
+    Attributes:
+        reason: of the last attempt, for people.
+        attempts: how many there were.
+        at: when the last was (seconds since 1970).
+    """
+
+    reason: str
+    attempts: int
+    at: float
+
+    @property
+    def again_at(self) -> float:
+        """When it may be tried again by itself: the first failure may be chance, those after it cost more and more."""
+        if self.attempts < 2:
+            return self.at
+        return self.at + min(_LONGEST_WAIT_S, _WAIT_S * (1 << min(self.attempts - 2, 20)))
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
-    """What is not to be made again.
+    """What is not to be made again, or not yet. A source is a plain manifest, or `full`.
 
     Attributes:
-        larger: source (plain manifest, or `full`) to the bytes of a bundle, and of the objects that are no larger.
+        larger: source to the bytes of a bundle, and of the objects that are no larger.
+        failed: source to what went wrong.
     """
 
     larger: dict[str, tuple[int, int]] = {}
+    failed: dict[str, Failure] = {}
 
 
 _index = msgspec.json.Decoder(BundleIndex)
@@ -97,12 +123,31 @@ class BundleFiles:
             raise ValueError("begin comes before put")
         others = [one for one in index.bundles if one.source != entry.source]
         self._write_index(msgspec.structs.replace(index, bundles=[*others, entry]))
+        tried = self.tried(to)
+        if (entry.source or FULL) in tried.failed:
+            self._write_tried(to, _without(tried, entry.source or FULL))
 
     def note_larger(self, to: str, source: str | None, size: int, objects: int) -> None:
         """A bundle that was made is no smaller than the objects: it is not kept, and not made again."""
-        larger = {**self.tried(to).larger, source or FULL: (size, objects)}
-        with whole_file(self.folder(to) / _TRIED) as file:
-            file.write(msgspec.json.encode(Tried(larger=larger)))
+        tried = _without(self.tried(to), source or FULL)
+        larger = {**tried.larger, source or FULL: (size, objects)}
+        self._write_tried(to, msgspec.structs.replace(tried, larger=larger))
+
+    def note_failed(self, to: str, source: str | None, reason: str, moment: float) -> None:
+        """A bundle could not be made: it is tried again later and later."""
+        tried = self.tried(to)
+        before = tried.failed.get(source or FULL)
+        attempts = before.attempts + 1 if before else 1
+        failure = Failure(reason=reason[:_MAX_REASON], attempts=attempts, at=moment)
+        with disk_errors(self.folder(to)):
+            self.folder(to).mkdir(parents=True, exist_ok=True)
+        self._write_tried(to, msgspec.structs.replace(tried, failed={**tried.failed, source or FULL: failure}))
+
+    def forget_failures(self, to: str) -> None:
+        """What failed may be tried again at once."""
+        tried = self.tried(to)
+        if tried.failed:
+            self._write_tried(to, msgspec.structs.replace(tried, failed={}))
 
     def collect(self, needed: Collection[str], moment: float) -> tuple[int, int]:
         """Remove what leads to releases that are gone, and files that no list names any more.
@@ -165,6 +210,10 @@ class BundleFiles:
         with self._storage.putting({url: content}), whole_file(self.folder(index.manifest) / BUNDLE_INDEX) as file:
             file.write(content)
 
+    def _write_tried(self, to: str, tried: Tried) -> None:
+        with whole_file(self.folder(to) / _TRIED) as file:
+            file.write(msgspec.json.encode(tried))
+
     def _folders(self) -> Iterator[Path]:
         if self._root.is_dir():
             yield from (path for path in sorted(self._root.iterdir()) if matches(SHA256_PATTERN, path.name))
@@ -172,6 +221,11 @@ class BundleFiles:
     def _files(self) -> Iterator[Path]:
         for folder in self._folders():
             yield from (path for path in sorted(folder.iterdir()) if re.search(BUNDLE_FILE_PATTERN, path.name))
+
+
+def _without(tried: Tried, source: str) -> Tried:
+    failed = {key: failure for key, failure in tried.failed.items() if key != source}
+    return msgspec.structs.replace(tried, failed=failed)
 
 
 def _parts(entry: BundleEntry) -> list[tuple[str, int]]:

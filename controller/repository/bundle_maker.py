@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -88,9 +89,16 @@ class BundleMaker:
         views = self._bundles.views(record)
         with self._lock:
             news = self._news.get(record.manifest)
+        failed = self._bundles.failed(record)
         if news is None:
-            news = msgspec.structs.replace(_news(record, "made"), done=len(views), wanted=len(views))
-        return msgspec.structs.replace(news, bundles=views)
+            state: BundleState = "failed" if failed else "made"
+            news = msgspec.structs.replace(_news(record, state), done=len(views), wanted=len(views) + len(failed))
+        return msgspec.structs.replace(news, bundles=views, failed=failed)
+
+    def again(self, record: ReleaseRecord) -> None:
+        """Have what failed for a release tried again now; blocks."""
+        self._bundles.files.forget_failures(record.manifest)
+        self.want(record)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Make what is missing, then what is wanted, until `stop` is set."""
@@ -136,7 +144,8 @@ class BundleMaker:
     async def _make(self, record: ReleaseRecord) -> None:
         job = await asyncio.to_thread(self._job, record)
         if job is None:
-            self._tell(record, state="made")
+            failed = await asyncio.to_thread(self._bundles.failed, record)
+            self._tell(record, state="failed" if failed else "made")
             return
         self._tell(record, state="making", wanted=len(job.sources))
         process = await asyncio.create_subprocess_exec(
@@ -149,16 +158,31 @@ class BundleMaker:
             limit=MAX_LINE,
             start_new_session=True,
         )
+        left = _Left(job)
         try:
-            await self._follow(process, job, record)
+            await self._follow(process, job, record, left)
+        except OSError as error:
+            left.reason = one_line(error)
+            raise
         finally:
             # with all that it may have started
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), _END_S)
+            if left.reason:
+                # only now: while it ran, the process itself wrote down what failed
+                await asyncio.to_thread(self._remember, record, left)
 
-    async def _follow(self, process: asyncio.subprocess.Process, job: Job, record: ReleaseRecord) -> None:
+    def _remember(self, record: ReleaseRecord, left: "_Left") -> None:
+        for source in left.blamed():
+            self._bundles.files.note_failed(
+                record.manifest, source.manifest if source else None, left.reason, time.time()
+            )
+
+    async def _follow(
+        self, process: asyncio.subprocess.Process, job: Job, record: ReleaseRecord, left: "_Left"
+    ) -> None:
         if process.stdin is None or process.stdout is None:
             raise OSError("the process has no pipes")
         process.stdin.write(encode(job) + b"\n")
@@ -168,6 +192,7 @@ class BundleMaker:
                 line: Line = lines.decode(text)
             except msgspec.MsgspecError as error:
                 raise OSError(f"the process said: {one_line(error)}") from error
+            left.hear(line)
             dealt_with += self._hear(line, job, record)
         if dealt_with < len(job.sources):
             raise OSError(f"the process ended early, after {dealt_with} of {len(job.sources)} bundles")
@@ -213,6 +238,33 @@ class BundleMaker:
         self._news[manifest] = news
         while len(self._news) > KEPT_NEWS:
             del self._news[next(iter(self._news))]
+
+
+class _Left:
+    """What of a job is not dealt with, and to be blamed where its process ends early."""
+
+    def __init__(self, job: Job) -> None:
+        self._waiting = dict(enumerate(job.sources))
+        self._begun: int | None = None
+        self.reason = ""
+
+    def hear(self, line: Line) -> None:
+        match line:
+            case Begun(number=number):
+                self._begun = number
+            case Failed(number=None):
+                self.reason = one_line(line.message)
+            case Made(number=int(number)) | Failed(number=int(number)):
+                self._waiting.pop(number, None)
+                self._begun = None
+            case _:
+                pass
+
+    def blamed(self) -> list[Stored | None]:
+        """The one that was being made; all where none had begun."""
+        if self._begun in self._waiting:
+            return [self._waiting[self._begun]]
+        return list(self._waiting.values())
 
 
 async def _line_of(stream: asyncio.StreamReader) -> bytes:

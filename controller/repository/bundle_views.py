@@ -1,5 +1,6 @@
 """What the repository tells about bundles."""
 
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -29,6 +30,22 @@ class BundleView(msgspec.Struct, frozen=True, kw_only=True):
     kept: bool = True
 
 
+class FailedView(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle that could not be made, in this or an earlier run of the controller.
+
+    Attributes:
+        source: the version that it starts from; None for a full one.
+        reason: of the last attempt.
+        attempts: how many there were.
+        again_at: not tried again by itself before.
+    """
+
+    source: str | None = None
+    reason: str
+    attempts: int
+    again_at: datetime
+
+
 class ReleaseBundles(msgspec.Struct, frozen=True, kw_only=True):
     """The bundles that lead to a release.
 
@@ -36,7 +53,8 @@ class ReleaseBundles(msgspec.Struct, frozen=True, kw_only=True):
         state: `waiting` and `making` will become `made` or `failed` (some of them could not be made).
         done, wanted: how many bundles are dealt with, and of how many.
         share: how much of the one that is being made is done, 0 to 1.
-        failures: a line for each that could not be made.
+        failures: a line for each that could not be made since the controller started.
+        failed: those that could not be made, as it is remembered.
     """
 
     package: str
@@ -47,4 +65,5 @@ class ReleaseBundles(msgspec.Struct, frozen=True, kw_only=True):
     wanted: int
     share: float = 0.0
     failures: list[str] = []
+    failed: list[FailedView] = []
     bundles: list[BundleView] = []

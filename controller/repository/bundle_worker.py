@@ -90,13 +90,20 @@ class Work:
             try:
                 self._say(self._make(number, source, plain, new))
             except FlotillaError as error:
-                self._say(Failed(number=number, code=error.code, message=error.message))
+                self._fail(number, error.code, error.message)
             except MemoryError:
-                text = f"it takes more than {MOST_MEMORY} bytes of memory to make"
-                self._say(Failed(number=number, code="data.bad", message=text))
+                self._fail(number, "data.bad", f"it takes more than {MOST_MEMORY} bytes of memory to make")
             except Exception as error:  # noqa: BLE001  # one bundle's defect must not cost the others
-                text = f"{type(error).__name__}: {one_line(error, 200)}"
-                self._say(Failed(number=number, code="internal.error", message=text))
+                self._fail(number, "internal.error", f"{type(error).__name__}: {one_line(error, 200)}")
+
+    def _fail(self, number: int, code: str, text: str) -> None:
+        source = self._job.sources[number]
+        # on a full disk it cannot be remembered either
+        with contextlib.suppress(FlotillaError):
+            self._files.note_failed(
+                self._job.to.manifest, source.manifest if source else None, one_line(text), time.time()
+            )
+        self._say(Failed(number=number, code=code, message=text))
 
     def _make(self, number: int, source: Stored | None, plain: bytes, new: Manifest) -> Made:
         old_plain = None if source is None else read_stored_manifest(self._storage, source)

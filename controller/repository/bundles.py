@@ -1,12 +1,14 @@
-"""Which bundles there are, and which are missing: found out from the repository, so nothing need be remembered."""
+"""Which bundles there are, and which are missing: found out from the repository; only failures are remembered."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from controller.repository.bundle_choice import DEFAULT_RELEASES, sources_of
 from controller.repository.bundle_files import FULL, BundleFiles
 from controller.repository.bundle_jobs import Job, Stored
-from controller.repository.bundle_views import BundleView
+from controller.repository.bundle_views import BundleView, FailedView
 from controller.repository.index import Entry, Index
 from controller.repository.metadata import TrustedMetadata
 from controller.repository.ordering import version_key
@@ -107,11 +109,30 @@ class Bundles:
             )
         return sorted(found, key=lambda view: (not view.kept, view.size))
 
+    def failed(self, record: ReleaseRecord) -> list[FailedView]:
+        """What could not be made for a release, and is to be tried again."""
+        tried = self.files.tried(record.manifest)
+        if not tried.failed:
+            return []
+        versions = {e.manifest: e.version for e in self._index.entries(STORED, package=record.package)}
+        return [
+            FailedView(
+                source=None if source == FULL else versions.get(source, "?"),
+                reason=failure.reason,
+                attempts=failure.attempts,
+                again_at=datetime.fromtimestamp(failure.again_at, UTC),
+            )
+            for source, failure in tried.failed.items()
+        ]
+
     def _is_done(self, to: str, source: Entry | None) -> bool:
         manifest = source.manifest if source is not None else None
         index = self.files.index(to)
         there = {entry.source for entry in index.bundles} if index else set()
-        return manifest in there or (manifest or FULL) in self.files.tried(to).larger
+        tried = self.files.tried(to)
+        failure = tried.failed.get(manifest or FULL)
+        waits = failure is not None and time.time() < failure.again_at
+        return manifest in there or (manifest or FULL) in tried.larger or waits
 
 
 def _stored(entry: Entry) -> Stored:

@@ -1,5 +1,6 @@
 """`flotilla bundles`, `--wait-bundles` and `ask --any-size`, with a controller that makes bundles."""
 
+import hashlib
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +66,29 @@ def test_publishing_waits_too(run: Run, tmp_path: Path, name: str) -> None:
     assert done.status == 0, done.stderr
     (told,) = run("bundles", name, "1.0.0", "--json").json()
     assert [one["source"] for one in told["bundles"]] == [None]
+
+
+def test_what_failed_is_shown_and_tried_again_when_asked(
+    controller: ControllerProcess, run: Run, tmp_path: Path, name: str
+) -> None:
+    packages = [make_package(tmp_path, name, f"1.{edition}.0", pages(edition)) for edition in (1, 2)]
+    assert run("push", packages[0]).status == 0
+    # of what only the first release has, so that nothing but the step from it is lost
+    sha256 = hashlib.sha256(str(pages(1)["pages/3.txt"]).encode()).hexdigest()
+    (file,) = controller.data.rglob(f"{sha256}.zst")
+    kept = file.read_bytes()
+    file.unlink()
+    assert run("push", packages[1]).status == 0
+    run("release", name, "1.2.0", "--channel", "bundled", "--wait-bundles")
+    shown = run("bundles", name, "1.2.0")
+    assert "could not be made (from 1.1.0)" in shown.text
+    assert "failed once" in shown.text
+    file.write_bytes(kept)
+    assert run("bundles", name, "1.2.0", "--again").status == 0
+    run("release", name, "1.2.0", "--channel", "bundled", "--wait-bundles")
+    (told,) = run("bundles", name, "1.2.0", "--json").json()
+    assert (told["state"], told["failed"]) == ("made", [])
+    assert {one["source"] for one in told["bundles"]} == {"1.1.0", None}
 
 
 def test_bundles_of_what_is_not_there(run: Run, name: str) -> None:

@@ -26,6 +26,7 @@ def test_the_description_lists_every_route(controller: ControllerProcess) -> Non
         "GET /api/v1/packages/{name}/{version}",
         "DELETE /api/v1/packages/{name}/{version}",
         "GET /api/v1/packages/{name}/{version}/bundles",
+        "POST /api/v1/packages/{name}/{version}/bundles",
         "GET /api/v1/packages/{name}/{version}/export",
         "POST /api/v1/packages/{name}/{version}/export",
         "POST /api/v1/packages/{name}/{version}/yank",

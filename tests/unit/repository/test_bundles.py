@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -287,6 +288,87 @@ async def test_a_process_that_falls_silent_is_ended(
     at_work.begin()
     await at_work.reaches(record, "failed")
     assert "silent" in at_work.maker.state(record).failures[0]
+    await at_work.end()
+
+
+def test_what_failed_is_remembered_and_tried_again_later_and_later(
+    repository: PackageRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1_800_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    add_release(repository, "tacho", "1.0.0", pages(1))
+    record = add_release(repository, "tacho", "1.1.0", pages(2))
+    object_file = damage(repository)
+    assert [line.number for line in make_bundles(repository, record) if isinstance(line, Failed)] == [0]
+    (failed,) = repository.bundles.failed(record)
+    assert (failed.source, failed.attempts) == ("1.0.0", 1)
+    assert "missing or damaged" in failed.reason or "cannot be read" in failed.reason
+    # the first failure may be chance; then it waits, and longer each time
+    for attempts, wait_s in ((2, 3600), (3, 7200), (4, 14_400)):
+        assert [line for line in make_bundles(repository, record) if isinstance(line, Failed)]
+        (failed,) = repository.bundles.failed(record)
+        assert failed.attempts == attempts
+        assert failed.again_at.timestamp() == clock[0] + wait_s
+        clock[0] += wait_s - 1
+        assert repository.bundles.missing(record) is None
+        clock[0] += 2
+    object_file.with_suffix(".away").rename(object_file)
+    assert [line.number for line in make_bundles(repository, record) if isinstance(line, Made)] == [0]
+    assert repository.bundles.failed(record) == []
+
+
+def damage(repository: PackageRepository) -> Path:
+    """Take away an object that only 1.0.0 has."""
+    sha256 = hashlib.sha256(str(pages(1)["pages/3.txt"]).encode()).hexdigest()
+    file = repository.folder / "objects" / sha256[:2] / f"{sha256}.zst"
+    file.rename(file.with_suffix(".away"))
+    return file
+
+
+async def test_what_keeps_failing_is_not_made_at_every_start_but_when_asked_again(
+    repository: PackageRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_release(repository, "tacho", "1.0.0", pages(1))
+    record = add_release(repository, "tacho", "1.1.0", pages(2))
+    object_file = damage(repository)
+    for start in (1, 2):
+        at_work = Maker(repository, monkeypatch, last=1)
+        at_work.begin()
+        await until(lambda: _attempts(repository, record) == start, f"attempt {start}", SOON_S)  # noqa: B023  # awaited
+        await at_work.reaches(record, "failed")
+        await at_work.end()
+        monkeypatch.undo()
+    at_work = Maker(repository, monkeypatch, last=1)
+    told = at_work.maker.state(record)
+    assert (told.state, [one.attempts for one in told.failed]) == ("failed", [2])
+    at_work.begin()
+    at_work.maker.want(record)
+    await at_work.reaches(record, "failed")
+    assert at_work.started == []
+    object_file.with_suffix(".away").rename(object_file)
+    at_work.maker.again(record)
+    await at_work.reaches(record, "made")
+    assert len(at_work.started) == 1
+    assert {view.source for view in at_work.maker.state(record).bundles} == {"1.0.0", None}
+    assert at_work.maker.state(record).failed == []
+    await at_work.end()
+
+
+def _attempts(repository: PackageRepository, record: ReleaseRecord) -> int:
+    return sum(one.attempts for one in repository.bundles.failed(record))
+
+
+async def test_a_process_that_is_killed_is_remembered_for_what_it_was_making(
+    repository: PackageRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = add_release(repository, "tacho", "1.0.0", pages(1))
+    at_work = Maker(repository, monkeypatch)
+    at_work.on_start = lambda process: os.kill(process.pid, signal.SIGKILL)
+    at_work.begin()
+    await until(lambda: _attempts(repository, record) == 1, "the failure", SOON_S)
+    (failed,) = repository.bundles.failed(record)
+    assert failed.source is None
+    assert "ended early" in failed.reason
     await at_work.end()
 
 
