@@ -20,7 +20,7 @@ demo: setup ## a broker, a controller and six agents: publish, update, break, ro
 	@$(BIN)/flotilla demo
 
 test: setup-dev ## all tests, against a real Mosquitto
-	@.ci/setup.sh wheels
+	@.ci/setup.sh wheels validator
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 matrix: setup-dev ## cut an update off, and have the disk refuse, at every single call (long; strace; Linux)

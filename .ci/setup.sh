@@ -4,7 +4,8 @@
 #   .ci/setup.sh dev         the same with requirements-dev.lock: what tests, lint and types need besides
 #   .ci/setup.sh mosquitto   the MQTT broker
 #   .ci/setup.sh tools       programs that some tests need, which are skipped without them: strace, nginx, Chromium, Node.js
-#                            with npm, and with these AsyncAPI's validator (Linux only)
+#                            with npm (Linux only)
+#   .ci/setup.sh validator   AsyncAPI's own validator, from npm where that is there
 #   .ci/setup.sh wheels      packages that tests install by themselves (tests/wheels.lock), so that no test needs a network
 # System packages are installed through apt or brew only by root or where sudo asks for no password, and
 # never with FLOTILLA_NO_INSTALL=1; otherwise one line says what to install.
@@ -84,12 +85,13 @@ setup_tools() {
     command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || install "the web server nginx" nginx-light nginx
     command -v chromium >/dev/null 2>&1 || install "the browser Chromium, for tests of the web page," chromium chromium
     command -v npm >/dev/null 2>&1 || install "npm, for the validator of the contract," "nodejs npm" node
-    setup_asyncapi
+    setup_validator
 }
 
-# AsyncAPI's validator, each package by hash; no package may run a script of its own while it is installed
-setup_asyncapi() {
+# each package by hash; none may run a script of its own while it is installed
+setup_validator() {
     local stamp
+    command -v npm >/dev/null 2>&1 || return 0
     stamp=.venv/asyncapi/stamp-$(cat .ci/asyncapi/* | cksum | tr ' ' -)
     [ -e "$stamp" ] && return 0
     say "installing AsyncAPI's validator"
@@ -115,8 +117,9 @@ for part in "$@"; do
         venv) setup_venv requirements.lock ;;
         dev) setup_venv requirements-dev.lock ;;
         tools) setup_tools ;;
+        validator) setup_validator ;;
         mosquitto) setup_mosquitto ;;
         wheels) setup_wheels ;;
-        *) die "unknown part '$part'; there are: venv dev mosquitto tools wheels" ;;
+        *) die "unknown part '$part'; there are: venv dev mosquitto tools validator wheels" ;;
     esac
 done

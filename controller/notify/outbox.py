@@ -28,10 +28,14 @@ MAX_WAITING: Final = 1000
 KEPT: Final = timedelta(days=30)
 """What was delivered or given up is remembered for so long."""
 
+_AT_ONCE: Final = 200
+"""Rollouts that one look takes; the next one goes on behind them."""
+
 _OVERLAP: Final = timedelta(hours=1)
 """Looked at again, for what was committed late or under a clock that was set back; the key says what is known."""
 
 _MICROSECOND: Final = timedelta(microseconds=1)
+_BEGAN: Final = "notify.began"
 _ROLLOUTS: Final = "notify.rollouts"
 _SILENT: Final = "notify.silent"
 _TOLD_STATES: Final = [
@@ -127,17 +131,17 @@ class Outbox:
         return len(new) - len(rows)
 
     def _rollouts(self, connection: Connection, now: datetime) -> Iterable[Notification]:
-        begun = _cursor(connection, _ROLLOUTS, first=to_db(now + _OVERLAP))
-        changed = (
-            select(rollouts)
-            .where(rollouts.c.changed_at > begun - _OVERLAP // _MICROSECOND, rollouts.c.state.in_(_TOLD_STATES))
-            .order_by(rollouts.c.changed_at)
-            .limit(MAX_WAITING)
-        )
-        rows = connection.execute(changed).mappings().all()
-        if rows:
-            _move(connection, _ROLLOUTS, max(begun, rows[-1]["changed_at"]))
-        return [told for row in rows if (told := of_rollout(_moment(connection, row))) is not None]
+        first = _cursor(connection, _BEGAN, first=to_db(now))
+        begun = _cursor(connection, _ROLLOUTS, first=first)
+        changed = rollouts.c.changed_at
+        told = select(rollouts).where(rollouts.c.state.in_(_TOLD_STATES)).limit(_AT_ONCE)
+        new = connection.execute(told.where(changed > begun).order_by(changed)).mappings().all()
+        if new:
+            _move(connection, _ROLLOUTS, new[-1]["changed_at"])
+        since = max(begun - _OVERLAP // _MICROSECOND, first)
+        again = told.where(changed <= begun, changed > since).order_by(changed.desc())
+        rows = [*connection.execute(again).mappings(), *new]
+        return [news for row in rows if (news := of_rollout(_moment(connection, row))) is not None]
 
     def _silent(self, connection: Connection, now: datetime) -> Iterable[Notification]:
         until = to_db(now - timedelta(seconds=self._config.silent_after_s))

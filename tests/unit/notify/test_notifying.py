@@ -138,6 +138,18 @@ def test_devices_that_fall_silent_together_are_told_together_and_once(engine: En
     assert titles(engine) == ["2 devices are silent", "pi-1 is silent"]
 
 
+def test_more_news_than_one_look_takes_are_all_told(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_AT_ONCE", 2)
+    box = Outbox(engine, config())
+    made = [a_rollout(engine, f"{number}.0.0") for number in range(1, 6)]
+    box.look(NOW)
+    for minute, rollout in enumerate(made):
+        becomes(engine, rollout, "halted", LATER + timedelta(minutes=minute))
+    for _ in range(3):
+        box.look(LATER + timedelta(minutes=9))
+    assert sorted(titles(engine)) == [f"tacho {number}.0.0 on stable is halted" for number in range(1, 6)]
+
+
 def test_each_target_is_told_of_what_it_asked_for(engine: Engine) -> None:
     box = Outbox(engine, config(target("all"), target("ends", kinds=frozenset({"rollout.finished"}))))
     first, second = a_rollout(engine), a_rollout(engine, "3.0.0")
