@@ -97,6 +97,28 @@ APPROVE: Final = Action(
 )
 
 
+RETRY: Final = Action(
+    name="retry-failed",
+    label="Retry what failed",
+    question="Have what ended badly tried again?",
+    explained="Devices on which this rollout failed, went back or was refused are asked to try it again.",
+    done="Asked to try again; each device counts once it says so.",
+)
+
+CANCEL: Final = Action(
+    name="cancel-all",
+    label="Cancel",
+    question="Ask all devices to stop?",
+    explained="Nobody new starts, and updates that have not switched yet are dropped. A device counts as cancelled "
+    "once it says so; until then it is asked for.",
+    done="Asked to cancel; each device counts once it says so.",
+    tone="danger",
+)
+
+ON_ROLLOUT: Final = (APPROVE, RETRY, CANCEL)
+"""What can be asked of a rollout besides moving it to another state."""
+
+
 def moves_from(state: RolloutState) -> list[Move]:
     """What can be asked of a rollout in this state."""
     return [move for move in MOVE_ACTIONS if move.state in MOVES[state]]
@@ -217,6 +239,6 @@ def named(actions: tuple[Action, ...], name: str) -> Action | None:
 
 def notice(did: str | None) -> str | None:
     """What is said after an action; an address can hold nothing else than the name of one."""
-    everything = (*MOVE_ACTIONS, APPROVE, *TELL, *ASK.values(), *OF_VERSION)
+    everything = (*MOVE_ACTIONS, *ON_ROLLOUT, *TELL, *ASK.values(), *OF_VERSION)
     found = named(everything, did) if did else None
     return found.done if found else None

@@ -11,8 +11,20 @@ from litestar.params import Parameter
 from litestar.response import Stream, Template
 
 from controller.database import utc_now
+from controller.rollouts.plan import ENDED, RolloutState
 from controller.rollouts.views import Failure, Rollout, WaveState
-from controller.web.actions import APPROVE, Action, Move, move_named, moves_from, notice
+from controller.web.actions import (
+    APPROVE,
+    CANCEL,
+    ON_ROLLOUT,
+    RETRY,
+    Action,
+    Move,
+    move_named,
+    moves_from,
+    named,
+    notice,
+)
 from controller.web.asking import ask, done, may_act
 from controller.web.desk import Desk
 from controller.web.fleet_reading import rollout_lines
@@ -120,7 +132,8 @@ async def steer(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, n
         if isinstance(action, Move):
             await to_thread.run_sync(desk.fleet.set_state, rollout_id, action.state)
         else:
-            await to_thread.run_sync(desk.fleet.approve, rollout_id)
+            asked = {APPROVE: desk.fleet.approve, RETRY: desk.fleet.retry, CANCEL: desk.fleet.cancel}
+            await to_thread.run_sync(asked[action], rollout_id)
     except FlotillaError as error:
         if error.code == "rollout.unknown":
             raise
@@ -153,9 +166,20 @@ def _shown(board: Board, view: Rollout, failures: list[Failure]) -> dict[str, An
         "legend": legend(board.cells),
         "chart": chart(board.tallies, len(board.cells)),
         "failures": failures,
-        "moves": [*([APPROVE] if waits else []), *moves_from(board.state)],
+        "moves": _offered(board, view, waits=waits),
         "cells": msgspec.json.encode(cells_of(board, view.waves)).decode(),
     }
+
+
+def _offered(board: Board, view: Rollout, *, waits: bool) -> list[Action]:
+    """What makes sense to ask of a rollout as it is."""
+    offered: list[Action] = [APPROVE] if waits else []
+    offered += moves_from(board.state)
+    if board.state not in ENDED and board.state is not RolloutState.REVERTED:
+        offered += [RETRY] if kinds(board.cells)["bad"] else []
+        busy = kinds(board.cells)["working"] + kinds(board.cells)["waiting"]
+        offered += [CANCEL] if busy and view.cancel_asked_at is None else []
+    return offered
 
 
 def _ask(
@@ -178,7 +202,7 @@ def _ask(
 
 
 def _action(name: str) -> Action:
-    found = APPROVE if name == APPROVE.name else move_named(name)
+    found = named(ON_ROLLOUT, name) or move_named(name)
     if found is None:
         raise NotFoundException
     return found

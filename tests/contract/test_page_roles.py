@@ -1,13 +1,14 @@
 """Who may do what on the page: a viewer sees, an operator acts, a publisher releases; and all of it is written down."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 from httpx import Response
 
 from controller.accounts.roles import Role
 from controller.database import utc_now
-from controller.fleet.incoming import PresenceIn, ReportedIn
+from controller.fleet.incoming import Incoming, PresenceIn, ReportedIn
 from controller.fleet.intake_store import IntakeStore
 from schemas.messages import InstalledPackage, Phase, Presence, Reported
 from tests.support.in_process import HOST, PASSWORD, Application, application
@@ -24,19 +25,23 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
     with application(folder / "data") as made:
         made.repository.add(make_package(folder, "tacho", "1.0.0", {"app": "a"}))
         now = utc_now()
-        installed = InstalledPackage(
-            version="1.0.0", manifest="ab" * 32, installed_at=now, previous="0.9.0", phase=Phase.SUCCEEDED, rollout=None
-        )
-        reported = Reported(
-            device="pi-1", at=now, seq=0, channel="stable", tags={}, facts={}, packages={"tacho": installed}
-        )
-        presence = Presence(device="pi-1", online=True, session=1, boot_id="b", agent_version="1", at=now)
-        IntakeStore(made.engine).take_in(
-            [PresenceIn(presence=presence, live=True), ReportedIn(reported=reported, live=True)], now
-        )
+        for name, version in (("pi-1", "1.0.0"), ("pi-2", "0.9.0")):
+            IntakeStore(made.engine).take_in(said(name, version, now), now)
         for role in Role:
             made.people.add(f"a-{role}", role, PASSWORD)
         yield made
+
+
+def said(device: str, version: str, now: datetime) -> list[Incoming]:
+    """A device that is online and runs a version of tacho."""
+    installed = InstalledPackage(
+        version=version, manifest="ab" * 32, installed_at=now, previous="0.8.0", phase=Phase.SUCCEEDED, rollout=None
+    )
+    reported = Reported(
+        device=device, at=now, seq=0, channel="stable", tags={}, facts={}, packages={"tacho": installed}
+    )
+    presence = Presence(device=device, online=True, session=1, boot_id="b", agent_version="1", at=now)
+    return [PresenceIn(presence=presence, live=True), ReportedIn(reported=reported, live=True)]
 
 
 def log_in(app: Application, role: Role) -> None:
@@ -101,6 +106,11 @@ def test_a_publisher_releases_and_it_is_in_the_audit_log_with_what_was_refused(a
     assert answer.status_code == 303
     shown = get(app, answer.headers["location"])
     assert "tacho 1.0.0" in shown.text
+    rollout = answer.headers["location"].partition("?")[0]
+    assert f"{rollout}/do/cancel-all" in shown.text
+    assert "drop" in get(app, f"{rollout}/do/cancel-all").text
+    assert post(app, f"{rollout}/do/cancel-all").status_code == 303
+    assert "Cancel was asked for" in get(app, rollout).text
     log = get(app, "/audit?actor=user:a-publisher").text
     assert "package.do" in log
     assert "tacho 1.0.0 release" in log
