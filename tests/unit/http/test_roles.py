@@ -56,6 +56,7 @@ NEEDED = {
     "POST /api/v1/packages/import": Role.PUBLISHER,
     "POST /api/v1/packages/retire": Role.PUBLISHER,
     "POST /api/v1/packages/site": Role.PUBLISHER,
+    "POST /api/v1/packages/{name}/{version}/bundles": Role.PUBLISHER,
     "POST /api/v1/packages/{name}/{version}/export": Role.PUBLISHER,
     "POST /api/v1/packages/{name}/{version}/yank": Role.PUBLISHER,
     "POST /api/v1/releases": Role.PUBLISHER,
