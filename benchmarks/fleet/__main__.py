@@ -21,8 +21,9 @@ from benchmarks.fleet.processes import cpu_seconds, resident_mib
 
 SIZES = (100, 1_000, 10_000)
 TIMES_BARE = 2.0
-BY_DESIGN_S = 1.5
-"""A device waits up to 1.2 s before it reports what is new, and the controller 0.25 s to take in, commit and look."""
+PAUSES_S = 1.5
+"""Part of the time, and said for whoever reads the table: a device waits up to 1.2 s before it reports what is new,
+and the controller 0.25 s to take in, commit and look. The bar makes no allowance for it."""
 CPU_US = 150.0
 GROWTH = 1.25
 """The processor time for an event may be this much more for ten times the devices: it grows linearly."""
@@ -67,7 +68,7 @@ class Figures:
     @property
     def limit(self) -> float:
         """What the time may be."""
-        return TIMES_BARE * self.bare_seconds + BY_DESIGN_S
+        return TIMES_BARE * self.bare_seconds
 
 
 def measure(devices: int, processes: int) -> Figures:
@@ -182,7 +183,7 @@ def main() -> int:
         bars += [
             (
                 one.seconds <= one.limit,
-                f"{who}: {one.seconds:.2f} s, at most {one.limit:.2f} s (2 x bare and {BY_DESIGN_S} s)",
+                f"{who}: {one.seconds:.2f} s, at most {one.limit:.2f} s (up to {PAUSES_S} s are pauses by design)",
             ),
             (one.cpu_us <= CPU_US, f"{who}: {one.cpu_us:.0f} us of processor time an event, at most {CPU_US:.0f}"),
             (one.memory <= MEMORY_MIB, f"{who}: {one.memory:.0f} MiB, at most {MEMORY_MIB:.0f}"),
