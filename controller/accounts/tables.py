@@ -61,7 +61,7 @@ answers: Final = Table(
     "answers",
     metadata,
     Column("key", String(64), primary_key=True),  # sha256 of who asked and their Idempotency-Key
-    Column("request", String(64), nullable=False),  # sha256 of verb, address and body
+    Column("request", String(64), nullable=False),  # sha256 of verb, address, body and key
     Column("status", Integer, nullable=False),
     Column("headers", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),

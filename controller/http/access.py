@@ -9,6 +9,7 @@ import msgspec
 from anyio import fail_after, to_thread
 from litestar import Litestar, Request
 from litestar.enums import ScopeType
+from litestar.exceptions import HTTPException
 from litestar.handlers import ASGIRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, HTTPScope, Message, Middleware, Receive, Scope, Send
@@ -81,8 +82,11 @@ class Access:
             # too large to be kept here: hashed as it is read
             receive = hashed = Hashed(receive)
         else:
-            with fail_after(READ_S):
-                body = await read_all(receive, self.max_body)
+            try:
+                with fail_after(READ_S):
+                    body = await read_all(receive, self.max_body)
+            except TimeoutError as error:
+                raise HTTPException(f"the request was not complete within {READ_S:g} s", status_code=408) from error
             receive = replayed(body, receive)
         given = request.headers.get("idempotency-key")
         key = key_of(who, given) if given is not None and rule.repeatable else None
@@ -164,10 +168,11 @@ class _Noted:
         self._send = send
 
     def asked(self) -> str:
-        """The hash of what was asked: verb, address and body."""
+        """The hash of what was asked: verb, address and body, with the key, so that no short secret can be guessed."""
         digest = self._hashed.digest() if self._hashed is not None else hashlib.sha256(self._body).digest()
         url = self._request.scope["path"].encode() + b"?" + self._request.scope["query_string"]
-        return hash_of(self._request.method.encode(), url, digest)
+        given = self._request.headers.get("idempotency-key", "").encode()
+        return hash_of(self._request.method.encode(), url, digest, given)
 
     async def send(self, message: Message) -> None:
         """Hold the beginning back until it is known how the answer goes on."""
@@ -184,7 +189,9 @@ class _Noted:
     async def _finish(self, start: Any, body: bytes, *, whole: bool) -> None:
         status: int = start["status"]
         state = self._request.scope["state"]
-        if not state.get(UNCHANGED):
+        # a login that was malformed has named nobody; it costs nothing to send, and would fill the log
+        is_known = state[WHO].kind != "nobody" or ABOUT in state
+        if is_known and not state.get(UNCHANGED):
             result = DONE if status < 400 else _code_in(body) or f"http.{status}"
             await self._access.note(self._request, self._rule, state[WHO], self._body, status=status, result=result)
         # what failed here may go well the next time

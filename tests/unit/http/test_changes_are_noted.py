@@ -93,6 +93,12 @@ def test_tries_that_are_refused_unseen_do_not_fill_the_log(app: Application) -> 
     assert len(app.audit.entries(action="login")) == statuses.count(401) < 12
 
 
+def test_strangers_cannot_fill_the_log_with_what_is_no_login(app: Application) -> None:
+    assert app.client.post("/api/v1/session", json={"much": "x" * 1000}).status_code == 400
+    assert app.client.post("/login", content=b"?", headers={**OWN, "Content-Type": "text/plain"}).status_code == 415
+    assert app.audit.entries() == []
+
+
 def test_what_only_asks_is_not_noted(app: Application) -> None:
     headers = bearer(FILE_TOKEN)
     app.client.post("/api/v1/packages/retire", json={}, headers=headers)

@@ -7,11 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from controller.accounts.answers import KEEP
 from controller.accounts.roles import Role
+from controller.accounts.tables import answers
+from controller.database import reading
 from controller.fleet.service import FleetService
-from tests.support.in_process import PASSWORD, Application, application
+from tests.support.in_process import FILE_TOKEN, PASSWORD, Application, application, bearer
 from tests.support.repository import add_release, make_package
 
 RELEASE = {"package": "tacho", "version": "1.0.0", "channel": "stable"}
@@ -51,6 +54,17 @@ def test_the_same_key_gets_the_same_answer_and_is_done_once(app: Application, pu
     # and without a key it is another rollout
     release(app, publisher, None)
     assert len(rollouts(app, publisher)) == 2
+
+
+def test_what_is_kept_of_a_request_cannot_be_guessed_without_its_key(app: Application) -> None:
+    # a new account's password is in the request, and a plain hash of it would be faster to guess than argon2's
+    admin = bearer(FILE_TOKEN)
+    for key in ("key-1", "key-2"):
+        wish = {"name": "ben", "role": "viewer", "password": PASSWORD}
+        app.client.post("/api/v1/users", json=wish, headers={**admin, "Idempotency-Key": key})
+    with reading(app.engine) as connection:
+        kept = connection.scalars(select(answers.c.request)).all()
+    assert len(kept) == len(set(kept)) == 2
 
 
 def test_the_same_key_with_another_request_is_an_error(app: Application, publisher: dict[str, str]) -> None:
