@@ -49,6 +49,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_own_origin(origin: str, host: str) -> bool:
+    """Whether an Origin header names the server that the Host header names."""
+    try:
+        return bool(origin) and urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False  # no browser sends such a one
+
+
 def load_token(path: Path) -> str:
     """The API token of a data folder, made at the first start, readable by its owner only.
 
@@ -158,7 +166,7 @@ def _require_own_page(connection: Connection) -> None:
     """Fetch Metadata where the browser sends it, else the Origin; both are set by the browser and by no page."""
     site = connection.headers.get("sec-fetch-site")
     origin = connection.headers.get("origin", "")
-    own = urlsplit(origin).netloc.lower() == connection.headers.get("host", "").lower() and bool(origin)
+    own = is_own_origin(origin, connection.headers.get("host", ""))
     if not (own if site is None else site == "same-origin"):
         raise HTTPException(
             "requests from other sites' pages are refused; open the controller's page and try again", status_code=403

@@ -6,13 +6,13 @@ can leave out or change, must name this server.
 """
 
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
 from litestar.handlers.base import BaseRouteHandler
 
+from controller.http.guard import is_own_origin
 from schemas.errors import OperatorError, one_line
 
 FORM: Final = "application/x-www-form-urlencoded"
@@ -26,7 +26,7 @@ def refuse_other_sites(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRo
         return
     origin = connection.headers.get("origin", "")
     host = connection.headers.get("host", "")
-    if not origin or urlsplit(origin).netloc.lower() != host.lower():
+    if not is_own_origin(origin, host):
         raise HTTPException(
             "this form was not sent by a page of this controller; open the page and try again", status_code=403
         )

@@ -7,13 +7,15 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import update
+from anyio import sleep_forever
+from sqlalchemy import event, update
 
 from controller.accounts.people import IDLE, People
 from controller.accounts.roles import Role
 from controller.accounts.tables import sessions
 from controller.accounts.throttle import PAIR
 from controller.database import to_db, utc_now, writing
+from controller.http import access
 from controller.http.guard import COOKIE
 from controller.http.login import local_path
 from tests.support.in_process import FILE_TOKEN, HOST, JSON, PASSWORD, Application, application, bearer
@@ -267,3 +269,37 @@ def test_logins_wait_for_each_other_only_so_long(app: Application) -> None:
     answers = [log_in(app, "wrong horse battery", f"person-{number}") for number in range(30)]
     assert {answer.status_code for answer in answers} == {401, 429}
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[fleet.example"])
+def test_an_origin_that_is_no_address_is_another_site(app: Application, origin: str) -> None:
+    log_in(app)
+    for path in ("/login", "/logout", "/rollouts/none/do/pause"):
+        answer = app.client.post(path, data={"name": "anna"}, headers={"Origin": origin})
+        assert answer.status_code == 403, path
+
+
+def test_a_name_that_no_account_can_have_is_not_looked_up(app: Application) -> None:
+    asked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, _statement: str, parameters: Any, *_: Any) -> None:
+        asked.append(repr(parameters))
+
+    event.listen(app.engine, "before_cursor_execute", note)
+    # PostgreSQL takes no NUL, and would answer with an error
+    problem(log_in(app, name="anna\0"), 401, "auth.refused")
+    assert asked
+    assert not any("anna\\x00" in one for one in asked)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
+    app: Application, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stalls(*_: object) -> bytes:
+        await sleep_forever()
+        return b""
+
+    monkeypatch.setattr(access, "READ_S", 0.01)
+    monkeypatch.setattr(access, "read_all", stalls)
+    assert "within 0.01 s" in problem(log_in(app), 408, "input.bad")
+    assert "Traceback" not in caplog.text
