@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from litestar.response import Stream
 
 from controller.web.rendering import HEADERS
+from schemas.errors import FlotillaError
+
+log = logging.getLogger("flotilla.web")
 
 PAUSE_S: Final = 1.0
 HEARTBEAT_S: Final = 15.0
@@ -47,7 +51,12 @@ async def changes(
         if generation() != seen or clock() - looked_at >= heartbeat_s:
             looked_at = clock()
             # what others have asked for a moment ago may be a little older; then the next round looks again
-            seen, found = await parts()
+            try:
+                seen, found = await parts()
+            except FlotillaError as error:
+                # the answer has begun, so nothing can be said in it; the page connects again and then hears what it is
+                log.warning("a live page ends: %s", error)
+                return
             for name, text in found.items():
                 if shown.get(name) != text:
                     yield framed(name, text)

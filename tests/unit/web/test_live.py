@@ -10,6 +10,7 @@ import pytest
 from controller.web.freshness import Fresh
 from controller.web.live import changes, framed
 from controller.web.statics import Statics
+from schemas.errors import OperatorError
 
 
 async def next_event(stream: AsyncIterator[bytes]) -> bytes:
@@ -144,3 +145,13 @@ def test_an_address_of_a_static_file_changes_with_its_content(tmp_path: Path) ->
     assert Statics(folder).url("a.css") != first
     with pytest.raises(KeyError):
         Statics(folder).url("secret.py")
+
+
+async def test_a_page_whose_parts_cannot_be_read_any_more_ends(caplog: pytest.LogCaptureFixture) -> None:
+    async def parts() -> tuple[int, dict[str, str]]:
+        raise OperatorError("data.bad", "database is locked")
+
+    seen = [piece async for piece in changes(parts, lambda: 0, asyncio.Event())]
+    assert seen == [b": watching\n\n"]
+    assert [record.getMessage() for record in caplog.records] == ["a live page ends: database is locked"]
+    assert caplog.records[0].exc_info is None
