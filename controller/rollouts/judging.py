@@ -123,15 +123,17 @@ class Judge:
 
     def _not_started(self, seen: Observation, wave: int | None, *, let_in: bool) -> Mark:
         phase, last = seen.phase, self._plan.deadline
+        # a wave that is to begin with devices that are online may have been waiting for this one
+        awaited = not seen.online and not all(self._begun)
         if phase is None and wave is None:
-            return Mark(Verdict.HELD if seen.taken_back else Verdict.NOT_MEANT)
+            return Mark(Verdict.HELD if seen.taken_back else Verdict.NOT_MEANT, listen=awaited)
         if phase is None and seen.installed == self._plan.version and seen.installed_phase is Phase.SUCCEEDED:
             return Mark(Verdict.SUCCEEDED, wave)
         if last is not None and self._now > last:
             return Mark(Verdict.MISSED, wave, phase=phase)
         if not self._starting or seen.pinned is not None or seen.hold or wave is None:
             return Mark(Verdict.HELD, wave, phase=phase)
-        return self._offered(seen, wave) if let_in else Mark(Verdict.WAITING, wave, phase=phase)
+        return self._offered(seen, wave) if let_in else Mark(Verdict.WAITING, wave, listen=awaited, phase=phase)
 
     def _offered(self, seen: Observation, wave: int) -> Mark:
         """It may start, and has not."""

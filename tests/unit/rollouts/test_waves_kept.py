@@ -253,6 +253,21 @@ def test_a_look_at_what_changed_reads_nothing_else(engine: Engine, monkeypatch: 
     assert paused.view == RolloutReader(engine).rollout(rollout.id)
 
 
+@pytest.mark.parametrize("plan", [TWO, RolloutPlan(waves=[Wave(devices=1)])])
+def test_a_canary_that_waited_for_somebody_begins_as_soon_as_a_device_is_there(
+    engine: Engine, plan: RolloutPlan
+) -> None:
+    take_in(engine, *(one for name in ("pi-1", "pi-2") for one in (presence_in(name, online=False), reported_in(name))))
+    rollout = create(engine, plan=plan)
+    store = RolloutStore(engine)
+    store.evaluate(rollout.id, NOW)
+    assert announced(engine).targets.devices == []
+    take_in(engine, presence_in("pi-2", session=2))
+    assert store.to_look_at({"pi-2"}, NOW) == {rollout.id: {"pi-2"}}
+    store.evaluate(rollout.id, NOW, changed={"pi-2"})
+    assert chosen(engine) == "pi-2"
+
+
 def test_what_a_failed_look_knew_is_forgotten(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet(engine, 3)
     rollout = create(engine, plan=None)
