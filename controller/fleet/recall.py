@@ -24,6 +24,8 @@ from transport import Message
 
 QUIET_S: Final = 10.0
 """A broker that says nothing for so long has no more to say, or does not let the controller hear itself."""
+LONGEST_S: Final = 120.0
+"""Devices may never be quiet: after this time the controller speaks, whether it has heard itself or not."""
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +68,13 @@ class Recall:
         self._over.clear()
 
     async def done(self) -> None:
-        """Wait until all that is retained has been taken in, or nothing comes any more."""
+        """Wait until all that is retained has been taken in, or nothing comes any more; `LONGEST_S` at most."""
         try:
-            while not self._over.is_set():
-                self._heard.clear()
-                async with asyncio.timeout(QUIET_S):
-                    await self._heard.wait()
+            async with asyncio.timeout(LONGEST_S):
+                while not self._over.is_set():
+                    self._heard.clear()
+                    async with asyncio.timeout(QUIET_S):
+                        await self._heard.wait()
         except TimeoutError:
             log.warning("the broker does not let the controller hear what it has said: it goes by its database alone")
 
