@@ -27,6 +27,10 @@ ADDRESS: Final = Limit(20, 30.0)
 ACCOUNT: Final = Limit(100, 30.0)
 
 
+_ROUNDING_S: Final = 1e-6
+"""Sums of seconds are exact to far less than this; nobody is refused for it."""
+
+
 class LoginThrottle:
     """Counts tries that failed. Not safe across threads: the caller takes turns.
 
@@ -51,13 +55,14 @@ class LoginThrottle:
         """
         counts = _counts(account, address)
         wait_s = max(self._wait_s(key, limit, now) for key, limit in counts)
-        if wait_s <= 0:
+        if wait_s <= _ROUNDING_S:
             for key, limit in counts:
                 self._free_at[key] = max(now, self._free_at.get(key, now)) + limit.every_s
                 self._free_at.move_to_end(key)
             while len(self._free_at) > self._max:
                 self._free_at.popitem(last=False)
-        return max(0.0, wait_s)
+            return 0.0
+        return wait_s
 
     def succeeded(self, account: str, address: str) -> None:
         """The try that was admitted was right: forget what this account had here, and take it back elsewhere."""

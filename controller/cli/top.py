@@ -35,7 +35,9 @@ WAVES: Final = {WaveState.PROVEN: "green", WaveState.FAILED: "red", WaveState.WA
 
 @click.command()
 @click.argument("rollout_id", metavar="[ROLLOUT]", required=False)
-@click.option("--limit", type=click.IntRange(1, 50), default=SHOWN, show_default=True, help="At most so many rollouts.")
+@click.option(
+    "--limit", type=click.IntRange(1, 50), default=SHOWN, show_default=True, metavar="N", help="At most so many."
+)
 @controller_options
 def top(rollout_id: str | None, limit: int, client: ControllerClient) -> None:
     """Show how the newest rollouts stand, wave by wave, until Ctrl-C; piped, once."""

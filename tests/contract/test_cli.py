@@ -36,6 +36,13 @@ CALLS: dict[str, tuple[str, ...]] = {
     "revert": (NO_ROLLOUT,),
     "ask": ("pi-1", "report"),
     "tell": ("pi-1", "--hold"),
+    "approve": (NO_ROLLOUT,),
+    "cancel": (NO_ROLLOUT,),
+    "retry": (NO_ROLLOUT,),
+    "top": (),
+    "user": ("list",),
+    "token": ("list",),
+    "audit": (),
 }
 """Every command that talks to a controller, with arguments that are fine by themselves."""
 
@@ -52,7 +59,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # What all have in common
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *(name for name in COMMANDS if name != "simulate")])
 def test_every_command_explains_itself(command: str) -> None:
     done = flotilla(*filter(None, [command]), "--help")
     assert (done.status, done.stderr) == (0, "")
@@ -62,6 +69,13 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "..." not in done.text.partition("\n")[2], "a text that is cut off"
     assert max(map(len, done.text.splitlines())) <= 80
     assert flotilla(*filter(None, [command]), "-h").text == done.text
+
+
+def test_simulate_explains_itself_though_the_agents_program_does_it() -> None:
+    done = flotilla("simulate", "--help")
+    assert (done.status, done.stderr) == (0, "")
+    assert done.text.startswith("Usage: flotilla simulate ")
+    assert "--devices" in done.text
 
 
 def test_without_arguments_it_lists_its_commands_in_the_order_of_the_day() -> None:
@@ -118,7 +132,7 @@ def test_wrong_usage_is_one_line(in_folder: Path, arguments: tuple[str, ...], sa
 
 
 def test_every_command_that_needs_a_controller_is_known_here() -> None:
-    own = {"build", "inspect", "serve", "demo", "repository"}
+    own = {"build", "inspect", "serve", "demo", "repository", "notify", "simulate"}
     assert set(CALLS) == set(COMMANDS) - own
 
 

@@ -173,7 +173,8 @@ def test_release_says_whom_it_means(run: Run, tmp_path: Path, name: str) -> None
     assert run("push", make_package(tmp_path, name, "1.0.0", {"a": "a"})).status == 0
     options = ("--where", "site=roof", "--where", "site=cellar", "--where", "model=pi4", "--jitter", "30")
     rollout = run("release", name, "1.0.0", "--channel", "stable", "--json", "--allow-downgrade", *options).json()
-    assert rollout["targets"] == {"upto": 10_000, "where": {"site": ["roof", "cellar"], "model": "pi4"}, "devices": []}
+    where = {"site": ["roof", "cellar"], "model": "pi4"}
+    assert rollout["targets"] == {"upto": 10_000, "where": where, "devices": [], "exclude": []}
     assert (rollout["policy"]["jitter_s"], rollout["policy"]["allow_downgrade"]) == (30, True)
     some = run("release", name, "1.0.0", "--channel", "stable", "--device", "pi-1", "--device", "pi-2", "--json").json()
     assert (some["targets"]["upto"], some["targets"]["devices"]) == (0, ["pi-1", "pi-2"])

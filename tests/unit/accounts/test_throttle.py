@@ -36,7 +36,7 @@ def test_whoever_waits_as_long_as_told_is_let_through(start: float, account: str
     for _ in range(PAIR.tries):
         assert throttle.admit(account, address, start) == 0
     wait_s = throttle.admit(account, address, start)
-    assert 0 < wait_s <= PAIR.every_s
+    assert 0 < wait_s <= PAIR.every_s + 1e-3  # a moment this large has no finer parts than that
     assert throttle.admit(account, address, start + wait_s + 0.001) == 0
 
 
