@@ -1,0 +1,36 @@
+"""What the agent does not load though it is installed."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from device_agent.without_modules import without_modules
+
+
+def test_a_module_cannot_be_imported_inside_and_can_be_afterwards() -> None:
+    sys.modules.pop("this", None)
+    with without_modules("this"), pytest.raises(ImportError):
+        importlib.import_module("this")
+    assert "this" not in sys.modules
+    assert importlib.util.find_spec("this") is not None
+
+
+def test_a_module_that_is_loaded_stays() -> None:
+    with without_modules("importlib"):
+        assert importlib.import_module("importlib") is importlib
+    assert sys.modules["importlib"] is importlib
+
+
+def test_an_error_inside_leaves_nothing_barred() -> None:
+    with pytest.raises(RuntimeError), without_modules("this"):
+        raise RuntimeError
+    assert sys.modules.get("this", ...) is not None
+
+
+def test_whoever_only_verifies_loads_no_client_of_a_cloud() -> None:
+    assert importlib.util.find_spec("boto3") is not None, "without it here this test would show nothing"
+    script = "import sys, device_agent.trust; print([n for n in ('boto3', 'botocore') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]"
