@@ -107,7 +107,7 @@ class BundleMaker:
             return
         self._loop = asyncio.get_running_loop()
         stopping = asyncio.create_task(stop.wait(), name="stop bundles")
-        working = asyncio.create_task(self._work(), name="make bundles")
+        working = asyncio.create_task(self._work(stop), name="make bundles")
         try:
             await asyncio.wait([stopping, working], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -117,14 +117,15 @@ class BundleMaker:
         if not working.cancelled():
             working.result()
 
-    async def _work(self) -> None:
+    async def _work(self, stop: asyncio.Event) -> None:
         try:
             for found in await asyncio.to_thread(lambda: list(self._bundles.worth_looking_at(self._channels()))):
                 if await asyncio.to_thread(self._job, found) is not None:
                     self.want(found, first=False)
         except (FlotillaError, OSError) as error:
             log.error("looking for bundles that are missing: %s", one_line(error), extra=told("bundles", error))  # noqa: TRY400 - the line says it
-        while True:
+        # Python 3.11 loses a cancellation that comes in the moment in which what a `wait_for` waits for is done
+        while not stop.is_set():
             self._wake.clear()
             with self._lock:
                 record = self._queue.popleft() if self._queue else None

@@ -1,6 +1,7 @@
 """Bundles in the repository: which are made, by whom, which are kept, and that a maker that is killed does no harm."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import signal
@@ -262,6 +263,25 @@ async def test_a_maker_that_is_killed_leaves_nothing_and_another_goes_on(
     await again.end()
     assert repository.verify() == []
     assert not [path for path in tree_of(repository.folder) if path.startswith(".staging")]
+
+
+async def test_making_ends_though_a_cancellation_gets_lost(
+    repository: PackageRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = add_release(repository, "tacho", "1.0.0", pages(1))
+    at_work = Maker(repository, monkeypatch)
+    making = asyncio.Event()
+
+    async def lose_it(record: ReleaseRecord) -> None:
+        making.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(at_work.maker, "_make", lose_it)
+    at_work.maker.want(record)
+    at_work.begin()
+    await asyncio.wait_for(making.wait(), SOON_S)
+    await at_work.end()
 
 
 async def test_the_end_of_the_controller_is_the_end_of_making(
