@@ -244,7 +244,7 @@ async def test_a_gap_makes_the_controller_ask_for_replay(world: World, unique: C
         await say(link, topics, pi, 3, 4, 5)
         await until(lambda: service.registry.device(pi).seq == 5)
         assert service.registry.device(pi).missing == 0
-        assert service.status().incomplete_devices == 0
+        await until(lambda: service.status().incomplete_devices == 0)
 
 
 async def test_a_controller_that_was_down_asks_by_what_devices_had_reported(

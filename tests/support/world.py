@@ -137,7 +137,7 @@ class World:
         return root
 
     def start_agent(self, device: str, *, name: str | None = None, ready: bool = True) -> None:
-        """Start an agent, and wait until the controller has it online.
+        """Start an agent, and wait until the controller has it online and knows what it reports, such as its channel.
 
         Args:
             name: of the process, where it is not the device's.
@@ -146,9 +146,7 @@ class World:
         before = self._session(device) if ready else 0
         self.processes.start(name or device, self.agent_command("run", device))
         if ready:
-            self.wait(
-                lambda: self.device(device).online and self.device(device).session > before, f"{device} to be online"
-            )
+            self.wait(lambda: self._is_back(device, before), f"{device} to be online and to have reported")
 
     def kill_agent(self, device: str) -> None:
         """SIGKILL for the agent alone: what it started is left to the system."""
@@ -362,6 +360,10 @@ class World:
         ]
         lines += [f"installed {one.package} {one.current.version}" for one in journal.installs.values()]
         return [*lines, f"last seq {journal.last_seq}, kept {journal.seqs}, unsent {journal.unsent}"]
+
+    def _is_back(self, device: str, before: int) -> bool:
+        seen = self.device(device)
+        return seen.online and seen.session > before and seen.reported_at is not None
 
     def _session(self, device: str) -> int:
         try:
