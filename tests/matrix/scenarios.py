@@ -152,8 +152,9 @@ class Matrix:
 
     def _of_disk(self, scenario: Scenario, ran: Ran, point: Point, fault: str) -> list[str]:
         assert ran.result is not None
-        # a place outside the agent's folder that is read-only is told as what it is
-        codes = (*REFUSALS, *(("conflict.install_path",) if fault == "EROFS" and point.what.startswith("opt") else ()))
+        # a place outside the agent's folder that is read-only is told as what it is; of a link, its target comes first
+        outside = any(path.startswith("opt") for path in point.what.split())
+        codes = (*REFUSALS, *(("conflict.install_path",) if fault == "EROFS" and outside else ()))
         good = scenario.word is None or ran.result.phase == scenario.word
         refused = fault != "SIGKILL" and ran.result.phase in ENDED_BADLY and ran.result.code in codes
         if not good and not refused:
