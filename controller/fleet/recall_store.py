@@ -4,9 +4,9 @@
 topic the later one is what somebody wanted last.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Engine, insert, select, update
@@ -16,9 +16,26 @@ from controller.fleet.orders import SESSIONS
 from controller.fleet.sql import insert_into, time_of
 from controller.fleet.tables import counters, desired, devices
 from controller.rollouts import announcing
+from controller.rollouts.catching_up import caught_up
+from controller.rollouts.engine import resumed
+from controller.rollouts.evaluating import row_of
+from controller.rollouts.judging import Judge
+from controller.rollouts.keeping import intention_of, plan_of, save
+from controller.rollouts.observing import observe
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.tables import announcements, rollouts
-from schemas.messages import Announcement, Desired, ReleaseState, RolloutPolicy, Targets
+from controller.rollouts.taking_back import note_cancel
+from controller.rollouts.tally import Tally
+from schemas.messages import Announcement, Desired, ReleaseState
+
+_STRICTER: Final = (
+    RolloutState.ACTIVE,
+    RolloutState.COMPLETE,
+    RolloutState.PAUSED,
+    RolloutState.HALTED,
+    RolloutState.REVERTED,
+)
+"""States of a rollout that is announced, each with fewer who may start, or stay, than the one before."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,13 +104,14 @@ def _announcement(connection: Connection, said: Announcement, payload: str, now:
             f"the broker holds {what}: taken over as rollout {said.rollout} ({said.version}, {said.state})"
         )
         return
-    current = connection.execute(select(rollouts).where(rollouts.c.id == row["rollout"])).mappings().first()
+    current = row_of(connection, row["rollout"])
     if row["payload"] is None or current is None:
         # cleared since: the topic's next revision is to be empty too
         connection.execute(update(announcements).where(*key).values(revision=said.revision + 1))
     else:
-        same = row["rollout"] == said.rollout
-        _announce_again(connection, _catch_up(connection, current, said, now) if same else current, now)
+        if row["rollout"] == said.rollout:
+            _catch_up(connection, current, said, now, unheard=row["published_revision"] < known)
+        _announce_again(connection, row["rollout"], now)
     recalled.lines.append(f"the broker holds {what}: what the database says is announced again with a later one")
 
 
@@ -137,29 +155,37 @@ def _adopt(connection: Connection, said: Announcement, payload: str, now: dateti
     )
 
 
-def _catch_up(connection: Connection, row: Any, said: Announcement, now: datetime) -> dict[str, Any]:
-    """The same rollout, farther on than the database knows: it is not to go on where it was stopped since."""
-    changes: dict[str, Any] = {"state": said.state.value}
-    for name in ("targets", "base"):
-        if row[name] is not None:
-            known = msgspec.json.decode(row[name], type=Targets)
-            changes[name] = _json(msgspec.structs.replace(known, exclude=said.targets.exclude))
-    connection.execute(update(rollouts).where(rollouts.c.id == said.rollout).values(changed_at=to_db(now), **changes))
-    return {**row, **changes}
+def _catch_up(connection: Connection, row: Any, said: Announcement, now: datetime, *, unheard: bool) -> None:
+    """The same rollout, farther on than the database knows: it goes on from there, and not where it was stopped since.
+
+    Args:
+        connection: in a writing transaction.
+        row: of the rollout.
+        said: its announcement.
+        now: the controller's clock.
+        unheard: whether the broker does not know what the database said last: that may be later, so the stricter of the
+            two holds.
+    """
+    before = plan_of(row)
+    observed = observe(connection, before, channel=row["channel"], package=row["package"])
+    plan = caught_up(before, said.targets, observed.observations, now)
+    went_on = said.state in (ReleaseState.ACTIVE, ReleaseState.COMPLETE) or plan.progress != before.progress
+    if went_on:
+        # whatever it was stopped for, somebody has gone on in spite of that
+        judge = Judge(plan, now)
+        plan = resumed(plan, Tally(map(judge.mark, observed.observations)))
+        note_cancel(connection, said.rollout, None)
+    state, excluded = RolloutState(said.state.value), {*said.targets.exclude}
+    if unheard:
+        state, excluded = max(state, before.state, key=_STRICTER.index), excluded | {*before.base.exclude}
+    base = msgspec.structs.replace(plan.base, exclude=sorted(excluded))
+    save(connection, row, replace(plan, state=state, base=base), now)
 
 
-def _announce_again(connection: Connection, row: Any, now: datetime) -> None:
-    intention = announcing.Intention(
-        rollout=row["id"],
-        package=row["package"],
-        version=row["version"],
-        channel=row["channel"],
-        targets=msgspec.json.decode(row["targets"], type=Targets),
-        policy=msgspec.json.decode(row["policy"], type=RolloutPolicy),
-        repository=msgspec.json.decode(row["repository"], type=list[str]),
-    )
-    revision = announcing.announce(connection, intention, ReleaseState(row["state"]), now)
-    connection.execute(update(rollouts).where(rollouts.c.id == row["id"]).values(revision=revision))
+def _announce_again(connection: Connection, rollout: str, now: datetime) -> None:
+    row = connection.execute(select(rollouts).where(rollouts.c.id == rollout)).mappings().one()
+    revision = announcing.announce(connection, intention_of(row), ReleaseState(row["state"]), now)
+    connection.execute(update(rollouts).where(rollouts.c.id == rollout).values(revision=revision))
 
 
 def _desired(connection: Connection, device: str, told: tuple[Desired, str], now: datetime, recalled: Recalled) -> None:
