@@ -131,9 +131,12 @@ class Judge:
             return Mark(Verdict.SUCCEEDED, wave)
         if last is not None and self._now > last:
             return Mark(Verdict.MISSED, wave, phase=phase)
+        due = _next([last], self._now)
         if not self._starting or seen.pinned is not None or seen.hold or wave is None:
-            return Mark(Verdict.HELD, wave, phase=phase)
-        return self._offered(seen, wave) if let_in else Mark(Verdict.WAITING, wave, listen=awaited, phase=phase)
+            return Mark(Verdict.HELD, wave, due=due, phase=phase)
+        if let_in:
+            return self._offered(seen, wave)
+        return Mark(Verdict.WAITING, wave, due=due, listen=awaited, phase=phase)
 
     def _offered(self, seen: Observation, wave: int) -> Mark:
         """It may start, and has not."""

@@ -91,6 +91,16 @@ def test_after_the_time_to_start_whoever_has_not_started_has_missed_it() -> None
     assert judge(late, device(phase=Phase.FETCHING), NOW).verdict is Verdict.UPDATING
 
 
+def test_whoever_waits_for_its_wave_or_is_held_misses_the_time_to_start_though_nothing_is_heard_of_it() -> None:
+    waves = in_waves(Wave(devices=["pi-1"]), Wave(upto=100), deadline=after(60))
+    begun = decide(waves, [*fleet(2), device("pi-3", hold=True)], NOW)
+    assert [begun.verdicts[name] for name in ("pi-2", "pi-3")] == [Verdict.WAITING, Verdict.HELD]
+    for name in ("pi-2", "pi-3"):
+        due = begun.marks[name].due
+        assert due == after(60) + timedelta(microseconds=1)
+        assert judge(begun.plan, device(name), due).verdict is Verdict.MISSED
+
+
 def test_a_success_is_one_after_its_soak_and_a_sign_of_life_after_that() -> None:
     soaking = plan(plan=RolloutPlan(waves=[Wave(upto=100, soak="10m")]))
     assert judge(soaking, done(), after(599)).verdict is Verdict.SOAKING
