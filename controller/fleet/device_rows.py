@@ -18,6 +18,9 @@ from schemas.messages import FactValue, Presence, Reported
 _DRIFTING: Final = frozenset({"disk_free", "memory", "boot_id", "uptime", "temperature"})
 """Facts that change by themselves all the time; no rollout is decided by them anew for that."""
 
+_JUMP_US: Final = 60_000_000
+"""Clocks of several controllers differ by less than this minute."""
+
 _COLUMNS: Final = [column.name for column in devices.columns]
 
 
@@ -56,6 +59,10 @@ class DeviceRow:
         channel: str | None = self._values["channel"]
         return channel
 
+    def is_ahead(self, moment: int) -> bool:
+        """Whether it was heard of at a time that is still to come: the controller's clock has been put back since."""
+        return int(self._values["last_seen"]) > moment + _JUMP_US
+
     def values(self) -> dict[str, Any]:
         """The row as it is to be written."""
         return self._values | {
@@ -67,7 +74,7 @@ class DeviceRow:
     def heard(self, now: datetime) -> None:
         """The device is alive: something came from it just now."""
         moment = to_db(now)
-        self._values["last_seen"] = max(moment, self._values["last_seen"])
+        self._values["last_seen"] = moment
         hour = hour_number(moment)
         if self._values["heard_hour"] != hour:
             self._values |= {"heard_hour": hour, "hours": marked(self._values["hours"], hour)}

@@ -19,7 +19,7 @@ from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import Insert, execute_many, insert_of, text_of, time_of
 from controller.fleet.tables import events
 from controller.rollouts.asks import review
-from controller.rollouts.words import note_words
+from controller.rollouts.words import note_words, set_right
 from schemas.messages import Presence, Reported, UpdateEvent
 
 _HIGHEST: Final = select(func.coalesce(func.max(events.c.id), 0))
@@ -85,6 +85,7 @@ class IntakeStore:
         outcome = Outcome()
         with writing(self._engine) as connection:
             rows = load_rows(connection, {one.device for one in batch}, now)
+            set_right(connection, [row.id for row in rows.values() if row.is_ahead(to_db(now))], now)
             _take_events(connection, [one for one in batch if isinstance(one, EventIn)], rows, now, outcome)
             _take_state(connection, [one for one in batch if not isinstance(one, EventIn)], rows, now, outcome)
             save_rows(connection, rows.values())

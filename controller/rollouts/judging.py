@@ -3,6 +3,7 @@
 That is why a rollout of ten thousand devices need not be judged anew for one of them.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -57,7 +58,18 @@ class Judge:
 
         What a device said about this rollout counts whatever the targets mean now: it may have moved to
         another channel since. A device that runs the version without having said anything was there before.
+
+        A sign of life from a time that is still to come was noted by a clock that was wrong, and has been put right
+        since: all that is known is that the device was there when it said its last word.
         """
+        if seen.last_seen <= self._now:
+            return self._mark(seen)
+        said = seen.heard_at if seen.heard_at is not None and seen.heard_at <= self._now else None
+        mark = self._mark(replace(seen, last_seen=said or self._now))
+        moments = [mark.due, _next([seen.heard_at, seen.last_seen], self._now)]
+        return mark._replace(due=min(one for one in moments if one is not None))
+
+    def _mark(self, seen: Observation) -> Mark:
         if self._over:
             return self._after_the_end(seen)
         place = bucket(self._plan.rollout, seen.device)
@@ -204,7 +216,9 @@ class Judge:
         mark = self._quiet(
             seen, wave, Verdict.SOAKING, end, max(seen.last_seen + self._silent_after, asking), answered=False
         )
-        return mark._replace(due=_next([mark.due, asking], now), ask=seen.online and now >= asking)
+        # a word that is still to come by the clock gets its right time from the next one
+        ask = seen.online and (now >= asking or said > now)
+        return mark._replace(due=_next([mark.due, asking], now), ask=ask)
 
 
 def _next(moments: list[datetime | None], now: datetime) -> datetime | None:

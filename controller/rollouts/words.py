@@ -1,13 +1,13 @@
 """Keeps each device's latest word about each rollout, from its events."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, or_
+from sqlalchemy import Connection, and_, case, func, or_, update
 
 from controller.database import to_db
-from controller.fleet.sql import Insert, bigint_of, execute_many, insert_of, int_of, text_of, time_of
+from controller.fleet.sql import Insert, bigint_of, chunks, execute_many, insert_of, int_of, text_of, time_of
 from controller.fleet.views import wire_bytes
 from controller.rollouts.tables import rollout_devices
 from schemas.messages import UpdateEvent
@@ -42,6 +42,20 @@ def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]]
     for rollout, device in latest:
         spoken_of.setdefault(rollout, set()).add(device)
     return spoken_of
+
+
+def set_right(connection: Connection, devices: Collection[str], now: datetime) -> None:
+    """Have words that came in at a time that is still to come count from now on: the controller's clock was put back.
+
+    Args:
+        connection: in a writing transaction.
+        devices: whose words.
+        now: the controller's clock.
+    """
+    word = rollout_devices.c
+    for some in chunks(sorted(devices)):
+        late = update(rollout_devices).where(word.device.in_(some), word.heard_at > to_db(now))
+        connection.execute(late.values(heard_at=to_db(now)))
 
 
 def _word(life: int, event: UpdateEvent) -> dict[str, Any]:

@@ -140,6 +140,18 @@ def test_what_the_broker_had_kept_is_no_sign_of_life(engine: Engine) -> None:
     assert from_db(device(engine)["last_seen"]) == later
 
 
+def test_times_that_a_wrong_clock_has_noted_are_put_right_by_the_next_sign_of_life(engine: Engine) -> None:
+    ahead = NOW + timedelta(days=90)
+    take_in(engine, event_in("pi-1"), presence_in("pi-1"), now=ahead)
+    take_in(engine, reported_in("pi-1", 1))
+    assert from_db(device(engine)["last_seen"]) == NOW
+    assert from_db(words(engine)["heard_at"]) == NOW
+    # clocks of two controllers differ a little
+    take_in(engine, event_in("pi-1", 2), now=NOW + timedelta(seconds=2))
+    take_in(engine, reported_in("pi-1", 2), now=NOW + timedelta(seconds=1))
+    assert from_db(words(engine)["heard_at"]) == NOW + timedelta(seconds=2)
+
+
 def test_a_report_replaces_what_is_known_of_packages(engine: Engine) -> None:
     def versions() -> dict[str, str]:
         with reading(engine) as connection:

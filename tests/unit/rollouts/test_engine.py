@@ -84,6 +84,22 @@ def test_the_verdict_on_one_device(seen: Observation, verdict: Verdict) -> None:
     assert judge(plan(), seen, NOW).verdict is verdict
 
 
+def test_a_time_that_is_still_to_come_is_no_sign_of_life() -> None:
+    """The controller's clock was ahead for a while, and has been put right."""
+    soaking = plan(plan=RolloutPlan(waves=[Wave(upto=100, soak="10m")]))
+    ahead = NOW + timedelta(days=90)
+    unheard = judge(soaking, done(last_seen=ahead), after(601))
+    assert (unheard.verdict, unheard.ask) == (Verdict.SOAKING, True)
+    fetching = device(phase=Phase.FETCHING, heard_at=NOW, last_seen=ahead, online=False)
+    assert judge(plan(), fetching, NOW + timedelta(days=6)).verdict is Verdict.UPDATING
+    assert judge(plan(), fetching, NOW + timedelta(days=8)).verdict is Verdict.SILENT
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, deadline="2h")]))
+    assert judge(bounded, fetching, after(7201)).verdict is Verdict.SILENT
+    # and a word from then is asked for anew at once
+    said = judge(soaking, done(at=ahead), NOW)
+    assert (said.verdict, said.ask) == (Verdict.SOAKING, True)
+
+
 def test_after_the_time_to_start_whoever_has_not_started_has_missed_it() -> None:
     late = plan(deadline=NOW - timedelta(seconds=1))
     assert judge(late, device(), NOW).verdict is Verdict.MISSED

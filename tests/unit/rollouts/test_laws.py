@@ -37,14 +37,15 @@ NAMES = [f"pi-{number}" for number in range(1, 13)]
 WORDS = [None, None, None, Phase.SUCCEEDED, Phase.SUCCEEDED, Phase.SUCCEEDED, *Phase]
 CHOICES: list[tuple[str, list[Any]]] = [
     ("phase", WORDS),
-    ("heard_at", [NOW - timedelta(minutes=ago) for ago in (0, 5, 40, 150)]),
+    ("heard_at", [NOW - timedelta(minutes=ago) for ago in (0, 5, 40, 150, -60)]),
     ("error_code", [None, "conflict.halted"]),
     ("installed", ["2.0.0", "1.0.0", None]),
     ("installed_phase", [Phase.SUCCEEDED, Phase.PROBATION, None]),
     ("reported_since", [True, False]),
     ("pinned", [None, None, None, "1.0.0"]),
+    ("moved", [False, False, True]),
     ("online", [True, False]),
-    ("last_seen", [NOW - timedelta(minutes=ago) for ago in (0, 0, 4, 35, 200, 13_000)]),
+    ("last_seen", [NOW - timedelta(minutes=ago) for ago in (0, 0, 4, 35, 200, 13_000, -90)]),
     ("hours", [None, "2930:" + "0" * 42 + "1" * 126]),
     ("tags", [{}, {"site": "bern"}, {"site": "basel"}]),
     ("facts", [{"model": "pi4"}, {}]),

@@ -182,6 +182,20 @@ def test_a_device_that_is_asleep_as_usual_holds_nothing_up(engine: Engine) -> No
     assert (back.state, back.view.verdicts[Verdict.PENDING]) == (RolloutState.ACTIVE, 1)
 
 
+def test_a_soak_that_began_while_the_clock_was_wrong_begins_again(engine: Engine) -> None:
+    fleet(engine, 1)
+    rollout = create(engine, plan=RolloutPlan(waves=[Wave(upto=100, soak="10m")]))
+    ahead = NOW + timedelta(days=90)
+    take_in(engine, *succeeded_in("pi-1", rollout=rollout.id), at=ahead)
+    store = RolloutStore(engine)
+    store.evaluate(rollout.id, NOW)
+    assert store.asking() == {rollout.id: {"pi-1"}}
+    for minutes, verdict in ((1, Verdict.SOAKING), (10, Verdict.SOAKING), (12, Verdict.SUCCEEDED)):
+        at = NOW + timedelta(minutes=minutes)
+        take_in(engine, reported_in("pi-1", 1, packages={"tacho": installed("2.0.0")}), at=at)
+        assert evaluate(engine, rollout, at).view.verdicts == {verdict: 1}
+
+
 def test_times_are_the_controllers_whatever_a_device_says(engine: Engine) -> None:
     fleet(engine, 1)
     rollout = create(engine, plan=RolloutPlan(waves=[Wave(upto=100, soak="10m")]))
