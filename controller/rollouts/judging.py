@@ -203,7 +203,9 @@ class Judge:
         plan, now = self._plan, self._now
         runs_it = seen.installed == plan.version and seen.installed_phase is Phase.SUCCEEDED
         if not runs_it and seen.reported_since:
-            return Mark(Verdict.LEFT if seen.pinned is None else Verdict.HELD, wave, phase=seen.phase)
+            # its operator wants something else of it
+            told = seen.pinned is not None or seen.moved
+            return Mark(Verdict.HELD if told else Verdict.LEFT, wave, phase=seen.phase)
         said = seen.heard_at or seen.last_seen
         soaked = said + (self._soaks[wave] if wave is not None else timedelta())
         if runs_it and now >= soaked and seen.last_seen >= soaked:

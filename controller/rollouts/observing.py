@@ -51,7 +51,7 @@ def observe(
             rows += connection.execute(found.where(devices.c.id.in_(some))).mappings()
     concerned = [row for row in rows if (row["concerned"] if over else row["channel"] == channel or row["phase"])]
     return Observed(
-        observations=[_observation(row, package) for row in concerned],
+        observations=[_observation(row, package, channel) for row in concerned],
         before={row["id"]: (row["verdict"], row["wave"]) for row in rows if row["concerned"]},
     )
 
@@ -84,7 +84,7 @@ def _asks_for_facts(plan: Plan) -> bool:
     return bool(plan.base.where) or any(one.where or one.concurrency_per for one in plan.waves)
 
 
-def _observation(row: Any, package: str) -> Observation:
+def _observation(row: Any, package: str, channel: str) -> Observation:
     told = msgspec.json.decode(row["told"], type=_Told) if row["told"] else None
     return Observation(
         device=row["id"],
@@ -97,6 +97,7 @@ def _observation(row: Any, package: str) -> Observation:
         pinned=(told.pins or {}).get(package) if told else None,
         hold=bool(told and told.hold),
         taken_back=row["asked"] == Verb.CANCEL.value,
+        moved=row["channel"] not in (None, channel),
         online=row["online"],
         last_seen=from_db(row["last_seen"]),
         hours=row["hours"],

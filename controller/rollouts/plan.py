@@ -123,6 +123,7 @@ class Observation:
         pinned: the version that its operator pinned the package to, if any.
         hold: whether its operator has it start nothing.
         taken_back: whether it was asked to leave this rollout, and has not answered.
+        moved: whether it follows another channel now.
         online: whether it is there now.
         last_seen: when it was last heard of.
         hours: when it usually is there; see `controller.fleet.hours`.
@@ -140,6 +141,7 @@ class Observation:
     pinned: str | None = None
     hold: bool = False
     taken_back: bool = False
+    moved: bool = False
     online: bool = True
     last_seen: datetime
     hours: str | None = None

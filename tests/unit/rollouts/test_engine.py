@@ -76,6 +76,8 @@ def after(seconds: float) -> datetime:
         (done(installed="1.0.0"), Verdict.LEFT),
         (done(installed=None), Verdict.LEFT),
         (done(installed="1.0.0", pinned="1.0.0"), Verdict.HELD),
+        (done(installed="3.0.0", moved=True), Verdict.HELD),
+        (done(moved=True), Verdict.SUCCEEDED),
         (done(installed="1.0.0", reported_since=False), Verdict.SOAKING),
         (done(installed_phase=Phase.PROBATION, reported_since=False), Verdict.SOAKING),
     ],

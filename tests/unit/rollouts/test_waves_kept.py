@@ -155,6 +155,18 @@ def test_a_success_that_goes_back_later_is_none_any_more(engine: Engine) -> None
     assert evaluate(engine, rollout).view.verdicts == {Verdict.ROLLED_BACK: 1}
 
 
+def test_a_device_that_moved_to_another_channel_has_not_failed_where_it_was(engine: Engine) -> None:
+    fleet(engine, 2)
+    rollout = create(engine, plan=RolloutPlan(waves=[Wave(upto=100, max_failures=0)]))
+    take_in(engine, *succeeded_in("pi-1", 1, rollout=rollout.id))
+    assert evaluate(engine, rollout).view.verdicts == {Verdict.SUCCEEDED: 1, Verdict.PENDING: 1}
+    take_in(engine, reported_in("pi-1", 1, channel="beta", packages={"tacho": installed("3.0.0")}))
+    after = evaluate(engine, rollout)
+    assert (after.state, after.view.verdicts) == (RolloutState.ACTIVE, {Verdict.HELD: 1, Verdict.PENDING: 1})
+    take_in(engine, *succeeded_in("pi-2", 1, rollout=rollout.id))
+    assert evaluate(engine, rollout).state is RolloutState.COMPLETE
+
+
 def test_a_word_without_a_report_is_no_proof(engine: Engine) -> None:
     fleet(engine, 1)
     rollout = create(engine, plan=None)
