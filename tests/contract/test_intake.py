@@ -387,3 +387,6 @@ async def test_the_production_brokers_rules_let_the_controller_and_its_devices_d
         (tombstone,) = await take(link, 1)
         assert tombstone.payload == b""
         await link.publish(topics.device("dev-a", "reported"), b"", retain=True)
+    # other tests share the broker: neither what dev-a was told nor the controller's session is left there
+    async with connect(production_broker.settings("controller", clean_start=True)) as link:
+        await link.publish(topics.device("dev-a", "desired"), b"", retain=True)
