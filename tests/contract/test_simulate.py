@@ -7,12 +7,16 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from controller.database import open_database, sqlite_url, utc_now
 from controller.demo.processes import program
+from controller.rollouts.reader import RolloutReader
+from controller.rollouts.store import RolloutStore
 from device_agent.simulator.course import Kind
 from device_agent.simulator.fleet import members_of
 from tests.support.broker import Broker
@@ -67,6 +71,23 @@ def events_of(controller: ControllerProcess) -> list[tuple[str, int, int, str, s
         return list(database.execute("SELECT device, life, seq, phase, error_code FROM events ORDER BY id"))
 
 
+def verdicts_at(controller: ControllerProcess, rollout: str, hours: int) -> dict[str, str]:
+    """Device to verdict as a controller sees it that looks again in so many hours; the one that ran has ended."""
+    engine = open_database(sqlite_url(controller.data / "flotilla.db"))
+    try:
+        RolloutStore(engine).evaluate(rollout, utc_now() + timedelta(hours=hours))
+        return {one.device: one.verdict.value for one in RolloutReader(engine).devices(rollout)}
+    finally:
+        engine.dispose()
+
+
+def online_of(controller: ControllerProcess) -> int:
+    """How many devices are there."""
+    with sqlite3.connect(f"file:{controller.data / 'flotilla.db'}?mode=ro", uri=True) as database:
+        (number,) = database.execute("SELECT count(*) FROM devices WHERE online").fetchone()
+        return int(number)
+
+
 def shares(rates: Mapping[Kind, float]) -> Sequence[str]:
     return [word for kind, rate in rates.items() for word in (f"--{kind}", str(rate))]
 
@@ -84,7 +105,8 @@ def test_every_event_of_a_fleet_of_all_kinds_is_stored_exactly_once(
     ):
         assert controller.push(build(make_source(tmp_path / "tacho"), tmp_path)).status == 201
         running.until(lambda told: told["connected"] >= DEVICES)
-        wish = {"package": "tacho", "version": "1.0.0", "channel": "stable", "plan": "all-at-once"}
+        plan = {"wave": [{"upto": 100, "success": 0, "deadline": "1h"}]}
+        wish = {"package": "tacho", "version": "1.0.0", "channel": "stable", "plan": plan}
         made = controller.send("POST", "/releases", wish)
         assert made.status == 201, made.body
         told = running.final()
@@ -101,12 +123,14 @@ def test_every_event_of_a_fleet_of_all_kinds_is_stored_exactly_once(
         assert twice == {device for device, kind in kinds.items() if kind is Kind.DUPLICATED}
         assert controller.log_text().count("two devices have this id") == len(twice)
         rollout = made.json()["id"]
-        page = controller.get(f"/rollouts/{rollout}/devices?limit=100").json()
-        verdicts = {one["device"]: one["verdict"] for one in page["items"]}
+        # the broker tells of those that went without a word
+        controller.until(lambda: online_of(controller) == 0, BOUND_S)
+    for hours, of_silent in ((0, "updating"), (1, "silent")):
+        verdicts = verdicts_at(controller, rollout, hours)
         assert verdicts.keys() == kinds.keys()
         for device, kind in kinds.items():
             if kind is Kind.SILENT:
-                assert verdicts[device] in ("updating", "silent"), (device, verdicts[device])
+                assert verdicts[device] == of_silent, (device, hours)
             elif kind is Kind.FAILING:
                 assert verdicts[device] in ("rejected", "failed", "rolled_back")
             else:
