@@ -7,10 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as property_settings
 
 from tests.support.broker import Broker, ProductionBroker, new_broker, new_production_broker
 
 _BROKERS = {"broker", "make_broker", "production_broker", "make_production_broker"}
+
+
+# how fast a machine is decides no test: a property holds or it does not
+property_settings.register_profile("flotilla", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+property_settings.load_profile("flotilla")
 
 
 def pytest_configure() -> None:

@@ -134,9 +134,9 @@ async def test_a_burst_arrives_once_each_and_in_order(
     ):
         await link.subscribe([f"{topic_root}/#"])
         async with asyncio.TaskGroup() as group:
-            taking = group.create_task(take(link, count, bound_s=60))
+            taking = group.create_task(take(link, count, bound_s=180))
             for number in range(count):
-                group.create_task(sender.publish(f"{topic_root}/t", b"%d" % number, timeout_s=60))
+                group.create_task(sender.publish(f"{topic_root}/t", b"%d" % number, timeout_s=180))
         assert [int(message.payload) for message in taking.result()] == list(range(count))
         assert link.dropped == 0
 
