@@ -118,8 +118,8 @@ class People:
             connection.execute(insert(sessions).values(**values, created_at=moment, seen_at=moment))
         return secret, Who(kind="user", name=name, role=Role(role), session=values["digest"])
 
-    def who(self, secret: str, now: datetime | None = None) -> Who | None:
-        """Whose session a cookie is; None for one that is over or never was."""
+    def who(self, secret: str, now: datetime | None = None, *, noted: bool = True) -> Who | None:
+        """Whose session a cookie is; None for one that is over or never was. `noted`: whether it is in use by that."""
         now = now or utc_now()
         digest = digest_of(secret)
         joined = select(sessions, users.c.role).join(users, users.c.name == sessions.c.user_name)
@@ -127,7 +127,7 @@ class People:
             row = connection.execute(joined.where(sessions.c.digest == digest)).mappings().first()
         if row is None or row["seen_at"] <= to_db(now - IDLE) or row["created_at"] <= to_db(now - ABSOLUTE):
             return None
-        if row["seen_at"] <= to_db(now - SEEN_EVERY):
+        if noted and row["seen_at"] <= to_db(now - SEEN_EVERY):
             with writing(self._engine) as connection:
                 seen = update(sessions).where(sessions.c.digest == digest)
                 connection.execute(seen.values(seen_at=to_db(now)))

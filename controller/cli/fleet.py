@@ -118,6 +118,8 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
         return
     view = detail.rollout
     click.echo(f"{view.package} {view.version} on channel {view.channel}: {view.state}, revision {view.revision}")
+    if view.changed_by:
+        click.echo(printable(f"{view.state} since {time_text(view.changed_at)}, by {view.changed_by}"))
     click.echo(printable(view.because))
     click.echo(counts_text(view.verdicts))
     if detail.unanswered:

@@ -30,7 +30,7 @@ STATES: Final = {
     RolloutState.REVERTED: "yellow",
     RolloutState.COMPLETE: "green",
 }
-WAVES: Final = {WaveState.PROVEN: "green", WaveState.FAILED: "red", WaveState.WAITING: "dim"}
+WAVES: Final = {WaveState.PROVEN: "green", WaveState.FAILED: "red", WaveState.WAITING: "dim", WaveState.ENDED: "dim"}
 
 
 @click.command()
@@ -44,6 +44,8 @@ def top(rollout_id: str | None, limit: int, client: ControllerClient) -> None:
     console = Console(highlight=False)
     changes = client.follow("watch") if console.is_terminal else iter(())
     known = {one.id: one for one in _first(client, rollout_id, limit)}
+    if rollout_id is not None:
+        (rollout_id,) = known  # the whole id, of which the beginning may have been given
     if not console.is_terminal:
         console.print(draw(known.values(), limit))
         return

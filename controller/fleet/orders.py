@@ -1,7 +1,7 @@
 """What single devices are told: the state they are to be in (`desired`), and commands. Stored, then published."""
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -65,18 +65,37 @@ class OrderStore:
             OperatorError: `device.unknown`, or `input.bad` where something breaks the contract.
             PublisherError: `version.bad` for a pin.
         """
-        for version in (pins or {}).values():
-            parse(version)
+        said = Desired(
+            rev=0,
+            channel=channel,
+            tags=None if tags is None else dict(tags),
+            pins=None if pins is None else dict(pins),
+            hold=hold,
+        )
+        return self.change_desired(device, lambda _: said, now)
+
+    def change_desired(self, device: str, change: Callable[[Desired], Desired], now: datetime | None = None) -> Desired:
+        """Say something else of one device, made from what was said before; of two at once, one sees the other's.
+
+        Args:
+            device: its id.
+            change: is given what was said last, revision 0 for nothing, and returns what is to be said, of any
+                revision. What it raises changes nothing.
+            now: the controller's clock.
+
+        Raises:
+            OperatorError: as `set_desired`, and PublisherError likewise.
+        """
         with writing(self._engine) as connection:
-            _require(connection, device)
-            rev = connection.scalar(select(desired.c.rev).where(desired.c.device == device).with_for_update()) or 0
-            message = Desired(
-                rev=rev + 1,
-                channel=channel,
-                tags=None if tags is None else dict(tags),
-                pins=None if pins is None else dict(pins),
-                hold=hold,
-            )
+            # the device's row, as there may be none yet of what it was told
+            _require(connection, device, locked=True)
+            kept = connection.execute(
+                select(desired.c.rev, desired.c.payload).where(desired.c.device == device)
+            ).first()
+            before = Desired(rev=0) if kept is None else msgspec.json.decode(kept.payload, type=Desired)
+            message = msgspec.structs.replace(change(before), rev=1 if kept is None else kept.rev + 1)
+            for version in (message.pins or {}).values():
+                parse(version)
             statement = insert_into(connection, desired).values(
                 device=device,
                 rev=message.rev,
@@ -206,8 +225,9 @@ class OrderStore:
             return connection.scalar(select(counters.c.value).where(counters.c.name == SESSIONS)) or 1
 
 
-def _require(connection: Connection, device: str) -> None:
-    if connection.scalar(select(devices.c.id).where(devices.c.id == device)) is None:
+def _require(connection: Connection, device: str, *, locked: bool = False) -> None:
+    found = select(devices.c.id).where(devices.c.id == device)
+    if connection.scalar(found.with_for_update() if locked else found) is None:
         raise OperatorError("device.unknown", f"no device {one_line(device)} has been heard of")
 
 

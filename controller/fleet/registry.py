@@ -44,12 +44,6 @@ class DeviceRegistry:
         with reading(self._engine) as connection:
             return _views(connection, connection.execute(found).mappings().all())
 
-    def some(self, ids: Sequence[str]) -> list[Device]:
-        """These devices, by id; one that was never heard of is left out."""
-        found = select(devices).where(devices.c.id.in_(ids[:MAX_PAGE])).order_by(devices.c.id)
-        with reading(self._engine) as connection:
-            return _views(connection, connection.execute(found).mappings().all())
-
     def device(self, device: str) -> Device:
         """One device; raises `OperatorError` (`device.unknown`)."""
         with reading(self._engine) as connection:

@@ -227,17 +227,17 @@ class FleetService:
             self._tell(self._begun, rollout)
         return made
 
-    def set_state(self, rollout: str, state: RolloutState) -> Rollout:
+    def set_state(self, rollout: str, state: RolloutState, *, by: str | None = None) -> Rollout:
         """Pause, halt, revert or go on with a rollout; see `RolloutStore.set_state`."""
-        changed = self._store.set_state(rollout, state, self._clock())
+        changed = self._store.set_state(rollout, state, self._clock(), by=by)
         self._tell(self._rollout_changed, changed, True)
         # others of its set may have changed with it
         self._tell(partial(self._runner.touch, channels=[changed.channel]))
         return changed
 
-    def cancel(self, rollout: str, device: str | None = None) -> Rollout:
+    def cancel(self, rollout: str, device: str | None = None, *, by: str | None = None) -> Rollout:
         """Ask one device, or all, to stop a rollout's update; see `RolloutStore.cancel`."""
-        changed = self._store.cancel(rollout, device, self._clock())
+        changed = self._store.cancel(rollout, device, self._clock(), by=by)
         self._tell(self._rollout_changed, changed, True)
         self._tell(partial(self._runner.touch, channels=[changed.channel]))
         return changed
@@ -254,9 +254,9 @@ class FleetService:
         self._tell(self._begun, changed)
         return changed
 
-    def withdraw(self, channel: str, package: str) -> Rollout:
+    def withdraw(self, channel: str, package: str, *, by: str | None = None) -> Rollout:
         """Announce a package on a channel no more; see `RolloutStore.withdraw`."""
-        changed = self._store.withdraw(channel, package, self._clock())
+        changed = self._store.withdraw(channel, package, self._clock(), by=by)
         self._tell(self._rollout_changed, changed, True)
         return changed
 
@@ -301,6 +301,13 @@ class FleetService:
     ) -> Desired:
         """Say what one device is to be like; see `OrderStore.set_desired`."""
         desired = self.orders.set_desired(device, channel=channel, tags=tags, pins=pins, hold=hold, now=self._clock())
+        return self._told(device, desired)
+
+    def change_desired(self, device: str, change: Callable[[Desired], Desired]) -> Desired:
+        """Change what one device is to be like; see `OrderStore.change_desired`."""
+        return self._told(device, self.orders.change_desired(device, change, self._clock()))
+
+    def _told(self, device: str, desired: Desired) -> Desired:
         # A pin takes the device out of its channel's rollouts, or lets it in again.
         follows = self.registry.device(device).channel
         self._tell(self._desired_changed, follows)

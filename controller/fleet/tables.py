@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, String, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, String, Table, Text, UniqueConstraint, false
 
 from controller.database import RowId, metadata
 
@@ -29,8 +29,14 @@ devices: Final = Table(
     # When it usually is there, see controller.fleet.hours, and the hour that was noted last.
     Column("hours", Text),
     Column("heard_hour", BigInteger),
-    Index(None, "channel"),
+    Index("ix_devices_by_channel", "channel", "online", "id"),
 )
+
+OFFLINE: Final = devices.c.online == false()
+"""As the index of those says it: a constant, since an index over some rows is not used for a value that is bound."""
+
+# whoever is there is heard of all the time, and would be moved about in it
+Index("ix_devices_offline", devices.c.last_seen, devices.c.id, sqlite_where=OFFLINE, postgresql_where=OFFLINE)
 
 device_packages: Final = Table(
     "device_packages",
@@ -43,7 +49,7 @@ device_packages: Final = Table(
     Column("previous", String(256)),
     Column("phase", String(16), nullable=False),
     Column("rollout", String(36)),
-    Index(None, "package", "version"),
+    Index("ix_device_packages_by_version", "package", "version", "phase"),
 )
 
 events: Final = Table(

@@ -17,10 +17,11 @@ from litestar.types import ASGIApp, HTTPScope, Message, Middleware, Receive, Sco
 from controller.accounts.answers import MAX_ANSWER_BYTES, Answer, Answers, key_of
 from controller.accounts.audit import DONE, AuditLog
 from controller.accounts.roles import Who
-from controller.http.bodies import Hashed, hash_of, read_all, replayed, without_secrets
+from controller.http.bodies import FORM, NUL_REFUSED, Hashed, has_nul, hash_of, read_all, replayed, without_secrets
 from controller.http.guard import SAFE, Gate
 from controller.http.noting import ABOUT, UNCHANGED, WHO, address_of
 from controller.http.rules import Rule, rule_for
+from controller.http.watchers import Watchers
 from schemas.errors import FlotillaError, OperatorError
 
 log = logging.getLogger("flotilla.http")
@@ -38,8 +39,9 @@ Asked = Request[Any, Any, Any]
 class Access:
     """The middleware's parts, shared by all requests of one controller."""
 
-    def __init__(self, gate: Gate, audit: AuditLog, answers: Answers, *, max_body: int) -> None:
+    def __init__(self, gate: Gate, audit: AuditLog, answers: Answers, watchers: Watchers, *, max_body: int) -> None:
         self.gate = gate
+        self.watchers = watchers
         self.audit = audit
         self.answers = answers
         self.max_body = max_body
@@ -58,6 +60,8 @@ class Access:
         return wrap
 
     async def _serve(self, app: ASGIApp, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        if has_nul(scope["query_string"], FORM) or "\0" in scope["path"]:
+            raise OperatorError("input.bad", NUL_REFUSED)
         rule = rule_for(scope["method"], _template(scope))
         if rule is None:
             raise OperatorError("auth.denied", "no rule says who may do this")
@@ -70,7 +74,9 @@ class Access:
                 await self._note_denied(request, rule, error)
             raise
         scope["state"][WHO] = who
-        if scope["method"] in SAFE or rule.action is None:
+        if rule.watches:
+            await self.watchers.serve(app, request, receive, send, rule, who)
+        elif scope["method"] in SAFE or rule.action is None:
             await app(scope, receive, send)
         else:
             await self._change(app, request, receive, send, rule, who)
@@ -78,7 +84,8 @@ class Access:
     async def _change(self, app: ASGIApp, request: Asked, receive: Receive, send: Send, rule: Rule, who: Who) -> None:
         hashed: Hashed | None = None
         body = b""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() == _UPLOAD:
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type == _UPLOAD:
             # too large to be kept here: hashed as it is read
             receive = hashed = Hashed(receive)
         else:
@@ -87,6 +94,8 @@ class Access:
                     body = await read_all(receive, self.max_body)
             except TimeoutError as error:
                 raise HTTPException(f"the request was not complete within {READ_S:g} s", status_code=408) from error
+            if has_nul(body, content_type):
+                raise OperatorError("input.bad", NUL_REFUSED)
             receive = replayed(body, receive)
         given = request.headers.get("idempotency-key")
         key = key_of(who, given) if given is not None and rule.repeatable else None
@@ -118,13 +127,14 @@ class Access:
         """Write the audit log's row for a request."""
         agent = request.headers.get("user-agent", "")
         by_api = "cli" if agent.startswith(CLI_AGENT) else "api"
-        params = " ".join(map(str, request.scope["path_params"].values()))
+        given = request.scope["path_params"]
+        params = " ".join(str(value) for name, value in given.items() if not (rule.parts and name == rule.part))
         about = request.scope["state"].get(ABOUT)
 
         def write() -> None:
             self.audit.write(
                 who,
-                rule.action or "",
+                rule.action_of(given),
                 str(about or params),
                 via=by_api if request.scope["path"].startswith("/api/") else "page",
                 address=address_of(request),

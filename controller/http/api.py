@@ -24,6 +24,8 @@ from controller.http.preflight import preflight
 from controller.http.releasing import Releasing
 from controller.http.repository_files import repository_files
 from controller.http.signals import signal_routes
+from controller.http.watchers import ASK_AGAIN_S, Watchers
+from controller.http.watchers import MOST as MOST_WATCHERS
 from controller.preflight.gathering import Preflights
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
@@ -58,6 +60,8 @@ def make_api(
     metrics: Metrics,
     health: Health,
     engine: Engine,
+    most_watchers: int = MOST_WATCHERS,
+    ask_again_s: float = ASK_AGAIN_S,
 ) -> Litestar:
     """The application: `/api/v1`, `/api/docs`, `/repo`, `/metrics`, `/healthz`, `/readyz`, and the page at `/`.
 
@@ -69,6 +73,8 @@ def make_api(
         stop: set when the controller is about to end, so that watchers are let go.
         bundle_maker: told of every release that comes.
         preflights: say what a release would do.
+        most_watchers: live views at a time.
+        ask_again_s: seconds between two looks at whether whoever watches still may.
     """
     releasing = Releasing(repository, fleet, settings)
     desk = Desk(
@@ -80,7 +86,7 @@ def make_api(
         bundle_maker=bundle_maker,
         audit=accounts.audit,
         fresh=Fresh(lambda: fleet.feed.published),
-        stop=stop,
+        preflights=preflights,
     )
     site = Site()
     api = Router(
@@ -114,12 +120,12 @@ def make_api(
             "preflights": _always(preflights),
             "releasing": _always(releasing),
             "broker_url": _always(broker_url),
-            "stop": _always(stop),
         },
     )
 
     gate = Gate(accounts.people, accounts.tokens, token)
-    access = Access(gate, accounts.audit, answers, max_body=MAX_WISH_BYTES)
+    watchers = Watchers(gate, stop, most=most_watchers, ask_again_s=ask_again_s)
+    access = Access(gate, accounts.audit, answers, watchers, max_body=MAX_WISH_BYTES)
     made = Litestar(
         route_handlers=[
             api,

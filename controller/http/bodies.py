@@ -1,6 +1,7 @@
 """Bodies of requests that change something: read whole or hashed in passing, and told without their secrets."""
 
 import hashlib
+import re
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -9,7 +10,17 @@ from litestar.exceptions import HTTPException
 from litestar.types import Receive, ReceiveMessage
 
 _SECRET: Final = ("password", "secret", "token")
-_FORM: Final = "application/x-www-form-urlencoded"
+FORM: Final = "application/x-www-form-urlencoded"
+NUL_REFUSED: Final = "a NUL character is a part of nothing here"
+
+_NUL_IN_FORM: Final = re.compile(rb"%00|\0")
+# a backslash that is itself escaped begins no escape
+_NUL_IN_JSON: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000|\0")
+
+
+def has_nul(content: bytes, content_type: str) -> bool:
+    """Whether a body, or a query as a form, says a NUL character: no name has one, and PostgreSQL takes none."""
+    return (_NUL_IN_FORM if content_type == FORM else _NUL_IN_JSON).search(content) is not None
 
 
 async def read_all(receive: Receive, limit: int) -> bytes:
@@ -76,7 +87,7 @@ def without_secrets(body: bytes, content_type: str) -> str:
     if not body:
         return ""
     try:
-        if content_type.partition(";")[0].strip().lower() == _FORM:
+        if content_type.partition(";")[0].strip().lower() == FORM:
             fields: Any = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
         else:
             fields = msgspec.json.decode(body)

@@ -1,17 +1,17 @@
 """`/api/v1/releases`, `rollouts`, `devices` and `watch`: what is asked of the fleet, and what it answers."""
 
-import asyncio
 from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
 from anyio import to_thread
 from litestar import Controller, Request, delete, get, post, put
+from litestar.di import Provide
 from litestar.response import Stream
 
 from controller.fleet.service import FleetService
 from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEvent
-from controller.http.noting import about
+from controller.http.noting import about, ending_of, who_of
 from controller.http.packages import Limit
 from controller.http.releasing import Releasing
 from controller.http.views import (
@@ -52,9 +52,10 @@ async def release(request: Request[Any, Any, Any], data: ReleaseWish, releasing:
     summary="Announce a package on a channel no more",
     status_code=200,
 )
-async def withdraw(channel: str, name: str, releasing: Releasing) -> Rollout:
+async def withdraw(request: Request[Any, Any, Any], channel: str, name: str, releasing: Releasing) -> Rollout:
     """Devices keep what they have; 404 where the channel announces no such package."""
-    return await to_thread.run_sync(releasing.withdraw, name, channel)
+    by = who_of(request).actor
+    return await to_thread.run_sync(lambda: releasing.withdraw(name, channel, by=by))
 
 
 @post("/releases/sets", tags=["rollouts"], summary="Announce several packages as one set")
@@ -64,11 +65,18 @@ async def release_set(request: Request[Any, Any, Any], data: SetWish, releasing:
     return await to_thread.run_sync(releasing.announce_set, data)
 
 
+async def _rollout(request: Request[Any, Any, Any], fleet: FleetService, rollout_id: str) -> str:
+    found = await to_thread.run_sync(fleet.rollouts.id_of, rollout_id)
+    about(request, found)
+    return found
+
+
 class Rollouts(Controller):
-    """Rollouts, newest first."""
+    """Rollouts, newest first. One is named by its id, or by the beginning of it where no other begins so."""
 
     path = "/rollouts"
     tags = ("rollouts",)
+    dependencies = {"rollout": Provide(_rollout)}  # noqa: RUF012 - as the framework reads it
 
     @get("", summary="List rollouts")
     async def rollouts(
@@ -89,45 +97,51 @@ class Rollouts(Controller):
         return Page(items=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
     @get("/{rollout_id:str}", summary="One rollout")
-    async def rollout(self, fleet: FleetService, rollout_id: str) -> RolloutDetail:
+    async def rollout_detail(self, fleet: FleetService, rollout: str) -> RolloutDetail:
         """A rollout with its first devices, and its failures grouped by error code."""
 
         def read() -> RolloutDetail:
             return RolloutDetail(
-                rollout=fleet.rollouts.rollout(rollout_id),
-                devices=_device_page(fleet, rollout_id, "", DEVICES_SHOWN),
-                failures=fleet.rollouts.failures(rollout_id),
-                unanswered=fleet.rollouts.unanswered(rollout_id),
+                rollout=fleet.rollouts.rollout(rollout),
+                devices=_device_page(fleet, rollout, "", DEVICES_SHOWN),
+                failures=fleet.rollouts.failures(rollout),
+                unanswered=fleet.rollouts.unanswered(rollout),
             )
 
         return await to_thread.run_sync(read)
 
     @get("/{rollout_id:str}/devices", summary="The devices of a rollout")
     async def devices(
-        self, fleet: FleetService, rollout_id: str, after: str = "", limit: Limit = 100
+        self, fleet: FleetService, rollout: str, after: str = "", limit: Limit = 100
     ) -> Page[RolloutDevice]:
         """By id; each with the engine's verdict and its own last words."""
-        return await to_thread.run_sync(_device_page, fleet, rollout_id, after, limit)
+        return await to_thread.run_sync(_device_page, fleet, rollout, after, limit)
 
     @post("/{rollout_id:str}/state", summary="Pause, resume, halt or revert", status_code=200)
-    async def set_state(self, fleet: FleetService, rollout_id: str, data: StateWish) -> Rollout:
+    async def set_state(
+        self, request: Request[Any, Any, Any], fleet: FleetService, rollout: str, data: StateWish
+    ) -> Rollout:
         """Takes effect with the announcement's next revision; 409 where the present state does not allow it."""
-        return await to_thread.run_sync(fleet.set_state, rollout_id, data.state)
+        by = who_of(request).actor
+        return await to_thread.run_sync(lambda: fleet.set_state(rollout, data.state, by=by))
 
     @post("/{rollout_id:str}/cancel", summary="Ask one device, or all, to stop", status_code=200)
-    async def cancel(self, fleet: FleetService, rollout_id: str, data: DeviceChoice) -> Rollout:
+    async def cancel(
+        self, request: Request[Any, Any, Any], fleet: FleetService, rollout: str, data: DeviceChoice
+    ) -> Rollout:
         """All: the rollout is halted. One: it is left out. Until devices have said so it is only asked for; 409."""
-        return await to_thread.run_sync(fleet.cancel, rollout_id, data.device)
+        by = who_of(request).actor
+        return await to_thread.run_sync(lambda: fleet.cancel(rollout, data.device, by=by))
 
     @post("/{rollout_id:str}/retry", summary="Have what ended badly tried again", status_code=200)
-    async def retry(self, fleet: FleetService, rollout_id: str, data: DeviceChoice) -> Rollout:
+    async def retry(self, fleet: FleetService, rollout: str, data: DeviceChoice) -> Rollout:
         """On one device or all on which it failed, was rolled back, rejected or cancelled; 409 where there are none."""
-        return await to_thread.run_sync(fleet.retry, rollout_id, data.device)
+        return await to_thread.run_sync(fleet.retry, rollout, data.device)
 
     @post("/{rollout_id:str}/approve", summary="Say go to the next wave", status_code=200)
-    async def approve(self, fleet: FleetService, rollout_id: str) -> Rollout:
+    async def approve(self, fleet: FleetService, rollout: str) -> Rollout:
         """It begins with the announcement's next revision; 409 where the rollout does not wait for that."""
-        return await to_thread.run_sync(fleet.approve, rollout_id)
+        return await to_thread.run_sync(fleet.approve, rollout)
 
 
 class Devices(Controller):
@@ -227,7 +241,6 @@ async def fleet_statistics(fleet: FleetService) -> FleetStatistics:
 async def watch(
     request: Request[Any, Any, Any],
     fleet: FleetService,
-    stop: asyncio.Event,
 ) -> Stream:
     """Server-sent events: `update`, `presence`, `reported`, `rollout`; `too-slow` ends the stream.
 
@@ -237,7 +250,7 @@ async def watch(
     if last is not None and not (last.isascii() and last.isdigit() and len(last) <= MAX_ID_DIGITS):
         raise OperatorError("input.bad", f"Last-Event-ID {one_line(last, 40)!r} is none that was sent from here")
     after = None if last is None else int(last)
-    changes = server_sent_events(fleet.feed, fleet.registry.events_since, stop, after=after)
+    changes = server_sent_events(fleet.feed, fleet.registry.events_since, ending_of(request), after=after)
     return Stream(changes, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 

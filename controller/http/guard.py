@@ -127,8 +127,13 @@ class Gate:
             _require_type(connection)
         return who
 
-    async def identify(self, connection: Connection) -> Who:
-        """By token or session; `NOBODY` where neither is good and somebody is asked for."""
+    async def identify(self, connection: Connection, *, noted: bool = True) -> Who:
+        """By token or session; `NOBODY` where neither is good and somebody is asked for.
+
+        Args:
+            connection: the request.
+            noted: whether it counts as a use of the session, which so lasts longer.
+        """
         scheme, _space, given = connection.headers.get("authorization", "").partition(" ")
         given = given.strip()
         found: Who | None = None
@@ -137,7 +142,7 @@ class Gate:
                 return _OF_FILE
             found = await to_thread.run_sync(self._tokens.who, given)
         elif cookie := connection.cookies.get(COOKIE):
-            found = await to_thread.run_sync(self._people.who, cookie)
+            found = await to_thread.run_sync(lambda: self._people.who(cookie, noted=noted))
         return found or (_LOCAL if self._file_token is None else NOBODY)
 
 

@@ -1,5 +1,6 @@
 """What a handler can learn about whoever asks, and what it can say for the audit log."""
 
+import asyncio
 from typing import Any, Final
 
 from litestar.connection import ASGIConnection
@@ -9,6 +10,7 @@ from controller.accounts.roles import NOBODY, Who
 WHO: Final = "flotilla_who"
 ABOUT: Final = "flotilla_about"
 UNCHANGED: Final = "flotilla_unchanged"
+ENDING: Final = "flotilla_ending"
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -37,3 +39,10 @@ def nothing_changed(connection: Connection) -> None:
 def address_of(connection: Connection) -> str:
     """Where the request came from; behind a proxy that is trusted, the client that it names."""
     return connection.client.host if connection.client is not None else ""
+
+
+def ending_of(connection: Connection) -> asyncio.Event:
+    """Set when a live view is to end: the controller stops, or whoever watches may not any more."""
+    found = connection.scope["state"][ENDING]
+    assert isinstance(found, asyncio.Event)  # noqa: S101  # for the type checker: the middleware has put it there
+    return found

@@ -33,14 +33,14 @@ class Releasing:
             warnings.append(f"no device that was heard of follows channel {wish.channel}")
         return Announced(**msgspec.structs.asdict(rollout), warnings=warnings)
 
-    def withdraw(self, package: str, channel: str) -> Rollout:
-        """Announce a package on a channel no more, and point the channel nowhere.
+    def withdraw(self, package: str, channel: str, *, by: str | None = None) -> Rollout:
+        """Announce a package on a channel no more, and point the channel nowhere. `by` is who wants it so.
 
         Raises:
             OperatorError: `rollout.unknown` where the channel announces no such package.
         """
         with self._lock:
-            rollout = self._fleet.withdraw(channel, package)
+            rollout = self._fleet.withdraw(channel, package, by=by)
             self._repository.unset_channel(package, channel)
             return rollout
 

@@ -5,9 +5,11 @@ files are signed, and the rest of it says nothing about the fleet.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from controller.accounts.roles import Role
+from controller.web.actions import APPROVE, ASK, CANCEL, MOVE_ACTIONS, OF_VERSION, RETRY, TELL
 
 
 class Rule(NamedTuple):
@@ -17,15 +19,28 @@ class Rule(NamedTuple):
         role: the least one; None for everybody, known or not.
         action: its name in the audit log; None for what changes nothing.
         repeatable: whether its answer is kept for an Idempotency-Key; not where the answer holds a secret.
+        watches: whether its answer goes on for as long as somebody watches.
+        parts: what one route is for: the value of its parameter `part` to the name in the audit log.
     """
 
     role: Role | None
     action: str | None = None
     repeatable: bool = True
+    watches: bool = False
+    parts: Mapping[str, str] = MappingProxyType({})
+    part: str = "name"
+
+    def action_of(self, params: Mapping[str, object]) -> str:
+        """What a request with these path parameters is called in the audit log."""
+        return self.parts.get(str(params.get(self.part)), self.action or "")
 
 
 _READ: Final = Rule(Role.VIEWER)
+_WATCH: Final = Rule(Role.VIEWER, watches=True)
 _EVERYBODY: Final = Rule(None)
+
+
+_ON_ROLLOUT: Final = {APPROVE.name: "rollout.approve", RETRY.name: "rollout.retry", CANCEL.name: "rollout.cancel"}
 
 
 def _needs(role: Role, action: str) -> Rule:
@@ -71,7 +86,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", f"{_DEVICE}/commands"): _READ,
     ("GET", f"{_DEVICE}/desired"): _READ,
     ("GET", f"{V1}/fleet"): _READ,
-    ("GET", f"{V1}/watch"): _READ,
+    ("GET", f"{V1}/watch"): _WATCH,
     ("GET", f"{V1}/controller"): _READ,
     ("GET", f"{V1}/audit"): _READ,
     ("POST", f"{V1}/releases/preflight"): _READ,
@@ -97,24 +112,33 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     # the page
     ("GET", "/static/{name}"): _EVERYBODY,
     ("GET", "/"): _READ,
-    ("GET", "/live"): _READ,
+    ("GET", "/live"): _WATCH,
     ("GET", "/devices"): _READ,
     ("GET", "/devices/{device_id}"): _READ,
-    ("GET", "/devices/{device_id}/live"): _READ,
+    ("GET", "/devices/{device_id}/live"): _WATCH,
     ("GET", "/devices/{device_id}/do/{name}"): Rule(Role.OPERATOR),
-    ("POST", "/devices/{device_id}/do/{name}"): _needs(Role.OPERATOR, "device.do"),
+    ("POST", "/devices/{device_id}/do/{name}"): Rule(
+        Role.OPERATOR, "device.do", parts={one.name: f"device.{one.name}" for one in (*TELL, *ASK.values())}
+    ),
     ("GET", "/rollouts"): _READ,
     ("GET", "/rollouts/{rollout_id}"): _READ,
-    ("GET", "/rollouts/{rollout_id}/live"): _READ,
+    ("GET", "/rollouts/{rollout_id}/live"): _WATCH,
     ("GET", "/rollouts/{rollout_id}/cell/{place}"): _READ,
     ("GET", "/rollouts/{rollout_id}/do/{name}"): Rule(Role.OPERATOR),
-    ("POST", "/rollouts/{rollout_id}/do/{name}"): _needs(Role.OPERATOR, "rollout.do"),
+    ("POST", "/rollouts/{rollout_id}/do/{name}"): Rule(
+        Role.OPERATOR, "rollout.do", parts={one.name: f"rollout.{one.name}" for one in MOVE_ACTIONS} | _ON_ROLLOUT
+    ),
     ("GET", "/packages"): _READ,
     ("GET", "/packages/{name}"): _READ,
     ("GET", "/packages/{name}/compare"): _READ,
     ("GET", "/packages/{name}/{version}"): _READ,
     ("GET", "/packages/{name}/{version}/do/{action_name}"): Rule(Role.PUBLISHER),
-    ("POST", "/packages/{name}/{version}/do/{action_name}"): _needs(Role.PUBLISHER, "package.do"),
+    ("POST", "/packages/{name}/{version}/do/{action_name}"): Rule(
+        Role.PUBLISHER,
+        "package.do",
+        parts={one.name: f"package.{one.name}" for one in OF_VERSION},
+        part="action_name",
+    ),
     ("GET", "/audit"): _READ,
     # accounts and tokens
     ("GET", f"{V1}/users"): Rule(Role.ADMIN),

@@ -1,6 +1,7 @@
 """Changes as server-sent events, for `flotilla watch` and pages."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -9,6 +10,9 @@ from anyio import to_thread
 
 from controller.fleet.feed import ChangeFeed, EventTaken, Item, PresenceChanged, ReportTaken, RolloutChanged
 from controller.fleet.views import TakenEvent
+from schemas.errors import FlotillaError
+
+log = logging.getLogger("flotilla.http")
 
 HEARTBEAT_S: Final = 15.0
 
@@ -30,7 +34,15 @@ async def server_sent_events(
     with feed.watch() as watcher:
         yield b": watching\n\n"
         sent = -1 if after is None else after
-        while after is not None and not stop.is_set() and (missed := await to_thread.run_sync(events_since, sent)):
+        while after is not None and not stop.is_set():
+            try:
+                missed = await to_thread.run_sync(events_since, sent)
+            except FlotillaError as error:
+                # the answer has begun, so nothing can be said in it; whoever connects again hears what it is
+                log.warning("a live view ends: %s", error)
+                return
+            if not missed:
+                break
             for taken in missed:
                 yield as_server_sent(EventTaken(taken.id, taken.event))
             sent = missed[-1].id

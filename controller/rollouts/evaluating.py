@@ -68,7 +68,9 @@ def look(
     return settle(connection, row, plan, now, before=plan)
 
 
-def settle(connection: Connection, row: Any, plan: Plan, now: datetime, *, before: Plan) -> tuple[Evaluation, Standing]:
+def settle(
+    connection: Connection, row: Any, plan: Plan, now: datetime, *, before: Plan, by: str | None = None
+) -> tuple[Evaluation, Standing]:
     """Have the engine decide on everything it knows of a rollout, keep that, and announce what is new.
 
     Args:
@@ -77,25 +79,26 @@ def settle(connection: Connection, row: Any, plan: Plan, now: datetime, *, befor
         plan: the rollout as it is to be: as it was, or as an operator wants it.
         now: the controller's clock.
         before: as the row has it.
+        by: who wants it so, as the audit log names them; None for the engine.
     """
     observed = observe(connection, plan, channel=row["channel"], package=row["package"])
     decisions = decide(plan, observed.observations, now)
     try:
-        _keep(connection, row, decisions.plan, now, before=before)
+        _keep(connection, row, decisions.plan, now, before=before, by=by)
     except OperatorError as error:
         if plan is not before:
             raise
         # what the engine wants cannot be announced: that must be seen, and not come again with every look
         stopped = replace(plan, state=RolloutState.PAUSED, stopped=str(error))
         decisions = decide(stopped, observed.observations, now)
-        _keep(connection, row, decisions.plan, now, before=before)
+        _keep(connection, row, decisions.plan, now, before=before, by=None)
     number = write_marks(connection, plan.rollout, observed, decisions.marks)
     after = row_of(connection, plan.rollout)
     standing = Standing(stamp_of(after), decisions.plan, decisions.marks)
     return _told(row, after, standing, number), standing
 
 
-def move(connection: Connection, row: Any, state: RolloutState, now: datetime) -> None:
+def move(connection: Connection, row: Any, state: RolloutState, now: datetime, *, by: str | None = None) -> None:
     """Give a rollout the state that an operator or a newer rollout wants.
 
     Going on forgives what the engine stopped it for.
@@ -106,7 +109,7 @@ def move(connection: Connection, row: Any, state: RolloutState, now: datetime) -
         observed = observe(connection, before, channel=row["channel"], package=row["package"])
         judge = Judge(before, now)
         plan = resumed(plan, Tally(map(judge.mark, observed.observations)))
-    settle(connection, row, plan, now, before=before)
+    settle(connection, row, plan, now, before=before, by=by)
 
 
 def row_of(connection: Connection, rollout: str) -> Any | None:
@@ -115,7 +118,7 @@ def row_of(connection: Connection, rollout: str) -> Any | None:
     return connection.execute(found).mappings().first()
 
 
-def _keep(connection: Connection, row: Any, plan: Plan, now: datetime, *, before: Plan) -> None:
+def _keep(connection: Connection, row: Any, plan: Plan, now: datetime, *, before: Plan, by: str | None) -> None:
     """Keep how far a rollout is, and announce it where devices have to know."""
     if plan == before:
         return
@@ -126,7 +129,7 @@ def _keep(connection: Connection, row: Any, plan: Plan, now: datetime, *, before
         intention = msgspec.structs.replace(intention_of(row), targets=plan.targets)
         revision = announcing.announce(connection, intention, state, now)
         connection.execute(update(rollouts).where(rollouts.c.id == plan.rollout).values(revision=revision))
-    save(connection, row, plan, now)
+    save(connection, row, plan, now, by)
 
 
 def _same(one: Plan, other: Plan) -> bool:

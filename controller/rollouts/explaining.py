@@ -5,6 +5,7 @@ from typing import Final
 
 from controller.rollouts.plan import (
     ABSENT,
+    ENDED,
     FAILURES,
     UNPROVEN,
     Plan,
@@ -15,7 +16,8 @@ from controller.rollouts.proving import Proof, proof, too_many
 from controller.rollouts.tally import Tally
 from controller.rollouts.views import WaveState, WaveView
 
-_STOPPED: Final = frozenset({RolloutState.PAUSED, RolloutState.HALTED, RolloutState.REVERTED})
+_STOPPED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED, *ENDED})
+"""Nobody starts any more, and nobody is waited for."""
 
 
 def wave_views(plan: Plan, tally: Tally) -> list[WaveView]:
@@ -23,8 +25,12 @@ def wave_views(plan: Plan, tally: Tally) -> list[WaveView]:
     return [_wave_view(plan, tally, number) for number in range(len(plan.waves))]
 
 
-def because(plan: Plan, tally: Tally) -> str:
-    """One line on what the rollout waits for, or why it stopped."""
+def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
+    """One line on what the rollout waits for, or why it stopped.
+
+    Args:
+        by: who brought it to its state, as the audit log names them; None where the engine did.
+    """
     match plan.state:
         case RolloutState.SUPERSEDED:
             return "a newer rollout took its place"
@@ -35,7 +41,24 @@ def because(plan: Plan, tally: Tally) -> str:
         case RolloutState.ACTIVE:
             return _active(plan, tally)
         case _:
-            return plan.stopped or f"{plan.state.value} by an operator"
+            if by is None and plan.stopped:
+                return plan.stopped
+            before = f"; before that: {plan.stopped}" if plan.stopped else ""
+            return f"{plan.state.value} by {person(by)}{before}"
+
+
+def person(actor: str | None) -> str:
+    """Whoever acted, for people: `anna`, `the token ci`, `somebody at the controller's machine`."""
+    kind, _, name = (actor or "").partition(":")
+    match kind:
+        case "user":
+            return name
+        case "token":
+            return f"the token {name}"
+        case "local":
+            return "somebody at the controller's machine"
+        case _:
+            return "an operator"
 
 
 def _active(plan: Plan, tally: Tally) -> str:
@@ -89,6 +112,8 @@ def _wave_view(plan: Plan, tally: Tally, number: int) -> WaveView:
 def _state(plan: Plan, tally: Tally, number: int) -> WaveState:
     progress = plan.progress[number]
     if progress.started_at is None:
+        if plan.state in _STOPPED:
+            return WaveState.ENDED
         next_one = number == plan.begun and plan.state is RolloutState.ACTIVE
         asks = plan.waves[number].approval and progress.approved_at is None
         before = all(proof(plan, tally, one) is Proof.PROVEN for one in range(number))
@@ -98,6 +123,8 @@ def _state(plan: Plan, tally: Tally, number: int) -> WaveState:
         return WaveState.FAILED
     if found is Proof.PROVEN or plan.state is RolloutState.COMPLETE:
         return WaveState.PROVEN
+    if plan.state in _STOPPED:
+        return WaveState.ENDED
     moving = tally.number(number, {Verdict.PENDING, Verdict.DEFERRED, Verdict.UPDATING, Verdict.WAITING})
     soaking = tally.number(number, {Verdict.SOAKING})
     return WaveState.SOAKING if soaking and not moving else WaveState.RUNNING
@@ -105,10 +132,11 @@ def _state(plan: Plan, tally: Tally, number: int) -> WaveState:
 
 def _wave_because(plan: Plan, tally: Tally, number: int, state: WaveState) -> str:
     match state:
+        case WaveState.ENDED:
+            begun = plan.progress[number].started_at is not None
+            return f"{_over(plan)}; {_result(tally, number) if begun else 'it never began'}"
         case WaveState.WAITING:
-            before = number == plan.begun and plan.state is RolloutState.ACTIVE
-            open_before = any(proof(plan, tally, one) is not Proof.PROVEN for one in range(number))
-            return _next(plan) if before and not open_before else "waits for the waves before it"
+            return _waiting(plan, tally, number)
         case WaveState.AWAITING_APPROVAL:
             return _next(plan)
         case WaveState.FAILED:
@@ -117,6 +145,27 @@ def _wave_because(plan: Plan, tally: Tally, number: int, state: WaveState) -> st
             return _result(tally, number)
         case _:
             return _running(plan, tally, number)
+
+
+def _waiting(plan: Plan, tally: Tally, number: int) -> str:
+    if plan.state is RolloutState.PAUSED:
+        return "does not begin as long as the rollout is paused"
+    before = number == plan.begun and plan.state is RolloutState.ACTIVE
+    open_before = any(proof(plan, tally, one) is not Proof.PROVEN for one in range(number))
+    return _next(plan) if before and not open_before else "waits for the waves before it"
+
+
+def _over(plan: Plan) -> str:
+    """Why a wave ended with its rollout."""
+    match plan.state:
+        case RolloutState.HALTED:
+            return f"the rollout was halted, and goes on after: flotilla resume {plan.rollout}"
+        case RolloutState.SUPERSEDED:
+            return "a newer rollout took its place"
+        case RolloutState.WITHDRAWN:
+            return "the package was withdrawn from the channel"
+        case _:
+            return f"the rollout was {plan.state.value}"
 
 
 def _running(plan: Plan, tally: Tally, number: int) -> str:

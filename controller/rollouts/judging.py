@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from controller.fleet.hours import next_hour, usually_away
-from controller.rollouts.plan import ENDED, FINAL, STARTING, Mark, Observation, Plan, Verdict
+from controller.rollouts.plan import ENDED, FINAL, STARTING, Mark, Observation, Plan, RolloutState, Verdict
 from controller.rollouts.waves import seconds
 from schemas.messages import Phase
 from schemas.targeting import bucket, where_holds
@@ -128,7 +128,7 @@ class Judge:
             return Mark(FINAL[seen.phase], phase=seen.phase)
         gone = seen.last_seen + self._silent_after
         if seen.phase in (None, Phase.DEFERRED):
-            return Mark(Verdict.HELD, phase=seen.phase)
+            return Mark(Verdict.ENDED, phase=seen.phase)
         if self._now > gone:
             return Mark(Verdict.SILENT, phase=seen.phase, listen=True)
         return Mark(Verdict.UPDATING, phase=seen.phase, due=gone, listen=True)
@@ -141,6 +141,8 @@ class Judge:
             return Mark(Verdict.HELD if seen.taken_back else Verdict.NOT_MEANT, listen=awaited)
         if phase is None and seen.installed == self._plan.version and seen.installed_phase is Phase.SUCCEEDED:
             return Mark(Verdict.SUCCEEDED, wave)
+        if self._plan.state is RolloutState.REVERTED:
+            return Mark(Verdict.ENDED, wave, phase=phase)
         if last is not None and self._now > last:
             return Mark(Verdict.MISSED, wave, phase=phase)
         due = _next([last], self._now)

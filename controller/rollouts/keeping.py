@@ -72,10 +72,10 @@ def values_of(intention: Intention, plan: Plan, revision: int, now: datetime) ->
     }
 
 
-def save(connection: Connection, row: Any, plan: Plan, now: datetime) -> None:
-    """Keep how far a rollout is."""
-    changed_at = {"changed_at": to_db(now)} if plan.state.value != row["state"] else {}
-    connection.execute(update(rollouts).where(rollouts.c.id == plan.rollout).values(**_moving(plan), **changed_at))
+def save(connection: Connection, row: Any, plan: Plan, now: datetime, by: str | None) -> None:
+    """Keep how far a rollout is; `by` is who gave it another state, if it has one and somebody did."""
+    changed = {"changed_at": to_db(now), "changed_by": by} if plan.state.value != row["state"] else {}
+    connection.execute(update(rollouts).where(rollouts.c.id == plan.rollout).values(**_moving(plan), **changed))
 
 
 def text_of(value: Any) -> str:

@@ -59,10 +59,11 @@ class Verdict(StrEnum):
     """How one device stands in one rollout; each has exactly one. `docs/rollouts.md` has them as a table.
 
     `not_meant`: the targets leave it out. `waiting`: meant, and its turn has not come. `pending`: may start, and has
-    not. `held`: not started, and the rollout's state, a pin or a hold keeps it so. `missed`: not started by the
-    time after which nobody may. `unreached`: not heard of since it was offered. `asleep`: away, as it usually is at
-    this hour. `late`: reached, and not done by its wave's deadline. `silent`: began, and was not heard of again.
-    `soaking`: says that it succeeded, and has not proven it yet. `left`: had succeeded, and reports something else.
+    not. `held`: not started, and the rollout's state, a pin or a hold keeps it so. `ended`: not started, and the
+    rollout is over. `missed`: not started by the time after which nobody may. `unreached`: not heard of since it was
+    offered. `asleep`: away, as it usually is at this hour. `late`: reached, and not done by its wave's deadline.
+    `silent`: began, and was not heard of again. `soaking`: says that it succeeded, and has not proven it yet. `left`:
+    had succeeded, and reports something else.
     The others are what the device itself said last.
     """
 
@@ -70,6 +71,7 @@ class Verdict(StrEnum):
     WAITING = "waiting"
     PENDING = "pending"
     HELD = "held"
+    ENDED = "ended"
     MISSED = "missed"
     UNREACHED = "unreached"
     ASLEEP = "asleep"

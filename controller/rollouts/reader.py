@@ -1,7 +1,8 @@
 """Questions about rollouts, answered from the database."""
 
+import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Engine, Select, and_, func, select
@@ -23,6 +24,12 @@ _word = rollout_devices.c
 
 MAX_PAGE = 1000
 """Rows that one answer may have."""
+
+ID_LENGTH: Final = 36
+SHOWN: Final = 3
+"""Ids that are named where it is not clear which one is meant."""
+
+_PART_OF_ID: Final = re.compile("[0-9a-fA-F][0-9a-fA-F-]*")
 
 
 class RolloutReader:
@@ -58,6 +65,30 @@ class RolloutReader:
             found = found.where(rollouts.c.id < before)
         with reading(self._engine) as connection:
             return _read(connection, list(connection.scalars(found)))
+
+    def id_of(self, beginning: str) -> str:
+        """The whole id of the rollout whose id is, or begins like, this.
+
+        Raises:
+            OperatorError: `rollout.unknown`, or `rollout.ambiguous` where several begin so.
+        """
+        if len(beginning) >= ID_LENGTH:
+            return beginning
+        if not _PART_OF_ID.fullmatch(beginning):
+            raise unknown_rollout(beginning)
+        # so few rows that no index is missed
+        like = select(rollouts.c.id).where(rollouts.c.id.startswith(beginning.lower(), autoescape=True))
+        with reading(self._engine) as connection:
+            found: list[str] = list(connection.scalars(like.order_by(rollouts.c.id.desc()).limit(SHOWN + 1)))
+        if not found:
+            raise unknown_rollout(beginning)
+        if len(found) > 1:
+            more = " …" if len(found) > SHOWN else ""
+            raise OperatorError(
+                "rollout.ambiguous",
+                f"{beginning} begins several rollouts: {', '.join(found[:SHOWN])}{more}; see: flotilla rollouts",
+            )
+        return found[0]
 
     def rollout(self, rollout: str) -> Rollout:
         """One rollout, with counts; raises `OperatorError` (`rollout.unknown`)."""
@@ -104,11 +135,18 @@ class RolloutReader:
             return [_failure(connection, rollout, code, count, devices_shown) for code, count in counts]
 
 
+def unknown_rollout(rollout: str) -> OperatorError:
+    """To raise where there is no such rollout."""
+    return OperatorError(
+        "rollout.unknown", f"there is no rollout {one_line(rollout, 60)}; those that there are: flotilla rollouts"
+    )
+
+
 def read_rollout(connection: Connection, rollout: str) -> Rollout:
     """One rollout, with counts; raises `OperatorError` (`rollout.unknown`)."""
     found = _read(connection, [rollout])
     if not found:
-        raise OperatorError("rollout.unknown", f"there is no rollout {one_line(rollout)}")
+        raise unknown_rollout(rollout)
     return found[0]
 
 
@@ -149,7 +187,8 @@ def view_of(row: Any, plan: Plan, tally: Tally) -> Rollout:
         created_at=from_db(row["created_at"]),
         changed_at=from_db(row["changed_at"]),
         cancel_asked_at=None if row["cancel_asked_at"] is None else from_db(row["cancel_asked_at"]),
-        because=because(plan, tally),
+        changed_by=row["changed_by"],
+        because=because(plan, tally, by=row["changed_by"]),
         plan=plan.plan,
         wave=plan.begun,
         waves=wave_views(plan, tally),

@@ -17,7 +17,7 @@ from controller.rollouts.evaluating import Evaluation, look, move, row_of, settl
 from controller.rollouts.keeping import intention_of, plan_of, text_of
 from controller.rollouts.plan import ENDED, MOVES, RolloutState
 from controller.rollouts.plan_files import default_plan
-from controller.rollouts.reader import read_rollout
+from controller.rollouts.reader import read_rollout, unknown_rollout
 from controller.rollouts.standing import Standings
 from controller.rollouts.tables import rollouts
 from controller.rollouts.taking_back import cancel_device, note_cancel, retry
@@ -125,10 +125,13 @@ class RolloutStore:
                 made.append(begin(connection, intention, ALL_AT_ONCE, now))
             return made
 
-    def set_state(self, rollout: str, state: RolloutState, now: datetime | None = None) -> Rollout:
+    def set_state(
+        self, rollout: str, state: RolloutState, now: datetime | None = None, *, by: str | None = None
+    ) -> Rollout:
         """Pause, halt, revert or go on with a rollout; asking for the state it is in changes nothing.
 
-        Rollouts that were made as one set change together, those of them that still may.
+        Rollouts that were made as one set change together, those of them that still may. `by` is who wants it, as the
+        audit log names them.
 
         Raises:
             OperatorError: `rollout.unknown`, or `rollout.state` where `MOVES` has no such move.
@@ -136,16 +139,19 @@ class RolloutStore:
         now = now or utc_now()
         with writing(self._engine) as connection:
             row = _row(connection, rollout)
-            _turn(connection, row, state, now)
+            _turn(connection, row, state, now, by)
             if state is RolloutState.ACTIVE:
                 for one in (row, *_others_of_set(connection, row)):
                     note_cancel(connection, one["id"], None)
             return read_rollout(connection, rollout)
 
-    def cancel(self, rollout: str, device: str | None = None, now: datetime | None = None) -> Rollout:
+    def cancel(
+        self, rollout: str, device: str | None = None, now: datetime | None = None, *, by: str | None = None
+    ) -> Rollout:
         """Ask devices to stop: all of them, which halts the rollout, or one, which it leaves out from now on.
 
-        Rollouts that were made as one set are cancelled together. What is asked is done when the devices say so.
+        Rollouts that were made as one set are cancelled together. What is asked is done when the devices say so. `by`
+        as for `set_state`.
 
         Raises:
             OperatorError: `rollout.unknown`, `device.unknown`; `rollout.state` where there is nothing to cancel.
@@ -155,7 +161,7 @@ class RolloutStore:
             row = _row(connection, rollout)
             others = _others_of_set(connection, row)
             if device is None:
-                _turn(connection, row, RolloutState.HALTED, now)
+                _turn(connection, row, RolloutState.HALTED, now, by)
                 for one in (row, *others):
                     note_cancel(connection, one["id"], now)
             else:
@@ -213,8 +219,8 @@ class RolloutStore:
             settle(connection, row, plan, now, before=before)
             return read_rollout(connection, rollout)
 
-    def withdraw(self, channel: str, package: str, now: datetime | None = None) -> Rollout:
-        """Announce the package on the channel no more; devices keep what they have.
+    def withdraw(self, channel: str, package: str, now: datetime | None = None, *, by: str | None = None) -> Rollout:
+        """Announce the package on the channel no more; devices keep what they have. `by` as for `set_state`.
 
         Raises:
             OperatorError: `rollout.unknown` where the channel announces no such package.
@@ -227,7 +233,7 @@ class RolloutStore:
                     "rollout.unknown", f"channel {one_line(channel)} announces no package {one_line(package)}"
                 )
             announcing.withdraw(connection, channel, package, now)
-            move(connection, _row(connection, rollout), RolloutState.WITHDRAWN, now)
+            move(connection, _row(connection, rollout), RolloutState.WITHDRAWN, now, by=by)
             return read_rollout(connection, rollout)
 
     def move_repository(self, urls: Sequence[str], now: datetime | None = None) -> int:
@@ -316,7 +322,7 @@ class RolloutStore:
             return list(connection.scalars(found.order_by(rollouts.c.id)))
 
 
-def _turn(connection: Connection, row: Any, state: RolloutState, now: datetime) -> None:
+def _turn(connection: Connection, row: Any, state: RolloutState, now: datetime, by: str | None) -> None:
     """Give a rollout, and the others of its set, another state; raises `OperatorError` where that cannot be."""
     present = RolloutState(row["state"])
     if state is present or (state is RolloutState.ACTIVE and present is RolloutState.COMPLETE):
@@ -326,10 +332,10 @@ def _turn(connection: Connection, row: Any, state: RolloutState, now: datetime) 
         raise OperatorError(
             "rollout.state", f"rollout {row['id']} is {present} and can't become {state}; possible: {possible}"
         )
-    move(connection, row, state, now)
+    move(connection, row, state, now, by=by)
     for other in _others_of_set(connection, row):
         if state in MOVES[RolloutState(other["state"])]:
-            move(connection, other, state, now)
+            move(connection, other, state, now, by=by)
 
 
 def _others_of_set(connection: Connection, row: Any) -> list[Any]:
@@ -365,5 +371,5 @@ def _move(connection: Connection, row: Any, urls: list[str], now: datetime) -> N
 def _row(connection: Connection, rollout: str) -> Any:
     found = row_of(connection, rollout)
     if found is None:
-        raise OperatorError("rollout.unknown", f"there is no rollout {one_line(rollout)}")
+        raise unknown_rollout(rollout)
     return found

@@ -26,8 +26,10 @@ rollouts: Final = Table(
     Column("plan", Text),
     Column("progress", Text),
     Column("stopped", Text),
+    Column("changed_by", String(80)),  # who brought it to its state at `changed_at`; empty: the engine did
     Column("cancel_asked_at", BigInteger),  # since when an operator wants all of it stopped; empty: no one does
     Index(None, "channel", "package"),
+    Index("ix_rollouts_by_state", "state", "id"),
 )
 
 rollout_devices: Final = Table(

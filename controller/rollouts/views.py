@@ -16,6 +16,7 @@ class WaveState(StrEnum):
 
     `waiting`: its turn has not come, or it waits for a device. `running`: its devices may start. `soaking`: they say
     that they succeeded, and have to stay well. `proven`: enough of them have. `failed`: it stopped the rollout.
+    `ended`: the rollout was halted or reverted, or is over, before the wave had proven anything.
     """
 
     WAITING = "waiting"
@@ -24,6 +25,7 @@ class WaveState(StrEnum):
     SOAKING = "soaking"
     PROVEN = "proven"
     FAILED = "failed"
+    ENDED = "ended"
 
 
 class WaveView(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +57,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         revision: of its latest announcement.
         targets: whom the announcement means now; each wave widens it.
+        changed_at: when it came to its state.
+        changed_by: who brought it there, as the audit log names them; None where it came about by itself.
         because: what it waits for, or why it stopped, in one line.
         cancel_asked_at: since when an operator wants all of it stopped; who has yet to answer is asked for apart.
         plan: its waves as they were asked for.
@@ -75,6 +79,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     repository: list[str]
     created_at: datetime
     changed_at: datetime
+    changed_by: str | None = None
     cancel_asked_at: datetime | None = None
     because: str
     plan: RolloutPlan

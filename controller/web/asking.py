@@ -7,6 +7,7 @@ from litestar import Response
 from litestar.response import Redirect, Template
 
 from controller.http.problems import status_of
+from controller.preflight.views import Preflight
 from controller.web.actions import Action, Field
 from controller.web.rendering import HEADERS, Asked, is_part, page
 from controller.web.visitor import Visitor
@@ -23,6 +24,8 @@ def ask(
     fields: Sequence[Field] = (),
     hidden: Sequence[tuple[str, str]] = (),
     facts: Sequence[str] = (),
+    looks_first: bool = False,
+    preflight: Preflight | None = None,
     error: FlotillaError | None = None,
 ) -> Template:
     """The question before an action, as a page or for the dialog; with `error` again, after it could not be done.
@@ -33,6 +36,8 @@ def ask(
         fields: what is to be filled in.
         hidden: names and values that are sent along.
         facts: lines that help to decide.
+        looks_first: what it would do is shown before it can be done, and anew when a field is changed.
+        preflight: what it would do, by the fields as they are.
     """
     return page(
         request,
@@ -45,6 +50,8 @@ def ask(
         fields=fields,
         hidden=hidden,
         facts=facts,
+        looks_first=looks_first,
+        preflight=preflight,
         problem=None if error is None else error.message,
     )
 

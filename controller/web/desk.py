@@ -1,6 +1,5 @@
 """What the pages' handlers work with: one value for all of them instead of ten."""
 
-import asyncio
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
@@ -8,6 +7,7 @@ from sqlalchemy import Engine
 from controller.accounts.audit import AuditLog
 from controller.fleet.service import FleetService
 from controller.http.releasing import Releasing
+from controller.preflight.gathering import Preflights
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
 from controller.web.fleet_reading import FleetReading
@@ -20,7 +20,7 @@ class Desk:
 
     Attributes:
         fresh: answers that many pages share.
-        stop: set when the controller is about to end, so that live pages are let go.
+        preflights: say what a release would do.
     """
 
     engine: Engine
@@ -31,4 +31,4 @@ class Desk:
     bundle_maker: BundleMaker
     audit: AuditLog
     fresh: Fresh
-    stop: asyncio.Event
+    preflights: Preflights

@@ -13,6 +13,7 @@ from litestar.response import Stream, Template
 
 from controller.database import utc_now
 from controller.fleet.views import Device, SentCommand, TakenEvent
+from controller.http.noting import ending_of
 from controller.web.actions import ASK, OF_PACKAGE, TELL, Action, Field, named, notice
 from controller.web.asking import ask, done, may_act
 from controller.web.desk import Desk
@@ -86,7 +87,7 @@ async def device(request: Asked, desk: Desk, visitor: Visitor, device_id: str, d
 
 
 @get("/devices/{device_id:str}/live")
-async def device_live(desk: Desk, visitor: Visitor, environment: Environment, device_id: str) -> Stream:
+async def device_live(request: Asked, desk: Desk, visitor: Visitor, environment: Environment, device_id: str) -> Stream:
     """The same as it changes."""
     template = environment.get_template("device_parts.html")
     await to_thread.run_sync(desk.fleet.registry.device, device_id)
@@ -95,7 +96,7 @@ async def device_live(desk: Desk, visitor: Visitor, environment: Environment, de
         read = await desk.fresh.get(("device", device_id), lambda: _look(desk, device_id))
         return read.generation, {"device": template.render(now=utc_now(), visitor=visitor, **_shown(read.value))}
 
-    return live(parts, lambda: desk.fleet.feed.published, desk.stop)
+    return live(parts, lambda: desk.fleet.feed.published, ending_of(request))
 
 
 @get("/devices/{device_id:str}/do/{name:str}")
@@ -179,19 +180,23 @@ def _do(desk: Desk, device_id: str, name: str, fields: Mapping[str, str]) -> Non
     if verb is not None:
         desk.fleet.send_command(device_id, verb, {"package": package} if verb in OF_PACKAGE else {})
         return
-    told = desk.fleet.orders.desired(device_id) or Desired(rev=0)
+    # from what is true when it is written, so that somebody else's pin of a moment ago is not taken off with it
+    desk.fleet.change_desired(device_id, lambda told: _changed(told, name, package, fields.get("version", "")))
+
+
+def _changed(told: Desired, name: str, package: str, version: str) -> Desired:
     pins, hold = dict(told.pins or {}), told.hold
     if name == "pin":
-        if not package or not fields.get("version"):
+        if not package or not version:
             raise OperatorError("input.bad", "a pin needs a package and a version")
-        pins[package] = fields["version"]
+        pins[package] = version
     elif name == "unpin":
         if package not in pins:
             raise OperatorError("input.bad", f"{one_line(package, 70) or 'no package'} is not pinned here")
         del pins[package]
     else:
         hold = name == "hold"
-    desk.fleet.set_desired(device_id, channel=told.channel, tags=told.tags, pins=pins or None, hold=hold or None)
+    return msgspec.structs.replace(told, pins=pins or None, hold=hold or None)
 
 
 def _action(name: str) -> Action:

@@ -9,6 +9,7 @@ from litestar.params import Parameter
 from litestar.response import Stream, Template
 
 from controller.database import utc_now
+from controller.http.noting import ending_of
 from controller.rollouts.plan import RolloutState
 from controller.web.desk import Desk
 from controller.web.fleet_reading import Numbers, RolloutLine, Wanted, rollout_lines
@@ -32,7 +33,7 @@ async def overview(request: Asked, desk: Desk, visitor: Visitor) -> Template:
 
 
 @get("/live")
-async def overview_live(desk: Desk, environment: Environment) -> Stream:
+async def overview_live(request: Asked, desk: Desk, environment: Environment) -> Stream:
     """The overview's parts as they change."""
     template = environment.get_template("overview_parts.html")
 
@@ -40,7 +41,7 @@ async def overview_live(desk: Desk, environment: Environment) -> Stream:
         generation, numbers, running = await _glance(desk)
         return generation, {"overview": template.render(now=utc_now(), **_overview(numbers, running))}
 
-    return live(parts, lambda: desk.fleet.feed.published, desk.stop)
+    return live(parts, lambda: desk.fleet.feed.published, ending_of(request))
 
 
 @get("/devices")
@@ -67,24 +68,25 @@ async def devices(
     )
     now = utc_now()
     numbers = (await desk.fresh.get("fleet", lambda: desk.reading.numbers(utc_now()))).value
-    total = (await desk.fresh.get(("devices", wanted), lambda: desk.reading.count(wanted, now))).value
-    ids = await to_thread.run_sync(
+    shown = await to_thread.run_sync(
         lambda: desk.reading.page(wanted, now, after=after, limit=DEVICES_A_PAGE + 1), abandon_on_cancel=True
     )
-    shown = await to_thread.run_sync(desk.fleet.registry.some, ids[:DEVICES_A_PAGE])
+    total = numbers.devices
+    if wanted != Wanted():
+        total = (await desk.fresh.get(("devices", wanted), lambda: desk.reading.count(wanted, now))).value
     query = {"q": q, "channel": channel, "online": online, "package": package, "version": version, "needs": needs}
     return page(
         request,
         visitor,
         "devices.html",
-        devices=shown,
+        devices=shown[:DEVICES_A_PAGE],
         total=total,
         fleet=numbers.devices,
         channels=[name for name in numbers.channels if name],
         packages={name: [one.version for one in counts] for name, counts in numbers.versions.items()},
         query={name: value for name, value in query.items() if value},
         after=after,
-        following=ids[DEVICES_A_PAGE - 1] if len(ids) > DEVICES_A_PAGE else None,
+        following=shown[DEVICES_A_PAGE - 1].id if len(shown) > DEVICES_A_PAGE else None,
     )
 
 

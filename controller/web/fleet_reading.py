@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, false, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select, union
 
 from controller.database import from_db, reading, to_db
-from controller.fleet.tables import desired, device_packages, devices
+from controller.fleet.tables import OFFLINE, desired, device_packages, devices, events
 from controller.rollouts.plan import ENDED, FAILURES, RolloutState, Verdict
 from controller.rollouts.tables import rollout_devices, rollouts
 from schemas.messages import Phase
@@ -21,7 +21,7 @@ AWAY: Final = timedelta(days=1)
 
 SHOWN: Final = 8
 BAD: Final = tuple(sorted(FAILURES | {Verdict.REJECTED}))
-_OPEN: Final = rollouts.c.state.not_in([state.value for state in ENDED])
+_OPEN: Final = rollouts.c.state.in_([state.value for state in RolloutState if state not in ENDED])
 _word, _there = rollout_devices.c, device_packages.c
 
 
@@ -88,6 +88,22 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     needs: str = ""
 
 
+class DeviceLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One device in a list.
+
+    Attributes:
+        packages: name to version, by name.
+        update: package, version and phase of its latest event by its own count; None where it said nothing yet.
+    """
+
+    id: str
+    online: bool
+    channel: str | None
+    last_seen: datetime
+    packages: dict[str, str]
+    update: tuple[str, str, Phase] | None
+
+
 class FleetReading:
     """Synchronous, safe from any thread."""
 
@@ -127,20 +143,54 @@ class FleetReading:
         with reading(self._engine) as connection:
             return _number(connection, select(func.count()).select_from(devices).where(*conditions))
 
-    def page(self, wanted: Wanted, now: datetime, *, after: str = "", limit: int = 50) -> list[str]:
-        """Ids of devices, sorted, from the one after `after` on."""
-        found = select(devices.c.id).where(devices.c.id > after, *_conditions(wanted, now))
+    def page(self, wanted: Wanted, now: datetime, *, after: str = "", limit: int = 50) -> list[DeviceLine]:
+        """Devices by id, from the one after `after` on: one row for each, with all that a list shows."""
+        # chosen before anything else of them is looked up, which else is done for each that is only sorted
+        some = select(devices.c.id).where(devices.c.id > after, *_conditions(wanted, now))
+        found = (
+            select(devices.c.id, devices.c.online, devices.c.channel, devices.c.last_seen, _INSTALLED)
+            .select_from(devices)
+            .add_columns(events.c.package, events.c.version, events.c.phase)
+            .outerjoin(events, events.c.id == _LAST_EVENT)
+            .where(devices.c.id.in_(select(some.order_by(devices.c.id).limit(limit).subquery().c.id)))
+            .order_by(devices.c.id)
+        )
         with reading(self._engine) as connection:
-            return list(connection.scalars(found.order_by(devices.c.id).limit(limit)))
-
-    def known_packages(self) -> list[str]:
-        """Names of the packages that devices have."""
-        with reading(self._engine) as connection:
-            return sorted(connection.scalars(select(_there.package).distinct()))
+            return [_line(row) for row in connection.execute(found)]
 
     def _total(self) -> int:
         with reading(self._engine) as connection:
             return _number(connection, select(func.count()).select_from(devices))
+
+
+_BETWEEN: Final = "\x1f"
+"""Stands between what one column holds of several packages."""
+_INSTALLED: Final = (
+    select(func.aggregate_strings(_there.package + " " + _there.version, _BETWEEN))
+    .where(_there.device == devices.c.id)
+    .scalar_subquery()
+)
+_later: Final = events.alias("later")
+_LAST_EVENT: Final = (
+    select(_later.c.id)
+    .where(_later.c.device == devices.c.id, _later.c.life == devices.c.life)
+    .order_by(_later.c.seq.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+
+
+def _line(row: Any) -> DeviceLine:
+    device, online, channel, last_seen, installed, package, version, phase = row
+    pairs = [one.partition(" ") for one in installed.split(_BETWEEN)] if installed else []
+    return DeviceLine(
+        id=device,
+        online=online,
+        channel=channel,
+        last_seen=from_db(last_seen),
+        packages=dict(sorted((name, of) for name, _, of in pairs)),
+        update=None if package is None else (package, version, Phase(phase)),
+    )
 
 
 def _versions(connection: Connection) -> dict[str, list[VersionCount]]:
@@ -160,11 +210,13 @@ def _versions(connection: Connection) -> dict[str, list[VersionCount]]:
 
 def _bad_words() -> Any:
     """Bad last words in rollouts that are announced and not taken back."""
+    announced = select(rollouts.c.id).where(_OPEN)
+    # by the two columns of an index; a plain join had the rollouts looked up for each device of every rollout ever
     return (
         select(_word.device, _word.rollout, _word.verdict, _word.error_code, _word.at, rollouts.c.package)
         .add_columns(rollouts.c.version)
         .join(rollouts, rollouts.c.id == _word.rollout)
-        .where(_OPEN, _word.verdict.in_([verdict.value for verdict in BAD]))
+        .where(_word.rollout.in_(announced), _word.verdict.in_([verdict.value for verdict in BAD]))
         .subquery()
     )
 
@@ -187,7 +239,7 @@ def _troubles(connection: Connection) -> list[Trouble]:
 
 
 def _away(now: datetime) -> ColumnElement[bool]:
-    return and_(devices.c.online == false(), devices.c.last_seen < to_db(now - AWAY))
+    return and_(OFFLINE, devices.c.last_seen < to_db(now - AWAY))
 
 
 def _conditions(wanted: Wanted, now: datetime) -> list[ColumnElement[bool]]:
@@ -203,8 +255,9 @@ def _conditions(wanted: Wanted, now: datetime) -> list[ColumnElement[bool]]:
         has = select(_there.device).where(_there.package == wanted.package)
         conditions.append(devices.c.id.in_(has.where(_there.version == wanted.version) if wanted.version else has))
     if wanted.needs == "attention":
-        bad = _bad_words()
-        conditions.append(or_(devices.c.id.in_(select(bad.c.device)), _away(now)))
+        # two sets that have an index each, where an OR would have every device looked at
+        bad = select(_bad_words().c.device)
+        conditions.append(devices.c.id.in_(union(bad, select(devices.c.id).where(_away(now)))))
     elif wanted.needs == "told":
         conditions.append(devices.c.id.in_(select(desired.c.device)))
     return conditions
@@ -242,7 +295,9 @@ def rollout_lines(
     limit: int = 20,
 ) -> list[RolloutLine]:
     """Rollouts, the newest first, each with counts by verdict; blocks."""
-    found = select(rollouts).order_by(rollouts.c.id.desc()).limit(limit)
+    row = rollouts.c
+    found = select(row.id, row.package, row.version, row.channel, row.state, row.created_at, row.changed_at)
+    found = found.order_by(row.id.desc()).limit(limit)
     if states:
         found = found.where(rollouts.c.state.in_([state.value for state in states]))
     if package:

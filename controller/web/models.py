@@ -27,6 +27,7 @@ WAVES: Final[dict[WaveState, Kind]] = {
     WaveState.SOAKING: "working",
     WaveState.PROVEN: "good",
     WaveState.FAILED: "bad",
+    WaveState.ENDED: "aside",
 }
 
 

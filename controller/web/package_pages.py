@@ -11,10 +11,9 @@ from litestar.params import Parameter
 from litestar.response import Template
 
 from controller.database import utc_now
-from controller.http.views import ReleaseWish
+from controller.http.noting import nothing_changed
 from controller.repository.bundle_views import BundleView, ReleaseBundles
 from controller.repository.records import ChannelEntry, ReleaseRecord
-from controller.rollouts.plan_files import CANARY_FROM, READY
 from controller.web.actions import OF_VERSION, Action, Field, named, notice
 from controller.web.asking import ask, done, may_release
 from controller.web.comparing import Comparison, compare
@@ -22,6 +21,7 @@ from controller.web.desk import Desk
 from controller.web.fleet_reading import rollout_lines
 from controller.web.guarding import fields_of
 from controller.web.models import rollout_card
+from controller.web.release_dialog import SEEN, fields_and_facts, foresee, is_confirmed, seen, wish_of
 from controller.web.rendering import Asked, page
 from controller.web.visitor import Visitor
 from schemas.errors import FlotillaError, OperatorError, PublisherError, one_line
@@ -31,7 +31,6 @@ PACKAGES_A_PAGE: Final = 30
 VERSIONS_A_PAGE: Final = 30
 FILES_SHOWN: Final = 300
 ROLLOUTS_SHOWN: Final = 5
-BY_NUMBER: Final = "by number of devices"
 
 Text = Annotated[str, Parameter(max_length=600)]
 
@@ -151,6 +150,9 @@ async def change_version(
     action = _action(action_name)
     may_release(visitor)
     fields = await fields_of(request)
+    if action.name == "release" and not is_confirmed(fields):
+        nothing_changed(request)
+        return await _ask(request, desk, visitor, action, name, version, fields)
     try:
         where = await to_thread.run_sync(_do, desk, name, version, action_name, fields)
     except FlotillaError as error:
@@ -219,29 +221,18 @@ async def _ask(
 ) -> Template:
     records = await to_thread.run_sync(_records, desk, name, version)
     numbers = (await desk.fresh.get("fleet", lambda: desk.reading.numbers(utc_now()))).value
-    fields = []
-    facts = []
+    fields: list[Field] = []
+    facts: list[str] = []
+    foreseen, held = None, dict[str, str]()
     if action.name == "release":
-        channels = sorted({one for one in numbers.channels if one} | {c for record in records for c in record.channels})
-        fields.append(
-            Field(
-                name="channel",
-                label="Channel",
-                value=given.get("channel", ""),
-                suggested=channels,
-                hint="Whose devices take it.",
-            )
-        )
-        fields.append(
-            Field(
-                name="plan",
-                label="Plan",
-                value=given.get("plan", BY_NUMBER),
-                choices=[BY_NUMBER, *READY],
-                hint=f"By the number of devices: canary from {CANARY_FROM} up, else all at once.",
-            )
-        )
-        facts += [f"{number} devices follow {channel}." for channel, number in numbers.channels.items() if channel][:6]
+        pointed = {channel for record in records for channel in record.channels}
+        fields, facts, held = fields_and_facts(given, numbers, pointed)
+        if held["channel"] and error is None:
+            try:
+                wish = wish_of(name, records[0].version, held)
+                foreseen = await to_thread.run_sync(foresee, desk, wish)
+            except FlotillaError as refused:
+                error = refused
     elif action.name in {"yank", "unyank"}:
         fields.append(Field(name="reason", label="Reason", value=given.get("reason", ""), required=False))
         announced = await to_thread.run_sync(desk.fleet.announced, name, records[0].version)
@@ -254,6 +245,9 @@ async def _ask(
         subject=f"{name} {records[0].version}",
         fields=fields,
         facts=facts,
+        hidden=[] if foreseen is None else [(SEEN, seen(held))],
+        looks_first=action.name == "release",
+        preflight=foreseen,
         error=error,
     )
 
@@ -262,14 +256,7 @@ def _do(desk: Desk, name: str, version: str, action_name: str, fields: Mapping[s
     """Do it; where one looks at what came of it."""
     wanted = _records(desk, name, version)[0].version
     if action_name == "release":
-        plan = fields.get("plan") or BY_NUMBER
-        wish = {"package": name, "version": wanted, "channel": fields.get("channel", "")}
-        wish |= {} if plan == BY_NUMBER else {"plan": plan}
-        try:
-            made = desk.releasing.announce(msgspec.convert(wish, ReleaseWish))
-        except msgspec.ValidationError as error:
-            raise OperatorError("input.bad", f"the channel must be a name like stable: {one_line(error)}") from error
-        return f"/rollouts/{made.id}"
+        return f"/rollouts/{desk.releasing.announce(wish_of(name, wanted, fields)).id}"
     if action_name == "yank":
         desk.repository.yank(name, wanted, fields.get("reason", "")[:1000])
     else:

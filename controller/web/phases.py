@@ -45,6 +45,7 @@ VERDICTS: Final[dict[str, Look]] = {
     "waiting": Look(code="i", label="waits for its wave", kind="waiting"),
     "pending": Look(code="p", label="may start", kind="waiting"),
     "held": Look(code="h", label="held", kind="aside"),
+    "ended": Look(code="v", label="never started", kind="aside"),
     "missed": Look(code="m", label="missed it", kind="aside"),
     "unreached": Look(code="n", label="not reached", kind="aside"),
     "asleep": Look(code="z", label="asleep as usual", kind="aside"),
@@ -64,7 +65,7 @@ VERDICTS: Final[dict[str, Look]] = {
 LOOKS: Final[dict[str, Look]] = {look.code: look for look in (*PHASES.values(), *VERDICTS.values(), UNKNOWN)}
 """By letter, in the order in which a legend lists them."""
 
-LEGEND: Final = "sobwgfarpidhnzkxejqlmcu"
+LEGEND: Final = "sobwgfarpidhvnzkxejqlmcu"
 """Done first, then what goes on, what waits, and what went wrong."""
 
 STATES: Final[dict[RolloutState, Kind]] = {

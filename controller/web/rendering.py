@@ -14,6 +14,7 @@ from litestar.template.config import TemplateConfig
 
 from controller.cli.common import size_text
 from controller.database import utc_now
+from controller.rollouts.explaining import person
 from controller.rollouts.plan import RolloutState
 from controller.version import VERSION
 from controller.web import phases
@@ -50,7 +51,7 @@ def make_environment(statics: Statics) -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"size": size_text, "ago": ago, "exact": exact, "iso": iso, "count": count, "percent": percent}
-    made.filters |= {"duration": duration, "plural": plural}
+    made.filters |= {"duration": duration, "plural": plural, "person": person}
     made.globals |= {
         "static": statics.url,
         "flotilla_version": VERSION,

@@ -11,6 +11,7 @@ from litestar.params import Parameter
 from litestar.response import Stream, Template
 
 from controller.database import utc_now
+from controller.http.noting import ending_of, who_of
 from controller.rollouts.plan import ENDED, RolloutState
 from controller.rollouts.views import Failure, Rollout, WaveState
 from controller.web.actions import (
@@ -89,7 +90,9 @@ async def rollout(
 
 
 @get("/rollouts/{rollout_id:str}/live")
-async def rollout_live(desk: Desk, visitor: Visitor, environment: Environment, rollout_id: str) -> Stream:
+async def rollout_live(
+    request: Asked, desk: Desk, visitor: Visitor, environment: Environment, rollout_id: str
+) -> Stream:
     """Its cells and numbers as they change."""
     await _look(desk, rollout_id)
     names = ("summary", "legend", "timeline", "failures", "actions", "waves")
@@ -102,7 +105,7 @@ async def rollout_live(desk: Desk, visitor: Visitor, environment: Environment, r
         found["cells"] = values["cells"]
         return generation, found
 
-    return live(parts, lambda: desk.fleet.feed.published, desk.stop)
+    return live(parts, lambda: desk.fleet.feed.published, ending_of(request))
 
 
 @get("/rollouts/{rollout_id:str}/cell/{place:int}")
@@ -128,12 +131,15 @@ async def steer(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, n
     """Steer it."""
     action = _action(name)
     may_act(visitor)
+    by = who_of(request).actor
     try:
         if isinstance(action, Move):
-            await to_thread.run_sync(desk.fleet.set_state, rollout_id, action.state)
+            state = action.state
+            await to_thread.run_sync(lambda: desk.fleet.set_state(rollout_id, state, by=by))
+        elif action is CANCEL:
+            await to_thread.run_sync(lambda: desk.fleet.cancel(rollout_id, by=by))
         else:
-            asked = {APPROVE: desk.fleet.approve, RETRY: desk.fleet.retry, CANCEL: desk.fleet.cancel}
-            await to_thread.run_sync(asked[action], rollout_id)
+            await to_thread.run_sync(desk.fleet.approve if action is APPROVE else desk.fleet.retry, rollout_id)
     except FlotillaError as error:
         if error.code == "rollout.unknown":
             raise

@@ -9,10 +9,10 @@ from sqlalchemy import Connection, Engine, func, select
 from controller.database import from_db, reading, to_db
 from controller.fleet.tables import devices
 from controller.rollouts.plan import RolloutState
+from controller.rollouts.reader import unknown_rollout
 from controller.rollouts.tables import rollout_devices, rollouts
 from controller.web.pace import Pace, Tally, bucket_s, pace
 from controller.web.phases import Look, code_column, kinds, look_of, with_code
-from schemas.errors import OperatorError, one_line
 from schemas.messages import Phase
 
 _word: Final = rollout_devices.c
@@ -66,7 +66,7 @@ def read_board(engine: Engine, rollout: str, now: datetime) -> Board:
     with reading(engine) as connection:
         row = connection.execute(select(rollouts).where(rollouts.c.id == rollout)).mappings().first()
         if row is None:
-            raise OperatorError("rollout.unknown", f"there is no rollout {one_line(rollout)}")
+            raise unknown_rollout(rollout)
         cells, waves, order = _cells(connection, rollout)
         begun = from_db(row["created_at"])
         state = RolloutState(row["state"])

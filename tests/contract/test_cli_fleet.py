@@ -160,6 +160,11 @@ async def test_an_operator_pauses_resumes_halts_and_reverts(
     for command, state in (("pause", "paused"), ("resume", "active"), ("halt", "halted"), ("revert", "reverted")):
         assert run(command, rollout).text == f"{pushed} 1.0.0 on channel {channel} is {state}\n"
         await device.until(partial(heard, device, state))
+    shown = run("rollout", rollout[:-6]).text
+    assert re.search(r"^reverted since \S+ \S+, by local:loopback$", shown, re.MULTILINE), shown
+    assert "reverted by somebody at the controller's machine" in shown
+    assert "pending" not in shown
+    assert "wait" not in shown
     assert run("revert", rollout, "--json").json()["state"] == "reverted"
     assert "reverted" in run("resume", rollout).complaint()
     assert run("rollout", rollout, "--json").json()["rollout"]["state"] == "reverted"
@@ -242,6 +247,23 @@ async def test_an_operator_asks_and_tells_a_device(run: Run, device: FakeDevice)
     assert "channel" in run("tell", device.id, "--channel", "No Good").complaint()
 
 
+def test_the_beginning_of_a_rollout_s_id_is_enough_where_no_other_begins_so(
+    run: Run, pushed: str, channel: str
+) -> None:
+    rollout = run("release", pushed, "1.0.0", "--channel", channel, "--json").json()["id"]
+    beginning = rollout[:-6]
+    assert run("pause", beginning, "--json").json()["id"] == rollout
+    assert pushed in run("top", beginning).text
+    for command in ("resume", "halt", "cancel"):
+        run(command, beginning)
+    assert run("rollout", beginning, "--json").json()["rollout"]["state"] == "halted"
+    other = run("release", pushed, "1.0.0", "--channel", f"{channel}-2", "--json").json()["id"]
+    line = run("halt", rollout[:1]).complaint()
+    assert "begins several rollouts" in line
+    assert line.strip().endswith("see: flotilla rollouts")
+    assert run("rollout", other, "--json").json()["rollout"]["state"] == "active"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -249,7 +271,7 @@ async def test_an_operator_asks_and_tells_a_device(run: Run, device: FakeDevice)
         (("device", "../packages"), "../packages"),
         (("device", "a/b"), "a/b"),
         (("rollout", NO_ROLLOUT), NO_ROLLOUT),
-        (("rollout", "x"), "rollout x"),
+        (("rollout", "x"), "there is no rollout x; those that there are: flotilla rollouts"),
         (("pause", NO_ROLLOUT), NO_ROLLOUT),
         (("ask", "nobody", "report"), "nobody"),
         (("tell", "nobody", "--hold"), "nobody"),

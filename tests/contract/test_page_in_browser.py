@@ -95,6 +95,16 @@ async def test_publishing_a_version_and_seeing_it_arrive(
         await page.get_by_role("link", name="1.1.0", exact=True).click()
         await page.get_by_role("link", name="Release", exact=True).click()
         await page.get_by_label("Channel").fill(channel)
+        dialog = page.get_by_role("dialog")
+        await expect(dialog.get_by_role("button", name="Release", exact=True)).to_have_count(0)
+        await dialog.get_by_role("button", name="Show what it would do").click()
+        await expect(dialog).to_contain_text("1 of 1 device would take it now")
+        await expect(dialog).to_contain_text("by the plan all-at-once")
+        # another plan is looked at as soon as it is chosen
+        await dialog.get_by_label("Plan").select_option("canary")
+        await expect(dialog).to_contain_text("by the plan canary")
+        await dialog.get_by_label("Plan").select_option("all-at-once")
+        await expect(dialog).to_contain_text("by the plan all-at-once")
         await confirm(page, "Release")
         await expect(page).to_have_url(re.compile("/rollouts/"))
         await expect(page.get_by_role("status")).to_contain_text("Released")
@@ -155,6 +165,12 @@ async def test_watching_a_canary_fail_finding_the_reason_and_reverting_it(
         for device in devices:
             await device.until(lambda device=device: device.announcements[-1].state is ReleaseState.REVERTED)
         await expect(page.get_by_role("link", name="Revert")).to_have_count(0)
+        # nothing waits any more, and it says who did it
+        await expect(page.locator("main")).to_contain_text("reverted by somebody at the controller's machine")
+        await expect(waves.last).to_contain_text("ended")
+        await expect(waves.last).to_contain_text("the rollout was reverted; it never began")
+        await expect(grid).to_have_attribute("data-cells", re.compile("^kvv$"))
+        await expect(page.locator(".legend")).to_contain_text("never started")
 
 
 async def test_saying_go_to_the_next_wave(controller: ControllerProcess, broker: Broker, unique: Unique) -> None:

@@ -1,7 +1,10 @@
 """Who may do what on the page: a viewer sees, an operator acts, a publisher releases; and all of it is written down."""
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 import pytest
 from httpx import Response
@@ -10,7 +13,8 @@ from controller.accounts.roles import Role
 from controller.database import utc_now
 from controller.fleet.incoming import Incoming, PresenceIn, ReportedIn
 from controller.fleet.intake_store import IntakeStore
-from schemas.messages import InstalledPackage, Phase, Presence, Reported
+from controller.fleet.orders import OrderStore
+from schemas.messages import Desired, InstalledPackage, Phase, Presence, Reported
 from tests.support.in_process import HOST, PASSWORD, Application, application
 from tests.support.repository import make_package
 
@@ -59,6 +63,14 @@ def post(app: Application, path: str, **fields: str) -> Response:
     return app.client.post(path, data=fields, headers=FORM, follow_redirects=False)
 
 
+def release_as_shown(app: Application, path: str, **fields: str) -> Response:
+    """Look at what it would do, and confirm just that."""
+    shown = post(app, path, **fields)
+    assert "would take it now" in shown.text, shown.text
+    (seen,) = re.findall('name="seen" value="([^"]*)"', shown.text)
+    return post(app, path, **fields, seen=seen, confirm="yes")
+
+
 def test_whoever_is_not_logged_in_is_sent_to_log_in_and_comes_back(app: Application) -> None:
     app.client.cookies.clear()
     for path in ("/", "/devices?q=a", "/rollouts", "/packages/tacho", "/audit"):
@@ -102,7 +114,7 @@ def test_a_publisher_releases_and_it_is_in_the_audit_log_with_what_was_refused(a
     wrong = post(app, "/packages/tacho/1.0.0/do/release", channel="Not A Channel")
     assert wrong.status_code == 400
     assert wrong.text.count('role="alert"') == 1
-    answer = post(app, "/packages/tacho/1.0.0/do/release", channel="stable")
+    answer = release_as_shown(app, "/packages/tacho/1.0.0/do/release", channel="stable")
     assert answer.status_code == 303
     shown = get(app, answer.headers["location"])
     assert "tacho 1.0.0" in shown.text
@@ -112,10 +124,56 @@ def test_a_publisher_releases_and_it_is_in_the_audit_log_with_what_was_refused(a
     assert post(app, f"{rollout}/do/cancel-all").status_code == 303
     assert "Cancel was asked for" in get(app, rollout).text
     log = get(app, "/audit?actor=user:a-publisher").text
-    assert "package.do" in log
-    assert "tacho 1.0.0 release" in log
+    assert "package.release" in log
+    assert "rollout.cancel" in log
     assert "a-operator" not in log.partition("<main")[2]
-    assert "http.400" in log or "input.bad" in log
+
+
+def test_of_two_who_tell_a_device_something_at_once_neither_takes_back_what_the_other_said(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(app, Role.OPERATOR)
+    orders, change = OrderStore(app.engine), OrderStore.change_desired
+
+    def a_moment_later(self: OrderStore, device: str, *more: Any) -> Desired:
+        """Somebody else pins another package after the form came in, and before it is acted on."""
+        orders.set_desired(device, pins={"needle": "2.0.0"})
+        return change(self, device, *more)
+
+    monkeypatch.setattr(OrderStore, "change_desired", a_moment_later, raising=True)
+    with monkeypatch.context() as patch:
+        # what is told anew in place of everything goes the same way, and is not what this is about
+        patch.setattr(orders, "change_desired", partial(change, orders))
+        assert post(app, "/devices/pi-2/do/pin", package="tacho", version="0.9.0").status_code == 303
+    told = orders.desired("pi-2")
+    assert told is not None
+    assert told.pins == {"needle": "2.0.0", "tacho": "0.9.0"}
+    assert [row.action for row in app.audit.entries(limit=1)] == ["device.pin"]
+    assert [row.target for row in app.audit.entries(limit=1)] == ["pi-2"]
+
+
+def test_what_a_release_would_do_is_shown_before_it_can_be_confirmed(app: Application) -> None:
+    log_in(app, Role.PUBLISHER)
+    path = "/packages/tacho/1.0.0/do/release"
+    before = app.client.get("/api/v1/rollouts").json()
+    foreseen = app.client.post(
+        "/api/v1/releases/preflight",
+        json={"package": "tacho", "version": "1.0.0", "channel": "stable", "plan": "canary"},
+        headers={"Origin": f"http://{HOST}"},
+    ).json()
+    assert foreseen["meant"] == 2
+    # the only channel that there is does not have to be filled in
+    for shown in (get(app, path), post(app, path, channel="stable", plan="canary")):
+        assert f"{foreseen['ready']} of 2 devices" in shown.text
+        assert "pi-2" in shown.text
+    assert "would take it now" not in post(app, path, channel="").text
+    # whoever confirms something else than they were shown is shown that first
+    answer = post(app, path, channel="stable", plan="careful", seen="stable canary", confirm="yes")
+    assert (answer.status_code, "by the plan careful" in answer.text) == (200, True)
+    assert "would take it now" in post(app, path, channel="stable", plan="canary", seen="stable canary").text
+    assert app.client.get("/api/v1/rollouts").json() == before
+    # a question is no change
+    assert "confirm" not in str(app.audit.entries(limit=1))
 
 
 def test_a_name_of_an_account_is_never_markup(app: Application) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
@@ -68,9 +69,14 @@ def bearer(token: str) -> dict[str, str]:
 
 
 @contextmanager
-def application(folder: Path, *, token: str | None = FILE_TOKEN, base: str = f"http://{HOST}") -> Iterator[Application]:
-    """As `run_controller` puts it together; with a token as where others can reach it, without as on loopback."""
-    with cheap_passwords(), _made(folder, token, base) as made:
+def application(
+    folder: Path, *, token: str | None = FILE_TOKEN, base: str = f"http://{HOST}", **settings: Any
+) -> Iterator[Application]:
+    """As `run_controller` puts it together; with a token as where others can reach it, without as on loopback.
+
+    `settings` are those of `make_api` that are not given otherwise, as `most_watchers`.
+    """
+    with cheap_passwords(), _made(folder, token, base, settings) as made:
         yield made
 
 
@@ -88,7 +94,7 @@ def cheap_passwords() -> Iterator[None]:
 
 
 @contextmanager
-def _made(folder: Path, token: str | None, base: str) -> Iterator[Application]:
+def _made(folder: Path, token: str | None, base: str, more: dict[str, Any]) -> Iterator[Application]:
     settings = ControllerSettings(data=folder, http=HttpAddress(host="127.0.0.1", port=8420), broker=None)
     folder.mkdir(parents=True, exist_ok=True)
     engine = open_database(sqlite_url(folder / "flotilla.db"))
@@ -122,6 +128,7 @@ def _made(folder: Path, token: str | None, base: str) -> Iterator[Application]:
         ),
         engine=engine,
         health=Health(engine, status=fleet.status, expiries=lambda: upkeep.expiries),
+        **more,
     )
     with TestClient(made, base_url=base) as client:
         yield Application(

@@ -90,6 +90,7 @@
       outline()
       pen.setLineDash([])
     } else if (code === "h") stroke(Math.max(1, size / 5), [0.3, 0.1], [0.3, 0.9], [0.7, 0.1], [0.7, 0.9])
+    else if (code === "v") stroke(Math.max(1, size / 6), [0.1, 0.25], [0.5, 0.75], [0.5, 0.75], [0.9, 0.25])
     else if (code === "c") stroke(Math.max(1, size / 5), [0.05, 0.5], [0.95, 0.5])
     else if (code === "d") {
       outline()

@@ -1,15 +1,18 @@
 """What single devices are told: stored, numbered, checked."""
 
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import Engine
 
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import KEPT, OrderStore
 from schemas.codec import decode
-from schemas.errors import FlotillaError
+from schemas.errors import FlotillaError, OperatorError
 from schemas.messages import Desired, Verb
 from tests.unit.fleet.builders import NOW, event_in
 
@@ -97,3 +100,34 @@ def test_a_device_that_was_never_heard_of_is_told_nothing(orders: OrderStore) ->
 
 def test_the_controllers_sessions_grow_for_ever(engine: Engine) -> None:
     assert [OrderStore(engine).next_session() for _ in range(3)] == [1, 2, 3]
+
+
+def test_what_is_changed_is_made_from_what_was_said_and_nobody_writes_in_between(
+    orders: OrderStore, engine: Engine
+) -> None:
+    orders.set_desired("pi-1", pins={"needle": "2.0.0"}, channel="beta")
+
+    def pinned(told: Desired) -> Desired:
+        # whoever else wants to write now has to wait until this is written
+        other = sqlite3.connect(str(engine.url.database), timeout=0, isolation_level=None)
+        with closing(other), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        return msgspec.structs.replace(told, pins={**(told.pins or {}), "tacho": "1.0.0"})
+
+    assert orders.change_desired("pi-1", pinned) == Desired(
+        rev=2, channel="beta", pins={"needle": "2.0.0", "tacho": "1.0.0"}
+    )
+    assert orders.desired("pi-1") == Desired(rev=2, channel="beta", pins={"needle": "2.0.0", "tacho": "1.0.0"})
+    assert orders.change_desired("pi-2", lambda told: msgspec.structs.replace(told, hold=True)).rev == 1
+
+
+def test_a_change_that_cannot_be_changes_nothing(orders: OrderStore) -> None:
+    def refused(_: Desired) -> Desired:
+        raise OperatorError("input.bad", "it is not pinned")
+
+    with pytest.raises(OperatorError, match="it is not pinned"):
+        orders.change_desired("pi-1", refused)
+    assert orders.desired("pi-1") is None
+    with pytest.raises(OperatorError) as caught:
+        orders.change_desired("nobody", lambda told: told)
+    assert caught.value.code == "device.unknown"

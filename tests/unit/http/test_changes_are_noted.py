@@ -55,8 +55,8 @@ def test_a_change_on_the_page_is_in_the_same_log(app: Application) -> None:
     done = app.client.post(f"/rollouts/{rollout}/do/pause", data={"sure": "yes"}, headers=OWN, follow_redirects=False)
     assert done.status_code == 303
     row = newest(app)
-    assert (row.actor, row.via, row.action, row.result) == ("user:anna", "page", "rollout.do", "done")
-    assert row.target == f"{rollout} pause"
+    assert (row.actor, row.via, row.action, row.result) == ("user:anna", "page", "rollout.pause", "done")
+    assert row.target == rollout
 
 
 def test_what_a_role_does_not_allow_is_noted_and_what_strangers_try_is_not(app: Application) -> None:

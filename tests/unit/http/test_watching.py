@@ -11,6 +11,7 @@ from controller.fleet.feed import ChangeFeed, EventTaken, PresenceChanged, Repor
 from controller.fleet.views import TakenEvent
 from controller.http import watching
 from controller.http.watching import as_server_sent, server_sent_events
+from schemas.errors import OperatorError
 from schemas.messages import UpdateEvent
 from tests.unit.fleet.builders import event, presence, reported
 
@@ -110,3 +111,15 @@ async def test_the_stream_ends_when_the_controller_does() -> None:
     async with asyncio.timeout(BOUND_S):
         assert await waiting is None
     assert feed.watchers == 0
+
+
+async def test_events_that_cannot_be_read_end_the_stream_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    def gone(_: int) -> list[TakenEvent]:
+        raise OperatorError("data.bad", "the database is gone")
+
+    feed = ChangeFeed()
+    stream = server_sent_events(feed, gone, asyncio.Event(), after=3)
+    async with asyncio.timeout(BOUND_S):
+        assert [frame async for frame in stream] == [b": watching\n\n"]
+    assert feed.watchers == 0
+    assert [record.getMessage() for record in caplog.records] == ["a live view ends: the database is gone"]

@@ -118,7 +118,7 @@ def test_a_newer_rollout_supersedes_the_older_one_and_revisions_go_on(engine: En
     assert second.id > first.id
     old = RolloutReader(engine).rollout(first.id)
     assert (old.state, old.revision) == (RolloutState.SUPERSEDED, 1)
-    assert verdicts(engine, first) == {"pi-1": Verdict.SUCCEEDED, "pi-2": Verdict.HELD}
+    assert verdicts(engine, first) == {"pi-1": Verdict.SUCCEEDED, "pi-2": Verdict.ENDED}
     take_in(engine, reported_in("pi-9"))
     assert says(engine, first, "pi-2", Phase.CANCELLED, 1) is RolloutState.SUPERSEDED
     assert verdicts(engine, first) == {"pi-1": Verdict.SUCCEEDED, "pi-2": Verdict.CANCELLED}

@@ -1,0 +1,101 @@
+"""A rollout that was stopped or is over: its waves and devices wait for nothing, and it says who did it and when."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from controller.rollouts.explaining import person
+from controller.rollouts.plan import RolloutState, Verdict
+from controller.rollouts.reader import RolloutReader
+from controller.rollouts.store import RolloutStore
+from controller.rollouts.views import WaveState
+from controller.rollouts.waves import RolloutPlan, Wave
+from schemas.messages import Phase
+from tests.unit.fleet.builders import NOW, event_in
+from tests.unit.rollouts.test_waves_kept import chosen, create, evaluate, fleet, take_in
+
+ONE_FIRST = RolloutPlan(waves=[Wave(devices=1, max_failures=0), Wave(upto=100)])
+LATER = NOW + timedelta(minutes=5)
+
+
+def test_a_reverted_rollout_waits_for_nothing_and_says_who_reverted_it_and_when(engine: Engine) -> None:
+    fleet(engine, 3)
+    rollout = create(engine, ONE_FIRST)
+    store = RolloutStore(engine)
+    store.set_state(rollout.id, RolloutState.REVERTED, LATER, by="user:anna")
+    seen = RolloutReader(engine).rollout(rollout.id)
+    assert (seen.changed_by, seen.changed_at) == ("user:anna", LATER)
+    assert seen.because == "reverted by anna"
+    assert [wave.state for wave in seen.waves] == [WaveState.ENDED, WaveState.ENDED]
+    assert [wave.because for wave in seen.waves] == [
+        "the rollout was reverted; 0 succeeded",
+        "the rollout was reverted; it never began",
+    ]
+    assert seen.verdicts == {Verdict.ENDED: 3}
+    assert "wait" not in str([seen.because, seen.waves])
+
+
+def test_a_halted_rollout_waits_for_nothing_until_somebody_goes_on(engine: Engine) -> None:
+    fleet(engine, 3)
+    rollout = create(engine, ONE_FIRST)
+    store = RolloutStore(engine)
+    halted = store.set_state(rollout.id, RolloutState.HALTED, LATER, by="token:ci")
+    assert halted.because == "halted by the token ci"
+    assert [wave.state for wave in halted.waves] == [WaveState.ENDED, WaveState.ENDED]
+    assert f"flotilla resume {rollout.id}" in halted.waves[1].because
+    assert halted.verdicts == {Verdict.HELD: 3}
+    going = store.set_state(rollout.id, RolloutState.ACTIVE, LATER + timedelta(minutes=1), by="user:ben")
+    assert [wave.state for wave in going.waves] == [WaveState.RUNNING, WaveState.WAITING]
+    assert (going.changed_by, going.verdicts) == ("user:ben", {Verdict.PENDING: 1, Verdict.WAITING: 2})
+
+
+def test_cancelling_all_says_who_did(engine: Engine) -> None:
+    fleet(engine, 2)
+    rollout = create(engine, ONE_FIRST)
+    assert RolloutStore(engine).cancel(rollout.id, now=LATER, by="user:anna").because == "halted by anna"
+
+
+def test_what_the_engine_stopped_is_nobody_s_doing_and_is_remembered_when_somebody_reverts_it(engine: Engine) -> None:
+    fleet(engine, 3)
+    rollout = create(engine, ONE_FIRST)
+    take_in(engine, event_in(chosen(engine), 1, Phase.ROLLED_BACK, rollout=rollout.id))
+    halted = evaluate(engine, rollout, LATER).view
+    assert (halted.state, halted.changed_by, halted.changed_at) == (RolloutState.HALTED, None, LATER)
+    assert halted.because.startswith("wave 1 of 2 (1 device): 1 rolled back")
+    assert [wave.state for wave in halted.waves] == [WaveState.FAILED, WaveState.ENDED]
+    seen = RolloutStore(engine).set_state(rollout.id, RolloutState.REVERTED, LATER, by="user:anna")
+    assert seen.because == f"reverted by anna; before that: {halted.because}"
+    assert [wave.state for wave in seen.waves] == [WaveState.FAILED, WaveState.ENDED]
+    assert seen.verdicts == {Verdict.ENDED: 2, Verdict.ROLLED_BACK: 1}
+
+
+def test_a_rollout_that_another_took_the_place_of_waits_for_nothing(engine: Engine) -> None:
+    fleet(engine, 2)
+    first = create(engine, ONE_FIRST)
+    create(engine, ONE_FIRST, version="2.1.0", now=LATER)
+    seen = RolloutReader(engine).rollout(first.id)
+    assert [wave.state for wave in seen.waves] == [WaveState.ENDED, WaveState.ENDED]
+    assert seen.waves[0].because == "a newer rollout took its place; 0 succeeded"
+    assert seen.verdicts == {Verdict.ENDED: 2}
+
+
+def test_a_paused_rollout_says_that_its_waves_wait_for_that(engine: Engine) -> None:
+    fleet(engine, 2)
+    rollout = create(engine, ONE_FIRST)
+    paused = RolloutStore(engine).set_state(rollout.id, RolloutState.PAUSED, LATER)
+    assert paused.because == "paused by an operator"
+    assert paused.waves[1].because == "does not begin as long as the rollout is paused"
+
+
+@pytest.mark.parametrize(
+    ("actor", "text"),
+    [
+        ("user:anna", "anna"),
+        ("token:ci", "the token ci"),
+        ("local:loopback", "somebody at the controller's machine"),
+        (None, "an operator"),
+    ],
+)
+def test_whoever_acted_is_named_as_people_would(actor: str | None, text: str) -> None:
+    assert person(actor) == text
