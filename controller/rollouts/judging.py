@@ -141,10 +141,9 @@ class Judge:
             return Mark(Verdict.HELD if seen.taken_back else Verdict.NOT_MEANT, listen=awaited)
         if phase is None and seen.installed == self._plan.version and seen.installed_phase is Phase.SUCCEEDED:
             return Mark(Verdict.SUCCEEDED, wave)
-        if self._plan.state is RolloutState.REVERTED:
-            return Mark(Verdict.ENDED, wave, phase=phase)
-        if last is not None and self._now > last:
-            return Mark(Verdict.MISSED, wave, phase=phase)
+        reverted = self._plan.state is RolloutState.REVERTED
+        if reverted or (last is not None and self._now > last):
+            return Mark(Verdict.ENDED if reverted else Verdict.MISSED, wave, phase=phase)
         due = _next([last], self._now)
         if not self._starting or seen.pinned is not None or seen.hold or wave is None:
             return Mark(Verdict.HELD, wave, due=due, phase=phase)

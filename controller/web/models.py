@@ -1,6 +1,6 @@
 """What templates are given where a stored value does not say it plainly enough."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -106,7 +106,7 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
 
 def rollout_card(line: RolloutLine) -> RolloutCard:
     """A line of a list."""
-    counted = kinds_of(verdict_codes(line.verdicts))
+    counted = kinds(verdict_codes(line.verdicts))
     return RolloutCard(
         id=line.id,
         package=line.package,
@@ -119,11 +119,6 @@ def rollout_card(line: RolloutLine) -> RolloutCard:
         segments=segments(counted),
         counts=counted,
     )
-
-
-def kinds_of(codes: dict[str, int] | str) -> dict[Kind, int]:
-    """How many devices are of each kind."""
-    return kinds(codes)
 
 
 def segments(counted: dict[Kind, int], width: float = WIDTH) -> list[Segment]:
@@ -157,9 +152,10 @@ def version_bars(counts: Sequence[VersionCount]) -> list[VersionBar]:
     return bars
 
 
-def legend(cells: str) -> list[Legend]:
+def legend(letters: Mapping[str, int]) -> list[Legend]:
     """How many cells are shown in which way."""
-    return [Legend(look=look, number=number, share=number / len(cells)) for look, number in shares(cells)]
+    whole = sum(letters.values())
+    return [Legend(look=look, number=number, share=number / whole) for look, number in shares(letters)]
 
 
 def chart(tallies: Sequence[Tally], meant: int) -> Chart:

@@ -105,16 +105,20 @@ def with_code(code: str) -> ColumnElement[bool]:
     return and_(busy, word.phase.in_(phases))
 
 
-def shares(codes: str) -> list[tuple[Look, int]]:
+def letters_of(cells: str) -> dict[str, int]:
+    """How many cells have each letter; counted letter by letter, as a tenth of the time goes by than cell by cell."""
+    return {code: number for code in LOOKS if (number := cells.count(code))}
+
+
+def shares(letters: Mapping[str, int]) -> list[tuple[Look, int]]:
     """How many cells have each letter, in the order of the legend."""
-    found = Counter(codes)
-    return [(LOOKS[code], found[code]) for code in LEGEND if found[code]]
+    return [(LOOKS[code], letters[code]) for code in LEGEND if letters.get(code)]
 
 
-def kinds(codes: Mapping[str, int] | str) -> dict[Kind, int]:
-    """How many cells are of each kind."""
+def kinds(letters: Mapping[str, int]) -> dict[Kind, int]:
+    """How many cells are of each kind, by how many have each letter."""
     counted: dict[Kind, int] = dict.fromkeys(("good", "working", "back", "waiting", "bad", "aside"), 0)
-    for code, number in Counter(codes).items():
+    for code, number in letters.items():
         counted[LOOKS.get(code, UNKNOWN).kind] += number
     return counted
 

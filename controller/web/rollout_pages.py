@@ -31,7 +31,6 @@ from controller.web.desk import Desk
 from controller.web.fleet_reading import rollout_lines
 from controller.web.live import live
 from controller.web.models import cells_of, chart, legend, rollout_card, segments, wave_card
-from controller.web.phases import kinds
 from controller.web.rendering import Asked, page
 from controller.web.rollout_reading import Board, device_at, device_rows, read_board
 from controller.web.visitor import Visitor
@@ -72,7 +71,7 @@ async def rollout(
     after: Text = "",
 ) -> Template:
     """One rollout; `show` keeps the devices of the list that are shown by this letter."""
-    values = (await _look(desk, rollout_id))[1]
+    values = await _look(desk, rollout_id)
     rows = await to_thread.run_sync(
         lambda: device_rows(desk.engine, rollout_id, code=show[:1], after=after, limit=DEVICES_A_PAGE + 1)
     )
@@ -98,12 +97,15 @@ async def rollout_live(
     names = ("summary", "legend", "timeline", "failures", "actions", "waves")
     templates = {name: environment.get_template(f"rollout_{name}.html") for name in names}
 
-    async def parts() -> tuple[int, dict[str, str]]:
-        generation, shown = await _look(desk, rollout_id)
-        values = {"now": utc_now(), "visitor": visitor, **shown}
+    def drawn() -> dict[str, str]:
+        values = {"now": utc_now(), "visitor": visitor, **_read(desk, rollout_id)}
         found = {name: template.render(values) for name, template in templates.items()}
-        found["cells"] = values["cells"]
-        return generation, found
+        return found | {"cells": values["cells"]}
+
+    async def parts() -> tuple[int, dict[str, str]]:
+        # drawn once for all who may do the same
+        read = await desk.fresh.get(("rollout live", rollout_id, visitor.may_act), drawn)
+        return read.generation, read.value
 
     return live(parts, lambda: desk.fleet.feed.published, ending_of(request))
 
@@ -149,19 +151,22 @@ async def steer(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, n
 
 
 async def _board(desk: Desk, rollout_id: str) -> Board:
-    return (await desk.fresh.get(("board", rollout_id), lambda: read_board(desk.engine, rollout_id, utc_now()))).value
+    board: Board = (await _look(desk, rollout_id))["board"]
+    return board
 
 
-async def _look(desk: Desk, rollout_id: str) -> tuple[int, dict[str, Any]]:
-    board = await desk.fresh.get(("board", rollout_id), lambda: read_board(desk.engine, rollout_id, utc_now()))
-    view = await desk.fresh.get(("rollout", rollout_id), lambda: desk.fleet.rollouts.rollout(rollout_id))
-    failures = await desk.fresh.get(("failures", rollout_id), lambda: desk.fleet.rollouts.failures(rollout_id))
-    generation = min(board.generation, view.generation, failures.generation)
-    return generation, _shown(board.value, view.value, failures.value)
+async def _look(desk: Desk, rollout_id: str) -> dict[str, Any]:
+    return (await desk.fresh.get(("rollout", rollout_id), lambda: _read(desk, rollout_id))).value
+
+
+def _read(desk: Desk, rollout_id: str) -> dict[str, Any]:
+    """All that the page shows of a rollout; blocks."""
+    board = read_board(desk.engine, rollout_id, utc_now())
+    return _shown(board, desk.fleet.rollouts.rollout(rollout_id), desk.fleet.rollouts.failures(rollout_id))
 
 
 def _shown(board: Board, view: Rollout, failures: list[Failure]) -> dict[str, Any]:
-    counted = kinds(board.cells)
+    counted = board.counts
     waits = any(wave.state is WaveState.AWAITING_APPROVAL for wave in view.waves)
     return {
         "board": board,
@@ -169,7 +174,7 @@ def _shown(board: Board, view: Rollout, failures: list[Failure]) -> dict[str, An
         "waves": [wave_card(wave) for wave in view.waves],
         "counts": counted,
         "segments": segments(counted),
-        "legend": legend(board.cells),
+        "legend": legend(board.letters),
         "chart": chart(board.tallies, len(board.cells)),
         "failures": failures,
         "moves": _offered(board, view, waits=waits),
@@ -182,8 +187,8 @@ def _offered(board: Board, view: Rollout, *, waits: bool) -> list[Action]:
     offered: list[Action] = [APPROVE] if waits else []
     offered += moves_from(board.state)
     if board.state not in ENDED and board.state is not RolloutState.REVERTED:
-        offered += [RETRY] if kinds(board.cells)["bad"] else []
-        busy = kinds(board.cells)["working"] + kinds(board.cells)["waiting"]
+        offered += [RETRY] if board.counts["bad"] else []
+        busy = board.counts["working"] + board.counts["waiting"]
         offered += [CANCEL] if busy and view.cancel_asked_at is None else []
     return offered
 
@@ -191,7 +196,7 @@ def _offered(board: Board, view: Rollout, *, waits: bool) -> list[Action]:
 def _ask(
     request: Asked, visitor: Visitor, action: Action, board: Board, error: FlotillaError | None = None
 ) -> Template:
-    counted = kinds(board.cells)
+    counted = board.counts
     fact = (
         f"{counted['good']} of {len(board.cells)} devices have it, {counted['working']} are at it, "
         f"{counted['waiting']} wait, {counted['bad']} failed or went back."

@@ -12,7 +12,7 @@ from controller.rollouts.plan import RolloutState
 from controller.rollouts.reader import unknown_rollout
 from controller.rollouts.tables import rollout_devices, rollouts
 from controller.web.pace import Pace, Tally, bucket_s, pace
-from controller.web.phases import Look, code_column, kinds, look_of, with_code
+from controller.web.phases import Kind, Look, code_column, kinds, letters_of, look_of, with_code
 from schemas.messages import Phase
 
 _word: Final = rollout_devices.c
@@ -28,6 +28,7 @@ class Board(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         cells: one letter for each device, by wave and id; see `controller.web.phases`.
+        letters: how many cells have each letter; `counts` how many are of each kind.
         waves: wave and number of its devices, in order; `NO_WAVE` for those that are in none yet.
         order: changes whenever the devices themselves do, so that a place in `cells` means another one.
         tallies: devices that finished, by stretches of `width_s` seconds from the beginning on.
@@ -43,6 +44,8 @@ class Board(msgspec.Struct, frozen=True, kw_only=True):
     changed_at: datetime
     read_at: datetime
     cells: str
+    letters: dict[str, int]
+    counts: dict[Kind, int]
     waves: list[tuple[int, int]]
     order: str
     width_s: int
@@ -52,8 +55,7 @@ class Board(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def done(self) -> int:
         """Devices of which nothing more is expected."""
-        counted = kinds(self.cells)
-        return counted["good"] + counted["bad"] + counted["aside"]
+        return self.counts["good"] + self.counts["bad"] + self.counts["aside"]
 
     @property
     def share(self) -> float:
@@ -73,7 +75,8 @@ def read_board(engine: Engine, rollout: str, now: datetime) -> Board:
         until = now if state in _MOVING else from_db(row["changed_at"])
         width_s = bucket_s(begun, until)
         tallies = _tallies(connection, rollout, begun, until, width_s)
-    counted = kinds(cells)
+    letters = letters_of(cells)
+    counted = kinds(letters)
     return Board(
         rollout=rollout,
         package=row["package"],
@@ -85,6 +88,8 @@ def read_board(engine: Engine, rollout: str, now: datetime) -> Board:
         changed_at=from_db(row["changed_at"]),
         read_at=now,
         cells=cells,
+        letters=letters,
+        counts=counted,
         waves=waves,
         order=order,
         width_s=width_s,

@@ -1,5 +1,6 @@
 """What the page works out before it shows it."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -84,8 +85,10 @@ def test_a_chart_stays_within_its_frame_and_only_grows(found: list[Tally], meant
 
 @given(st.text(alphabet="".join(phases.LOOKS), max_size=300))
 def test_every_cell_is_counted_once_in_the_legend_and_in_the_bar(cells: str) -> None:
-    assert sum(entry.number for entry in legend(cells)) == len(cells)
-    counted = phases.kinds(cells)
+    letters = phases.letters_of(cells)
+    assert letters == Counter(cells)
+    assert sum(entry.number for entry in legend(letters)) == len(cells)
+    counted = phases.kinds(letters)
     assert sum(counted.values()) == len(cells)
     assert sum(part.width for part in segments(counted)) == pytest.approx(WIDTH if cells else 0, abs=0.1)
 
