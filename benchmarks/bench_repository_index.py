@@ -25,8 +25,8 @@ from benchmarks.many_releases import BEGUN, CHANNELS, DAYS, PLATFORMS, TAGS, fil
 from controller.database import open_database, reading, sqlite_url
 from controller.repository.channels import Channels
 from controller.repository.index import Index
-from controller.repository.searching import Wanted
 from controller.repository.tables import releases
+from controller.repository.wanted import Wanted
 from schemas.ranges import Range
 
 BAR_MS: Final = 5.0

@@ -22,7 +22,7 @@ from schemas.manifest import Manifest
 
 _NAME: Final = re.compile(r"([1-9][0-9]{0,9})\.([a-z0-9-]{1,80})\.json")
 _SERIALIZER: Final = JSONSerializer(compact=True)
-_SAME: Final = ("manifest", "target", "version_key", "newest_first", "description", "size", "files")
+_SAME: Final = ("manifest", "target", "version_key", "newest_first", "prerelease", "description", "size", "files")
 """Columns that follow from the manifest. How large the packed contents were does not."""
 
 

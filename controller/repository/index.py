@@ -9,15 +9,19 @@ from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, sele
 from sqlalchemy.sql.elements import ColumnElement
 
 from controller.database import from_db, reading, to_db, writing
-from controller.repository.ordering import newest_first, version_key
+from controller.repository.ordering import is_prerelease, newest_first, version_key
 from controller.repository.records import Origin, ReleaseRecord
-from controller.repository.searching import Wanted, found_rows, listed
+from controller.repository.searching import found_rows, listed
 from controller.repository.tables import ADDING, DELETED, DELETING, STORED, channels, release_tags, releases
+from controller.repository.tag_bits import tag_bits
+from controller.repository.wanted import Wanted
 from schemas.layout import target_name
 from schemas.manifest import Manifest, total_size
 
 _BATCH: Final = 1000
 """Rows that are changed by one statement."""
+_COPIED: Final = ("package", "newest_first", "version", "platform", "created_at", "prerelease")
+"""Columns that a release's tags repeat."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +168,7 @@ def release_values(
         "target": target,
         "version_key": key,
         "newest_first": newest_first(key),
+        "prerelease": is_prerelease(key),
         "description": manifest.description,
         "size": total_size(manifest),
         "packed": packed,
@@ -178,8 +183,9 @@ def release_values(
 
 def tag_values(row_id: int, values: Mapping[str, Any], tags: Iterable[str]) -> list[dict[str, Any]]:
     """The rows of a release's tags, by its id and row."""
-    copies = {name: values[name] for name in ("package", "newest_first", "version", "platform", "created_at")}
-    return [{"release_id": row_id, "tag": tag, **copies} for tag in sorted(set(tags))]
+    every = sorted(set(tags))
+    copies = {name: values[name] for name in _COPIED} | {"tag_bits": tag_bits(every)}
+    return [{"release_id": row_id, "tag": tag, **copies} for tag in every]
 
 
 def _begin(connection: Connection, manifest: Manifest, values: dict[str, Any]) -> None:

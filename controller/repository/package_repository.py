@@ -24,10 +24,10 @@ from controller.repository.publishing import Publisher
 from controller.repository.records import ChannelEntry, Garbage, Imported, Problem, Refreshed, ReleaseRecord, Statistics
 from controller.repository.repair import Repaired, repair
 from controller.repository.retention import InUse, Retention, Retired, Rules
-from controller.repository.searching import Wanted
 from controller.repository.signing import Lifetimes, replace_root_key
 from controller.repository.storage import Storage
 from controller.repository.tuf_api import TargetFile
+from controller.repository.wanted import Wanted
 from controller.repository.yanking import HistoryEntry, Yanking
 from schemas.errors import OperatorError, PublisherError, TrustError, one_line
 from schemas.layout import target_name

@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -29,6 +30,7 @@ version that was published once never comes back with other content.
 
 _ORDER: Final = ("package", "newest_first", "version", "platform")
 """The order of every search, and what a page goes on behind."""
+_BY_VERSION: Final = ("newest_first", "package", "version", "platform")
 
 releases: Final = Table(
     "releases",
@@ -40,6 +42,7 @@ releases: Final = Table(
     Column("version_key", LargeBinary, nullable=False),
     # The same turned round, so that one index in one direction has packages from a and their newest version first.
     Column("newest_first", LargeBinary, nullable=False),
+    Column("prerelease", Boolean, nullable=False),  # most ranges leave them out, so ranges are compared with it
     Column("platform", String(32), nullable=False),
     Column("manifest", String(64), nullable=False),  # sha256 of the plain manifest: the release's identity
     Column("target", String(64), nullable=False),  # sha256 of the packed manifest: its name in targets/
@@ -56,9 +59,10 @@ releases: Final = Table(
     UniqueConstraint("package", "version", "platform"),
     CheckConstraint("state IN ('adding', 'stored', 'deleting', 'deleted')", name="state"),
     # What a search filters by stands in the index that gives it its order, so that what does not fit costs no row.
-    Index("ix_releases_listed", "state", *_ORDER, "created_at", "yanked_at"),
-    Index("ix_releases_of_platform", "state", "platform", *_ORDER[:-1], "created_at", "yanked_at"),
-    Index("ix_releases_by_date", "state", "created_at"),
+    Index("ix_releases_listed", "state", *_ORDER, "created_at", "yanked_at", "prerelease"),
+    Index("ix_releases_of_platform", "state", "platform", *_ORDER[:-1], "created_at", "yanked_at", "prerelease"),
+    Index("ix_releases_by_date", "state", "created_at", *_ORDER, "yanked_at", "prerelease"),
+    Index("ix_releases_by_version", "state", "prerelease", *_BY_VERSION, "created_at", "yanked_at"),
 )
 
 release_tags: Final = Table(
@@ -72,7 +76,10 @@ release_tags: Final = Table(
     Column("version", String(256), nullable=False),
     Column("platform", String(32), nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Index("ix_release_tags_listed", "tag", *_ORDER, "created_at"),
+    Column("prerelease", Boolean, nullable=False),
+    # Of all the release's tags, see controller.repository.tag_bits.
+    Column("tag_bits", BigInteger, nullable=False),
+    Index("ix_release_tags_listed", "tag", *_ORDER, "created_at", "prerelease", "tag_bits", "release_id"),
 )
 
 release_history: Final = Table(

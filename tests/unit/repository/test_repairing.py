@@ -169,6 +169,7 @@ def test_a_timestamp_of_an_older_state_is_refused(small: PackageRepository, tmp_
         ("files", 9),
         ("version_key", b"x"),
         ("newest_first", b"x"),
+        ("prerelease", True),
         ("manifest", "a" * 64),
         ("target", "b" * 64),
     ],

@@ -11,16 +11,17 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, event, text
 
-from benchmarks.many_releases import BEGUN, CHANNELS, PLATFORMS, TAGS, fill, version_of
+from benchmarks.many_releases import BEGUN, CHANNELS, PLATFORMS, TAGS, fill
 from controller import database
 from controller.database import open_database, reading, sqlite_url, writing
 from controller.repository.index import Index
-from controller.repository.ordering import key_bounds, newest_first, version_key
+from controller.repository.ordering import newest_first, version_key
 from controller.repository.records import ReleaseRecord
-from controller.repository.searching import Wanted
+from controller.repository.wanted import Wanted
 from schemas.ranges import Range
 
 COUNT = 6000
+RANGE = Range("<1.1.0-0 || 1.2.0-rc.5")
 STEPS = 1000
 """The database counts its own instructions in thousands."""
 
@@ -95,14 +96,20 @@ def test_every_way_finds_what_looking_at_each_release_finds(
         {"platform": "linux-armv7", "after": "package-00150@1.0.0@any"},
         {"tags": ["tag-3"], "after": "package-00150@1.0.0@any"},
         {"tags": ["tag-190"]},
+        {"tags": ["tag-5", "tag-6"]},
         {"channel": "beta", "after": "package-00150@1.0.0@any"},
         {"since": BEGUN + timedelta(days=300), "until": BEGUN + timedelta(days=301)},
         {"since": BEGUN + timedelta(days=300), "until": BEGUN + timedelta(days=301), "tags": ["tag-0"]},
         {"name": "package-0019*"},
+        {"version_range": Range("^4.1")},
+        {"version_range": Range("<1.0.1-0 || 4.1.0-rc.1 || >=5")},
     ],
 )
 def test_a_search_reads_little(engine: Engine, question: dict[str, Any]) -> None:
-    """The bound is far below the 6 000 releases: reading them all takes over 60 000 instructions."""
+    """The bound is far below the 6 000 releases: reading them all takes over 60 000 instructions.
+
+    Looking up each release with one of two tags, rather than comparing their bits in the index, takes more too.
+    """
     counted = 0
 
     def count() -> int:
@@ -120,7 +127,7 @@ def test_a_search_reads_little(engine: Engine, question: dict[str, Any]) -> None
         event.remove(engine, "checkout", watch)
         with engine.connect() as connection:
             connection.connection.dbapi_connection.set_progress_handler(None, 0)  # type: ignore[union-attr]
-    assert counted * STEPS // 10 < 12_000
+    assert counted * STEPS // 10 < 5_500
 
 
 def test_the_turned_key_sorts_the_other_way_round() -> None:
@@ -128,18 +135,6 @@ def test_the_turned_key_sorts_the_other_way_round() -> None:
     keys = [newest_first(version_key(version)) for version in versions]
     assert keys == sorted(keys, reverse=True)
     assert len(set(keys)) == len(keys)
-
-
-@pytest.mark.parametrize(
-    "text_of_range", ["^1.2", "~1.0.1 || 3.x", "<1.2.0-rc.2", ">=2", "*", "", "1.0.1", "1 - 2", ">1.5 <1.2"]
-)
-def test_no_version_of_a_range_lies_outside_its_bounds(text_of_range: str) -> None:
-    low, high = key_bounds(Range(text_of_range))
-    for number in range(200):
-        version = version_of(number)
-        if Range(text_of_range).contains(version):
-            assert low is None or version_key(version) >= low
-            assert high is None or version_key(version) <= high
 
 
 def test_a_database_from_before_is_brought_along(tmp_path: Path) -> None:
@@ -159,4 +154,6 @@ def test_a_database_from_before_is_brought_along(tmp_path: Path) -> None:
     engine = open_database(url)
     assert Index(engine).search(Wanted(limit=100)) == before
     assert Index(engine).search(Wanted(tags=before[0].tags))[0] == before[0]
+    in_range = [record for record in before if RANGE.contains(record.version)]
+    assert Index(engine).search(Wanted(version_range=RANGE)) == in_range
     engine.dispose()
