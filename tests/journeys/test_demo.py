@@ -5,13 +5,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from controller.demo.processes import program
+from tests.support.wheel import laid_out
 
 pytestmark = [pytest.mark.journey, pytest.mark.broker]
 
@@ -21,9 +22,9 @@ PROC = Path("/proc")
 
 
 class Demo:
-    """A running demo; all that it makes is below `folder`."""
+    """A running demo, with variables of its own if given; all that it makes is below `folder`."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, variables: Mapping[str, str] | None = None) -> None:
         folder.mkdir()
         self.folder = folder
         self._output = folder.with_suffix(".log")
@@ -33,7 +34,8 @@ class Demo:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "TMPDIR": str(folder)},
+                cwd=folder,
+                env={**(variables or os.environ), "TMPDIR": str(folder)},
                 process_group=0,
             )
 
@@ -72,9 +74,9 @@ class Demo:
 
 
 @contextmanager
-def demo(folder: Path, *options: str) -> Iterator[Demo]:
+def demo(folder: Path, *options: str, variables: Mapping[str, str] | None = None) -> Iterator[Demo]:
     """A demo that is gone at the end, with all that it started."""
-    made = Demo(folder, *options)
+    made = Demo(folder, *options, variables=variables)
     try:
         yield made
     finally:
@@ -126,7 +128,8 @@ def assert_nothing_is_left(ended: Demo) -> None:
 
 
 def test_the_demo_tells_its_story_and_leaves_nothing(tmp_path: Path) -> None:
-    with demo(tmp_path / "demo") as running:
+    # as it is installed, not as it lies here: all that it needs is in the wheel
+    with demo(tmp_path / "demo", variables=laid_out(tmp_path)) as running:
         running.until("pi-6 1.0.0 accepted")
         # what is looked for at the end is there while it runs: broker, controller, six agents and their services
         assert len(running.processes()) >= 9
