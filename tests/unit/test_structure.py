@@ -19,6 +19,7 @@ IMPURE = {
     "asyncio",
     "os",
     "sqlite3",
+    "sqlalchemy",
     "socket",
     "subprocess",
     "pathlib",
@@ -31,7 +32,10 @@ IMPURE = {
 }
 PURE = [
     "schemas",
-    "controller/rollouts/engine.py",
+    *(
+        f"controller/rollouts/{name}.py"
+        for name in ("engine", "plan", "waves", "judging", "tally", "proving", "widening", "catching_up", "standing")
+    ),
     "device_agent/lifecycle.py",
     "device_agent/policy.py",
     "device_agent/windows.py",

@@ -69,6 +69,7 @@ def after(seconds: float) -> datetime:
         (device(phase=Phase.CANCELLED, error_code="conflict.cancelled"), Verdict.CANCELLED),
         (device(phase=Phase.CANCELLED, error_code="conflict.halted"), Verdict.PENDING),
         (device(pinned="1.0.0"), Verdict.HELD),
+        (device(hold=True), Verdict.HELD),
         (device(last_seen=NOW - timedelta(days=8)), Verdict.UNREACHED),
         (device(last_seen=NOW - timedelta(days=8), phase=Phase.STAGED), Verdict.SILENT),
         (done(last_seen=NOW), Verdict.SUCCEEDED),
@@ -316,6 +317,27 @@ def test_limits_by_percent_count_only_from_enough_results_on() -> None:
     assert with_results(1, 4) is RolloutState.ACTIVE
 
 
+def test_so_many_percent_of_the_devices_reached_must_have_succeeded() -> None:
+    waves = in_waves(Wave(devices=["pi-1", "pi-2", "pi-3", "pi-4"], success=75), Wave(upto=100))
+    for failed, state, begun in ((1, RolloutState.ACTIVE, 2), (2, RolloutState.HALTED, 1)):
+        seen = [device(f"pi-{one}", phase=Phase.FAILED) for one in range(1, failed + 1)]
+        seen += [done(f"pi-{one}") for one in range(failed + 1, 5)]
+        after_it = decide(waves, [*seen, device("pi-5")], NOW)
+        assert (after_it.state, after_it.plan.begun) == (state, begun)
+
+
+def test_whoever_took_it_and_fell_silent_has_failed_after_the_deadline() -> None:
+    waves = in_waves(Wave(devices=["pi-1"], max_failures=0, deadline="2h"), Wave(upto=100), on_failure=OnFailure.PAUSE)
+    begun = decide(waves, fleet(2), NOW).plan
+    seen = [device("pi-1", phase=Phase.SWITCHED, online=False), device("pi-2")]
+    assert decide(begun, seen, after(7200)).state is RolloutState.ACTIVE
+    stopped = decide(begun, seen, after(7201))
+    assert (stopped.state, stopped.plan.stopped) == (
+        RolloutState.PAUSED,
+        "wave 1 of 2 (1 device): 1 silent of 1 with a result; 0 may fail",
+    )
+
+
 def test_refusals_are_no_failures_and_no_proof() -> None:
     waves = in_waves(Wave(devices=["pi-1"], max_failures=0), Wave(upto=100), on_failure=OnFailure.REVERT)
     seen = [device("pi-1", phase=Phase.REJECTED), device("pi-2")]
@@ -349,6 +371,14 @@ def test_one_device_at_a_time_for_each_site() -> None:
     new = {one for one, verdict in second.verdicts.items() if verdict is Verdict.PENDING} - set(going)
     assert len(new) == 1
     assert new < {"pi-1", "pi-2", "pi-3"}
+
+
+def test_a_wave_with_a_condition_means_whoever_meets_it() -> None:
+    waves = in_waves(Wave(where={"site": ["bern", "basel"]}), Wave(upto=100))
+    sites = {"pi-1": "bern", "pi-2": "chur", "pi-3": "basel"}
+    begun = decide(waves, [device(name, tags={"site": site}) for name, site in sites.items()], NOW)
+    assert started(begun.plan) == {"pi-1", "pi-3"}
+    assert begun.verdicts["pi-2"] is Verdict.WAITING
 
 
 def test_a_share_with_so_many_at_a_time_needs_no_list_of_ids() -> None:

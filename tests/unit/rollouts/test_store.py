@@ -75,6 +75,25 @@ def test_the_devices_words_complete_it_and_the_announcement_says_so(engine: Engi
     assert (failure.message, failure.log_tail) == ("answered 500", "")
 
 
+def test_what_went_wrong_is_grouped_by_its_code_with_one_log_each(engine: Engine) -> None:
+    take_in(engine, *(reported_in(f"pi-{number}") for number in range(1, 5)))
+    rollout = create(engine)
+    for number, code in enumerate(("disk.full", "health.http", "health.http"), 1):
+        error = ErrorReport(code=code, message=f"{code} on pi-{number}", log_tail=f"log of pi-{number}")
+        phase = Phase.FAILED if code == "disk.full" else Phase.ROLLED_BACK
+        says(engine, rollout, f"pi-{number}", phase, 1, error=error)
+    refused = ErrorReport(code="requires.agent", message="too old")
+    says(engine, rollout, "pi-4", Phase.REJECTED, 1, error=refused)
+    reader = RolloutReader(engine)
+    assert reader.rollout(rollout.id).verdicts == {"failed": 1, "rejected": 1, "rolled_back": 2}
+    found = [(one.code, one.count, one.devices, one.log_tail) for one in reader.failures(rollout.id)]
+    assert found == [
+        ("health.http", 2, ["pi-2", "pi-3"], "log of pi-2"),
+        ("disk.full", 1, ["pi-1"], "log of pi-1"),
+        ("requires.agent", 1, ["pi-4"], ""),
+    ]
+
+
 def test_a_device_that_has_the_version_already_needs_no_word(engine: Engine) -> None:
     take_in(engine, reported_in("pi-1", packages={"tacho": installed("2.0.0")}))
     rollout = create(engine)

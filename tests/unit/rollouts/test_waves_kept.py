@@ -22,7 +22,7 @@ from controller.rollouts.views import Rollout, WaveState
 from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.codec import decode
 from schemas.errors import OperatorError
-from schemas.messages import Announcement, Phase, ReleaseState, Targets
+from schemas.messages import Announcement, Phase, ReleaseState, Targets, Window
 from tests.unit.fleet.builders import NOW, event_in, installed, presence_in, reported_in, succeeded_in
 
 TWO = RolloutPlan(waves=[Wave(devices=1, max_failures=0, soak="10m"), Wave(upto=100, approval=True)])
@@ -229,6 +229,13 @@ def test_a_rollout_from_before_there_were_plans_goes_on_as_it_was(engine: Engine
     assert announced(engine) == before
     take_in(engine, *succeeded_in("pi-2", rollout=rollout.id))
     assert evaluate(engine, rollout).state is RolloutState.COMPLETE
+
+
+def test_when_devices_may_start_by_the_plan_is_announced_to_them(engine: Engine) -> None:
+    window = Window(start="22:00", end="05:00", days=[5, 6])
+    create(engine, plan=RolloutPlan(waves=[Wave(upto=100)], window=window, not_before=NOW, jitter="1h30m"))
+    policy = announced(engine).policy
+    assert (policy.window, policy.not_before, policy.jitter_s) == (window, NOW, 5400)
 
 
 def test_what_could_not_be_announced_later_is_refused_now(engine: Engine) -> None:
