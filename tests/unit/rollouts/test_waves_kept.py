@@ -134,6 +134,25 @@ def test_a_canary_that_fails_halts_it_in_the_next_revision_and_an_operator_may_g
     assert evaluate(engine, rollout).state is RolloutState.ACTIVE
 
 
+def test_a_named_device_that_was_never_heard_of_is_let_in_with_its_wave(engine: Engine) -> None:
+    fleet(engine, 2)
+    create(engine, plan=RolloutPlan(waves=[Wave(devices=["pi-1", "pi-new"]), Wave(upto=100)]))
+    assert announced(engine).targets.devices == ["pi-1", "pi-new"]
+
+
+def test_who_is_pinned_or_on_hold_is_not_waited_for(engine: Engine) -> None:
+    fleet(engine, 3)
+    orders = OrderStore(engine)
+    orders.set_desired("pi-2", pins={"tacho": "1.0.0"})
+    orders.set_desired("pi-3", hold=True)
+    rollout = create(engine, plan=None)
+    assert rollout.verdicts == {Verdict.PENDING: 1, Verdict.HELD: 2}
+    take_in(engine, *succeeded_in("pi-1", rollout=rollout.id))
+    assert evaluate(engine, rollout).state is RolloutState.COMPLETE
+    orders.set_desired("pi-3", hold=False)
+    assert evaluate(engine, rollout).view.verdicts == {Verdict.SUCCEEDED: 1, Verdict.HELD: 1, Verdict.PENDING: 1}
+
+
 def test_what_a_failing_wave_does_is_the_plans_to_say(engine: Engine) -> None:
     fleet(engine, 3)
     for name, state in (("pause", RolloutState.PAUSED), ("revert", RolloutState.REVERTED)):

@@ -1,0 +1,140 @@
+"""What each page shows of a fleet in the middle of a canary, read as text."""
+
+import html
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import pytest
+
+from controller.database import utc_now
+from controller.fleet.incoming import Incoming
+from controller.fleet.intake_store import IntakeStore
+from controller.rollouts.store import RolloutStore
+from controller.rollouts.waves import RolloutPlan, Wave
+from schemas.messages import ErrorReport, InstalledPackage, Phase
+from tests.support.in_process import Application, application
+from tests.support.repository import make_package
+from tests.unit.fleet.builders import event_in, presence_in, reported_in
+
+NAMES = ["pi-1", "pi-2", "pi-3", "pi-4"]
+FAILED = ErrorReport(code="health.http", message="answered 500", log_tail="starting\ncannot open /dev/ttyAMA0")
+FACTS = {"model": "Raspberry Pi 5", "serial": "b0b5", "temperature_c": 61}
+
+
+class Seen:
+    """A controller's page, and the rollout that goes on."""
+
+    def __init__(self, app: Application, rollout: str) -> None:
+        self.app = app
+        self.rollout = f"/rollouts/{rollout}"
+
+    def source(self, path: str) -> str:
+        answer = self.app.client.get(path, headers={"Accept": "text/html"}, follow_redirects=False)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    def text(self, path: str, *, part: str = "main") -> str:
+        """What people read: no markup, one space between words."""
+        found = re.search(rf"<{part}\b.*</{part}>", self.source(path), re.DOTALL)
+        assert found is not None
+        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", found[0])).split())
+
+
+def said(name: str, now: datetime) -> list[Incoming]:
+    runs = InstalledPackage(
+        version="1.0.0", manifest="ab" * 32, installed_at=now, previous="0.9.0", phase=Phase.SUCCEEDED, rollout=None
+    )
+    report = reported_in(name, at=now, facts=FACTS, tags={"site": "bern"}, packages={"tacho": runs})
+    return [presence_in(name), report]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    folder = tmp_path_factory.mktemp("contents")
+    with application(folder / "data", token=None, base="http://127.0.0.1:8420") as app:
+        for version, files in (("1.0.0", {"app": "one", "gone": "g"}), ("1.1.0", {"app": "two", "new": "n" * 3000})):
+            app.repository.add(make_package(folder, "tacho", version, files))
+        now = utc_now()
+        intake, rollouts = IntakeStore(app.engine), RolloutStore(app.engine)
+        intake.take_in([one for name in NAMES for one in said(name, now)], now)
+        plan = RolloutPlan(waves=[Wave(devices=["pi-1", "pi-2"], success=50), Wave(upto=100, approval=True)])
+        made = rollouts.create(
+            package="tacho", version="1.1.0", channel="stable", repository=["http://r"], plan=plan, now=now
+        )
+        about = {"rollout": made.id, "update": made.id, "version": "1.1.0"}
+        steps = (Phase.ACCEPTED, Phase.FETCHING, Phase.PROBATION, Phase.ROLLED_BACK)
+        for seq, phase in enumerate(steps, 1):
+            error = FAILED if phase is Phase.ROLLED_BACK else None
+            at = now + timedelta(seconds=seq)
+            intake.take_in([event_in("pi-1", seq, phase, at=at, error=error, **about)], now)
+        intake.take_in([event_in("pi-2", 1, Phase.FETCHING, at=now + timedelta(seconds=1), **about)], now)
+        rollouts.evaluate(made.id, now)
+        yield Seen(app, made.id)
+
+
+def test_the_overview_shows_the_fleet_what_it_runs_and_who_needs_attention(seen: Seen) -> None:
+    shown = seen.text("/")
+    assert "Devices 4 Online 4 Offline 0 Need attention 1" in shown
+    assert "tacho 1.1.0" in shown
+    assert "1.0.0 4" in shown
+    assert "pi-1" in shown
+    assert "health.http" in shown
+
+
+def test_a_rollouts_page_has_a_cell_for_each_device_by_its_phase(seen: Seen) -> None:
+    (cells,) = re.findall(r'data-grid="([^"]*)"', seen.source(seen.rollout))
+    # rolled back, fetching, and two that wait for their wave
+    assert re.search(r"\bkfii\b", html.unescape(cells)), cells
+    assert "pi-2" in seen.app.client.get(f"{seen.rollout}/cell/1", headers={"Accept": "text/html"}).text
+
+
+def test_a_rollouts_page_has_its_waves_and_what_each_waits_for(seen: Seen) -> None:
+    shown = seen.text(seen.rollout)
+    assert "2 devices running" in shown
+    assert "waits for 1 updating; 0 succeeded, 1 rolled back" in shown
+    assert "everybody waiting" in shown
+
+
+def test_a_rollouts_page_has_a_time_line_its_pace_and_an_estimate(seen: Seen) -> None:
+    shown = seen.text(seen.rollout)
+    assert re.search(r"Pace [0-9.]+ a minute", shown)
+    assert re.search(r"Estimate \S+ \w+ to go", shown)
+    drawn = re.findall(r'class="line bad" points="([^"]+)"', seen.source(seen.rollout))
+    assert len(drawn) == 1
+    # from nobody at the beginning to everybody who went wrong
+    assert len({point.partition(",")[2] for point in drawn[0].split()}) > 1
+
+
+def test_a_rollouts_page_groups_its_failures_with_one_log(seen: Seen) -> None:
+    shown = seen.text(seen.rollout)
+    assert "health.http 1 device answered 500 starting cannot open /dev/ttyAMA0 pi-1" in shown
+
+
+def test_a_devices_page_has_its_facts_history_packages_log_and_health(seen: Seen) -> None:
+    shown = seen.text("/devices/pi-1")
+    for fact in ("model Raspberry Pi 5", "serial b0b5", "tag site bern"):
+        assert fact in shown
+    assert re.search(r"Health .*61", shown)
+    assert re.search(r"tacho 1\.0\.0 succeeded 0\.9\.0", shown)
+    history = shown.partition("History")[2]
+    assert re.search(r"accepted .* fetching .* probation .* rolled back .* health\.http answered 500", history)
+    assert "cannot open /dev/ttyAMA0" in history
+
+
+def test_a_versions_page_says_what_changed_in_files_and_bytes(seen: Seen) -> None:
+    shown = seen.text("/packages/tacho/compare?from=1.0.0&to=1.1.0")
+    assert "Added 1" in shown
+    assert "Removed 1" in shown
+    assert "Changed 1" in shown
+    assert "2.9 KiB" in shown
+    assert "1.1.0" in seen.text("/packages/tacho")
+    assert "tacho" in seen.text("/packages")
+
+
+def test_every_action_is_confirmed_before_it_is_done(seen: Seen) -> None:
+    question = seen.text(f"{seen.rollout}/do/halt")
+    assert "tacho 1.1.0 on stable" in question
+    assert re.search(r'<form [^>]*method="post"', seen.source(f"{seen.rollout}/do/halt"))
+    # having been asked changes nothing
+    assert "active" in seen.text(seen.rollout)
