@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from device_agent.simulator import device
 from device_agent.simulator.course import Kind
 from schemas.messages import Phase, Verb
 from tests.support.broker import Broker
@@ -92,6 +93,16 @@ async def test_a_silent_device_is_gone_without_a_word(broker: Broker, topic_root
         tally = fleet.tally
         await fleet.until(lambda: (tally().silent, tally().open, tally().connected) == (1, 0, 1))
         assert fleet.presence[silent].online, "only the broker tells of its end, later"
+
+
+async def test_a_flapping_device_comes_back_again_and_again(
+    broker: Broker, topic_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "FLAP_EVERY_S", 0.05)
+    monkeypatch.setattr(device, "FLAP_AWAY_S", 0.01)
+    async with simulated(broker.url, topic_root, 2, rates={Kind.FLAPPING: 0.5}) as fleet:
+        await fleet.until(lambda: sorted(one.session >= 3 for one in fleet.presence.values()) == [False, True])
+        assert fleet.tally().drops >= 2
 
 
 async def test_the_same_seed_tells_the_same_story(broker: Broker, unique: Callable[[str], str]) -> None:

@@ -232,6 +232,13 @@ def test_a_wave_of_one_device_is_an_online_one_and_the_same_every_time() -> None
     assert Tally(decisions.marks.values()).verdicts() == {"held": 1, "pending": 1, "waiting": 28}
 
 
+def test_the_same_devices_are_chosen_in_whatever_order_they_are_looked_at() -> None:
+    canary, seen = in_waves(Wave(devices=3), Wave(upto=100)), fleet(30)
+    chosen = decide(canary, seen, NOW).targets
+    assert len(chosen.devices) == 3
+    assert decide(canary, list(reversed(seen)), NOW).targets == chosen
+
+
 def test_a_wave_of_one_device_waits_for_one_that_is_online() -> None:
     canary = in_waves(Wave(devices=1), Wave(upto=100))
     decisions = decide(canary, fleet(3, online=False), NOW)

@@ -1,8 +1,10 @@
 """The laws of the rollout engine, for any plan, any fleet and any order of things. `docs/rollouts.md` lists them."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
@@ -285,3 +287,10 @@ def test_a_look_at_what_changed_is_as_good_as_a_look_at_everything(
         assert standing.tally.verdicts() == Tally(whole.marks.values()).verdicts()
         for wave in range(len(plan.waves)):
             assert +Counter(standing.tally.wave(wave)) == +Counter(Tally(whole.marks.values()).wave(wave))
+
+
+def test_every_law_is_listed_in_the_docs() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "rollouts.md").read_text()
+    listed = re.findall(r"^\d+\. ", text.partition("## Laws")[2].partition("\n## ")[0], re.MULTILINE)
+    held = [name for name in globals() if name.startswith("test_")]
+    assert [f"{number}. " for number in range(1, len(held))] == listed

@@ -1,0 +1,84 @@
+"""What operators ask devices for: shown as asked until the devices themselves have answered."""
+
+from sqlalchemy import Engine
+
+from controller.fleet.orders import OrderStore
+from controller.rollouts.plan import RolloutState, Verdict
+from controller.rollouts.reader import RolloutReader
+from controller.rollouts.store import RolloutStore
+from controller.rollouts.views import Rollout
+from schemas.messages import ErrorReport, Phase, ReleaseState, Verb
+from tests.unit.fleet.builders import NOW, event_in, succeeded_in
+from tests.unit.rollouts.test_waves_kept import announced, create, evaluate, fleet, take_in
+
+CANCELLED = ErrorReport(code="conflict.cancelled", message="cancelled")
+
+
+def stands(engine: Engine, rollout: Rollout, device: str) -> tuple[Verdict, Verb | None]:
+    """Its verdict after a look, and what it is asked for."""
+    evaluate(engine, rollout)
+    (one,) = [one for one in RolloutReader(engine).devices(rollout.id) if one.device == device]
+    return one.verdict, one.asked
+
+
+def sent(engine: Engine) -> list[tuple[str, Verb]]:
+    """The commands that wait for the broker."""
+    return sorted((one.device, one.verb) for one in OrderStore(engine).pending(NOW))
+
+
+def test_one_device_is_left_out_and_shown_as_asked_until_it_has_said_its_last_word(engine: Engine) -> None:
+    fleet(engine, 2)
+    rollout = create(engine, plan=None)
+    take_in(engine, event_in("pi-1", 1, Phase.FETCHING, rollout=rollout.id))
+    RolloutStore(engine).cancel(rollout.id, "pi-1", NOW)
+    message = announced(engine)
+    assert (message.revision, message.state, message.targets.exclude) == (2, ReleaseState.ACTIVE, ["pi-1"])
+    assert sent(engine) == [("pi-1", Verb.CANCEL)]
+    assert stands(engine, rollout, "pi-1") == (Verdict.UPDATING, Verb.CANCEL)
+    # words that are no last ones do not answer
+    take_in(engine, event_in("pi-1", 2, Phase.STAGED, rollout=rollout.id))
+    assert stands(engine, rollout, "pi-1") == (Verdict.UPDATING, Verb.CANCEL)
+    take_in(engine, event_in("pi-1", 3, Phase.CANCELLED, rollout=rollout.id, error=CANCELLED))
+    assert stands(engine, rollout, "pi-1") == (Verdict.CANCELLED, None)
+    assert stands(engine, rollout, "pi-2") == (Verdict.PENDING, None)
+
+
+def test_a_whole_rollout_is_halted_and_its_devices_are_asked_until_they_have_answered(engine: Engine) -> None:
+    fleet(engine, 2)
+    rollout = create(engine, plan=None)
+    take_in(engine, event_in("pi-1", 1, Phase.FETCHING, rollout=rollout.id))
+    asked = RolloutStore(engine).cancel(rollout.id, now=NOW)
+    assert (asked.state, asked.cancel_asked_at) == (RolloutState.HALTED, NOW)
+    assert announced(engine).state is ReleaseState.HALTED
+    assert stands(engine, rollout, "pi-1") == (Verdict.UPDATING, Verb.CANCEL)
+    take_in(engine, event_in("pi-1", 2, Phase.CANCELLED, rollout=rollout.id, error=CANCELLED))
+    assert stands(engine, rollout, "pi-1") == (Verdict.CANCELLED, None)
+
+
+def test_what_failed_is_open_again_and_nobody_else_is_asked(engine: Engine) -> None:
+    fleet(engine, 3)
+    rollout = create(engine, plan=None)
+    take_in(engine, event_in("pi-1", 1, Phase.ROLLED_BACK, rollout=rollout.id, error=CANCELLED))
+    take_in(engine, *succeeded_in("pi-2", 1, rollout=rollout.id))
+    assert stands(engine, rollout, "pi-1") == (Verdict.ROLLED_BACK, None)
+    RolloutStore(engine).retry(rollout.id, now=NOW)
+    assert stands(engine, rollout, "pi-1") == (Verdict.PENDING, Verb.RETRY)
+    assert RolloutReader(engine).failures(rollout.id) == []
+    assert sent(engine) == [("pi-1", Verb.RETRY)]
+    # the word that it has taken back does not count when it comes again, a newer one does
+    take_in(engine, event_in("pi-1", 1, Phase.ROLLED_BACK, rollout=rollout.id, error=CANCELLED))
+    assert stands(engine, rollout, "pi-1") == (Verdict.PENDING, Verb.RETRY)
+    take_in(engine, event_in("pi-1", 2, Phase.ACCEPTED, rollout=rollout.id))
+    assert stands(engine, rollout, "pi-1") == (Verdict.UPDATING, None)
+
+
+def test_a_retry_lets_one_device_in_that_was_left_out(engine: Engine) -> None:
+    fleet(engine, 2)
+    rollout = create(engine, plan=None)
+    store = RolloutStore(engine)
+    store.cancel(rollout.id, "pi-1", NOW)
+    take_in(engine, event_in("pi-1", 1, Phase.CANCELLED, rollout=rollout.id, error=CANCELLED))
+    assert stands(engine, rollout, "pi-1") == (Verdict.CANCELLED, None)
+    store.retry(rollout.id, "pi-1", NOW)
+    assert announced(engine).targets.exclude == []
+    assert stands(engine, rollout, "pi-1") == (Verdict.PENDING, Verb.RETRY)
