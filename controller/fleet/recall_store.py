@@ -179,7 +179,7 @@ def _catch_up(connection: Connection, row: Any, said: Announcement, now: datetim
     if unheard:
         state, excluded = max(state, before.state, key=_STRICTER.index), excluded | {*before.base.exclude}
     base = msgspec.structs.replace(plan.base, exclude=sorted(excluded))
-    save(connection, row, replace(plan, state=state, base=base), now)
+    save(connection, row, replace(plan, state=state, base=base), now, None)
 
 
 def _announce_again(connection: Connection, rollout: str, now: datetime) -> None:
