@@ -1,18 +1,28 @@
 """Makes the pictures of the page in `docs/images/`: `make pictures`.
 
 A fleet of 240 devices is told to a real controller as it would have been over the last hour, by the real intake and the
-real rollout engine, and then looked at in a real Chromium. The same random numbers every time.
+real rollout engine, and then looked at in a real Chromium. The same random numbers every time. The demo's picture is
+what a real demo prints, with the tables as they were in the end.
 """
 
 import asyncio
+import io
 import random
+import re
 import tempfile
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from rich.console import Console
 from sqlalchemy import Engine, select
 
+from controller.cli.demo import summary_text
 from controller.database import open_database, reading, sqlite_url, to_db, utc_now
+from controller.demo.fleet import START_SECONDS, DemoFleet
+from controller.demo.sample import sample_folder
+from controller.demo.story import STORY, Chapter, Outcome, build_releases, differences, tell
+from controller.demo.table import table_of
 from controller.fleet.incoming import EventIn, Incoming, PresenceIn, ReportedIn
 from controller.fleet.intake_store import IntakeStore
 from controller.rollouts.plan_files import ready_plan
@@ -27,6 +37,9 @@ from tests.support.controller import controller_process
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 DEVICES = 240
+AGENTS = 6
+WIDTH = 100
+"""Columns of the terminal in which the demo is drawn."""
 TALL = (1280, 1120)
 PLACES = ("kitchen", "hall", "roof", "gate", "barn", "lab")
 STEPS = (Phase.ACCEPTED, Phase.FETCHING, Phase.STAGED, Phase.SWITCHED, Phase.PROBATION)
@@ -120,7 +133,7 @@ class Fleet:
         return ReportedIn(reported=reported, live=True)
 
 
-def tell(data: Path) -> tuple[str, str]:
+def an_hour(data: Path) -> tuple[str, str]:
     """An hour of a canary rollout; its id, and a device that went back."""
     engine = open_database(sqlite_url(data / "flotilla.db"))
     fleet, now = Fleet(engine), utc_now()
@@ -167,12 +180,38 @@ async def take_pictures(url: str, rollout: str, device: str) -> None:
             print(IMAGES / f"{name}.png")
 
 
+def draw_demo(folder: Path) -> None:
+    """Play the demo, and draw what it says."""
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False, markup=False)
+    begun = time.monotonic()
+    with DemoFleet(folder, AGENTS) as fleet:
+        console.print(f"watch it in a browser at {fleet.client.url}/")
+        files = build_releases(sample_folder(None), folder / "build")
+        fleet.wait(fleet.all_online, "the start of every agent", START_SECONDS)
+        outcomes = [told(fleet, chapter, files[chapter.version]) for chapter in STORY]
+        for outcome in outcomes:
+            assert not differences(outcome), differences(outcome)
+            console.print(table_of(outcome.chapter, fleet.devices, outcome.devices))
+        console.print(summary_text(outcomes, time.monotonic() - begun))
+    # the reader's own font, and nothing that is fetched from elsewhere
+    drawn = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="make demo"), flags=re.DOTALL)
+    (IMAGES / "demo.svg").write_text(drawn)
+    print(IMAGES / "demo.svg")
+
+
+def told(fleet: DemoFleet, chapter: Chapter, package_file: Path) -> Outcome:
+    """Publish a chapter's release, and wait for what comes of it."""
+    return tell(fleet, chapter, package_file, lambda _chapter, _seen: None)
+
+
 def main() -> None:
     """Make them all."""
+    with tempfile.TemporaryDirectory(prefix="flotilla-pictures-") as demo:
+        draw_demo(Path(demo))
     with tempfile.TemporaryDirectory(prefix="flotilla-pictures-") as folder:
         data = Path(folder) / "data"
         data.mkdir()
-        rollout, device = tell(data)
+        rollout, device = an_hour(data)
         broker = new_broker(Path(folder) / "broker")
         try:
             broker.start()

@@ -57,7 +57,7 @@ def demo(agents: int, sample: Path | None, *, keep: bool) -> None:
                 console.print(line, soft_wrap=True)
             if differed:
                 raise OperatorError("demo.differed", f"the story differed, first at {differed[0]}")
-            _summary(outcomes, time.monotonic() - begun, console)
+            console.print(summary_text(outcomes, time.monotonic() - begun), soft_wrap=True)
             if keep:
                 _stay(fleet, console)
     except BrokerError as error:
@@ -85,21 +85,21 @@ def _play(fleet: DemoFleet, sample: Path, console: Console) -> list[Outcome]:
     return outcomes
 
 
-def _summary(outcomes: Sequence[Outcome], seconds: float, console: Console) -> None:
+def summary_text(outcomes: Sequence[Outcome], seconds: float) -> str:
+    """What it came to, in a few lines."""
     first, second, broken = outcomes
     count = len(first.devices)
     error = next(one.update.error for one in broken.devices.values() if one.update and one.update.error)
     tried = next(one.device for one in broken.devices.values() if one.wave == 1)
     others = f"the other {count - 1} never started it" if count > 1 else "nobody else was asked"
     installed, updated = (size_text(outcome.wire_bytes // count) for outcome in (first, second))
-    console.print(
+    return (
         f"\n1.0.0 was installed on {count} devices, {installed} each, in {first.seconds:.1f} s.\n"
         f"1.1.0 took its place with {updated} each, in {second.seconds:.1f} s.\n"
         f"1.2.0 was tried on {tried} first and was not healthy: {error.message}.\n"
         f"{tried} went back to 1.1.0 by itself and proved it healthy, in {broken.seconds:.1f} s;"
         f" the rollout halted at its first wave, and {others}.\n"
-        f"Nobody did anything; it all took {seconds:.0f} s.",
-        soft_wrap=True,
+        f"Nobody did anything; it all took {seconds:.0f} s."
     )
 
 

@@ -43,7 +43,7 @@ class LiveTable:
     def look(self, chapter: Chapter, seen: Mapping[str, RolloutDevice]) -> None:
         """Show where the devices are with a release."""
         if self._live:
-            self._live.update(self._table(chapter, seen), refresh=True)
+            self._live.update(table_of(chapter, self._devices, seen), refresh=True)
             return
         for device in self._devices:
             line = " ".join(_cells(chapter, device, seen.get(device)))
@@ -51,15 +51,17 @@ class LiveTable:
                 self._said[device] = line
                 self._console.print(line, highlight=False)
 
-    def _table(self, chapter: Chapter, seen: Mapping[str, RolloutDevice]) -> Table:
-        table = Table(title=f"publishing tacho {chapter.version}", title_justify="left")
-        for heading, width in (("device", 6), ("release", 13), ("phase", 12), ("received", 18), ("error", 14)):
-            table.add_column(heading, min_width=width)
-        for device in self._devices:
-            one = seen.get(device)
-            phase = one.update.phase if one and one.update else None
-            table.add_row(*_cells(chapter, device, one), style=_STYLES.get(phase, "") if phase else "dim")
-        return table
+
+def table_of(chapter: Chapter, devices: Iterable[str], seen: Mapping[str, RolloutDevice]) -> Table:
+    """Where each device is with a release."""
+    table = Table(title=f"publishing tacho {chapter.version}", title_justify="left")
+    for heading, width in (("device", 6), ("release", 13), ("phase", 12), ("received", 18), ("error", 14)):
+        table.add_column(heading, min_width=width)
+    for device in devices:
+        one = seen.get(device)
+        phase = one.update.phase if one and one.update else None
+        table.add_row(*_cells(chapter, device, one), style=_STYLES.get(phase, "") if phase else "dim")
+    return table
 
 
 def _cells(chapter: Chapter, device: str, one: RolloutDevice | None) -> tuple[str, str, str, str, str]:
