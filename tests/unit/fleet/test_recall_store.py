@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from controller.database import open_database, sqlite_url
 from controller.fleet.incoming import Incoming
 from controller.fleet.intake_store import IntakeStore
+from controller.fleet.orders import OrderStore
 from controller.fleet.recall_store import Recalled, RecallStore, Said
 from controller.rollouts.announcing import AnnouncementStore
 from controller.rollouts.plan import RolloutState, Verdict
@@ -18,7 +19,7 @@ from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
 from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.codec import decode
-from schemas.messages import Announcement, Phase, ReleaseState
+from schemas.messages import Announcement, Desired, Phase, ReleaseState
 from tests.unit.fleet.builders import NOW, event_in, presence_in, reported_in, succeeded_in
 
 NAMES = [f"pi-{number}" for number in range(1, 6)]
@@ -168,6 +169,39 @@ def test_an_operators_halt_that_the_broker_has_not_heard_of_goes_before_what_it_
     after = announced(yesterday)
     assert (after.state, after.targets) == (ReleaseState.HALTED, announced(site.today).targets)
     assert after.revision > announced(site.today).revision
+    yesterday.dispose()
+
+
+def test_a_rollout_that_the_database_does_not_know_is_taken_over(site: Site) -> None:
+    before = release(site.today)
+    published(site.today)
+    yesterday = site.back_up()
+    later = RolloutStore(site.today).create(
+        package="tacho", version="2.1.0", channel="stable", repository=["http://r"], now=NOW + timedelta(hours=1)
+    )
+    heard = announced(site.today)
+    assert hear(yesterday, site.today).rollouts == {before.id, later.id}
+    assert announced(yesterday) == heard
+    taken_over, old = look(yesterday, later), look(yesterday, before)
+    assert (taken_over.version, taken_over.state) == ("2.1.0", RolloutState.ACTIVE)
+    assert taken_over.verdicts == {Verdict.PENDING: 5}
+    assert old.state is RolloutState.SUPERSEDED
+    yesterday.dispose()
+
+
+def test_what_a_device_was_told_since_stays_and_goes_on_from_there(site: Site) -> None:
+    today = OrderStore(site.today)
+    today.set_desired("pi-1", hold=True)
+    yesterday = site.back_up()
+    today.set_desired("pi-1", pins={"tacho": "1.0.0"})
+    (row,) = today.desired_rows(changed_only=False)
+    said = Said(announcements=[], desired=[("pi-1", (decode(row.payload, Desired), row.payload.decode()))])
+    assert RecallStore(yesterday).learn(said, NOW).channels == {"stable"}
+    again = OrderStore(yesterday)
+    told = again.desired("pi-1")
+    assert told is not None
+    assert (told.rev, told.pins, told.hold) == (2, {"tacho": "1.0.0"}, None)
+    assert again.set_desired("pi-1", hold=True).rev == 3
     yesterday.dispose()
 
 
