@@ -4,7 +4,8 @@ The rules are those of the wire contract: at most 256 KiB, a JSON object, a `sch
 knows, unknown fields ignored, an empty payload on a retained topic is a tombstone.
 """
 
-from typing import Final, TypeVar
+from functools import lru_cache
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -49,12 +50,17 @@ def decode(payload: bytes, kind: type[M]) -> M:
     if not payload.startswith(_OURS):
         _check_schema(payload, kind)
     try:
-        message = msgspec.json.decode(payload, type=kind)
+        message: M = _decoder(kind).decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ContractError("message.json", f"{kind.__name__}: {_line(error)}") from error
     if message.schema > SCHEMA:  # said twice, and the last one counts
         raise _too_new(message.schema, kind)
     return message
+
+
+@lru_cache(maxsize=32)
+def _decoder(kind: type[Message]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
 
 
 def _check_schema(payload: bytes, kind: type[M]) -> None:

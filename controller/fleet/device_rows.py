@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from controller.database import to_db
-from controller.fleet.hours import hour_number, marked
+from controller.fleet.hours import marked
 from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import Insert, chunks, execute_many, insert_of, text_of, time_of
 from controller.fleet.tables import devices
@@ -71,11 +71,14 @@ class DeviceRow:
             "missing": self.track.gaps_text(),
         }
 
-    def heard(self, now: datetime) -> None:
-        """The device is alive: something came from it just now."""
-        moment = to_db(now)
+    def heard(self, moment: int, hour: int) -> None:
+        """The device is alive: something came from it just now.
+
+        Args:
+            moment: as `to_db` has it.
+            hour: its `hour_number`.
+        """
         self._values["last_seen"] = moment
-        hour = hour_number(moment)
         if self._values["heard_hour"] != hour:
             self._values |= {"heard_hour": hour, "hours": marked(self._values["hours"], hour)}
 

@@ -1,11 +1,12 @@
 """From a topic and its payload to a typed value, or one line that says why not. The edge: no I/O."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import ClassVar
 
 from schemas.codec import decode
 from schemas.errors import ContractError, one_line
 from schemas.messages import Presence, Reported, UpdateEvent
+from schemas.names import RESERVED_DEVICES
 from schemas.topics import DeviceTopic, Topics
 
 INTAKE_KINDS = ("events", "reported", "status")
@@ -18,6 +19,8 @@ class EventIn:
 
     event: UpdateEvent
     payload: bytes
+    live: ClassVar[bool] = True
+    """Events are never retained."""
 
     @property
     def device(self) -> str:
@@ -66,8 +69,8 @@ class Reader:
     """Reads what devices publish, under one topic root."""
 
     def __init__(self, topics: Topics) -> None:
-        # Devices talk again and again; taking a topic apart costs as much as decoding a small message.
-        self._parse = lru_cache(maxsize=8192)(topics.parse)
+        self._parse = topics.parse
+        self._devices = f"{topics.root}/devices/"
 
     def read(self, topic: str, payload: bytes, *, retained: bool = False) -> Incoming:
         """The value in a message.
@@ -75,6 +78,13 @@ class Reader:
         Raises:
             ContractError: it breaks the contract; the message is one line, and asking again is no use.
         """
+        # Taking a topic apart costs as much as decoding a small message, and most messages name the device themselves.
+        if payload and topic.startswith(self._devices):
+            device, _, kind = topic[len(self._devices) :].partition("/")
+            if kind in INTAKE_KINDS and device not in RESERVED_DEVICES:
+                incoming = _decoded(kind, payload, live=not retained)
+                if incoming.device == device:
+                    return incoming
         place = self._parse(topic)
         if not isinstance(place, DeviceTopic) or place.kind not in INTAKE_KINDS:
             raise ContractError("message.topic", f"nothing is taken in from {one_line(topic)}")

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from controller.database import to_db, writing
 from controller.fleet.device_rows import DeviceRow, load_rows, save_rows
+from controller.fleet.hours import hour_number
 from controller.fleet.incoming import ClearedIn, EventIn, Incoming, PresenceIn, ReportedIn
 from controller.fleet.lives import StoredEvents, place
 from controller.fleet.packages import forget_packages, write_packages
@@ -87,7 +88,11 @@ class IntakeStore:
             rows = load_rows(connection, {one.device for one in batch}, now)
             set_right(connection, [row.id for row in rows.values() if row.is_ahead(to_db(now))], now)
             _take_events(connection, [one for one in batch if isinstance(one, EventIn)], rows, now, outcome)
-            _take_state(connection, [one for one in batch if not isinstance(one, EventIn)], rows, now, outcome)
+            _take_state(connection, [one for one in batch if not isinstance(one, EventIn)], rows, outcome)
+            moment = to_db(now)
+            hour = hour_number(moment)
+            for device in {one.device for one in batch if not isinstance(one, ClearedIn) and one.live}:
+                rows[device].heard(moment, hour)
             save_rows(connection, rows.values())
             reported = {one.device for one in outcome.reports}
             outcome.to_send = review(connection, rows.keys(), reported, now)
@@ -111,8 +116,8 @@ def _take_events(
     placed: dict[tuple[str, int, int], UpdateEvent] = {}
     received_at = to_db(now)
     for one in batch:
-        row, event = rows[one.device], one.event
-        row.heard(now)
+        event = one.event
+        row = rows[event.device]
         life = place(event, row, known)
         if life is None:
             outcome.repeated += 1
@@ -172,7 +177,6 @@ def _take_state(
     connection: Connection,
     batch: Sequence[ReportedIn | PresenceIn | ClearedIn],
     rows: dict[str, DeviceRow],
-    now: datetime,
     outcome: Outcome,
 ) -> None:
     reports: dict[str, ReportedIn] = {}
@@ -191,8 +195,6 @@ def _take_state(
                 cleared.add(row.id)
             case ClearedIn():
                 row.clear_presence()
-        if isinstance(one, (PresenceIn, ReportedIn)) and one.live:
-            row.heard(now)
     _take_reports(connection, reports, rows, outcome)
     for device in sorted(cleared):
         channel = rows[device].channel

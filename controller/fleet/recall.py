@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Final
 
 from controller.fleet.patience import patiently
@@ -57,7 +57,19 @@ class Recall:
         self._clock = clock
         self._heard = asyncio.Event()
         self._over = asyncio.Event()
-        self.is_own = lru_cache(maxsize=8192)(self._is_own)
+        self._devices = f"{topics.root}/devices/"
+
+    def is_own(self, topic: str) -> bool:
+        """Whether it is a topic that the controller writes."""
+        if topic.startswith(self._devices) and not topic.endswith("/desired"):
+            return False  # nearly all of them: not worth taking apart
+        try:
+            found = self._topics.parse(topic)
+        except ContractError:
+            return False
+        if isinstance(found, DeviceTopic):
+            return found.kind == "desired"
+        return isinstance(found, (ReleaseTopic, ControllerTopic))
 
     def filters(self) -> list[str]:
         """What to subscribe to."""
@@ -112,12 +124,3 @@ class Recall:
             case _:
                 return decode(message.payload, Presence)
         return None
-
-    def _is_own(self, topic: str) -> bool:
-        try:
-            found = self._topics.parse(topic)
-        except ContractError:
-            return False
-        if isinstance(found, DeviceTopic):
-            return found.kind == "desired"
-        return isinstance(found, (ReleaseTopic, ControllerTopic))

@@ -49,13 +49,14 @@ class Replays:
 
     def note_outcome(self, outcome: Outcome) -> None:
         """What a batch changed."""
+        now = _now()
         for device, track in outcome.tracks.items():
-            self._planner.note(device, track, _now())
+            self._planner.note(device, track, now)
         for device in outcome.journal_fell - outcome.new_lives.keys():
-            self._planner.demand(device, _now())
+            self._planner.demand(device, now)
         for presence in outcome.presences:
             if presence.online:
-                self._planner.returned(presence.device, _now())
+                self._planner.returned(presence.device, now)
         self.waiting = self._planner.waiting
         self._changed.set()
 

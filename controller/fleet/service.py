@@ -382,12 +382,9 @@ class FleetService:
         self._replays.note_outcome(outcome)
         if outcome.to_send:
             self._announcer.wake()
-        for one in outcome.stored:
-            self.feed.publish(EventTaken(one.id, one.event))
-        for presence in outcome.presences:
-            self.feed.publish(PresenceChanged(presence))
-        for reported in outcome.reports:
-            self.feed.publish(ReportTaken(reported))
+        self.feed.publish_all((EventTaken(one.id, one.event) for one in outcome.stored), len(outcome.stored))
+        self.feed.publish_all(map(PresenceChanged, outcome.presences), len(outcome.presences))
+        self.feed.publish_all(map(ReportTaken, outcome.reports), len(outcome.reports))
         for observer in self._observers:
             observer.taken_in(outcome)
         self._runner.touch(rollouts=outcome.rollouts, channels=outcome.channels, heard=outcome.tracks)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Join, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
 
 from controller.database import from_db, to_db
 from controller.fleet.sql import chunks, insert_into
@@ -35,6 +35,20 @@ _ANSWERED: Final[ColumnElement[bool]] = and_(
     _newer, _word.phase.is_not(None), or_(_ask.verb == Verb.RETRY.value, _word.phase.in_(_ENDED))
 )
 """Of an ask joined to its device's word."""
+
+
+_WITH_WORDS: Final = rollout_asks.outerjoin(
+    rollout_devices, and_(_word.rollout == _ask.rollout, _word.device == _ask.device)
+)
+_ANY: Final = select(_ask.rollout).limit(1)
+_OPEN: Final = (
+    select(_ask.rollout, _ask.device, _ask.verb, _ask.expires_at, _ANSWERED.label("answered"))
+    .add_columns(devices.c.online, devices.c.missing)
+    .add_columns(rollouts.c.package, rollouts.c.version, rollouts.c.state)
+    .select_from(_WITH_WORDS)
+    .join(devices, devices.c.id == _ask.device)
+    .join(rollouts, rollouts.c.id == _ask.rollout)
+)
 
 
 class Asked(NamedTuple):
@@ -87,17 +101,10 @@ def review(connection: Connection, heard: Collection[str], reported: Collection[
         How many commands there are to send.
     """
     sent = 0
+    if connection.scalar(_ANY) is None:
+        return sent  # as nearly always
     for some in chunks(sorted(heard)):
-        found = (
-            select(_ask.rollout, _ask.device, _ask.verb, _ask.expires_at, _ANSWERED.label("answered"))
-            .add_columns(devices.c.online, devices.c.missing)
-            .add_columns(rollouts.c.package, rollouts.c.version, rollouts.c.state)
-            .select_from(_with_words())
-            .join(devices, devices.c.id == _ask.device)
-            .join(rollouts, rollouts.c.id == _ask.rollout)
-            .where(_ask.device.in_(some))
-        )
-        for row in connection.execute(found).mappings().all():
+        for row in connection.execute(_OPEN.where(_ask.device.in_(some))).mappings().all():
             lost = row["expires_at"] <= to_db(now) and row["device"] in reported
             void = row["verb"] == Verb.RETRY.value and RolloutState(row["state"]) in _OVER
             if row["answered"] or void:
@@ -113,7 +120,7 @@ def review(connection: Connection, heard: Collection[str], reported: Collection[
 def open_asks(connection: Connection, rollout: str, some: Collection[str] | None = None) -> dict[str, Asked]:
     """What devices of a rollout have been asked for and have not answered; all of them, or of these."""
     found: dict[str, Asked] = {}
-    question = select(_ask.device, _ask.verb, _ask.asked_at, _ANSWERED.label("answered")).select_from(_with_words())
+    question = select(_ask.device, _ask.verb, _ask.asked_at, _ANSWERED.label("answered")).select_from(_WITH_WORDS)
     question = question.where(_ask.rollout == rollout)
     for part in [None] if some is None else chunks(sorted(some)):
         limited = question if part is None else question.where(_ask.device.in_(part))
@@ -151,10 +158,6 @@ def _is_meant(targets: Targets, rollout: str, row: Any) -> bool:
     tags = msgspec.json.decode(row["tags"]) if row["tags"] else {}
     facts = msgspec.json.decode(row["facts"]) if row["facts"] else {}
     return is_meant(targets, rollout=rollout, device=row["id"], tags=tags, facts=facts)
-
-
-def _with_words() -> Join:
-    return rollout_asks.outerjoin(rollout_devices, and_(_word.rollout == _ask.rollout, _word.device == _ask.device))
 
 
 def _ask_again(connection: Connection, row: Any, now: datetime) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Select, and_, delete, or_, select
@@ -40,20 +40,46 @@ def observe(
     """
     over = plan.state in ENDED
     found = _question(plan, package)
-    rows: list[Any] = []
+    rows: list[_Row] = []
     if only is None:
         found = found.where(
             _word.device.is_not(None) if over else or_(devices.c.channel == channel, _word.device.is_not(None))
         )
-        rows = list(connection.execute(found).mappings())
+        rows = [_Row(*row) for row in connection.execute(found)]
     else:
         for some in chunks(sorted(only)):
-            rows += connection.execute(found.where(devices.c.id.in_(some))).mappings()
-    concerned = [row for row in rows if (row["concerned"] if over else row["channel"] == channel or row["phase"])]
+            rows += [_Row(*row) for row in connection.execute(found.where(devices.c.id.in_(some)))]
+    concerned = [row for row in rows if (row.concerned if over else row.channel == channel or row.phase)]
     return Observed(
         observations=[_observation(row, package, channel) for row in concerned],
-        before={row["id"]: (row["verdict"], row["wave"]) for row in rows if row["concerned"]},
+        before={row.id: (row.verdict, row.wave) for row in rows if row.concerned},
     )
+
+
+class _Row(NamedTuple):
+    """What the question asks for, in its order: looked up by place, which for thousands of devices is most of it."""
+
+    id: str
+    last_seen: int
+    channel: str | None
+    online: bool
+    hours: str | None
+    life_now: int
+    reported_seq: int | None
+    concerned: str | None
+    phase: str | None
+    verdict: str | None
+    wave: int | None
+    heard_at: int | None
+    error_code: str | None
+    life: int | None
+    seq: int | None
+    installed: str | None
+    installed_phase: str | None
+    told: str | None
+    asked: str | None
+    tags: str | None = None
+    facts: str | None = None
 
 
 def _question(plan: Plan, package: str) -> Select[Any]:
@@ -84,33 +110,36 @@ def _asks_for_facts(plan: Plan) -> bool:
     return bool(plan.base.where) or any(one.where or one.concurrency_per for one in plan.waves)
 
 
-def _observation(row: Any, package: str, channel: str) -> Observation:
-    told = msgspec.json.decode(row["told"], type=_Told) if row["told"] else None
+_PHASES: Final = {phase.value: phase for phase in Phase}
+
+
+def _observation(row: _Row, package: str, channel: str) -> Observation:
+    told = msgspec.json.decode(row.told, type=_Told) if row.told else None
     return Observation(
-        device=row["id"],
-        phase=Phase(row["phase"]) if row["phase"] else None,
-        heard_at=None if row["heard_at"] is None else from_db(row["heard_at"]),
-        error_code=row["error_code"],
-        installed=row["installed"],
-        installed_phase=Phase(row["installed_phase"]) if row["installed_phase"] else None,
+        device=row.id,
+        phase=_PHASES[row.phase] if row.phase else None,
+        heard_at=None if row.heard_at is None else from_db(row.heard_at),
+        error_code=row.error_code,
+        installed=row.installed,
+        installed_phase=_PHASES[row.installed_phase] if row.installed_phase else None,
         reported_since=_reported_since(row),
         pinned=(told.pins or {}).get(package) if told else None,
         hold=bool(told and told.hold),
-        taken_back=row["asked"] == Verb.CANCEL.value,
-        moved=row["channel"] not in (None, channel),
-        online=row["online"],
-        last_seen=from_db(row["last_seen"]),
-        hours=row["hours"],
-        tags=msgspec.json.decode(row["tags"]) if row.get("tags") else {},
-        facts=msgspec.json.decode(row["facts"]) if row.get("facts") else {},
+        taken_back=row.asked == Verb.CANCEL.value,
+        moved=row.channel not in (None, channel),
+        online=row.online,
+        last_seen=from_db(row.last_seen),
+        hours=row.hours,
+        tags=msgspec.json.decode(row.tags) if row.tags else {},
+        facts=msgspec.json.decode(row.facts) if row.facts else {},
     )
 
 
-def _reported_since(row: Any) -> bool:
+def _reported_since(row: _Row) -> bool:
     """Whether the device's report counts the event that its word is, or comes from a journal that is newer still."""
-    if row["phase"] is None or row["reported_seq"] is None:
+    if row.phase is None or row.reported_seq is None or row.life is None or row.seq is None:
         return False
-    return bool(row["life_now"] > row["life"] or (row["life_now"] == row["life"] and row["reported_seq"] >= row["seq"]))
+    return row.life_now > row.life or (row.life_now == row.life and row.reported_seq >= row.seq)
 
 
 def write_marks(connection: Connection, rollout: str, observed: Observed, marks: Mapping[str, Mark]) -> int:

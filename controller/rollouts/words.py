@@ -27,20 +27,14 @@ def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]]
     Returns:
         Ids of the rollouts that were spoken of, and by which devices.
     """
-    latest: dict[tuple[str, str], dict[str, Any]] = {}
-    for life, event in sorted(events, key=lambda one: (one[0], one[1].seq)):
-        if event.rollout is None:
-            continue
-        key = (event.rollout, event.device)
-        before = latest.get(key)
-        word = _word(life, event) | {"heard_at": to_db(now)}
-        if before is not None and before["update_id"] == event.update:
-            word |= {name: before[name] for name in _BYTES if word[name] is None}
-        latest[key] = word
-    execute_many(connection, _write, [latest[key] for key in sorted(latest)])
+    said: dict[tuple[str, str], list[tuple[int, UpdateEvent]]] = {}
     spoken_of: dict[str, set[str]] = {}
-    for rollout, device in latest:
-        spoken_of.setdefault(rollout, set()).add(device)
+    for life, event in events:
+        if event.rollout is not None:
+            said.setdefault((event.rollout, event.device), []).append((life, event))
+            spoken_of.setdefault(event.rollout, set()).add(event.device)
+    heard_at = to_db(now)
+    execute_many(connection, _write, [_latest(said[key], heard_at) for key in sorted(said)])
     return spoken_of
 
 
@@ -58,7 +52,19 @@ def set_right(connection: Connection, devices: Collection[str], now: datetime) -
         connection.execute(late.values(heard_at=to_db(now)))
 
 
-def _word(life: int, event: UpdateEvent) -> dict[str, Any]:
+def _latest(said: list[tuple[int, UpdateEvent]], heard_at: int) -> dict[str, Any]:
+    """What one device said last about one rollout, with the bytes that it said earlier of the same update."""
+    said.sort(key=lambda one: (one[0], one[1].seq))
+    life, event = said[-1]
+    word = _word(life, event, heard_at)
+    for _, before in reversed(said[:-1]):
+        if before.update != event.update:
+            break
+        word |= {name: value for name, value in _bytes(before).items() if word[name] is None}
+    return word
+
+
+def _word(life: int, event: UpdateEvent, heard_at: int) -> dict[str, Any]:
     return {
         "rollout": event.rollout,
         "device": event.device,
@@ -70,6 +76,13 @@ def _word(life: int, event: UpdateEvent) -> dict[str, Any]:
         "phase": event.phase.value,
         "at": time_of(event.at),
         "error_code": event.error.code if event.error else None,
+        "heard_at": heard_at,
+        **_bytes(event),
+    }
+
+
+def _bytes(event: UpdateEvent) -> dict[str, int | None]:
+    return {
         "bytes_done": bigint_of(event.progress.bytes_done) if event.progress else None,
         "bytes_total": bigint_of(event.progress.bytes_total) if event.progress else None,
         "wire_bytes": wire_bytes(event),
