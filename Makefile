@@ -51,6 +51,7 @@ pictures: setup-dev ## docs/images: the page as a real Chromium shows it
 bench: setup-dev ## every benchmark: prints tables, states the machine
 	@for name in idle_agent release_latency repository_index push update_bytes; do $(BIN)/python -m benchmarks.bench_$$name || exit 1; done
 	@$(BIN)/python -m benchmarks.bundles
+	@$(BIN)/python -m benchmarks.fleet
 
 wheel: setup-dev ## dist/flotilla_ota-VERSION-py3-none-any.whl, to install on devices
 	@rm -rf dist && $(BIN)/uv build --quiet --wheel --no-build-isolation --out-dir dist . && ls dist/*.whl

@@ -10,7 +10,7 @@ from controller.database import from_db, reading
 from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import bigint_of, chunks
 from controller.fleet.tables import device_packages, devices, events
-from controller.fleet.views import Device, FleetStatistics, TakenEvent, Update, update_view
+from controller.fleet.views import Device, FleetStatistics, TakenEvent, Update, kept_event, update_view
 from controller.rollouts.tables import rollout_devices
 from schemas.errors import OperatorError, one_line
 from schemas.messages import InstalledPackage, Phase, UpdateEvent
@@ -168,7 +168,7 @@ def _updates(connection: Connection, ids: list[str]) -> dict[str, Update]:
             .where(devices.c.id.in_(some))
         )
         for row in connection.execute(found).mappings():
-            event = msgspec.json.decode(row["payload"], type=UpdateEvent)
+            event = kept_event(row["payload"])
             updates[event.device] = update_view(event, dict(row) if row["update_id"] else None)
     return updates
 

@@ -94,7 +94,32 @@ class FleetStatistics(msgspec.Struct, frozen=True, kw_only=True):
     installed: dict[str, dict[str, int]]
 
 
-def update_view(event: UpdateEvent, word: Mapping[str, Any] | None = None) -> Update:
+class KeptEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a view needs of an event out of the database: it was checked when it came in, which is most of decoding."""
+
+    device: str
+    update: str
+    rollout: str | None
+    attempt: int
+    package: str
+    version: str
+    from_version: str | None
+    phase: Phase
+    at: datetime
+    progress: Progress | None = None
+    error: ErrorReport | None = None
+    detail: dict[str, Any] | None = None
+
+
+_kept: Final = msgspec.json.Decoder(KeptEvent)
+
+
+def kept_event(payload: str) -> KeptEvent:
+    """An event as the database has it."""
+    return _kept.decode(payload)
+
+
+def update_view(event: UpdateEvent | KeptEvent, word: Mapping[str, Any] | None = None) -> Update:
     """The update that `event` is the latest word of.
 
     Args:
@@ -121,7 +146,7 @@ def update_view(event: UpdateEvent, word: Mapping[str, Any] | None = None) -> Up
     )
 
 
-def wire_bytes(event: UpdateEvent) -> int | None:
+def wire_bytes(event: UpdateEvent | KeptEvent) -> int | None:
     """What the device received for its update, metadata included, where the event says so in its detail."""
     value = (event.detail or {}).get("wire_bytes")
     return min(value, _MAX_BIGINT) if isinstance(value, int) and value >= 0 else None

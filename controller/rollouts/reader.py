@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, Select, and_, func, select
 
 from controller.database import from_db, reading
 from controller.fleet.tables import devices, events
-from controller.fleet.views import update_view
+from controller.fleet.views import kept_event, update_view
 from controller.rollouts.asks import Asked, asked_of
 from controller.rollouts.explaining import because, wave_views
 from controller.rollouts.keeping import plan_of
@@ -18,7 +18,7 @@ from controller.rollouts.tables import rollout_devices, rollouts
 from controller.rollouts.tally import Tally
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
 from schemas.errors import OperatorError, one_line
-from schemas.messages import Phase, RolloutPolicy, UpdateEvent
+from schemas.messages import Phase, RolloutPolicy
 
 _word = rollout_devices.c
 
@@ -213,7 +213,7 @@ def _asked(connection: Connection, rollout: str, some: Collection[str] | None) -
 
 
 def _device(row: Any, asked: Asked | None = None) -> RolloutDevice:
-    event = msgspec.json.decode(row["payload"], type=UpdateEvent) if row["payload"] else None
+    event = kept_event(row["payload"]) if row["payload"] else None
     verdict = Verdict(row["verdict"]) if row["verdict"] else Verdict.UPDATING
     return RolloutDevice(
         device=row["device"],
