@@ -189,7 +189,7 @@ def test_a_session_is_looked_up_as_often_as_it_is_asked_for(app: Application, mo
     app.people.remove("anna")
     problem(app.client.get("/api/v1/devices"), 401, "auth.refused")
     asked: list[str] = []
-    monkeypatch.setattr(People, "who", lambda _self, secret: asked.append(secret))
+    monkeypatch.setattr(People, "who", lambda _self, secret, **_: asked.append(secret))
     app.client.get("/api/v1/devices")
     assert len(asked) == 1
 
@@ -286,9 +286,11 @@ def test_a_name_that_no_account_can_have_is_not_looked_up(app: Application) -> N
         asked.append(repr(parameters))
 
     event.listen(app.engine, "before_cursor_execute", note)
-    # PostgreSQL takes no NUL, and would answer with an error
-    problem(log_in(app, name="anna\0"), 401, "auth.refused")
+    problem(log_in(app, name="an na"), 401, "auth.refused")
     assert asked
+    assert not any("an na" in one for one in asked)
+    # PostgreSQL takes no NUL, and would answer with an error
+    problem(log_in(app, name="anna\0"), 400, "input.bad")
     assert not any("anna\\x00" in one for one in asked)
 
 
