@@ -22,6 +22,7 @@ from device_agent.simulator.fleet import allow_connections
 from schemas.errors import FlotillaError
 
 PACKAGE = "tacho"
+FIRST, SECOND = "1.0.0", "1.0.1"
 SAVE_EVERY_S = 60
 """What broker_config recommends for fleets of thousands."""
 
@@ -49,8 +50,9 @@ class Field:
             self.start_controller()
             build = self._folder / "build"
             build.mkdir()
-            made = PackageCreator(sample_folder(None) / "app").build(version="1.0.0", platform=None, out=build)
-            push_file(self.client, made.path)
+            creator = PackageCreator(sample_folder(None) / "app")
+            for version in (FIRST, SECOND):
+                push_file(self.client, creator.build(version=version, platform=None, out=build).path)
             self._stack = self._stack.pop_all()
         return self
 
@@ -91,9 +93,9 @@ class Field:
         self.wait(lambda: self.told.get("connected") == self._devices, "connecting the fleet", 600)
         self.wait(lambda: self._known() == self._devices, "the controller's knowing the fleet", 600)
 
-    def release(self) -> str:
-        """Announce the package to everybody at once; gives the rollout."""
-        wish = {"package": PACKAGE, "version": "1.0.0", "channel": "stable", "plan": "all-at-once"}
+    def release(self, version: str) -> str:
+        """Announce it to everybody at once; gives the rollout."""
+        wish = {"package": PACKAGE, "version": version, "channel": "stable", "plan": "all-at-once"}
         made: dict[str, Any] = self.client.send("POST", dict[str, Any], "releases", body=wish)
         return str(made["id"])
 

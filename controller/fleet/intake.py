@@ -28,6 +28,8 @@ MAX_BATCH: Final = 1000
 """Messages in one transaction: as many as wait, which under load spares most of the commits."""
 LINGER_S: Final = 0.02
 """How long a batch waits for more messages: it spares commits, and nobody notices."""
+LONGEST_LINGER_S: Final = 0.1
+"""A batch waits as long as the one before took, so that a busy machine does fewer and larger ones; at most so long."""
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +79,17 @@ class Intake:
         Raises:
             LinkLost: what is not acknowledged comes again on the next link.
         """
+        linger_s = LINGER_S
         while True:
-            messages = await _gather(link)
+            messages = await _gather(link, linger_s)
             self._oldest = min(message.arrived for message in messages)
+            began = time.monotonic()
             try:
                 await self.take_in(messages)
                 self._on_batch(len(messages), self.delay_s())
             finally:
                 self._oldest = None
+            linger_s = min(max(LINGER_S, time.monotonic() - began), LONGEST_LINGER_S)
             for message in messages:
                 await link.acknowledge(message)
 
@@ -132,11 +137,11 @@ class Intake:
         loop.call_soon_threadsafe(self._on_outcome, outcome)
 
 
-async def _gather(link: Link) -> list[Message]:
+async def _gather(link: Link, linger_s: float) -> list[Message]:
     """At least one message; more where they come at once or nearly so."""
     messages = await link.batch(MAX_BATCH)
     try:
-        async with asyncio.timeout(LINGER_S):
+        async with asyncio.timeout(linger_s):
             while len(messages) < MAX_BATCH:
                 messages += await link.batch(MAX_BATCH - len(messages))
     except TimeoutError:
