@@ -1,6 +1,7 @@
 """The change feed: everybody sees everything in order, and whoever is too slow is told so."""
 
 import asyncio
+from collections.abc import Iterator
 
 from controller.fleet.feed import Change, ChangeFeed, EventTaken, Item, TooSlow, Watcher
 from tests.unit.fleet.builders import event
@@ -45,3 +46,20 @@ async def test_a_slow_watcher_is_dropped_told_so_and_holds_up_nobody() -> None:
         assert (slow.dropped, quick.dropped, feed.watchers) == (True, False, 1)
         assert await read(slow, 99) == [change(1), change(2), TooSlow()]
         assert await read(quick, 5) == [change(number) for number in range(1, 6)]
+
+
+async def test_what_nobody_watches_is_counted_and_not_made() -> None:
+    made: list[int] = []
+
+    def changes() -> Iterator[Change]:
+        for number in (1, 2, 3):
+            made.append(number)
+            yield change(number)
+
+    feed = ChangeFeed()
+    feed.publish_all(changes(), 3)
+    assert (made, feed.published) == ([], 3)
+    with feed.watch() as watcher:
+        feed.publish_all(changes(), 3)
+        assert (made, feed.published) == ([1, 2, 3], 6)
+        assert await read(watcher, 3) == [change(1), change(2), change(3)]

@@ -40,6 +40,8 @@ def test_an_empty_payload_on_a_retained_topic_is_a_tombstone(kind: str) -> None:
         ("devices/pi-1/events", json.dumps({"schema": 2}).encode(), "message.schema", "schema 2 is newer"),
         ("devices/pi-1/events", b" " * (MAX_PAYLOAD + 1), "message.size", "over the limit"),
         ("devices/PI/events", encode(event()), "message.topic", "not one of the contract"),
+        ("devices/watcher/events", encode(event("watcher")), "message.topic", "not one of the contract"),
+        ("devices/pi-1/events/more", encode(event()), "message.topic", "not one of the contract"),
         ("devices/pi-1/desired", b"{}", "message.topic", "nothing is taken in from"),
         ("release/stable/tacho", b"{}", "message.topic", "nothing is taken in from"),
     ],

@@ -194,6 +194,13 @@ def test_the_latest_word_about_a_rollout_is_kept_with_its_bytes(engine: Engine) 
     assert (word["bytes_done"], word["bytes_total"], word["wire_bytes"]) == (5, 9, 7)
 
 
+def test_the_bytes_of_one_update_are_not_those_of_the_next_in_the_same_batch(engine: Engine) -> None:
+    fetching = event_in(seq=1, phase=Phase.FETCHING, progress=Progress(bytes_done=5, bytes_total=9))
+    take_in(engine, event_in(seq=3, update=an_id(2)), event_in(seq=2, phase=Phase.FAILED), fetching)
+    word = words(engine)
+    assert (word["seq"], word["update_id"], word["bytes_done"], word["bytes_total"]) == (3, an_id(2), None, None)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
