@@ -210,13 +210,11 @@ def _versions(connection: Connection) -> dict[str, list[VersionCount]]:
 
 def _bad_words() -> Any:
     """Bad last words in rollouts that are announced and not taken back."""
-    announced = select(rollouts.c.id).where(_OPEN)
-    # by the two columns of an index; a plain join had the rollouts looked up for each device of every rollout ever
     return (
         select(_word.device, _word.rollout, _word.verdict, _word.error_code, _word.at, rollouts.c.package)
         .add_columns(rollouts.c.version)
         .join(rollouts, rollouts.c.id == _word.rollout)
-        .where(_word.rollout.in_(announced), _word.verdict.in_([verdict.value for verdict in BAD]))
+        .where(_OPEN, _word.verdict.in_([verdict.value for verdict in BAD]))
         .subquery()
     )
 
