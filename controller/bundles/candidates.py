@@ -13,6 +13,9 @@ from schemas.bundles import MAX_HELD, MAX_STEPS, MIB
 
 _POOR: Final = 0.05
 """A prefix that leaves more than this of a text is worth trying a difference against."""
+_QUICK_LEVEL: Final = 3
+_NEAR: Final = 1.5
+"""What zstd packs quickly to more than so many times a size does not get below it by taking long."""
 LARGE: Final = DIFFERENCE_SPAN
 """No plan of several contents is over this."""
 
@@ -45,20 +48,26 @@ def _candidates(plan: Plan, contents: Contents) -> Iterator[PackedGroup]:
     if not plan.sources:
         yield _plain(plan, contents, new)
         return
-    apart = plan.kind is Kind.DEFLATED
-    old = b"".join(contents.old_bytes(p, apart=apart) for p in plan.sources)
+    old = b"".join(contents.old_bytes(p, apart=plan.kind is Kind.DEFLATED) for p in plan.sources)
     smallest = None
     fits = len(old) + len(new) <= PREFIX_SPAN
     if fits and (plan.kind is not Kind.COMPILED or len(new) < MIB):
         smallest = _prefixed(plan, contents, old, new)
         yield smallest
-    if not apart and (plan.kind is Kind.COMPILED or smallest is None or smallest.size > _POOR * len(new)):
+    if plan.kind is not Kind.DEFLATED and _may_differ_little(plan.kind, smallest, len(new)):
         packed = _difference(plan, contents, old, new)
         if packed is not None:
             yield packed
             smallest = packed
-    if smallest is None or smallest.size > len(new) // 4:
+    if smallest is None or len(pack_zstd(new, level=_QUICK_LEVEL)) < _NEAR * smallest.size:
         yield _plain(plan, contents, new)
+
+
+def _may_differ_little(kind: Kind, prefixed: PackedGroup | None, size: int) -> bool:
+    if prefixed is None or kind is Kind.COMPILED:
+        return True
+    # what is packed differs everywhere behind its first change
+    return kind is Kind.TEXT and prefixed.size > _POOR * size
 
 
 def _plain(plan: Plan, contents: Contents, new: bytes) -> PackedGroup:

@@ -7,9 +7,10 @@ from typing import BinaryIO, Final
 
 from controller.bundles.deflated import inside
 from controller.bundles.grouping import Kind, kind_of
-from controller.bundles.insides import choose_insides
+from controller.bundles.insides import choose_insides, time_to_spend
 from schemas.bundle_format import Piece
 from schemas.bundles import Content
+from schemas.manifest import Manifest
 
 Load = Callable[[str], "bytes | BinaryIO"]
 
@@ -46,10 +47,11 @@ class Contents:
         with self.open(sha256) as file:
             return file.read(size)
 
-    def look_inside(self, origin: Mapping[int, int]) -> None:
+    def look_inside(self, origin: Mapping[int, int], new: Manifest) -> None:
         """Choose what is taken apart; `origin` leads from needed contents to the old ones they are made from."""
         if self._inside:
-            for one in choose_insides(self.needed, self.sources, origin, self.read):
+            seconds = time_to_spend(self.needed, new)
+            for one in choose_insides(self.needed, self.sources, origin, self.read, seconds):
                 self._new[one.new.position] = one.new, one.new_size
                 self._old[one.old.position] = one.old, one.old_size
 

@@ -15,7 +15,7 @@ from schemas.deflate import GNU_GZIP, compressor, gnu_level, setting
 
 GZIP: Final = b"\x1f\x8b\x08"
 ZIP: Final = b"PK\x03\x04"
-_LEVELS: Final = (9, 6, 1, 8, 7, 5, 4, 3, 2)
+_LEVELS: Final = (6, 9, 1, 8, 7, 5, 4, 3, 2)
 _MEMORY: Final = (8, 9)
 _PIECE: Final = 16 * 1024
 _FIRST: Final = 64 * 1024

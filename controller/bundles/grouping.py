@@ -10,6 +10,8 @@ from schemas.bundles import MIB, Content
 
 PREFIX_SPAN: Final = 16 * MIB
 """Most bytes of both sides of a group with a prefix. Readers allow more; this keeps a device's process below 96 MiB."""
+DEFLATED_SPAN: Final = 4 * MIB
+"""The same where contents are taken apart: while one group is deflated, a device inflates the next one's sources."""
 DIFFERENCE_SPAN: Final = 40 * MIB
 """Most bytes of old, and of new contents of a difference: twenty times that is the memory for making it."""
 PLAIN_SPAN: Final = 64 * MIB
@@ -23,6 +25,15 @@ _MAGIC_COMPILED: Final = (
     b"\0asm",
     b"\xd0\r\r\n",
 )
+_MAGIC_PACKED: Final = (
+    b"\x1f\x8b\x08",
+    b"PK\x03\x04",
+    b"\xfd7zXZ\0",
+    b"\x28\xb5\x2f\xfd",
+    b"BZh",
+    b"\x89PNG",
+    b"\xff\xd8\xff",
+)
 
 
 class Kind(enum.Enum):
@@ -30,6 +41,7 @@ class Kind(enum.Enum):
 
     TEXT = "text"
     COMPILED = "compiled"
+    PACKED = "packed"
     DEFLATED = "deflated"
 
 
@@ -59,7 +71,7 @@ def kind_of(head: bytes) -> Kind:
     """What begins with `head` (16 bytes are enough)."""
     if head.startswith(_MAGIC_COMPILED) or head[2:4] == b"\r\n":
         return Kind.COMPILED
-    return Kind.TEXT
+    return Kind.PACKED if head.startswith(_MAGIC_PACKED) else Kind.TEXT
 
 
 def plan_groups(
@@ -88,7 +100,8 @@ def plan_groups(
         elif kind is Kind.COMPILED:
             plans += _cut(kind, members, origin, new_size, size_of_old, limit=DIFFERENCE_SPAN, together=False)
         else:
-            plans += _cut(kind, members, origin, new_size, size_of_old, limit=PREFIX_SPAN, together=True)
+            limit = DEFLATED_SPAN if kind is Kind.DEFLATED else PREFIX_SPAN
+            plans += _cut(kind, members, origin, new_size, size_of_old, limit=limit, together=True)
     return plans
 
 
@@ -127,7 +140,7 @@ def _cut(
         alone = (size + more if together else max(size, more)) > limit
         if alone:
             close()
-            if kind is Kind.DEFLATED or max(size, more) > DIFFERENCE_SPAN:
+            if (kind is Kind.DEFLATED and size + more > PREFIX_SPAN) or max(size, more) > DIFFERENCE_SPAN:
                 source, more = None, 0
         targets.append(position)
         new_bytes += size

@@ -127,7 +127,7 @@ def _plans(contents: Contents, old: Manifest | None, new: Manifest) -> list[Plan
         wanted = [sha256 for sha256, _ in contents.needed]
         found = find_sources(old, wanted, new, contents.start)
         origin = {p: place[found[sha256]] for p, sha256 in enumerate(wanted) if sha256 in found}
-    contents.look_inside(origin)
+    contents.look_inside(origin, new)
     kinds: dict[int, Kind] = {p: contents.kind(p) for p in range(len(contents.needed))}
     return plan_groups(
         contents.needed,

@@ -20,6 +20,8 @@ PLAIN_WINDOW_LOG: Final = 24
 """Of frames without a prefix: 16 MiB of a device's memory."""
 LARGE_LEVEL: Final = 19
 _BLOCK: Final = 1024 * 1024
+_NOTHING_TO_GAIN: Final = 0.97
+"""What zstd leaves more of is packed already."""
 _LZMA_TEXT: Final = (3, 0, 2)
 _LZMA_BYTES: Final = (0, 0, 0)
 COLUMN_SETTINGS: Final = ((0, 2, 2), (0, 0, 0))
@@ -87,6 +89,8 @@ def pack_lzma(plain: bytes, lc: int, lp: int, pb: int) -> bytes:
 def pack(plain: bytes, settings: Sequence[tuple[int, int, int]] = (_LZMA_TEXT, _LZMA_BYTES)) -> Packed:
     """The smallest of zstd and LZMA with each of the `settings` (lc, lp, pb)."""
     candidates = [Packed(ZSTD, pack_zstd(plain), len(plain))]
+    if len(candidates[0].data) > _NOTHING_TO_GAIN * len(plain):
+        return candidates[0]
     for lc, lp, pb in settings:
         candidates.append(Packed(1 + lc + 9 * (lp + 5 * pb), pack_lzma(plain, lc, lp, pb), len(plain)))
     return min(candidates, key=lambda packed: len(packed.data))

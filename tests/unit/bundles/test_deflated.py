@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.bundles import insides
 from controller.bundles.deflated import Prover, inside, take_apart
 from device_agent.bundles import effort, gnu_gzip, lanes
 from schemas.bundle_format import Group, Method, Piece, Section, Stream, decode_index, encode_index
@@ -100,8 +101,22 @@ def test_files_that_differ_in_their_date_alone_are_not_deflated_again(tmp_path: 
     old = {f"{n}.gz": gzip.compress(words(n, 3000), 6, mtime=1_000_000) for n in range(20)}
     new = {f"{n}.gz": gzip.compress(words(n, 3000), 6, mtime=2_000_000) for n in range(20)}
     step = Step(old, new, tmp_path)
-    assert [group.kind for group in step.made.groups] == ["text"]
+    assert [group.kind for group in step.made.groups] == ["packed"]
     assert step.made.size < 20 * 20
+    assert step.apply().stored.keys() == step.wanted
+
+
+@pytest.mark.parametrize(("others", "taken_apart"), [(0, 0), (600, 1), (3000, 4)])
+def test_no_more_is_deflated_than_unpacking_the_whole_release_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int, taken_apart: int
+) -> None:
+    monkeypatch.setattr(insides, "START_S", 0.01)
+    stay = {f"stays/{n}": b"%d" % n for n in range(others)}
+    texts = {f"{n}.gz": words(n, 150_000) for n in range(4)}
+    old = stay | {path: gzip.compress(text, 6, mtime=0) for path, text in texts.items()}
+    new = stay | {path: gzip.compress(b"new" + text, 6, mtime=0) for path, text in texts.items()}
+    step = Step(old, new, tmp_path)
+    assert sum(group.contents for group in step.made.groups if group.kind == "deflated") == taken_apart
     assert step.apply().stored.keys() == step.wanted
 
 
