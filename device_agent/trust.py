@@ -168,6 +168,8 @@ class TrustStore:
                 raise error.__cause__ from error
             raise NetworkError("fetch.limit", f"{where}: {one_line(error)}") from error
         except exceptions.RepositoryError as error:
+            if (fault := _fault_beneath(error)) is not None:
+                raise disk_fault(fault, "read the signed metadata") from error
             raise self._trust_error(error, where, read) from error
         except OSError as error:
             raise disk_fault(error, "keep the signed metadata") from error
@@ -238,7 +240,11 @@ def _locked(descriptor: int) -> bool:
 
 
 def check_root(trusted_root: bytes) -> None:
-    """Raise `TrustError` (`trust.root`) unless this is root metadata that is signed by itself."""
+    """Raise `TrustError` (`trust.root`) unless this is root metadata that is signed by itself.
+
+    Raises:
+        DeviceError: `disk.*`; what reads it could not be loaded, which says nothing of the root.
+    """
     try:
         root = Metadata[Root].from_bytes(trusted_root)
         if root.signed.type != Root.type:
@@ -247,9 +253,19 @@ def check_root(trusted_root: bytes) -> None:
             )
         root.signed.verify_delegate(Root.type, root.signed_bytes, root.signatures)
     except exceptions.RepositoryError as error:
+        if (fault := _fault_beneath(error)) is not None:
+            raise disk_fault(fault, "read the trusted root") from error
         raise TrustError(
             "trust.root", f"the trusted root file is not a signed root ({one_line(error, 160)}); use `flotilla root`"
         ) from error
+
+
+def _fault_beneath(error: BaseException) -> OSError | None:
+    """What the disk refused, where the TUF client took that for bad metadata: its readers wrap whatever they meet."""
+    cause = error.__cause__
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    return cause
 
 
 def _signing_time(timestamp: Timestamp) -> datetime:

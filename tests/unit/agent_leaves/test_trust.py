@@ -1,5 +1,6 @@
 """What the signed metadata makes the agent believe, and what it refuses."""
 
+import errno
 import fcntl
 import json
 import os
@@ -371,6 +372,18 @@ def test_a_disk_that_refuses_is_told(repository: SignedRepository, device: Devic
     error = device.problem(repository.files)
     assert isinstance(error, DeviceError)
     assert error.code == "disk.io"
+
+
+def test_a_disk_that_refuses_while_metadata_is_read_says_nothing_of_whom_to_trust(
+    repository: SignedRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:  # as loading a module does that is needed first then
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(json, "loads", refuse)
+    with pytest.raises(DeviceError) as caught:
+        check_root(repository.trusted)
+    assert caught.value.code == "disk.full"
 
 
 def test_metadata_is_kept_from_others_and_durable(
