@@ -56,6 +56,7 @@ FIELDS: Final[dict[str, str]] = {
     "services": "what becomes of services",
     "check": "name of a check",
     "ok": "whether a check passed",
+    "actor": "who acted: `user:NAME`, `token:NAME`, `local:NAME` or `nobody`",
     "target": "name of a target of notifications",
     "notification": "id of a notification",
     "retry_s": "seconds until it is tried again",
