@@ -27,6 +27,10 @@ from transport import Link, PublishRefused
 LOOK_AGAIN_S: Final = 60.0
 """What the broker refused is tried again after this time, unless something changes before."""
 
+ANSWER_S: Final = 60.0
+"""How long the broker may take to answer: it does so behind all that it has to send at that moment, and to take a busy
+broker for a lost one would have all of that sent again."""
+
 _AT_ONCE: Final = 100
 
 log = logging.getLogger(__name__)
@@ -125,7 +129,7 @@ async def publish(link: Link, topic: str, payload: bytes, *, retain: bool = Fals
         LinkLost: or another transport error that ends the link.
     """
     try:
-        await link.publish(topic, payload, retain=retain, expiry_s=expiry_s)
+        await link.publish(topic, payload, retain=retain, expiry_s=expiry_s, timeout_s=ANSWER_S)
     except PublishRefused as refused:
         log.warning(
             "the broker refuses what the controller publishes on %s: %s",

@@ -149,7 +149,10 @@ def _make_engine(url: str) -> Engine:
             return create_engine(parsed, pool_pre_ping=True)
         if not parsed.database or parsed.database == ":memory:":
             raise OperatorError("config.bad", f"database URL {_shown(parsed)} names no file")
-        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+        # The connection that was used last is used next: as many caches are filled as there are at work at once.
+        engine = create_engine(
+            parsed, pool_use_lifo=True, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
+        )
     except (ArgumentError, NoSuchModuleError) as error:
         raise OperatorError("config.bad", f"database URL cannot be used: {one_line(error)}") from error
     except ModuleNotFoundError as error:

@@ -135,9 +135,12 @@ class Broker:
         self.kept: dict[str, bytes] = {}
         self.published: list[str] = []
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool, expiry_s: int | None) -> None:
+    async def publish(
+        self, topic: str, payload: bytes, *, retain: bool, expiry_s: int | None, timeout_s: float
+    ) -> None:
         assert retain
         assert expiry_s is None
+        assert timeout_s > 10  # it answers behind all that it has to send
         self.published.append(topic)
         if payload:
             self.kept[topic] = payload
