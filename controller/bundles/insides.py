@@ -33,7 +33,7 @@ MAKE_BYTE_S: Final = 10e-9
 """Making a content from a bundle: its file, and each of its bytes."""
 CHECK_S: Final = 0.02
 """Making sure that it deflates as the maker did."""
-DEFLATE_BYTE_S: Final = 22e-9
+DEFLATE_BYTE_S: Final = 20e-9
 """Inflating the old and deflating the new, in two lanes."""
 
 
