@@ -187,7 +187,7 @@ async def test_a_canary_that_fails_takes_back_what_it_took_and_nobody_else_start
         last = device.announcements[-1]
         assert (last.revision, last.targets.devices, last.targets.upto) == (2, [device.id], 0)
     said = controller.get(f"/rollouts/{rollout['id']}").json()["rollout"]
-    assert [wave["state"] for wave in said["waves"]] == ["failed", "waiting"]
+    assert [wave["state"] for wave in said["waves"]] == ["failed", "ended"]
     assert said["because"] == "wave 1 of 2 (1 device): 1 rolled back of 1 with a result; 0 may fail"
 
 

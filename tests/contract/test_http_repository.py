@@ -155,7 +155,7 @@ def test_nothing_is_written_through_the_mount(
 def test_no_trick_leads_out_of_the_repository(served: ControllerProcess, path: str) -> None:
     for tricked in (f"/repo/{path}", f"http://127.0.0.1:{served.port}/repo/{path}"):
         answer = served.call("GET", tricked)
-        assert answer.status == 404, (tricked, answer)
+        assert answer.status == (400 if "%00" in path else 404), (tricked, answer)
         assert answer.body == b"not in the repository\n" or answer.headers["content-type"].startswith(
             "application/problem+json"
         )

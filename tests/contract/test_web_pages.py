@@ -69,8 +69,8 @@ def test_an_address_that_leads_nowhere_is_a_page_for_browsers_and_a_problem_for_
     ("path", "line"),
     [
         ("/devices/nobody", "no device nobody has been heard of"),
-        (f"/rollouts/{NO_ROLLOUT}", f"there is no rollout {NO_ROLLOUT}"),
-        (f"/rollouts/{NO_ROLLOUT}/live", f"there is no rollout {NO_ROLLOUT}"),
+        (f"/rollouts/{NO_ROLLOUT}", f"there is no rollout {NO_ROLLOUT}; those that there are: flotilla rollouts"),
+        (f"/rollouts/{NO_ROLLOUT}/live", f"there is no rollout {NO_ROLLOUT}; those that there are: flotilla rollouts"),
         ("/packages/nothing", "there is no package nothing in the repository"),
         ("/packages/nothing/1.0.0", "there is no nothing 1.0.0 in the repository"),
         ("/packages/nothing/compare?from=1.0.0&to=1.1.0", "there is no nothing 1.0.0 in the repository"),

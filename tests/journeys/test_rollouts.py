@@ -221,7 +221,7 @@ def test_a_canary_that_is_not_healthy_goes_back_and_takes_the_rollout_with_it(wo
     assert world.wait_for_end(canary, "1.1.0").phase is Phase.ROLLED_BACK
     world.wait(lambda: world.rollout(rollout).rollout.state is RolloutState.REVERTED, "the rollout to be taken back")
     detail = world.rollout(rollout)
-    assert [wave.state for wave in detail.rollout.waves] == [WaveState.FAILED, WaveState.WAITING]
+    assert [wave.state for wave in detail.rollout.waves] == [WaveState.FAILED, WaveState.ENDED]
     assert detail.rollout.because.startswith("wave 1 of 2 (1 device): 1 rolled back")
     assert [(failure.code, failure.devices) for failure in detail.failures] == [("health.http", [canary])]
     others = set(fleet.ports) - {canary}
