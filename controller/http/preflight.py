@@ -7,21 +7,23 @@ from controller.http.packages import Limit
 from controller.http.views import ReleaseWish
 from controller.preflight.gathering import Preflights
 from controller.preflight.views import Preflight
-from controller.rollouts.plan_files import ready_plan
 
 
 @post("/releases/preflight", tags=["rollouts"], summary="See what a release would do", status_code=200)
 async def preflight(data: ReleaseWish, preflights: Preflights, after: str = "", limit: Limit = 100) -> Preflight:
     """Takes the same wish as a release and changes nothing: who is meant, by which way, how many bytes, until when."""
-    return await to_thread.run_sync(
-        lambda: preflights.look(
-            package=data.package,
-            version=data.version,
-            channel=data.channel,
-            targets=data.targets,
-            policy=data.policy,
-            plan=ready_plan(data.plan) if isinstance(data.plan, str) else data.plan,
-            after=after,
-            limit=limit,
-        )
+    return await to_thread.run_sync(lambda: foresee(preflights, data, after=after, limit=limit))
+
+
+def foresee(preflights: Preflights, wish: ReleaseWish, *, after: str = "", limit: int) -> Preflight:
+    """What a wish would do; blocks, and raises what `Preflights.look` does."""
+    return preflights.look(
+        package=wish.package,
+        version=wish.version,
+        channel=wish.channel,
+        targets=wish.targets,
+        policy=wish.policy,
+        plan=wish.chosen_plan(),
+        after=after,
+        limit=limit,
     )

@@ -9,7 +9,6 @@ import msgspec
 from controller.fleet.service import FleetService
 from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.repository.package_repository import PackageRepository
-from controller.rollouts.plan_files import ready_plan
 from controller.rollouts.views import Rollout
 from controller.rollouts.waves import check_plan
 from controller.settings import ControllerSettings
@@ -51,7 +50,7 @@ class Releasing:
             PublisherError: `release.unknown` or `release.yanked`.
             OperatorError: the announcement breaks a rule of the contract.
         """
-        plan = ready_plan(wish.plan) if isinstance(wish.plan, str) else wish.plan
+        plan = wish.chosen_plan()
         if plan is not None:
             check_plan(plan)
         with self._lock, self._pointed(wish.channel, {wish.package: wish.version}):

@@ -6,6 +6,7 @@ import msgspec
 
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan import RolloutState
+from controller.rollouts.plan_files import ready_plan
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
 from controller.rollouts.waves import RolloutPlan
 from schemas.messages import Desired, RolloutPolicy, TagValue, Targets, Verb
@@ -55,6 +56,14 @@ class ReleaseWish(Wish, frozen=True, kw_only=True):
     targets: Targets = msgspec.field(default_factory=Targets)
     policy: RolloutPolicy = msgspec.field(default_factory=RolloutPolicy)
     plan: RolloutPlan | Annotated[str, msgspec.Meta(max_length=64)] | None = None
+
+    def chosen_plan(self) -> RolloutPlan | None:
+        """The plan itself, where the wish has only its name too; None for the one by number of devices.
+
+        Raises:
+            OperatorError: as `ready_plan`, where no plan of that name ships.
+        """
+        return ready_plan(self.plan) if isinstance(self.plan, str) else self.plan
 
 
 class SetWish(Wish, frozen=True, kw_only=True):

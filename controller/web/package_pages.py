@@ -12,6 +12,7 @@ from litestar.response import Template
 
 from controller.database import utc_now
 from controller.http.noting import nothing_changed
+from controller.http.preflight import foresee
 from controller.repository.bundle_views import BundleView, ReleaseBundles
 from controller.repository.records import ChannelEntry, ReleaseRecord
 from controller.web.actions import OF_VERSION, Action, Field, named, notice
@@ -21,7 +22,7 @@ from controller.web.desk import Desk
 from controller.web.fleet_reading import rollout_lines
 from controller.web.guarding import fields_of
 from controller.web.models import rollout_card
-from controller.web.release_dialog import SEEN, fields_and_facts, foresee, is_confirmed, seen, wish_of
+from controller.web.release_dialog import DEVICES_SHOWN, SEEN, fields_and_facts, is_confirmed, seen, wish_of
 from controller.web.rendering import Asked, page
 from controller.web.visitor import Visitor
 from schemas.errors import FlotillaError, OperatorError, PublisherError, one_line
@@ -230,7 +231,7 @@ async def _ask(
         if held["channel"] and error is None:
             try:
                 wish = wish_of(name, records[0].version, held)
-                foreseen = await to_thread.run_sync(foresee, desk, wish)
+                foreseen = await to_thread.run_sync(lambda: foresee(desk.preflights, wish, limit=DEVICES_SHOWN))
             except FlotillaError as refused:
                 error = refused
     elif action.name in {"yank", "unyank"}:

@@ -6,10 +6,8 @@ from typing import Final
 import msgspec
 
 from controller.http.views import ReleaseWish
-from controller.preflight.views import Preflight
-from controller.rollouts.plan_files import CANARY_FROM, READY, ready_plan
+from controller.rollouts.plan_files import CANARY_FROM, READY
 from controller.web.actions import Field
-from controller.web.desk import Desk
 from controller.web.fleet_reading import Numbers
 from schemas.errors import OperatorError, one_line
 
@@ -28,19 +26,6 @@ def wish_of(name: str, version: str, fields: Mapping[str, str]) -> ReleaseWish:
         return msgspec.convert(wish, ReleaseWish)
     except msgspec.ValidationError as error:
         raise OperatorError("input.bad", f"the channel must be a name like stable: {one_line(error)}") from error
-
-
-def foresee(desk: Desk, wish: ReleaseWish) -> Preflight:
-    """As `flotilla release … --dry-run`; blocks, and raises what that says."""
-    return desk.preflights.look(
-        package=wish.package,
-        version=wish.version,
-        channel=wish.channel,
-        targets=wish.targets,
-        policy=wish.policy,
-        plan=ready_plan(wish.plan) if isinstance(wish.plan, str) else wish.plan,
-        limit=DEVICES_SHOWN,
-    )
 
 
 def seen(fields: Mapping[str, str]) -> str:
