@@ -81,7 +81,7 @@ class Intake:
         """
         linger_s = LINGER_S
         while True:
-            messages = await _gather(link, linger_s)
+            messages = await gather(link, linger_s)
             self._oldest = min(message.arrived for message in messages)
             began = time.monotonic()
             try:
@@ -89,7 +89,7 @@ class Intake:
                 self._on_batch(len(messages), self.delay_s())
             finally:
                 self._oldest = None
-            linger_s = min(max(LINGER_S, time.monotonic() - began), LONGEST_LINGER_S)
+            linger_s = linger_after(time.monotonic() - began)
             for message in messages:
                 await link.acknowledge(message)
 
@@ -137,8 +137,13 @@ class Intake:
         loop.call_soon_threadsafe(self._on_outcome, outcome)
 
 
-async def _gather(link: Link, linger_s: float) -> list[Message]:
-    """At least one message; more where they come at once or nearly so."""
+def linger_after(took_s: float) -> float:
+    """Seconds that a batch waits for more messages when the one before took so long."""
+    return min(max(LINGER_S, took_s), LONGEST_LINGER_S)
+
+
+async def gather(link: Link, linger_s: float) -> list[Message]:
+    """At least one message, and those that come within the time; `MAX_BATCH` at most. Raises `LinkLost`."""
     messages = await link.batch(MAX_BATCH)
     try:
         async with asyncio.timeout(linger_s):
