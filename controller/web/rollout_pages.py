@@ -72,9 +72,12 @@ async def rollout(
 ) -> Template:
     """One rollout; `show` keeps the devices of the list that are shown by this letter."""
     values = await _look(desk, rollout_id)
-    rows = await to_thread.run_sync(
-        lambda: device_rows(desk.engine, rollout_id, code=show[:1], after=after, limit=DEVICES_A_PAGE + 1)
+    # as fresh as the cells beside it, and a page that was asked for a moment ago needs no thread
+    listed = await desk.fresh.get(
+        ("rollout devices", rollout_id, show[:1], after),
+        lambda: device_rows(desk.engine, rollout_id, code=show[:1], after=after, limit=DEVICES_A_PAGE + 1),
     )
+    rows = listed.value
     return page(
         request,
         visitor,
