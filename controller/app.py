@@ -95,7 +95,7 @@ async def run_controller(settings: ControllerSettings) -> None:
         if settings.home_assistant is not None:
             fleet.accompany(_home_assistant(settings.home_assistant, topics, fleet, engine, repository))
         # devices that start later must not look for packages where they were before the controller moved
-        moved = await asyncio.to_thread(fleet.move_repository, settings.repository_urls)
+        moved = await asyncio.to_thread(fleet.steering.move_repository, settings.repository_urls)
         others_can_reach_it = settings.require_token or not is_loopback(settings.http.host)
         token = load_token(settings.data / "api-token") if others_can_reach_it else None
         bundle_maker = BundleMaker(
@@ -180,7 +180,7 @@ def _home_assistant(
         announcements=AnnouncementStore(engine),
         orders=fleet.orders,
         describe=describe,
-        send=fleet.send_command,
+        send=fleet.steering.send_command,
     )
 
 

@@ -1,8 +1,7 @@
 """The fleet's side of the controller on one connection to the broker: intake, announcing, replays, rollouts.
 
-`app.py` makes one and runs it. Changes are made through its methods, which are synchronous and safe from any
-thread: they write to the database and then wake whoever has to act on it. Questions go to `registry`,
-`rollouts` and `orders` directly.
+`app.py` makes one and runs it. What operators want goes through `steering`; questions go to `registry`, `rollouts`
+and `orders` directly.
 """
 
 import asyncio
@@ -10,9 +9,8 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from functools import partial
-from typing import Any, Final
+from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Engine
 
@@ -25,24 +23,21 @@ from controller.fleet.incoming import INTAKE_KINDS, Reader
 from controller.fleet.intake import Intake
 from controller.fleet.intake_store import IntakeStore, Outcome
 from controller.fleet.observers import Companion, Observer
-from controller.fleet.orders import DEFAULT_EXPIRY, OrderStore
+from controller.fleet.orders import OrderStore
 from controller.fleet.patience import patiently
 from controller.fleet.recall import Recall
 from controller.fleet.recall_store import Recalled, RecallStore
 from controller.fleet.registry import DeviceRegistry
 from controller.fleet.replaying import Replays
 from controller.fleet.session import ControllerSession
-from controller.fleet.views import SentCommand
+from controller.fleet.steering import Steering
 from controller.logs import told
 from controller.rollouts.announcing import AnnouncementStore
-from controller.rollouts.plan import RolloutState
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.runner import ASK_AGAIN, RolloutRunner
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
-from controller.rollouts.waves import RolloutPlan
 from schemas.errors import one_line
-from schemas.messages import Desired, RolloutPolicy, Targets, Verb
 from schemas.topics import Topics
 from transport import Backoff, Link, LinkSettings, LinkState, Message, TakenOver, keep_connected
 
@@ -120,6 +115,16 @@ class FleetService:
         self._announcer = Announcer(topics, AnnouncementStore(engine), self.orders, clock=clock)
         self._replays = Replays(topics, clock=clock)
         self._runner = RolloutRunner(self._store, self._rollout_changed, ask=self._ask_to_report, clock=clock)
+        self.steering = Steering(
+            self._store,
+            self.orders,
+            self.registry,
+            announcer=self._announcer,
+            runner=self._runner,
+            on_change=self._rollout_changed,
+            tell=self._tell,
+            clock=clock,
+        )
         self._hours = HourKeeper(engine, clock)
         self._session = ControllerSession(topics, self.orders, version=version, clock=clock)
         self._recall = Recall(
@@ -180,93 +185,6 @@ class FleetService:
             intake_delay_s=self._intake.delay_s(),
         )
 
-    def create_release(
-        self,
-        *,
-        package: str,
-        version: str,
-        channel: str,
-        repository: list[str],
-        targets: Targets | None = None,
-        policy: RolloutPolicy | None = None,
-        plan: RolloutPlan | None = None,
-    ) -> Rollout:
-        """Ask a channel's devices to take a release; see `RolloutStore.create`."""
-        rollout = self._store.create(
-            package=package,
-            version=version,
-            channel=channel,
-            repository=repository,
-            targets=targets,
-            policy=policy,
-            plan=plan,
-            now=self._clock(),
-        )
-        self._tell(self._begun, rollout)
-        return rollout
-
-    def create_set(
-        self,
-        *,
-        packages: Mapping[str, str],
-        channel: str,
-        repository: list[str],
-        targets: Targets | None = None,
-        policy: RolloutPolicy | None = None,
-    ) -> list[Rollout]:
-        """Ask a channel's devices to take several releases together; see `RolloutStore.create_set`."""
-        made = self._store.create_set(
-            packages=packages,
-            channel=channel,
-            repository=repository,
-            targets=targets,
-            policy=policy,
-            now=self._clock(),
-        )
-        for rollout in made:
-            self._tell(self._begun, rollout)
-        return made
-
-    def set_state(self, rollout: str, state: RolloutState, *, by: str | None = None) -> Rollout:
-        """Pause, halt, revert or go on with a rollout; see `RolloutStore.set_state`."""
-        changed = self._store.set_state(rollout, state, self._clock(), by=by)
-        self._tell(self._rollout_changed, changed, True)
-        # others of its set may have changed with it
-        self._tell(partial(self._runner.touch, channels=[changed.channel]))
-        return changed
-
-    def cancel(self, rollout: str, device: str | None = None, *, by: str | None = None) -> Rollout:
-        """Ask one device, or all, to stop a rollout's update; see `RolloutStore.cancel`."""
-        changed = self._store.cancel(rollout, device, self._clock(), by=by)
-        self._tell(self._rollout_changed, changed, True)
-        self._tell(partial(self._runner.touch, channels=[changed.channel]))
-        return changed
-
-    def retry(self, rollout: str, device: str | None = None) -> Rollout:
-        """Have devices on which a rollout ended badly try again; see `RolloutStore.retry`."""
-        changed = self._store.retry(rollout, device, self._clock())
-        self._tell(self._begun, changed)
-        return changed
-
-    def approve(self, rollout: str) -> Rollout:
-        """Say go to a rollout's next wave; see `RolloutStore.approve`."""
-        changed = self._store.approve(rollout, self._clock())
-        self._tell(self._begun, changed)
-        return changed
-
-    def withdraw(self, channel: str, package: str, *, by: str | None = None) -> Rollout:
-        """Announce a package on a channel no more; see `RolloutStore.withdraw`."""
-        changed = self._store.withdraw(channel, package, self._clock(), by=by)
-        self._tell(self._rollout_changed, changed, True)
-        return changed
-
-    def move_repository(self, urls: Sequence[str]) -> int:
-        """Have devices fetch what is announced from these base URLs; see `RolloutStore.move_repository`."""
-        moved = self._store.move_repository(urls, self._clock())
-        if moved:
-            self._tell(self._announcer.wake)
-        return moved
-
     def announced(self, package: str, version: str) -> list[Rollout]:
         """The rollouts that announce a release now: as long as there are any, it is in use."""
         return [
@@ -276,42 +194,6 @@ class FleetService:
     def releases_in_use(self) -> dict[str, set[str]]:
         """Versions by package that devices have, may go back to, are held at or are being sent."""
         return releases_in_use(self._engine)
-
-    def send_command(
-        self,
-        device: str,
-        verb: Verb,
-        args: Mapping[str, Any] | None = None,
-        *,
-        expires_in: timedelta = DEFAULT_EXPIRY,
-    ) -> SentCommand:
-        """Ask a device for something; see `OrderStore.send_command`."""
-        command = self.orders.send_command(device, verb, args, expires_in=expires_in, now=self._clock())
-        self._tell(self._announcer.wake)
-        return command
-
-    def set_desired(
-        self,
-        device: str,
-        *,
-        channel: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        pins: Mapping[str, str] | None = None,
-        hold: bool | None = None,
-    ) -> Desired:
-        """Say what one device is to be like; see `OrderStore.set_desired`."""
-        desired = self.orders.set_desired(device, channel=channel, tags=tags, pins=pins, hold=hold, now=self._clock())
-        return self._told(device, desired)
-
-    def change_desired(self, device: str, change: Callable[[Desired], Desired]) -> Desired:
-        """Change what one device is to be like; see `OrderStore.change_desired`."""
-        return self._told(device, self.orders.change_desired(device, change, self._clock()))
-
-    def _told(self, device: str, desired: Desired) -> Desired:
-        # A pin takes the device out of its channel's rollouts, or lets it in again.
-        follows = self.registry.device(device).channel
-        self._tell(self._desired_changed, follows)
-        return desired
 
     async def _stay_connected(self, stop: asyncio.Event) -> None:
         await keep_connected(
@@ -402,11 +284,6 @@ class FleetService:
         if announced:
             self._announcer.wake()
 
-    def _begun(self, rollout: Rollout) -> None:
-        """As `_rollout_changed`, and time counts for it from now on."""
-        self._rollout_changed(rollout, True)
-        self._runner.touch(rollouts=[rollout.id])
-
     def _ask_to_report(self, devices: list[str]) -> None:
         """In a thread."""
         if self.orders.ask_to_report(devices, expires_in=ASK_AGAIN, now=self._clock()):
@@ -416,10 +293,6 @@ class FleetService:
         while True:
             await patiently(self._hours.note, doing="noting who is there")
             await asyncio.sleep(NOTE_HOURS_S)
-
-    def _desired_changed(self, channel: str | None) -> None:
-        self._announcer.wake()
-        self._runner.touch(channels=[channel] if channel else [])
 
     def _tell(self, what: Callable[..., None], *args: object) -> None:
         """Run `what` on the event loop, from any thread; when the service does not run, its start will see to it."""

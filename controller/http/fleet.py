@@ -123,7 +123,7 @@ class Rollouts(Controller):
     ) -> Rollout:
         """Takes effect with the announcement's next revision; 409 where the present state does not allow it."""
         by = who_of(request).actor
-        return await to_thread.run_sync(lambda: fleet.set_state(rollout, data.state, by=by))
+        return await to_thread.run_sync(lambda: fleet.steering.set_state(rollout, data.state, by=by))
 
     @post("/{rollout_id:str}/cancel", summary="Ask one device, or all, to stop", status_code=200)
     async def cancel(
@@ -131,17 +131,17 @@ class Rollouts(Controller):
     ) -> Rollout:
         """All: the rollout is halted. One: it is left out. Until devices have said so it is only asked for; 409."""
         by = who_of(request).actor
-        return await to_thread.run_sync(lambda: fleet.cancel(rollout, data.device, by=by))
+        return await to_thread.run_sync(lambda: fleet.steering.cancel(rollout, data.device, by=by))
 
     @post("/{rollout_id:str}/retry", summary="Have what ended badly tried again", status_code=200)
     async def retry(self, fleet: FleetService, rollout: str, data: DeviceChoice) -> Rollout:
         """On one device or all on which it failed, was rolled back, rejected or cancelled; 409 where there are none."""
-        return await to_thread.run_sync(fleet.retry, rollout, data.device)
+        return await to_thread.run_sync(fleet.steering.retry, rollout, data.device)
 
     @post("/{rollout_id:str}/approve", summary="Say go to the next wave", status_code=200)
     async def approve(self, fleet: FleetService, rollout: str) -> Rollout:
         """It begins with the announcement's next revision; 409 where the rollout does not wait for that."""
-        return await to_thread.run_sync(fleet.approve, rollout)
+        return await to_thread.run_sync(fleet.steering.approve, rollout)
 
 
 class Devices(Controller):
@@ -199,7 +199,7 @@ class Devices(Controller):
         """Sent as soon as there is a connection; void when it has expired before the device is reached."""
         expires_in = timedelta(seconds=data.expires_s)
         return await to_thread.run_sync(
-            lambda: fleet.send_command(device_id, data.verb, data.args, expires_in=expires_in)
+            lambda: fleet.steering.send_command(device_id, data.verb, data.args, expires_in=expires_in)
         )
 
     @get("/{device_id:str}/desired", summary="What a device was told")
@@ -220,7 +220,9 @@ class Devices(Controller):
         """Channel, tags, pins and hold; it replaces what the device was told before."""
 
         def tell() -> Told:
-            desired = fleet.set_desired(device_id, channel=data.channel, tags=data.tags, pins=data.pins, hold=data.hold)
+            desired = fleet.steering.set_desired(
+                device_id, channel=data.channel, tags=data.tags, pins=data.pins, hold=data.hold
+            )
             missing = [
                 f"there is no {package} {version} in the repository; the device can stay at it only if it has it"
                 for package, version in (data.pins or {}).items()

@@ -39,7 +39,7 @@ class Releasing:
             OperatorError: `rollout.unknown` where the channel announces no such package.
         """
         with self._lock:
-            rollout = self._fleet.withdraw(channel, package, by=by)
+            rollout = self._fleet.steering.withdraw(channel, package, by=by)
             self._repository.unset_channel(package, channel)
             return rollout
 
@@ -54,7 +54,7 @@ class Releasing:
         if plan is not None:
             check_plan(plan)
         with self._lock, self._pointed(wish.channel, {wish.package: wish.version}):
-            return self._fleet.create_release(
+            return self._fleet.steering.create_release(
                 package=wish.package,
                 version=wish.version,
                 channel=wish.channel,
@@ -67,7 +67,7 @@ class Releasing:
     def announce_set(self, wish: SetWish) -> list[Rollout]:
         """As `start`, for several packages that devices switch together; all of it or nothing."""
         with self._lock, self._pointed(wish.channel, wish.packages):
-            return self._fleet.create_set(
+            return self._fleet.steering.create_set(
                 packages=wish.packages,
                 channel=wish.channel,
                 repository=list(self._settings.repository_urls),

@@ -178,10 +178,10 @@ def _do(desk: Desk, device_id: str, name: str, fields: Mapping[str, str]) -> Non
     package = fields.get("package", "")
     verb = next((verb for verb in ASK if verb.value == name), None)
     if verb is not None:
-        desk.fleet.send_command(device_id, verb, {"package": package} if verb in OF_PACKAGE else {})
+        desk.fleet.steering.send_command(device_id, verb, {"package": package} if verb in OF_PACKAGE else {})
         return
     # from what is true when it is written, so that somebody else's pin of a moment ago is not taken off with it
-    desk.fleet.change_desired(device_id, lambda told: _changed(told, name, package, fields.get("version", "")))
+    desk.fleet.steering.change_desired(device_id, lambda told: _changed(told, name, package, fields.get("version", "")))
 
 
 def _changed(told: Desired, name: str, package: str, version: str) -> Desired:

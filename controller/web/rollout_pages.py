@@ -140,11 +140,13 @@ async def steer(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, n
     try:
         if isinstance(action, Move):
             state = action.state
-            await to_thread.run_sync(lambda: desk.fleet.set_state(rollout_id, state, by=by))
+            await to_thread.run_sync(lambda: desk.fleet.steering.set_state(rollout_id, state, by=by))
         elif action is CANCEL:
-            await to_thread.run_sync(lambda: desk.fleet.cancel(rollout_id, by=by))
+            await to_thread.run_sync(lambda: desk.fleet.steering.cancel(rollout_id, by=by))
         else:
-            await to_thread.run_sync(desk.fleet.approve if action is APPROVE else desk.fleet.retry, rollout_id)
+            await to_thread.run_sync(
+                desk.fleet.steering.approve if action is APPROVE else desk.fleet.steering.retry, rollout_id
+            )
     except FlotillaError as error:
         if error.code == "rollout.unknown":
             raise

@@ -268,7 +268,9 @@ async def test_a_release_is_announced_completed_and_withdrawn(world: World, uniq
         await until(lambda: [one.id for one in service.registry.devices()] == [pi])
         await link.subscribe([topics.releases_of("stable")])
         rollout = await asyncio.to_thread(
-            lambda: service.create_release(package="tacho", version="2.0.0", channel="stable", repository=REPOSITORY)
+            lambda: service.steering.create_release(
+                package="tacho", version="2.0.0", channel="stable", repository=REPOSITORY
+            )
         )
         (message,) = await take(link, 1)
         announced = decode(message.payload, Announcement)
@@ -287,7 +289,7 @@ async def test_a_release_is_announced_completed_and_withdrawn(world: World, uniq
         (message,) = await take(link, 1)
         assert decode(message.payload, Announcement).state is ReleaseState.COMPLETE
         assert [one.id for one in service.announced("tacho", "2.0.0")] == [rollout.id]
-        await asyncio.to_thread(service.withdraw, "stable", "tacho")
+        await asyncio.to_thread(service.steering.withdraw, "stable", "tacho")
         (message,) = await take(link, 1)
         assert message.payload == b""
         assert service.announced("tacho", "2.0.0") == []
@@ -302,9 +304,11 @@ async def test_announcements_and_desired_are_there_again_after_the_broker_lost_t
     before = make_service(engine, first.url, topics.root, "controller")
     async with serving(before):
         await asyncio.to_thread(
-            lambda: before.create_release(package="tacho", version="2.0.0", channel="stable", repository=REPOSITORY)
+            lambda: before.steering.create_release(
+                package="tacho", version="2.0.0", channel="stable", repository=REPOSITORY
+            )
         )
-        await asyncio.to_thread(lambda: before.set_desired("pi-1", hold=True))
+        await asyncio.to_thread(lambda: before.steering.set_desired("pi-1", hold=True))
         async with connect(settings(first.url, "watcher")) as link:
             await link.subscribe([topics.releases_of("stable"), topics.device("pi-1", "desired")])
             await take(link, 2)
@@ -320,7 +324,7 @@ async def test_commands_wait_for_the_connection_and_are_sent_once(world: World, 
     service, engine, broker, topics = world.service(), world.engine, world.broker, world.topics
     pi = unique("pi")
     IntakeStore(engine).take_in([Reader(topics).read(topics.device(pi, "events"), encode(event(pi)))], utc_now())
-    waiting = service.send_command(pi, Verb.RETRY, {"package": "tacho"})
+    waiting = service.steering.send_command(pi, Verb.RETRY, {"package": "tacho"})
     async with a_device(broker, pi) as link:
         await link.subscribe([topics.device(pi, "commands")])
         async with serving(service):
@@ -329,7 +333,7 @@ async def test_commands_wait_for_the_connection_and_are_sent_once(world: World, 
             assert message.expiry_s is not None
             assert 3500 < message.expiry_s <= 3600
             assert not message.retain
-            later = await asyncio.to_thread(service.send_command, pi, Verb.REPORT)
+            later = await asyncio.to_thread(service.steering.send_command, pi, Verb.REPORT)
             (message,) = await take(link, 1)
             assert decode(message.payload, Command).id == later.id
             await until(lambda: all(one.sent_at for one in service.orders.commands(pi)))
@@ -374,16 +378,16 @@ async def test_the_production_brokers_rules_let_the_controller_and_its_devices_d
         await link.publish(topics.device("dev-a", "reported"), encode(reported("dev-a", 1)), retain=True)
         await say(link, topics, "dev-a", 1)
         await until(lambda: count(engine) == 1)
-        await asyncio.to_thread(lambda: service.set_desired("dev-a", hold=True))
-        await asyncio.to_thread(service.send_command, "dev-a", Verb.REPORT)
+        await asyncio.to_thread(lambda: service.steering.set_desired("dev-a", hold=True))
+        await asyncio.to_thread(service.steering.send_command, "dev-a", Verb.REPORT)
         await asyncio.to_thread(
-            lambda: service.create_release(
+            lambda: service.steering.create_release(
                 package="tacho", version="2.0.0", channel="intake-test", repository=REPOSITORY
             )
         )
         kinds = sorted(message.topic.rpartition("/")[2] for message in await take(link, 3))
         assert kinds == ["commands", "desired", "tacho"]
-        await asyncio.to_thread(service.withdraw, "intake-test", "tacho")
+        await asyncio.to_thread(service.steering.withdraw, "intake-test", "tacho")
         (tombstone,) = await take(link, 1)
         assert tombstone.payload == b""
         await link.publish(topics.device("dev-a", "reported"), b"", retain=True)

@@ -47,7 +47,9 @@ def site(tmp_path: Path, broker: Broker, topic_root: str) -> Site:
 
 
 def release(service: FleetService) -> str:
-    return service.create_release(package="tacho", version="1.1.0", channel="stable", repository=["http://r"]).id
+    return service.steering.create_release(
+        package="tacho", version="1.1.0", channel="stable", repository=["http://r"]
+    ).id
 
 
 def runs(rollout: str, at: datetime) -> dict[str, InstalledPackage]:

@@ -47,7 +47,7 @@ def site(tmp_path: Path, broker: Broker, topic_root: str, unique: Callable[[str]
 
 
 def release(service: FleetService, version: str, targets: Targets | None = None) -> str:
-    made = service.create_release(
+    made = service.steering.create_release(
         package="tacho", version=version, channel="stable", repository=REPOSITORY, targets=targets
     )
     return made.id
@@ -61,14 +61,14 @@ async def test_a_rollout_that_was_halted_since_stays_halted_under_a_later_revisi
             rollout = release(service, "1.1.0")
             await device.announcement("1.1.0")
             site.back_up()
-            service.set_state(rollout, RolloutState.HALTED)
+            service.steering.set_state(rollout, RolloutState.HALTED)
             await device.until(lambda: device.announcements[-1].state is ReleaseState.HALTED)
         heard = device.announcements[-1]
         async with serving(site.service("yesterday")) as service:
             await device.until(lambda: device.announcements[-1].revision > heard.revision)
             assert device.announcements[-1].state is ReleaseState.HALTED
             assert service.rollouts.rollout(rollout).state is RolloutState.HALTED
-            service.set_state(rollout, RolloutState.ACTIVE)
+            service.steering.set_state(rollout, RolloutState.ACTIVE)
             await device.until(lambda: device.announcements[-1].state is ReleaseState.ACTIVE)
     revisions = [one.revision for one in device.announcements]
     assert revisions == sorted(revisions)
@@ -114,14 +114,14 @@ async def test_what_a_device_was_told_since_stays(site: Site, broker: Broker, un
         async with serving(site.service()) as service:
             await device.report()
             await until(lambda: service.registry.devices(channel="stable"))
-            service.set_desired(device.id, hold=False)
+            service.steering.set_desired(device.id, hold=False)
             await device.until(lambda: device.desired)
             site.back_up()
-            service.set_desired(device.id, pins={"tacho": "1.0.0"})
+            service.steering.set_desired(device.id, pins={"tacho": "1.0.0"})
             await device.until(lambda: device.desired[-1].pins)
         async with serving(site.service("yesterday")) as service:
             await until(lambda: (told := service.orders.desired(device.id)) is not None and told.pins)
-            after = service.set_desired(device.id, hold=True)
+            after = service.steering.set_desired(device.id, hold=True)
             await device.until(lambda: device.desired[-1].hold)
     assert after.rev == 3
     assert [one.rev for one in device.desired] == sorted(one.rev for one in device.desired)
@@ -139,7 +139,7 @@ async def test_a_release_that_was_made_before_the_broker_came_back_goes_before_w
                 await device.announcement(version)
         heard = device.announcements[-1]
         again = site.service("yesterday")
-        newest = again.create_release(
+        newest = again.steering.create_release(
             package="tacho", version="1.4.0", channel="stable", repository=REPOSITORY, policy=RolloutPolicy(jitter_s=1)
         )
         async with serving(again) as service:

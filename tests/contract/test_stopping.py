@@ -35,7 +35,9 @@ class Site:
         self.rollout = ""
 
     async def release(self) -> Announcement:
-        made = self.service.create_release(package="tacho", version="1.1.0", channel="stable", repository=["http://r"])
+        made = self.service.steering.create_release(
+            package="tacho", version="1.1.0", channel="stable", repository=["http://r"]
+        )
         self.rollout = made.id
         return await self.devices[0].announcement("1.1.0")
 
@@ -72,7 +74,7 @@ async def test_one_device_is_left_out_and_done_only_when_it_says_so(site: Site) 
     first, second = site.devices
     (accepted, _) = await first.update(announced, Phase.ACCEPTED, Phase.FETCHING)
     await site.stands(first, Verdict.UPDATING)
-    site.service.cancel(site.rollout, first.id)
+    site.service.steering.cancel(site.rollout, first.id)
     await site.stands(first, Verdict.UPDATING, Verb.CANCEL)
     assert site.service.rollouts.unanswered(site.rollout) == 1
     await first.until(lambda: first.announcements[-1].targets.exclude == [first.id])
@@ -95,12 +97,12 @@ async def test_one_device_is_left_out_and_done_only_when_it_says_so(site: Site) 
 async def test_one_that_has_said_nothing_is_shown_as_asked_until_it_answers(site: Site) -> None:
     announced = await site.release()
     first, _ = site.devices
-    site.service.cancel(site.rollout, first.id)
+    site.service.steering.cancel(site.rollout, first.id)
     await site.stands(first, Verdict.HELD, Verb.CANCEL)
     await first.update(announced, Phase.CANCELLED, error=CANCELLED)
     await site.stands(first, Verdict.CANCELLED)
     with pytest.raises(OperatorError, match="is done with this rollout: cancelled"):
-        site.service.cancel(site.rollout, first.id)
+        site.service.steering.cancel(site.rollout, first.id)
 
 
 async def test_a_whole_rollout_is_halted_and_asked_until_its_devices_have_answered(site: Site) -> None:
@@ -108,7 +110,7 @@ async def test_a_whole_rollout_is_halted_and_asked_until_its_devices_have_answer
     first, second = site.devices
     (accepted,) = await first.update(announced, Phase.ACCEPTED)
     await site.stands(first, Verdict.UPDATING)
-    asked = site.service.cancel(site.rollout)
+    asked = site.service.steering.cancel(site.rollout)
     assert (asked.state, asked.cancel_asked_at is not None) == (RolloutState.HALTED, True)
     await first.until(lambda: first.announcements[-1].state is ReleaseState.HALTED)
     await site.stands(first, Verdict.UPDATING, Verb.CANCEL)
@@ -120,9 +122,9 @@ async def test_a_whole_rollout_is_halted_and_asked_until_its_devices_have_answer
         announced, Phase.CANCELLED, update=accepted.update, error=ErrorReport(code="conflict.halted", message="halted")
     )
     await until(lambda: site.service.rollouts.unanswered(site.rollout) == 0)
-    assert site.service.set_state(site.rollout, RolloutState.ACTIVE).cancel_asked_at is None
+    assert site.service.steering.set_state(site.rollout, RolloutState.ACTIVE).cancel_asked_at is None
     with pytest.raises(OperatorError, match="ended badly"):
-        site.service.retry(site.rollout, second.id)
+        site.service.steering.retry(site.rollout, second.id)
 
 
 async def test_what_failed_is_open_again_until_the_device_says_how_it_goes(site: Site) -> None:
@@ -131,7 +133,7 @@ async def test_what_failed_is_open_again_until_the_device_says_how_it_goes(site:
     await first.update(announced, Phase.ACCEPTED, Phase.ROLLED_BACK)
     await second.update(announced, Phase.ACCEPTED, Phase.SUCCEEDED)
     await site.stands(first, Verdict.ROLLED_BACK)
-    site.service.retry(site.rollout)
+    site.service.steering.retry(site.rollout)
     await site.stands(first, Verdict.PENDING, Verb.RETRY)
     assert site.service.rollouts.failures(site.rollout) == []
     assert site.service.rollouts.rollout(site.rollout).state is RolloutState.ACTIVE
@@ -145,10 +147,10 @@ async def test_what_failed_is_open_again_until_the_device_says_how_it_goes(site:
 async def test_a_retry_lets_a_device_in_that_was_left_out(site: Site) -> None:
     announced = await site.release()
     first, _ = site.devices
-    site.service.cancel(site.rollout, first.id)
+    site.service.steering.cancel(site.rollout, first.id)
     await first.update(announced, Phase.CANCELLED, error=CANCELLED)
     await site.stands(first, Verdict.CANCELLED)
-    site.service.retry(site.rollout, first.id)
+    site.service.steering.retry(site.rollout, first.id)
     await first.until(lambda: first.announcements[-1].targets.exclude == [])
     await site.stands(first, Verdict.PENDING, Verb.RETRY)
 
@@ -161,7 +163,7 @@ async def test_a_device_that_was_away_when_a_retry_expired_is_asked_again_when_i
     await first.update(announced, Phase.ACCEPTED, Phase.FAILED)
     await site.stands(first, Verdict.FAILED)
     monkeypatch.setattr("controller.rollouts.asks.EXPIRY", timedelta(seconds=-1))
-    site.service.retry(site.rollout)
+    site.service.steering.retry(site.rollout)
     await site.stands(first, Verdict.PENDING, Verb.RETRY)
     monkeypatch.undo()
     # it speaks of events that are not here yet: one of them may be the answer
@@ -183,15 +185,15 @@ async def test_where_nothing_can_be_stopped_or_tried_again_that_is_said(site: Si
     await first.update(announced, Phase.ACCEPTED, Phase.SUCCEEDED)
     await until(lambda: site.service.rollouts.rollout(site.rollout).phases.get("succeeded") == 1)
     for refused, words in (
-        (lambda: site.service.cancel(site.rollout, first.id), "rollback --package tacho"),
-        (lambda: site.service.cancel(site.rollout, "nobody"), "no device nobody"),
-        (lambda: site.service.retry(site.rollout), "nothing to retry"),
+        (lambda: site.service.steering.cancel(site.rollout, first.id), "rollback --package tacho"),
+        (lambda: site.service.steering.cancel(site.rollout, "nobody"), "no device nobody"),
+        (lambda: site.service.steering.retry(site.rollout), "nothing to retry"),
     ):
         with pytest.raises(OperatorError, match=words):
             refused()
-    site.service.set_state(site.rollout, RolloutState.PAUSED)
+    site.service.steering.set_state(site.rollout, RolloutState.PAUSED)
     with pytest.raises(OperatorError, match="resume it first"):
-        site.service.retry(site.rollout)
+        site.service.steering.retry(site.rollout)
 
 
 async def test_the_command_line_says_what_is_asked_and_what_is_done(

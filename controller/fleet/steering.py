@@ -1,0 +1,186 @@
+"""What operators want of the fleet: written to the database first, and then whoever has to act on it is woken."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from controller.announcer import Announcer
+from controller.fleet.orders import DEFAULT_EXPIRY, OrderStore
+from controller.fleet.registry import DeviceRegistry
+from controller.fleet.views import SentCommand
+from controller.rollouts.plan import RolloutState
+from controller.rollouts.runner import RolloutRunner
+from controller.rollouts.store import RolloutStore
+from controller.rollouts.views import Rollout
+from controller.rollouts.waves import RolloutPlan
+from schemas.messages import Desired, RolloutPolicy, Targets, Verb
+
+
+class Steering:
+    """All methods are synchronous, block while the database is written, and are safe from any thread.
+
+    Args:
+        store: of rollouts.
+        orders: commands and what single devices are to be like.
+        registry: knows which channel a device follows.
+        announcer: is woken where a topic has to say something else.
+        runner: looks again at what changed.
+        on_change: told of every rollout that changed, and that its announcement did; on the event loop.
+        tell: runs something on the event loop, from any thread.
+        clock: the time of day.
+    """
+
+    def __init__(
+        self,
+        store: RolloutStore,
+        orders: OrderStore,
+        registry: DeviceRegistry,
+        *,
+        announcer: Announcer,
+        runner: RolloutRunner,
+        on_change: Callable[[Rollout, bool], None],
+        tell: Callable[..., None],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._orders = orders
+        self._registry = registry
+        self._announcer = announcer
+        self._runner = runner
+        self._on_change = on_change
+        self._tell = tell
+        self._clock = clock
+
+    def create_release(
+        self,
+        *,
+        package: str,
+        version: str,
+        channel: str,
+        repository: list[str],
+        targets: Targets | None = None,
+        policy: RolloutPolicy | None = None,
+        plan: RolloutPlan | None = None,
+    ) -> Rollout:
+        """Ask a channel's devices to take a release; see `RolloutStore.create`."""
+        rollout = self._store.create(
+            package=package,
+            version=version,
+            channel=channel,
+            repository=repository,
+            targets=targets,
+            policy=policy,
+            plan=plan,
+            now=self._clock(),
+        )
+        self._tell(self._begun, rollout)
+        return rollout
+
+    def create_set(
+        self,
+        *,
+        packages: Mapping[str, str],
+        channel: str,
+        repository: list[str],
+        targets: Targets | None = None,
+        policy: RolloutPolicy | None = None,
+    ) -> list[Rollout]:
+        """Ask a channel's devices to take several releases together; see `RolloutStore.create_set`."""
+        made = self._store.create_set(
+            packages=packages,
+            channel=channel,
+            repository=repository,
+            targets=targets,
+            policy=policy,
+            now=self._clock(),
+        )
+        for rollout in made:
+            self._tell(self._begun, rollout)
+        return made
+
+    def set_state(self, rollout: str, state: RolloutState, *, by: str | None = None) -> Rollout:
+        """Pause, halt, revert or go on with a rollout; see `RolloutStore.set_state`."""
+        changed = self._store.set_state(rollout, state, self._clock(), by=by)
+        self._tell(self._on_change, changed, True)
+        # others of its set may have changed with it
+        self._tell(partial(self._runner.touch, channels=[changed.channel]))
+        return changed
+
+    def cancel(self, rollout: str, device: str | None = None, *, by: str | None = None) -> Rollout:
+        """Ask one device, or all, to stop a rollout's update; see `RolloutStore.cancel`."""
+        changed = self._store.cancel(rollout, device, self._clock(), by=by)
+        self._tell(self._on_change, changed, True)
+        self._tell(partial(self._runner.touch, channels=[changed.channel]))
+        return changed
+
+    def retry(self, rollout: str, device: str | None = None) -> Rollout:
+        """Have devices on which a rollout ended badly try again; see `RolloutStore.retry`."""
+        changed = self._store.retry(rollout, device, self._clock())
+        self._tell(self._begun, changed)
+        return changed
+
+    def approve(self, rollout: str) -> Rollout:
+        """Say go to a rollout's next wave; see `RolloutStore.approve`."""
+        changed = self._store.approve(rollout, self._clock())
+        self._tell(self._begun, changed)
+        return changed
+
+    def withdraw(self, channel: str, package: str, *, by: str | None = None) -> Rollout:
+        """Announce a package on a channel no more; see `RolloutStore.withdraw`."""
+        changed = self._store.withdraw(channel, package, self._clock(), by=by)
+        self._tell(self._on_change, changed, True)
+        return changed
+
+    def move_repository(self, urls: Sequence[str]) -> int:
+        """Have devices fetch what is announced from these base URLs; see `RolloutStore.move_repository`."""
+        moved = self._store.move_repository(urls, self._clock())
+        if moved:
+            self._tell(self._announcer.wake)
+        return moved
+
+    def send_command(
+        self,
+        device: str,
+        verb: Verb,
+        args: Mapping[str, Any] | None = None,
+        *,
+        expires_in: timedelta = DEFAULT_EXPIRY,
+    ) -> SentCommand:
+        """Ask a device for something; see `OrderStore.send_command`."""
+        command = self._orders.send_command(device, verb, args, expires_in=expires_in, now=self._clock())
+        self._tell(self._announcer.wake)
+        return command
+
+    def set_desired(
+        self,
+        device: str,
+        *,
+        channel: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        pins: Mapping[str, str] | None = None,
+        hold: bool | None = None,
+    ) -> Desired:
+        """Say what one device is to be like; see `OrderStore.set_desired`."""
+        desired = self._orders.set_desired(device, channel=channel, tags=tags, pins=pins, hold=hold, now=self._clock())
+        return self._told(device, desired)
+
+    def change_desired(self, device: str, change: Callable[[Desired], Desired]) -> Desired:
+        """Change what one device is to be like; see `OrderStore.change_desired`."""
+        return self._told(device, self._orders.change_desired(device, change, self._clock()))
+
+    def _told(self, device: str, desired: Desired) -> Desired:
+        # A pin takes the device out of its channel's rollouts, or lets it in again.
+        follows = self._registry.device(device).channel
+        self._tell(self._desired_changed, follows)
+        return desired
+
+    def _begun(self, rollout: Rollout) -> None:
+        """Time counts for it from now on. On the event loop."""
+        self._on_change(rollout, True)
+        self._runner.touch(rollouts=[rollout.id])
+
+    def _desired_changed(self, channel: str | None) -> None:
+        """On the event loop."""
+        self._announcer.wake()
+        self._runner.touch(channels=[channel] if channel else [])
