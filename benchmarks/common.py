@@ -2,13 +2,17 @@
 
 import os
 import platform
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-CONSOLE = Console(highlight=False)
+_WIDTH = 160
+"""Of tables in a file: no value is cut."""
+
+CONSOLE = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 
 
 def state_machine() -> None:

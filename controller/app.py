@@ -2,20 +2,13 @@
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import gc
 import logging
-import os
 import signal
-import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
 
-import uvicorn
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
@@ -31,10 +24,12 @@ from controller.fleet.running import running_versions
 from controller.fleet.service import FleetService
 from controller.homeassistant.bridge import HomeAssistantBridge
 from controller.homeassistant.entities import HomeAssistantTopics
+from controller.housekeeping import forget, keep_signed, prune
 from controller.http.api import make_api
 from controller.http.guard import is_loopback, load_token
 from controller.http.login import Accounts
 from controller.http.packages import Spool
+from controller.listening import GRACE_S, Server, listening, only_one, server_config
 from controller.logs import told
 from controller.notify.config import read_config
 from controller.notify.notifier import Notifier
@@ -51,15 +46,10 @@ from controller.signals.metrics import Metrics, new_registry
 from controller.signals.numbers import read_numbers
 from controller.signals.upkeep import Upkeep
 from controller.version import VERSION
-from schemas.errors import FlotillaError, OperatorError, one_line
+from schemas.errors import OperatorError, one_line
 from schemas.topics import Topics
 from transport import LinkSettings
 from transport.errors import SettingsError
-
-REFRESH_EVERY_S: Final = 6 * 3600.0
-FIRST_PRUNING_S: Final = 60.0
-RETRY_REFRESH_S: Final = 300.0
-GRACE_S: Final = 5
 
 log = logging.getLogger("flotilla.controller")
 
@@ -75,8 +65,8 @@ async def run_controller(settings: ControllerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with contextlib.ExitStack() as stack:
-        listeners = stack.enter_context(_listening(settings.http))
-        stack.enter_context(_only_one(settings.data))
+        listeners = stack.enter_context(listening(settings.http))
+        stack.enter_context(only_one(settings.data))
         broker = settings.broker or stack.enter_context(_embedded_broker(settings))
         engine = open_database(settings.database_url)
         stack.callback(engine.dispose)
@@ -132,7 +122,7 @@ async def run_controller(settings: ControllerSettings) -> None:
             engine=engine,
         )
         asgi = RequestCounter(api, registry)  # type: ignore[arg-type]  # both speak ASGI
-        server = _Server(_server_config(asgi, settings.proxies))
+        server = Server(server_config(asgi, settings.proxies))
         log.info(
             "the page is at %s", page_address(settings.http), extra=told("listening", url=page_address(settings.http))
         )
@@ -149,9 +139,9 @@ async def run_controller(settings: ControllerSettings) -> None:
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "fleet": lambda: fleet.run(stop),
             "http": lambda: server.serve(listeners),
-            "metadata": lambda: _keep_fresh(repository, stop),
-            "pruning": lambda: _prune(Pruner(engine), timedelta(days=settings.keep_events_days), stop),
-            "accounts": lambda: _forget(accounts, answers, timedelta(days=settings.keep_audit_days), stop),
+            "metadata": lambda: keep_signed(repository, stop),
+            "pruning": lambda: prune(Pruner(engine), timedelta(days=settings.keep_events_days), stop),
+            "accounts": lambda: forget(accounts, answers, timedelta(days=settings.keep_audit_days), stop),
             "bundles": lambda: bundle_maker.run(stop),
             "upkeep": lambda: upkeep.run(stop),
         }
@@ -194,7 +184,7 @@ def _spare_what_stays() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-async def _run_all(parts: dict[str, Callable[[], Awaitable[None]]], server: "_Server", stop: asyncio.Event) -> None:
+async def _run_all(parts: dict[str, Callable[[], Awaitable[None]]], server: Server, stop: asyncio.Event) -> None:
     """Run the parts until `stop` is set or one of them ends, then end the others; raises what a part raised."""
     tasks = [asyncio.create_task(_part(name, start), name=name) for name, start in parts.items()]
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -223,145 +213,9 @@ async def _part(name: str, start: Callable[[], Awaitable[None]]) -> None:
         raise OperatorError("internal.error", f"{name} could not start; the log says why") from error
 
 
-async def _keep_fresh(repository: PackageRepository, stop: asyncio.Event) -> None:
-    """Sign anew what is near its end, at the start and every few hours; sooner again where that fails."""
-    while not stop.is_set():
-        wait_s = REFRESH_EVERY_S
-        try:
-            refreshed = await asyncio.to_thread(repository.refresh_metadata)
-        except FlotillaError as error:
-            # signatures are good for days: a full disk is no reason to stop taking in what devices say
-            log.error("signing again failed: %s", one_line(error), extra=told("metadata", error))  # noqa: TRY400 - the line says it all
-            wait_s = RETRY_REFRESH_S
-        else:
-            if refreshed.signed:
-                log.info("signed again: %s", ", ".join(refreshed.signed), extra=told("metadata"))
-            for expiry in refreshed.overdue:
-                log.error(
-                    "the signature of %s ends on %s and %s is not there",
-                    expiry.role,
-                    expiry.expires,
-                    expiry.key,
-                    extra=told("metadata", role=expiry.role, code="trust.keys"),
-                )
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), wait_s)
-
-
-async def _prune(pruner: Pruner, keep: timedelta, stop: asyncio.Event) -> None:
-    """Forget what devices said long ago, soon after the start and every few hours."""
-    wait_s = FIRST_PRUNING_S
-    while not stop.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), wait_s)
-            return
-        wait_s = REFRESH_EVERY_S
-        try:
-            pruned = await asyncio.to_thread(pruner.prune, keep, utc_now())
-        except FlotillaError as error:
-            log.error("forgetting old events failed: %s", one_line(error), extra=told("pruning", error))  # noqa: TRY400 - the line says it all
-        else:
-            if pruned.events or pruned.rollout_devices:
-                log.info(
-                    "forgot %d events and %d devices of rollouts",
-                    pruned.events,
-                    pruned.rollout_devices,
-                    extra=told("pruning", count=pruned.events),
-                )
-
-
 def page_address(address: HttpAddress) -> str:
     """Where a browser on this machine finds the page."""
     return f"http://{HttpAddress(host='127.0.0.1', port=address.port) if address.listens_everywhere else address}/"
-
-
-async def _forget(accounts: Accounts, answers: Answers, keep_audit: timedelta, stop: asyncio.Event) -> None:
-    """Remove sessions that are over, answers that nobody asks for again, and the oldest of the audit log."""
-    wait_s = FIRST_PRUNING_S
-    while not stop.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), wait_s)
-            return
-        wait_s = REFRESH_EVERY_S
-        try:
-            await asyncio.to_thread(accounts.people.forget_old_sessions)
-            await asyncio.to_thread(answers.forget_old)
-            forgotten = await asyncio.to_thread(accounts.audit.prune, keep_audit)
-        except FlotillaError as error:
-            log.error("forgetting old sessions and changes failed: %s", one_line(error))  # noqa: TRY400 - the line says it all
-        else:
-            if forgotten:
-                log.info("forgot %d rows of the audit log", forgotten)
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone: they stop all parts, not only this one."""
-        yield
-
-
-def _server_config(api: object, proxies: Sequence[str]) -> uvicorn.Config:
-    return uvicorn.Config(
-        api,  # type: ignore[arg-type]  # an ASGI application, typed by another library
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=True,
-        forwarded_allow_ips=["127.0.0.1", "::1", *proxies],
-        timeout_graceful_shutdown=GRACE_S,
-        http="httptools",
-        lifespan="on",
-    )
-
-
-@contextlib.contextmanager
-def _listening(address: HttpAddress) -> Iterator[list[socket.socket]]:
-    """Listen at every address that a host stands for; raises `OperatorError` (`input.bad`) where that cannot be."""
-    with contextlib.ExitStack() as stack:
-        try:
-            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            ends = {(family, where) for family, _type, _protocol, _name, where in found}
-            listeners = [stack.enter_context(one) for one in map(_listener, ends) if one is not None]
-        except OSError as error:
-            reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-            raise OperatorError("input.bad", f"cannot listen on --http {address}: {reason}") from error
-        if not listeners:
-            raise OperatorError("input.bad", f"cannot listen on --http {address}: this machine has no such address")
-        yield listeners
-
-
-def _listener(end: tuple[int, Any]) -> socket.socket | None:
-    """A listening socket; None for an address that this machine does not have, as ::1 where there is no IPv6."""
-    family, where = end
-    try:
-        return socket.create_server(where, family=family, backlog=1024)
-    except OSError as error:
-        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-            return None
-        raise
-
-
-@contextlib.contextmanager
-def _only_one(data: Path) -> Iterator[None]:
-    """Hold the data folder; raises `OperatorError` (`data.bad`) where it cannot be used or another does."""
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise OperatorError(
-            "data.bad", f"--data {data}: {error.strerror}; name a folder that can be written"
-        ) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OperatorError(
-                "data.bad", f"--data {data} is in use by another controller; stop that one first"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

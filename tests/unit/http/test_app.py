@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from controller import app
+from controller import app, housekeeping, listening
 from controller.repository.records import Expiry, Refreshed
 from controller.settings import HttpAddress
 from schemas.errors import OperatorError
@@ -37,13 +37,13 @@ class Repository:
 
 async def keep_fresh(repository: Repository, stop: asyncio.Event) -> None:
     async with asyncio.timeout(BOUND_S):
-        await app._keep_fresh(repository, stop)  # type: ignore[arg-type]  # all that it calls is there
+        await housekeeping.keep_signed(repository, stop)  # type: ignore[arg-type]  # all that it calls is there
 
 
 async def test_a_failure_to_sign_again_is_logged_and_tried_again_soon(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "RETRY_REFRESH_S", 0.01)
+    monkeypatch.setattr(housekeeping, "RETRY_S", 0.01)
     stop = asyncio.Event()
     expiry = Expiry(role="targets", expires=datetime(2030, 1, 1, tzinfo=UTC), key="keys/offline/targets")
     done = Refreshed(signed=["timestamp"], overdue=[expiry])
@@ -109,7 +109,7 @@ async def test_a_part_that_does_not_end_is_cancelled(monkeypatch: pytest.MonkeyP
 def test_it_listens_at_every_address_of_a_name() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with app._listening(HttpAddress(host="localhost", port=port)) as listeners:
+    with listening.listening(HttpAddress(host="localhost", port=port)) as listeners:
         assert "127.0.0.1" in {listener.getsockname()[0] for listener in listeners}
         with socket.create_connection(("127.0.0.1", port), timeout=5):
             pass
@@ -117,12 +117,12 @@ def test_it_listens_at_every_address_of_a_name() -> None:
 
 
 def test_a_data_folder_is_let_go_after_use(tmp_path: Path) -> None:
-    with app._only_one(tmp_path), pytest.raises(OperatorError, match="in use"), app._only_one(tmp_path):
+    with listening.only_one(tmp_path), pytest.raises(OperatorError, match="in use"), listening.only_one(tmp_path):
         raise AssertionError("two at once")
-    with app._only_one(tmp_path):
+    with listening.only_one(tmp_path):
         pass
 
 
 def test_an_error_within_is_not_taken_for_a_folder_in_use(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError), app._only_one(tmp_path):
+    with pytest.raises(BlockingIOError), listening.only_one(tmp_path):
         raise BlockingIOError

@@ -1,0 +1,91 @@
+"""Where the controller listens, and that only one does with the same data."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+
+from controller.settings import HttpAddress
+from schemas.errors import OperatorError
+
+GRACE_S: Final = 5
+"""Seconds that answers under way get to end when the controller stops."""
+
+
+class Server(uvicorn.Server):
+    """One part of a process that others share."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: they stop all parts, not only this one."""
+        yield
+
+
+def server_config(api: object, proxies: Sequence[str]) -> uvicorn.Config:
+    """How the application is served; `proxies` are believed what they say of their clients."""
+    return uvicorn.Config(
+        api,  # type: ignore[arg-type]  # an ASGI application, typed by another library
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=["127.0.0.1", "::1", *proxies],
+        timeout_graceful_shutdown=GRACE_S,
+        http="httptools",
+        lifespan="on",
+    )
+
+
+@contextlib.contextmanager
+def listening(address: HttpAddress) -> Iterator[list[socket.socket]]:
+    """Listen at every address that a host stands for; raises `OperatorError` (`input.bad`) where that cannot be."""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            ends = {(family, where) for family, _type, _protocol, _name, where in found}
+            listeners = [stack.enter_context(one) for one in map(_listener, ends) if one is not None]
+        except OSError as error:
+            reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+            raise OperatorError("input.bad", f"cannot listen on --http {address}: {reason}") from error
+        if not listeners:
+            raise OperatorError("input.bad", f"cannot listen on --http {address}: this machine has no such address")
+        yield listeners
+
+
+def _listener(end: tuple[int, Any]) -> socket.socket | None:
+    """A listening socket; None for an address that this machine does not have, as ::1 where there is no IPv6."""
+    family, where = end
+    try:
+        return socket.create_server(where, family=family, backlog=1024)
+    except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def only_one(data: Path) -> Iterator[None]:
+    """Hold the data folder; raises `OperatorError` (`data.bad`) where it cannot be used or another does."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise OperatorError(
+            "data.bad", f"--data {data}: {error.strerror}; name a folder that can be written"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OperatorError(
+                "data.bad", f"--data {data} is in use by another controller; stop that one first"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
