@@ -36,6 +36,10 @@ class Updates(Protocol):
         """Take a wish, durably."""
         ...
 
+    async def supersede(self, package: str, version: str, rollout: str) -> None:
+        """What other rollouts wanted of the package, and has not switched, stops."""
+        ...
+
     async def pause(self, rollout: str) -> None:
         """Nothing of the rollout starts."""
         ...
@@ -92,6 +96,7 @@ class Decider:
         await self._pin(device, {a.package: a for a, _ in announced if a.channel == device.channel})
         for announcement, one in announced:
             try:
+                await self._supersede(announcement, device)
                 await self._act(announcement, self._decision(announcement, device, one), news=False)
             except Exception as error:  # noqa: BLE001  # it is kept: it would end the agent at every start, for ever
                 why = defect(error)
@@ -105,6 +110,7 @@ class Decider:
             logger().info(line("ignored", "older than what is known", **_names(announcement)))
             return
         heard = await in_thread(self._heard.keep_announcement, announcement, self._now())
+        await self._supersede(announcement, device)
         await self._act(announcement, self._decision(announcement, device, heard), news=heard != before)
 
     async def take_withdrawal(self, channel: str, package: str) -> None:
@@ -160,6 +166,11 @@ class Decider:
 
     def _decision(self, announcement: Announcement, device: DeviceView, heard: HeardAnnouncement | None) -> Decision:
         return decide(announcement, device=device, known=heard.known() if heard else None, now=self._now())
+
+    async def _supersede(self, announcement: Announcement, device: DeviceView) -> None:
+        """Whoever this release is for, and whatever its state: nobody starts what its channel announced before."""
+        if announcement.channel == device.channel:
+            await self._updates.supersede(announcement.package, announcement.version, announcement.rollout)
 
     async def _act(self, announcement: Announcement, decision: Decision, *, news: bool) -> None:
         match decision:

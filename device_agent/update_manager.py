@@ -143,8 +143,7 @@ class UpdateManager:
                 await self._queue.reschedule(judgement.same, request)
                 return Submitted(answer=judgement.answer, update=judgement.same.id)
             for update in judgement.replaces:
-                newer = f"{request.package} {request.version} takes the place of {update.version}"
-                await self._queue.stop(update, DeviceError("conflict.superseded", newer))
+                await self._queue.stop(update, wishes.superseded_by(request.package, request.version, update))
             if judgement.begin is None:
                 return Submitted(answer=judgement.answer)
             begun = await self._queue.begin(request, judgement.begin, judgement.error)
@@ -264,6 +263,21 @@ class UpdateManager:
             at_once = msgspec.structs.replace(request, not_before=None, deadline=None, reason="", any_size=any_size)
             submitted.append(await self.submit(at_once))
         return submitted[0]
+
+    async def supersede(self, package: str, version: str, rollout: str) -> None:
+        """The channel announces another rollout of the package: those before it that wait or are being fetched stop.
+
+        They stop whether or not this device is meant by the new one (`conflict.superseded`). What has begun to switch
+        goes on, and so does what was asked for on this device alone.
+
+        Args:
+            version: what the new rollout is of.
+            rollout: its id.
+        """
+        async with self._queue.choosing:
+            for update in await self._queue.unfinished(package):
+                if update.rollout not in (None, rollout) and wishes.can_be_replaced(update):
+                    await self._queue.stop(update, wishes.superseded_by(package, version, update))
 
     async def pause(self, rollout: str) -> None:
         """The rollout is paused: its updates that have not started are withdrawn (`conflict.halted`)."""

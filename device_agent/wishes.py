@@ -84,6 +84,11 @@ def can_be_replaced(update: Update) -> bool:
     return untouched and not update.switch_begun and not update.goes_back
 
 
+def superseded_by(package: str, version: str, update: Update) -> DeviceError:
+    """Why an update stops when another version of its package is wanted."""
+    return DeviceError("conflict.superseded", f"{package} {version} takes the place of {update.version}")
+
+
 def choose(unfinished: Sequence[Update], *, now: datetime, hold: bool) -> Update | None:
     """The update to work on next: what has been started first, then who goes back, then the oldest that is due."""
     started = [u for u in unfinished if u.phase not in WAITING]

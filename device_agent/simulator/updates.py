@@ -94,8 +94,7 @@ class SimulatedUpdates:
             self._reschedule(judgement.same, request)
             return Submitted(answer=judgement.answer, update=judgement.same.id)
         for update in judgement.replaces:
-            newer = f"{request.package} {request.version} takes the place of {update.version}"
-            self._stop(update, DeviceError("conflict.superseded", newer))
+            self._stop(update, wishes.superseded_by(request.package, request.version, update))
         if judgement.begin is None:
             return Submitted(answer=judgement.answer)
         begun = self._begin(request, judgement.begin, judgement.error)
@@ -148,6 +147,12 @@ class SimulatedUpdates:
             return Submitted(answer=Answer.UNDER_WAY, update=wanted.id)
         self._journal.forgive(package)
         return await self.submit(wanted.request)
+
+    async def supersede(self, package: str, version: str, rollout: str) -> None:
+        """As `UpdateManager.supersede`."""
+        for update in self._unfinished(package):
+            if update.rollout not in (None, rollout) and wishes.can_be_replaced(update):
+                self._stop(update, wishes.superseded_by(package, version, update))
 
     async def pause(self, rollout: str) -> None:
         """As `UpdateManager.pause`."""

@@ -6,7 +6,7 @@ import pytest
 
 from device_agent.simulator import device
 from device_agent.simulator.course import Kind
-from schemas.messages import Phase, Verb
+from schemas.messages import Phase, Targets, Verb
 from tests.support.broker import Broker
 from tests.support.simulated import new_id, simulated
 
@@ -118,3 +118,15 @@ async def test_the_same_seed_tells_the_same_story(broker: Broker, unique: Callab
     assert len({tuple(events) for events in first.values()}) > 2
     assert await story(7) == first
     assert await story(8) != first
+
+
+async def test_what_waits_stops_for_a_newer_rollout_that_is_for_others(broker: Broker, topic_root: str) -> None:
+    async with simulated(broker.url, topic_root, 1) as fleet:
+        await fleet.desire(PI, rev=1, hold=True)
+        await fleet.announce("1.0.0")
+        await fleet.until(lambda: fleet.phases(PI)[-1:] == ["deferred"])
+        await fleet.announce("1.1.0", revision=2, targets=Targets(upto=0))
+        await fleet.until(lambda: fleet.phases(PI)[-1:] == ["cancelled"])
+        last = fleet.events[PI][-1]
+        assert last.error is not None
+        assert (last.version, last.error.code) == ("1.0.0", "conflict.superseded")

@@ -131,6 +131,49 @@ async def test_before_the_switch_a_newer_wish_takes_the_place(updated: Device, p
     updated.assert_runs(THREE, previous={"tacho": ONE})
 
 
+@pytest.mark.parametrize("phase", [Phase.DEFERRED, Phase.FETCHING, Phase.STAGED])
+async def test_before_the_switch_it_stops_for_a_newer_rollout_that_is_not_for_this_device(
+    updated: Device, phase: Phase
+) -> None:
+    old = await under_way(updated, phase)
+    updated.shelf.block = None
+    await updated.manager.supersede("tacho", "1.2.0", rollout(3))
+    updated.manager.hold(False)
+    await updated.rest()
+    assert updated.story(old) == [*way_to(phase), "cancelled"]
+    ended = updated.journal.get(old)
+    assert ended is not None
+    assert ended.error is not None
+    assert (ended.error.code, ended.error.message) == ("conflict.superseded", "tacho 1.2.0 takes the place of 1.1.0")
+    updated.assert_runs(ONE, spare_objects=True)
+
+
+async def test_a_newer_rollout_stops_neither_its_own_nor_what_was_asked_for_by_hand(updated: Device) -> None:
+    updated.manager.hold(True)
+    own = await updated.submit(TWO, 2)
+    await updated.manager.supersede("tacho", "1.1.0", rollout(2))
+    by_hand = await updated.submit(THREE, 0)
+    await updated.manager.supersede("tacho", "1.1.0", rollout(3))
+    updated.manager.hold(False)
+    assert own.update is not None
+    assert by_hand.update is not None
+    await updated.end_of(by_hand.update)
+    assert updated.story(own.update)[-1] == "cancelled"  # by the wish by hand
+    assert updated.story(by_hand.update)[-1] == "succeeded"
+    updated.assert_runs(THREE, previous={"tacho": ONE})
+
+
+@pytest.mark.parametrize("phase", [Phase.SWITCHED, Phase.PROBATION])
+async def test_after_the_switch_it_goes_on_whatever_is_announced(updated: Device, phase: Phase) -> None:
+    old = await under_way(updated, phase)
+    await updated.manager.supersede("tacho", "1.2.0", rollout(3))
+    updated.probe.sick.clear()
+    updated.clock.running.set()
+    await updated.end_of(old)
+    assert updated.story(old) == WELL
+    updated.assert_runs(TWO, previous={"tacho": ONE})
+
+
 @pytest.mark.parametrize("phase", [Phase.SWITCHED, Phase.PROBATION])
 async def test_after_the_switch_a_newer_wish_waits(updated: Device, phase: Phase) -> None:
     old = await under_way(updated, phase)

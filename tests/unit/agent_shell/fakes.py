@@ -56,6 +56,7 @@ class RecordingUpdates:
     def __init__(self) -> None:
         self.asked: list[tuple[str, object]] = []
         self.requests: list[UpdateRequest] = []
+        self.superseding: list[tuple[str, str, str]] = []
         self.held: bool | None = None
         self.fault: Exception | None = None
         self.retried: Submitted | None = None
@@ -66,6 +67,9 @@ class RecordingUpdates:
         self.requests.append(request)
         self.asked.append(("submit", request.version))
         return Submitted(answer=Answer.ACCEPTED, update="u")
+
+    async def supersede(self, package: str, version: str, rollout: str) -> None:
+        self.superseding.append((package, version, rollout))
 
     async def pause(self, rollout: str) -> None:
         self.asked.append(("pause", rollout))

@@ -105,6 +105,27 @@ async def test_who_is_not_meant_any_more_does_not_start_what_waits(desk: Desk) -
     assert desk.updates.asked == [("pause", ROLLOUT)]
 
 
+async def test_nobody_starts_what_the_channel_announced_before_whoever_the_newer_one_is_for(desk: Desk) -> None:
+    await desk.decider.take_announcement(announced(policy=RolloutPolicy(jitter_s=600)))
+    others = announced(rollout=NEWER, revision=6, version="1.2.0", targets=Targets(upto=0, devices=["pi-9"]))
+    desk.updates.superseding.clear()
+    await desk.decider.take_announcement(others)
+    assert desk.updates.superseding == [("tacho", "1.2.0", NEWER)]
+    # and should the device be cut off just then, it is as much so after a restart
+    later = desk.restarted()
+    await later.decider.reconsider()
+    assert later.updates.superseding == [("tacho", "1.2.0", NEWER)]
+    assert ("submit", "1.2.0") not in later.updates.asked
+
+
+async def test_what_another_channel_or_an_older_announcement_says_supersedes_nothing(desk: Desk) -> None:
+    await desk.decider.take_announcement(announced())
+    desk.updates.superseding.clear()
+    await desk.decider.take_announcement(announced(rollout=NEWER, channel="beta", version="2.0.0"))
+    await desk.decider.take_announcement(announced(rollout=OLDER, revision=3, version="1.0.0"))
+    assert desk.updates.superseding == []
+
+
 async def test_a_withdrawn_announcement_starts_nobody_and_is_not_reconsidered(desk: Desk) -> None:
     await desk.decider.take_announcement(announced())
     await desk.decider.take_withdrawal("stable", "tacho")

@@ -17,6 +17,7 @@ class Recorder:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.second_asked = threading.Event()
+        self.steering = self
 
     def channel_of(self, _package: str, _channel: str) -> str | None:
         return None

@@ -13,7 +13,7 @@ from controller.accounts.answers import KEEP
 from controller.accounts.roles import Role
 from controller.accounts.tables import answers
 from controller.database import reading
-from controller.fleet.service import FleetService
+from controller.fleet.steering import Steering
 from tests.support.in_process import FILE_TOKEN, PASSWORD, Application, application, bearer
 from tests.support.repository import add_release, make_package
 
@@ -97,7 +97,7 @@ def test_a_request_that_failed_in_the_controller_is_done_again(
     app: Application, publisher: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(FleetService, "create_release", lambda *_, **__: 1 / 0)
+        patch.setattr(Steering, "create_release", lambda *_, **__: 1 / 0)
         assert release(app, publisher, "key-1").status_code == 500
     assert release(app, publisher, "key-1").status_code == 201
 
@@ -116,14 +116,14 @@ def test_a_request_that_is_still_under_way_is_not_begun_again(
     app: Application, publisher: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    real = FleetService.create_release
+    real = Steering.create_release
 
-    def slowly(self: FleetService, **wish: Any) -> Any:
+    def slowly(self: Steering, **wish: Any) -> Any:
         begun.set()
         assert go_on.wait(30)
         return real(self, **wish)
 
-    monkeypatch.setattr(FleetService, "create_release", slowly)
+    monkeypatch.setattr(Steering, "create_release", slowly)
     answers: list[httpx.Response] = []
     first = threading.Thread(target=lambda: answers.append(release(app, publisher, "key-1")))
     first.start()
