@@ -111,7 +111,7 @@ class Intake:
         if batch:
             await self._commit(batch)
         if self._recall is not None:
-            await self._recall.take(own)
+            await self._recall.take(own, self.refusals)
 
     async def _commit(self, batch: Sequence[Incoming]) -> None:
         work = partial(self._commit_here, batch, asyncio.get_running_loop())

@@ -14,10 +14,14 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from controller.fleet.patience import patiently
+from sqlalchemy.exc import SQLAlchemyError
+
+from controller.fleet.patience import patiently, reason
 from controller.fleet.recall_store import Recalled, RecallStore, Said
+from controller.fleet.refusals import Refusals
+from controller.logs import told
 from schemas.codec import decode
-from schemas.errors import ContractError, one_line
+from schemas.errors import ContractError, OperatorError, one_line
 from schemas.messages import Announcement, Desired, Presence
 from schemas.topics import ControllerTopic, DeviceTopic, ReleaseTopic, Topics
 from transport import Message
@@ -90,26 +94,46 @@ class Recall:
         except TimeoutError:
             log.warning("the broker does not let the controller hear what it has said: it goes by its database alone")
 
-    async def take(self, messages: Sequence[Message]) -> None:
-        """Take in what the controller has said, and note that the broker is talking."""
+    async def take(self, messages: Sequence[Message], refusals: Refusals) -> None:
+        """Take in what the controller has said, and note that the broker is talking.
+
+        Args:
+            messages: on the controller's own topics. One that can't be taken is left alone, as its topic may hold
+                anything: the others count.
+            refusals: counts those that are left alone.
+        """
         said = Said(announcements=[], desired=[])
         greeted = False
         for message in messages:
             try:
                 presence = self._read(message, said)
             except ContractError as error:
-                log.warning("what is retained on %s is left alone: %s", message.topic, one_line(error))
+                refusals.refuse(message.topic, error, asyncio.get_running_loop().time())
                 continue
             if presence is not None:
                 greeted = greeted or self._is_greeting(presence)
                 said.session = max(said.session, presence.session)
-        if said.announcements or said.desired or said.session:
-            recalled = await patiently(partial(self._store.learn, said, self._clock()), doing="recalling")
-            if recalled.changed:
-                self._on_recalled(recalled)
+        if said.number:
+            await self._learn(said, refusals)
         if greeted:
             self._over.set()
         self._heard.set()
+
+    async def _learn(self, said: Said, refusals: Refusals) -> None:
+        try:
+            recalled = await patiently(partial(self._store.learn, said, self._clock()), doing="recalling")
+        except (OperatorError, SQLAlchemyError, ValueError, ArithmeticError) as error:
+            # One message must not keep the controller from speaking: find it, say so, go on without it.
+            if said.number > 1:
+                for half in said.halves():
+                    await self._learn(half, refusals)
+                return
+            refusals.counts["internal.error"] += 1
+            extra = told("refused", code="internal.error")
+            log.error("what is retained of %s is left alone: %s", said.what, reason(error), extra=extra)  # noqa: TRY400 - one line, and it says which message
+            return
+        if recalled.changed:
+            self._on_recalled(recalled)
 
     def _read(self, message: Message, said: Said) -> Presence | None:
         if not message.payload:
@@ -118,9 +142,16 @@ class Recall:
             case ReleaseTopic(channel, package):
                 announcement = decode(message.payload, Announcement)
                 if (announcement.channel, announcement.package) == (channel, package):
-                    said.announcements.append((announcement, message.payload.decode()))
+                    said.announcements.append((announcement, _text(message)))
             case DeviceTopic(device, "desired"):
-                said.desired.append((device, (decode(message.payload, Desired), message.payload.decode())))
+                said.desired.append((device, (decode(message.payload, Desired), _text(message))))
             case _:
                 return decode(message.payload, Presence)
         return None
+
+
+def _text(message: Message) -> str:
+    try:
+        return message.payload.decode()
+    except UnicodeDecodeError as error:  # in a field that this version does not know, which `decode` skips unread
+        raise ContractError("message.json", f"the payload is not UTF-8: {one_line(error)}") from error

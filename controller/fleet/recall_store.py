@@ -46,6 +46,29 @@ class Said:
     desired: list[tuple[str, tuple[Desired, str]]]
     session: int = 0
 
+    @property
+    def number(self) -> int:
+        """How many things were said."""
+        return len(self.announcements) + len(self.desired) + (self.session > 0)
+
+    @property
+    def what(self) -> str:
+        """What it is about, for a person; of one thing."""
+        for announcement, _ in self.announcements:
+            return f"{announcement.package} on channel {announcement.channel}"
+        for device, _ in self.desired:
+            return f"device {device}"
+        return f"the controller's session {self.session}"
+
+    def halves(self) -> tuple["Said", "Said"]:
+        """The same in two parts, neither of them empty; of two things or more."""
+        first = (self.number + 1) // 2
+        told = max(first - len(self.announcements), 0)
+        return (
+            Said(announcements=self.announcements[:first], desired=self.desired[:told]),
+            Said(announcements=self.announcements[first:], desired=self.desired[told:], session=self.session),
+        )
+
 
 @dataclass(slots=True)
 class Recalled:

@@ -1,4 +1,4 @@
-"""What the controller waits for before it says anything."""
+"""What the controller waits for before it says anything, and what it takes of what it hears."""
 
 import asyncio
 
@@ -7,9 +7,72 @@ from sqlalchemy import Engine
 
 from controller.database import utc_now
 from controller.fleet import recall
+from controller.fleet.orders import OrderStore
 from controller.fleet.recall import Recall
-from controller.fleet.recall_store import RecallStore
+from controller.fleet.recall_store import Recalled, RecallStore
+from controller.fleet.refusals import Refusals
+from controller.rollouts.announcing import AnnouncementStore
+from schemas.codec import encode
+from schemas.messages import MAX_SEQ, Announcement, Desired, ReleaseState, RolloutPolicy, Targets
 from schemas.topics import Topics
+from tests.unit.fleet.builders import NOW, an_id
+from transport import Message
+
+
+def retained(topic: str, payload: bytes) -> Message:
+    return Message(topic=topic, payload=payload, retain=True, qos=1, content_type=None, expiry_s=None, handle=(0, 1))
+
+
+def release(package: str, revision: int = 1) -> Message:
+    said = Announcement(
+        rollout=an_id(len(package)),
+        revision=revision,
+        package=package,
+        version="2.0.0",
+        channel="stable",
+        state=ReleaseState.ACTIVE,
+        targets=Targets(),
+        policy=RolloutPolicy(),
+        repository=["http://r"],
+        published_at=NOW,
+    )
+    return retained(Topics().release("stable", package), encode(said))
+
+
+async def test_what_is_no_utf8_is_left_alone_and_the_rest_is_taken(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A field that this version does not know is skipped unread, so the message itself is a good one."""
+    recalled: list[Recalled] = []
+    hearing = Recall(Topics(), RecallStore(engine), recalled.append, is_greeting=lambda _presence: False, clock=utc_now)
+    refusals = Refusals()
+    good = release("nix")
+    bad_wish = retained(Topics().device("pi-1", "desired"), b'{"schema":1,"rev":3,"note":"\xff"}')
+    tacho = release("tacho")
+    bad_release = retained(tacho.topic, tacho.payload[:-1] + b',"note":"\xff"}')
+    await hearing.take([bad_wish, bad_release, good], refusals)
+    assert [topic.package for topic in AnnouncementStore(engine).topics(changed_only=False)] == ["nix"]
+    assert len(recalled) == 1
+    assert refusals.counts == {"message.json": 2}
+    assert [topic in caplog.text for topic in (bad_wish.topic, bad_release.topic)] == [True, True]
+
+
+async def test_what_cannot_be_taken_over_is_left_alone_and_the_rest_is_taken(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing later can be said after the last revision that there is."""
+    hearing = Recall(
+        Topics(), RecallStore(engine), lambda _recalled: None, is_greeting=lambda _presence: False, clock=utc_now
+    )
+    refusals = Refusals()
+    await hearing.take([release("tacho")], refusals)
+    wish = retained(Topics().device("pi-1", "desired"), encode(Desired(rev=3)))
+    await hearing.take([release("tacho", MAX_SEQ), release("nix", 4), wish], refusals)
+    topics = AnnouncementStore(engine).topics(changed_only=False)
+    assert {topic.package: topic.revision for topic in topics} == {"tacho": 1, "nix": 4}
+    assert refusals.counts == {"internal.error": 1}
+    assert "tacho on channel stable is left alone" in caplog.text
+    assert [(row.device, row.rev) for row in OrderStore(engine).desired_rows(changed_only=False)] == [("pi-1", 3)]
 
 
 async def test_devices_that_are_never_quiet_do_not_keep_the_controller_from_speaking(
@@ -22,7 +85,7 @@ async def test_devices_that_are_never_quiet_do_not_keep_the_controller_from_spea
 
     async def chatter() -> None:
         while True:
-            await deaf.take([])
+            await deaf.take([], Refusals())
             await asyncio.sleep(0)
 
     deaf.begin()
