@@ -8,6 +8,7 @@ Use `reading` and `writing` rather than the engine itself: on SQLite a transacti
 to say so when it begins, because one that finds out later fails at once instead of waiting its turn.
 """
 
+import json
 import sqlite3
 import threading
 import time
@@ -25,6 +26,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from controller.collation import wrong_collation
 from schemas.errors import OperatorError, one_line
 
 __all__ = ["RowId", "from_db", "metadata", "open_database", "reading", "sqlite_url", "to_db", "utc_now", "writing"]
@@ -90,15 +92,20 @@ def open_database(url: str) -> Engine:
 
     Raises:
         OperatorError: `config.bad` for a URL that cannot be used, `config.missing` for a driver that is not
-            installed, `data.bad` for a database that cannot be opened or was written by a newer version.
+            installed, `data.bad` for a database that cannot be opened, was written by a newer version or, on
+            PostgreSQL, sorts text by a language's rules, see `controller.collation`.
     """
     engine = _make_engine(url)
     shown = _shown(engine.url)
     try:
         with _upgrading, writing(engine) as connection:
             if connection.dialect.name == "postgresql":
+                _refuse_wrong_order(connection, shown)
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK_KEY})
             _upgrade(connection)
+    except OperatorError:
+        engine.dispose()
+        raise
     except CommandError as error:
         engine.dispose()
         raise OperatorError(
@@ -162,6 +169,13 @@ def _make_engine(url: str) -> Engine:
     event.listen(engine, "connect", _on_sqlite_connect)
     event.listen(engine, "begin", _on_sqlite_begin)
     return engine
+
+
+def _refuse_wrong_order(connection: Connection, shown: str) -> None:
+    row = text("SELECT row_to_json(d)::text FROM pg_database d WHERE datname = current_database()")
+    wrong = wrong_collation(json.loads(connection.scalar(row) or "{}"))
+    if wrong is not None:
+        raise OperatorError("data.bad", f"database {shown}: {wrong}")
 
 
 def _upgrade(connection: Connection) -> None:
