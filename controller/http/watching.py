@@ -33,10 +33,11 @@ async def server_sent_events(
     """
     with feed.watch() as watcher:
         yield b": watching\n\n"
-        sent = -1 if after is None else after
+        # not `after`: a database that was put back from a backup gives out ids that a watcher may have seen before
+        sent = -1
         while after is not None and not stop.is_set():
             try:
-                missed = await to_thread.run_sync(events_since, sent)
+                missed = await to_thread.run_sync(events_since, max(after, sent))
             except FlotillaError as error:
                 # the answer has begun, so nothing can be said in it; whoever connects again hears what it is
                 log.warning("a live view ends: %s", error)

@@ -77,6 +77,15 @@ async def test_what_was_missed_comes_first_and_nothing_twice() -> None:
     assert numbers(await frames(stream, 6)) == [3, 4, 5, 6, 7, 8]
 
 
+async def test_a_database_that_was_put_back_does_not_silence_who_has_seen_later_ids() -> None:
+    feed = ChangeFeed()
+    stream = server_sent_events(feed, lambda _after: [], asyncio.Event(), after=5000)
+    await frames(stream, 1)
+    for number in (4001, 4002):
+        feed.publish(EventTaken(number, event(seq=number)))
+    assert numbers(await frames(stream, 2)) == [4001, 4002]
+
+
 async def test_silence_is_broken_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "HEARTBEAT_S", 0.01)
     feed = ChangeFeed()
