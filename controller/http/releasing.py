@@ -1,18 +1,23 @@
 """Announcing a version: repository and fleet change together, one announcement after the other."""
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
+from controller.fleet.patience import reason
 from controller.fleet.service import FleetService
 from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.repository.package_repository import PackageRepository
 from controller.rollouts.views import Rollout
 from controller.rollouts.waves import check_plan
 from controller.settings import ControllerSettings
-from schemas.errors import FlotillaError
+from schemas.errors import FlotillaError, OperatorError
+
+log = logging.getLogger("flotilla.http")
 
 
 class Releasing:
@@ -36,10 +41,16 @@ class Releasing:
         """Announce a package on a channel no more, and point the channel nowhere. `by` is who wants it so.
 
         Raises:
-            OperatorError: `rollout.unknown` where the channel announces no such package.
+            OperatorError: `rollout.unknown` where the channel announces no such package. It points nowhere then too, as
+                a withdrawal that was cut short leaves it pointing.
         """
         with self._lock:
-            rollout = self._fleet.steering.withdraw(channel, package, by=by)
+            try:
+                rollout = self._fleet.steering.withdraw(channel, package, by=by)
+            except OperatorError as error:
+                if error.code == "rollout.unknown" and self._repository.unset_channel(package, channel):
+                    raise OperatorError(error.code, f"{error}; it still pointed at one, and does no more") from error
+                raise
             self._repository.unset_channel(package, channel)
             return rollout
 
@@ -86,10 +97,14 @@ class Releasing:
                 self._repository.set_channel(package, version, channel)
                 done.append((package, before))
             yield
-        except FlotillaError:
+        except BaseException:
             for package, before in reversed(done):
-                if before is None:
-                    self._repository.unset_channel(package, channel)
-                else:
-                    self._repository.set_channel(package, before, channel, yanked=True)
+                try:
+                    if before is None:
+                        self._repository.unset_channel(package, channel)
+                    else:
+                        self._repository.set_channel(package, before, channel, yanked=True)
+                except (FlotillaError, SQLAlchemyError) as error:
+                    # what is said is what went wrong first
+                    log.error("channel %s of %s can't be put back: %s", channel, package, reason(error))  # noqa: TRY400 - one line
             raise

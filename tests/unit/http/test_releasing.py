@@ -1,14 +1,99 @@
-"""Two releases of one package at once: the channel and what is announced never come apart."""
+"""Whatever comes between, or fails: the channel and what is announced never come apart."""
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
 from controller.http.releasing import Releasing
-from controller.http.views import ReleaseWish
+from controller.http.views import ReleaseWish, SetWish
 from controller.rollouts.views import Rollout
 from controller.settings import ControllerSettings, HttpAddress
+from schemas.errors import OperatorError
 
 SETTINGS = ControllerSettings(data=Path("unused"), http=HttpAddress(host="127.0.0.1", port=1), broker=None)
+
+
+class Site:
+    """Stands for the repository and the fleet: what channel `stable` points at, and what is announced on it."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, str] = {}
+        self.announced: set[str] = set()
+        self.failing: Exception | None = None
+        self.steering = self
+
+    def channel_of(self, package: str, _channel: str) -> str | None:
+        return self.points.get(package)
+
+    def set_channel(self, package: str, version: str, _channel: str, **_: object) -> None:
+        self.points[package] = version
+
+    def unset_channel(self, package: str, _channel: str) -> bool:
+        if self.failing:
+            raise self.failing
+        return self.points.pop(package, None) is not None
+
+    def create_release(self, *, package: str, **_: object) -> None:
+        if self.failing:
+            raise self.failing
+        self.announced.add(package)
+
+    def create_set(self, *, packages: Mapping[str, str], **_: object) -> None:
+        if self.failing:
+            raise self.failing
+        self.announced |= {*packages}
+
+    def withdraw(self, channel: str, package: str, **_: object) -> None:
+        if package not in self.announced:
+            raise OperatorError("rollout.unknown", f"channel {channel} announces no package {package}")
+        self.announced.remove(package)
+
+
+def releasing_at(site: Site) -> Releasing:
+    return Releasing(site, site, SETTINGS)  # type: ignore[arg-type]  # what it needs of both
+
+
+def test_a_withdrawal_that_was_cut_short_is_finished_by_the_second_try() -> None:
+    site = Site()
+    releasing = releasing_at(site)
+    releasing.start(ReleaseWish(package="tacho", version="1.0.0", channel="stable"))
+    site.failing = OperatorError("disk.full", "the disk is full")
+    with pytest.raises(OperatorError, match="full"):
+        releasing.withdraw("tacho", "stable")
+    assert (site.points, site.announced) == ({"tacho": "1.0.0"}, set())
+    site.failing = None
+    with pytest.raises(OperatorError, match="announces no package tacho; it still pointed at one") as refused:
+        releasing.withdraw("tacho", "stable")
+    assert refused.value.code == "rollout.unknown"
+    assert site.points == {}
+    with pytest.raises(OperatorError, match=r"announces no package tacho$"):
+        releasing.withdraw("tacho", "stable")
+
+
+def test_a_channel_is_put_back_whatever_kept_the_release_from_being_announced() -> None:
+    site = Site()
+    releasing = releasing_at(site)
+    releasing.start(ReleaseWish(package="tacho", version="1.0.0", channel="stable"))
+    site.failing = PoolTimeout("no connection is free")
+    with pytest.raises(PoolTimeout):
+        releasing.start(ReleaseWish(package="tacho", version="2.0.0", channel="stable"))
+    assert site.points == {"tacho": "1.0.0"}
+
+
+def test_what_cannot_be_put_back_is_said_and_hides_neither_the_reason_nor_the_rest(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site()
+    releasing = releasing_at(site)
+    releasing.start(ReleaseWish(package="tacho", version="1.0.0", channel="stable"))
+    site.failing = PoolTimeout("no connection is free")
+    with pytest.raises(PoolTimeout):
+        releasing.announce_set(SetWish(packages={"tacho": "2.0.0", "nix": "2.0.0"}, channel="stable"))
+    assert site.points == {"tacho": "1.0.0", "nix": "2.0.0"}
+    assert "channel stable of nix can't be put back: no connection is free" in caplog.text
 
 
 class Recorder:
