@@ -7,8 +7,10 @@ from typing import Any, Final
 
 from litestar import Request
 from litestar.types import ASGIApp, Receive, Send
+from sqlalchemy.exc import SQLAlchemyError
 
 from controller.accounts.roles import Who
+from controller.fleet.patience import reason
 from controller.http.guard import Gate
 from controller.http.noting import ENDING
 from controller.http.rules import Rule
@@ -75,8 +77,9 @@ class Watchers:
     async def _may(self, request: Asked, rule: Rule, who: Who) -> bool:
         try:
             found = await self._gate.identify(request, noted=False)
-        except FlotillaError as error:
-            log.warning("a live view of %s ends, as nobody can tell whether it may go on: %s", who.actor, error)
+        except (FlotillaError, SQLAlchemyError) as error:
+            why = reason(error)
+            log.warning("a live view of %s ends, as nobody can tell whether it may go on: %s", who.actor, why)
             return False
         if rule.role is None or found.may(rule.role):
             return True

@@ -7,8 +7,10 @@ from typing import Any, Final
 
 import msgspec
 from anyio import to_thread
+from sqlalchemy.exc import SQLAlchemyError
 
 from controller.fleet.feed import ChangeFeed, EventTaken, Item, PresenceChanged, ReportTaken, RolloutChanged
+from controller.fleet.patience import reason
 from controller.fleet.views import TakenEvent
 from schemas.errors import FlotillaError
 
@@ -38,9 +40,9 @@ async def server_sent_events(
         while after is not None and not stop.is_set():
             try:
                 missed = await to_thread.run_sync(events_since, max(after, sent))
-            except FlotillaError as error:
+            except (FlotillaError, SQLAlchemyError) as error:
                 # the answer has begun, so nothing can be said in it; whoever connects again hears what it is
-                log.warning("a live view ends: %s", error)
+                log.warning("a live view ends: %s", reason(error))
                 return
             if not missed:
                 break

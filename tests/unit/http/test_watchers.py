@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from controller.accounts.people import digest_of
 from controller.accounts.roles import Role
@@ -144,15 +145,18 @@ async def test_a_view_goes_on_as_long_as_its_session_does(app: Application) -> N
             assert not seen.whole.is_set()
 
 
+@pytest.mark.parametrize(
+    "error", [OperatorError("data.bad", "the database is gone"), PoolTimeout("no connection is free")]
+)
 async def test_a_view_ends_in_one_line_when_nobody_can_tell_who_watches(
-    app: Application, caplog: pytest.LogCaptureFixture
+    app: Application, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     headers = app.token(Role.VIEWER, "screen")
     async with looking(app, "/live", authorization=headers["Authorization"]) as seen:
         with pytest.MonkeyPatch.context() as patch:
 
             def broken(self: Tokens, secret: str) -> None:
-                raise OperatorError("data.bad", "the database is gone")
+                raise error
 
             patch.setattr(Tokens, "who", broken)
             async with asyncio.timeout(BOUND_S):

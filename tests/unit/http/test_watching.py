@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from controller.fleet.feed import ChangeFeed, EventTaken, PresenceChanged, ReportTaken
 from controller.fleet.views import TakenEvent
@@ -122,13 +123,16 @@ async def test_the_stream_ends_when_the_controller_does() -> None:
     assert feed.watchers == 0
 
 
-async def test_events_that_cannot_be_read_end_the_stream_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [OperatorError("data.bad", "no database"), PoolTimeout("no database")])
+async def test_events_that_cannot_be_read_end_the_stream_in_one_line(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     def gone(_: int) -> list[TakenEvent]:
-        raise OperatorError("data.bad", "the database is gone")
+        raise error
 
     feed = ChangeFeed()
     stream = server_sent_events(feed, gone, asyncio.Event(), after=3)
     async with asyncio.timeout(BOUND_S):
         assert [frame async for frame in stream] == [b": watching\n\n"]
     assert feed.watchers == 0
-    assert [record.getMessage() for record in caplog.records] == ["a live view ends: the database is gone"]
+    assert [record.getMessage() for record in caplog.records] == ["a live view ends: no database"]
