@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from controller.packaging.whole_file import whole_file
-from controller.repository.files import CHUNK, disk_errors, sync_folder
+from controller.repository.files import CHUNK, disk_errors, size_of, sync_folder
 from controller.repository.records import Problem
 from controller.repository.storage import Storage, remove_if_older
 from schemas.bundles import MAX_BUNDLE_INDEX_BYTES, BundleEntry, BundleIndex, ObjectsCost
@@ -177,7 +177,7 @@ class BundleFiles:
 
     def statistics(self) -> tuple[int, int]:
         """How many bundles and manifest differences there are, and their bytes."""
-        sizes = [path.stat().st_size for path in self._files()]
+        sizes = [size_of(path) for path in self._files()]
         return len(sizes), sum(sizes)
 
     def verify(self, needed: Collection[str]) -> list[Problem]:
@@ -220,7 +220,8 @@ class BundleFiles:
 
     def _files(self) -> Iterator[Path]:
         for folder in self._folders():
-            yield from (path for path in sorted(folder.iterdir()) if re.search(BUNDLE_FILE_PATTERN, path.name))
+            with suppress(FileNotFoundError):  # removed since it was listed
+                yield from (path for path in sorted(folder.iterdir()) if re.search(BUNDLE_FILE_PATTERN, path.name))
 
 
 def _without(tried: Tried, source: str) -> Tried:

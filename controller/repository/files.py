@@ -34,6 +34,14 @@ def disk_errors(what: object) -> Iterator[None]:
         raise OperatorError(code, f"{one_line(what)}: {error.strerror or one_line(error)}") from error
 
 
+def size_of(path: Path) -> int:
+    """A file's bytes; 0 for one that has gone since somebody listed it. Raises `OSError`."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there whole or not at all, and on the disk when this returns.
 

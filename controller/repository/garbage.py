@@ -10,7 +10,7 @@ from typing import Final
 
 from controller.packaging.package_file import distinct_contents
 from controller.repository.bundle_files import BundleFiles
-from controller.repository.files import disk_errors
+from controller.repository.files import disk_errors, size_of
 from controller.repository.index import Entry, Index
 from controller.repository.manifests import read_manifest
 from controller.repository.metadata import TIMESTAMP_FILE, TrustedMetadata
@@ -34,7 +34,7 @@ def statistics(storage: Storage, index: Index) -> Statistics:
     """Count releases in the index and bytes on the disk. Raises `OperatorError`, `disk.io`."""
     packages, count, size = index.totals()
     with disk_errors(storage.folder):
-        objects = [path.stat().st_size for _, path in storage.all_objects()]
+        objects = [size_of(path) for _, path in storage.all_objects()]
         bundles, bundle_bytes = BundleFiles(storage).statistics()
         return Statistics(
             packages=packages,
@@ -174,4 +174,4 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+    return sum(map(size_of, folder.iterdir()))

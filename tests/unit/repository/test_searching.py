@@ -1,5 +1,6 @@
 """Finding releases: every filter, the order, and pages."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -134,3 +135,27 @@ def test_statistics_count_what_is_there(stocked: PackageRepository, tmp_path: Pa
     assert statistics.object_bytes == on_disk["objects"]
     assert statistics.target_bytes == on_disk["targets"]
     assert statistics.metadata_bytes == on_disk["metadata"]
+
+
+def test_statistics_count_what_goes_meanwhile_as_nothing(
+    stocked: PackageRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`gc`, or a signature's renewal, removes files between their listing and the look at their sizes."""
+    before = stocked.statistics()
+    listed = Path.iterdir
+    gone = {next((stocked.folder / part).iterdir()) for part in ("targets", "metadata")}
+    gone.add(next(path for folder in (stocked.folder / "objects").iterdir() for path in folder.iterdir()))
+    sizes = {path.parent.name: path.stat().st_size for path in gone}
+
+    def vanishing(folder: Path) -> Iterator[Path]:
+        found = [*listed(folder)]
+        for path in gone & {*found}:
+            path.unlink()
+        return iter(found)
+
+    monkeypatch.setattr(Path, "iterdir", vanishing)
+    after = stocked.statistics()
+    (in_objects,) = (path for path in gone if path.parent.parent.name == "objects")
+    assert after.object_bytes == before.object_bytes - sizes[in_objects.parent.name]
+    assert after.target_bytes == before.target_bytes - sizes["targets"]
+    assert after.metadata_bytes == before.metadata_bytes - sizes["metadata"]
