@@ -17,6 +17,7 @@ from controller.preflight.views import ForeseenDevice, ForeseenWave, Preflight
 from controller.preflight.waves import certain_wave, foreseen_waves, waves_s
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
+from controller.rollouts.beginning import meant
 from controller.rollouts.plan_files import default_plan
 from controller.rollouts.waves import RolloutPlan, check_plan
 from schemas.errors import FlotillaError, PublisherError
@@ -55,7 +56,7 @@ class Preflights:
 
         Args:
             package: its name; `version`, `channel`, `targets` and `policy` as the release would have them.
-            plan: in which waves; by the number of devices unless given.
+            plan: in which waves; unless given, by the number of devices that the release is for.
             after: only devices after this id are listed; everything counts all of them.
             limit: at most so many are.
             now: the controller's clock.
@@ -83,8 +84,9 @@ class Preflights:
         foresight = Foresight(wanted, candidates, old=self._reader(), older=self._finder())
         with reading(self._engine) as connection:
             known = [one for one in _devices(connection, channel, package) if _is_meant(targets, one)]
+            number = meant(connection, channel, targets)
             pace = pace_of(connection, channel, package)
-        plan = plan or default_plan(len(known))
+        plan = plan or default_plan(number)
         sure = [certain_wave(plan, one.id, tags=one.tags, facts=one.facts) for one in known]
         foreseen = [
             msgspec.structs.replace(foresight.look(device), wave=wave) for device, wave in zip(known, sure, strict=True)

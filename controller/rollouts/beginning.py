@@ -2,9 +2,10 @@
 
 import secrets
 from datetime import datetime
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, insert, select
 
 from controller.database import to_db
 from controller.fleet.tables import devices
@@ -20,7 +21,7 @@ from controller.rollouts.views import Rollout
 from controller.rollouts.waves import MAX_IDS, RolloutPlan
 from schemas.errors import OperatorError
 from schemas.ids import uuid7
-from schemas.messages import RolloutPolicy
+from schemas.messages import BUCKETS, RolloutPolicy, Targets
 from schemas.targeting import where_holds
 
 
@@ -64,11 +65,33 @@ def begin(connection: Connection, intention: announcing.Intention, wanted: Rollo
     return read_rollout(connection, plan.rollout)
 
 
-def meant(connection: Connection, intention: announcing.Intention) -> int:
-    """How many devices a rollout may concern: those of its channel, or those that it names."""
-    found = select(func.count()).select_from(devices).where(devices.c.channel == intention.channel)
-    number = connection.scalar(found) or 0
-    return min(number, len(intention.targets.devices)) if intention.targets.upto == 0 else number
+def meant(connection: Connection, channel: str, targets: Targets) -> int:
+    """How many devices of a channel a release is for: those that it names and its share of the others.
+
+    Whom it leaves out, and who does not meet its conditions, counts nowhere. Which devices a share is depends on the
+    rollout's id, so it is counted and not drawn.
+    """
+    known = devices.c
+    found = select(known.id, *([known.tags, known.facts] if targets.where else [])).where(known.channel == channel)
+    left_out = frozenset(targets.exclude)
+    fitting = {
+        row["id"] for row in connection.execute(found).mappings() if row["id"] not in left_out and _fits(targets, row)
+    }
+    named = len(fitting & {*targets.devices})
+    return named + _share(len(fitting) - named, targets.upto)
+
+
+def _share(number: int, upto: int) -> int:
+    """So many buckets of a number of devices, rounded up."""
+    return -(-number * upto // BUCKETS)
+
+
+def _fits(targets: Targets, row: Any) -> bool:
+    if not targets.where:
+        return True
+    tags = msgspec.json.decode(row["tags"]) if row["tags"] else {}
+    facts = msgspec.json.decode(row["facts"]) if row["facts"] else {}
+    return where_holds(targets.where, tags=tags, facts=facts)
 
 
 def new_id(now: datetime) -> str:

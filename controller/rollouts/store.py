@@ -62,7 +62,7 @@ class RolloutStore:
             repository: base URLs, tried in order.
             targets: which of them; all unless given.
             policy: how they may go about it; what the plan says of that goes where this says nothing.
-            plan: in which waves; unless given, by the number of devices that follow the channel.
+            plan: in which waves; unless given, by the number of devices that the release is for.
             now: the controller's clock.
 
         Raises:
@@ -83,7 +83,9 @@ class RolloutStore:
             repository=list(repository),
         )
         with writing(self._engine) as connection:
-            return begin(connection, intention, plan or default_plan(meant(connection, intention)), now)
+            return begin(
+                connection, intention, plan or default_plan(meant(connection, channel, intention.targets)), now
+            )
 
     def create_set(
         self,

@@ -20,7 +20,7 @@ from controller.rollouts.store import RolloutStore
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, Wave
 from schemas.errors import PublisherError
 from schemas.manifest import Requires
-from schemas.messages import Phase, RolloutPolicy, Targets
+from schemas.messages import BUCKETS, Phase, RolloutPolicy, Targets
 from schemas.requirements import SLACK_BYTES
 from schemas.routes import REQUEST_BYTES, Kind
 from tests.support.repository import add_release
@@ -188,6 +188,28 @@ def test_waves_are_those_of_the_plan_and_count_for_the_end(bench: Bench) -> None
     assert {one.wave for one in bench.look(plan=ALL_AT_ONCE).devices} == {1}
     # a minute of soak, and of devices that take 10 s: two waves of one turn, one of two turns, one of one turn
     assert waves_s(RolloutPlan(waves=waves), seen.waves, 10, 0) == 60 + 10 + 10 + 20 + 10
+
+
+@pytest.mark.parametrize(
+    ("targets", "plan"),
+    [
+        (Targets(), "canary"),
+        (Targets(where={"site": "bern"}), "all-at-once"),
+        (Targets(exclude=[f"pi-{number:02}" for number in range(11)]), "all-at-once"),
+        (Targets(exclude=[f"pi-{number:02}" for number in range(10)]), "canary"),
+        (Targets(upto=0, devices=[f"pi-{number:02}" for number in range(20)]), "canary"),
+        (Targets(upto=0, devices=["pi-01", *(f"elsewhere-{number}" for number in range(30))]), "all-at-once"),
+        (Targets(upto=BUCKETS // 2), "all-at-once"),
+    ],
+)
+def test_a_release_gets_the_plan_that_was_foreseen(bench: Bench, targets: Targets, plan: str) -> None:
+    for number in range(30):
+        bench.device(f"pi-{number:02}")
+    foreseen = bench.look(targets=targets)
+    made = bench.rollouts.create(
+        package="tacho", version="1.1.0", channel="stable", repository=[], targets=targets, now=NOW
+    )
+    assert (foreseen.plan, made.plan.name) == (plan, plan)
 
 
 def test_nothing_is_changed(bench: Bench) -> None:
