@@ -34,17 +34,29 @@ def tell_preflight(client: ControllerClient, wish: ReleaseWish, *, as_json: bool
 def summary_lines(seen: Preflight) -> Iterator[str]:
     """What there is to say about all devices together."""
     release = f"{seen.package} {seen.version} on channel {seen.channel}"
-    yield f"{release}: {seen.ready} of {seen.meant} devices would take it now"
+    yield f"{release}: {_who(seen)}"
+    all_of_them = seen.starting + seen.later >= seen.ready
     if seen.ready:
         ways = ", ".join(f"{kind} {count}" for kind, count in seen.routes.items()) or "nothing to fetch"
-        yield f"way       {ways}; {size_text(seen.bytes)} in all"
+        yield f"way        {ways}; {size_text(seen.bytes)} {'in all' if all_of_them else 'if all of them take it'}"
     if seen.obstacles:
-        yield "would not " + ", ".join(f"{code} {count}" for code, count in seen.obstacles.items())
-    if len(seen.waves) > 1:
+        yield "would not  " + ", ".join(f"{count} {code}" for code, count in seen.obstacles.items())
+    if len(seen.waves) > 1 or not all_of_them:
         told = ", ".join(f"{wave.share} ({wave.devices})" for wave in seen.waves)
-        yield f"waves     {told}, by the plan {seen.plan}"
+        yield f"waves      {told}, by the plan {seen.plan}"
     ends = seen.estimate
-    yield f"end       {f'about {time_text(ends.ends_at)}: ' if ends.ends_at else ''}{ends.basis}"
+    yield f"end        {f'about {time_text(ends.ends_at)}: ' if ends.ends_at else ''}{ends.basis}"
+
+
+def _who(seen: Preflight) -> str:
+    """How many devices would take it, and when."""
+    of = f"{seen.ready} of {seen.meant} devices"
+    if seen.starting == seen.ready:
+        return f"{of} would take it now"
+    first = seen.waves[0].share
+    when = [f"{seen.starting} of them now ({first})", *([f"{seen.later} later"] if seen.later else [])]
+    never = seen.ready - seen.starting - seen.later
+    return f"{of} could take it: {', '.join([*when, *([f'{never} not at all by this plan'] if never else [])])}"
 
 
 def _ask(client: ControllerClient, wish: ReleaseWish, *, most: int | None) -> Preflight:

@@ -14,7 +14,7 @@ from controller.fleet.tables import desired, device_packages, devices
 from controller.preflight.pace import estimate, pace_of
 from controller.preflight.rules import Candidate, Foresight, KnownDevice, Runs, Wanted
 from controller.preflight.views import ForeseenDevice, ForeseenWave, Preflight
-from controller.preflight.waves import certain_wave, foreseen_waves, waves_s
+from controller.preflight.waves import certain_wave, foreseen_waves, starting, waves_s
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.beginning import meant
@@ -91,8 +91,9 @@ class Preflights:
         foreseen = [
             msgspec.structs.replace(foresight.look(device), wave=wave) for device, wave in zip(known, sure, strict=True)
         ]
-        waves = foreseen_waves(plan, sure)
+        waves = foreseen_waves(plan, sure, number)
         ready = [one for one in foreseen if not one.obstacles]
+        begin, later = starting(plan, waves, sure, [not one.obstacles for one in foreseen])
         ends = estimate(
             pace,
             ready=len(ready),
@@ -108,6 +109,8 @@ class Preflights:
             channel=channel,
             meant=len(foreseen),
             ready=len(ready),
+            starting=begin,
+            later=later,
             bytes=sum(one.bytes for one in ready),
             routes=_counts(one.route for one in ready if one.route is not None),
             obstacles=_counts(obstacle.code for one in foreseen for obstacle in one.obstacles),

@@ -21,6 +21,8 @@ DEVICES: Final = 200
 EVENTS: Final = 64
 """An update that took more events than these counts from a later one on: nobody needs it exactly."""
 _SHARE: Final = 0.9
+_MANY: Final = 10
+"""Of fewer devices nine of ten are all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +45,10 @@ class Pace:
 
     def told(self) -> str:
         """What there is to go by, for people."""
-        devices = "1 device" if len(self.seconds) == 1 else f"{len(self.seconds)} devices"
+        number = len(self.seconds)
+        devices = "1 device" if number == 1 else f"{'9 of 10 of ' if number >= _MANY else ''}{number} devices"
         last = "the last rollout" if self.rollouts == 1 else f"the last {self.rollouts} rollouts"
-        return f"9 of 10 of {devices} took at most {self.most:.0f} s in {last} of {self.of}"
+        return f"{devices} took at most {self.most:.0f} s in {last} of {self.of}"
 
 
 def pace_of(connection: Connection, channel: str, package: str) -> Pace | None:

@@ -79,7 +79,9 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         meant: devices that the targets mean.
-        ready: those of them that would take it now.
+        ready: those of them that could take it now, by themselves.
+        starting: those of `ready` that would start at once; of a share about so many.
+        later: those of `ready` that a later wave, or a turn in this one, brings; the plan means none of the others.
         bytes: that these would fetch, all together.
         routes: how many of these would go which way; those that lack nothing are in none.
         obstacles: code to the number of devices that have it; a device may have several.
@@ -94,6 +96,8 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     meant: int
     ready: int
+    starting: int
+    later: int
     bytes: int
     routes: dict[Kind, int]
     obstacles: dict[str, int]

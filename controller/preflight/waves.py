@@ -38,15 +38,16 @@ def _takes(wave: Wave, device: str, tags: Mapping[str, str], facts: Mapping[str,
     return True if wave.upto == EVERYBODY else None
 
 
-def foreseen_waves(plan: RolloutPlan, sure: Sequence[int | None]) -> list[ForeseenWave]:
+def foreseen_waves(plan: RolloutPlan, sure: Sequence[int | None], meant: int) -> list[ForeseenWave]:
     """How many devices each wave brings.
 
     Args:
         plan: the waves.
-        sure: `certain_wave` of each device that is meant.
+        sure: `certain_wave` of each device that may be meant.
+        meant: how many of these are, where only a share is.
     """
     found: list[ForeseenWave] = []
-    meant, before = len(sure), 0
+    before = 0
     for number, wave in enumerate(plan.waves, start=1):
         if wave.upto is not None:
             brings = max(0, math.ceil(meant * wave.upto / EVERYBODY) - before)
@@ -62,6 +63,36 @@ def foreseen_waves(plan: RolloutPlan, sure: Sequence[int | None]) -> list[Forese
             )
         )
     return found
+
+
+def starting(
+    plan: RolloutPlan, waves: Sequence[ForeseenWave], sure: Sequence[int | None], ready: Sequence[bool]
+) -> tuple[int, int]:
+    """How many devices that could take it now would start at once, and how many would have their turn later.
+
+    Args:
+        plan: the waves; `waves` as they are foreseen.
+        sure: `certain_wave` of each device that may be meant.
+        ready: whether each of them could take it now.
+    """
+    first, able = plan.waves[0], sum(ready)
+    covered = _part(able, sum(wave.devices for wave in waves), len(sure))
+    if first.approval:
+        return 0, covered
+    if isinstance(first.devices, int):
+        now = min(first.devices, able)
+    elif first.upto is not None:
+        now = _part(able, waves[0].devices, len(sure))
+    else:
+        now = sum(one == 1 and could for one, could in zip(sure, ready, strict=True))
+    if first.concurrency is not None and first.concurrency_per is None:
+        now = min(now, first.concurrency)
+    return now, max(covered - now, 0)
+
+
+def _part(number: int, some: int, of: int) -> int:
+    """As large a part of a number as `some` is of `of`, rounded up."""
+    return -(-number * some // of) if some < of else number
 
 
 def waves_s(plan: RolloutPlan, waves: Sequence[ForeseenWave], device_s: float, jitter_s: float) -> float:

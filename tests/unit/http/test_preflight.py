@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select
 
+from controller.cli.preflight import summary_lines
 from controller.database import metadata, open_database, reading, sqlite_url
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
 from controller.preflight.gathering import Preflights
+from controller.preflight.pace import Pace
 from controller.preflight.views import ForeseenDevice, Preflight
 from controller.preflight.waves import waves_s
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
+from controller.rollouts.plan_files import ready_plan
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, Wave
 from schemas.errors import PublisherError
@@ -188,6 +191,47 @@ def test_waves_are_those_of_the_plan_and_count_for_the_end(bench: Bench) -> None
     assert {one.wave for one in bench.look(plan=ALL_AT_ONCE).devices} == {1}
     # a minute of soak, and of devices that take 10 s: two waves of one turn, one of two turns, one of one turn
     assert waves_s(RolloutPlan(waves=waves), seen.waves, 10, 0) == 60 + 10 + 10 + 20 + 10
+
+
+@pytest.mark.parametrize(
+    ("plan", "starting", "later", "words"),
+    [
+        (
+            RolloutPlan(waves=[Wave(upto=50)]),
+            9,
+            0,
+            "18 of 20 devices could take it: 9 of them now (up to 50 %), 9 not at",
+        ),
+        (ready_plan("canary"), 1, 17, "18 of 20 devices could take it: 1 of them now (1 device), 17 later"),
+        (ALL_AT_ONCE, 18, 0, "18 of 20 devices would take it now"),
+        (RolloutPlan(waves=[Wave(upto=100, concurrency=4)]), 4, 14, "4 of them now (everybody), 14 later"),
+        (RolloutPlan(waves=[Wave(upto=100, approval=True)]), 0, 18, "0 of them now (everybody), 18 later"),
+        (RolloutPlan(waves=[Wave(devices=["pi-02", "pi-19"])]), 1, 1, "1 of them now (2 devices)"),
+    ],
+)
+def test_it_says_how_many_start_now_and_how_many_later(
+    bench: Bench, plan: RolloutPlan, starting: int, later: int, words: str
+) -> None:
+    for number in range(20):
+        bench.device(f"pi-{number:02}", online=number < 18)
+    seen = bench.look(plan=plan)
+    lines = list(summary_lines(seen))
+    assert (seen.ready, seen.starting, seen.later) == (18, starting, later)
+    assert words in lines[0]
+    assert "would not  2 offline" in lines
+    assert any(line.startswith("waves  ") for line in lines) is (len(plan.waves) > 1 or starting + later < 18)
+
+
+@pytest.mark.parametrize(
+    ("took", "words"),
+    [
+        ([7.0], "1 device took at most 7 s in the last rollout of tacho"),
+        ([5.0, 7.0], "2 devices took at most 7 s in"),
+        ([*map(float, range(1, 11))], "9 of 10 of 10 devices took at most 9 s in"),
+    ],
+)
+def test_a_few_devices_are_not_counted_by_tenths(took: list[float], words: str) -> None:
+    assert Pace(seconds=took, of="tacho", rollouts=1).told().startswith(words)
 
 
 @pytest.mark.parametrize(
