@@ -17,7 +17,7 @@ from device_agent.policy import DeviceView
 from device_agent.updates import Update
 from device_agent.version import VERSION
 from schemas.errors import one_line
-from schemas.messages import LAST_WORDS, Phase
+from schemas.messages import LAST_WORDS, Phase, UpdateEvent
 
 RECENT = 5
 _HELD_HERE = "`flotilla-agent hold off` ends it"
@@ -55,7 +55,7 @@ def gather_status(config: AgentConfig) -> dict[str, Any]:
         desired = heard.desired()
         device = DeviceView(id=config.id, channel=config.channel, tags=config.tags).told(desired)
         return {
-            "device": config.id,
+            "device": _name(journal) or config.id,
             "root": str(config.root),
             "running": is_listening(config.root),
             "read_only": not os.access(config.root, os.W_OK),
@@ -69,6 +69,12 @@ def gather_status(config: AgentConfig) -> dict[str, Any]:
             "last_seq": journal.last_seq(),
             "unsent_events": len(journal.unsent(10_000)),
         }
+
+
+def _name(journal: Journal) -> str:
+    """What the agent that ran here last calls itself, which only it may have been told; empty for silence."""
+    said = journal.events_after(journal.last_seq() - 1, 1)
+    return msgspec.json.decode(said[0].payload, type=UpdateEvent).device if said else ""
 
 
 def _update(update: Update) -> dict[str, Any]:

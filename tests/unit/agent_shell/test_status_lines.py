@@ -51,3 +51,14 @@ def test_holds_and_pins_are_shown(tmp_path: Path) -> None:
     assert (status["hold"], status["held_here"]) == (True, True)
     assert "on hold: no update is started (`flotilla-agent hold off` ends it)" in lines
     assert "pinned: camera stays at 2.0.0" in lines
+
+
+def test_the_device_is_named_as_its_agent_says_whatever_the_command_was_told(tmp_path: Path) -> None:
+    status_of(tmp_path)
+    assert gather_status(AgentConfig(id="this-machine", root=tmp_path))["device"] == "pi-1"
+
+
+def test_a_device_that_has_said_nothing_has_the_configured_name(tmp_path: Path) -> None:
+    with Journal(tmp_path, device="pi-1"):
+        pass
+    assert gather_status(AgentConfig(id="pi-2", root=tmp_path))["device"] == "pi-2"
