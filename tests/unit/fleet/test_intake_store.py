@@ -106,7 +106,7 @@ def test_a_report_that_goes_back_tells_that_the_journal_began_again(engine: Engi
     assert outcome.tracks["pi-1"] == SeqTrack(2, ((2, 2),))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 15), max_size=8), max_size=6))
 def test_whatever_comes_in_whatever_batches_is_there_once(batches: list[list[int]]) -> None:
     with TemporaryDirectory() as folder:
