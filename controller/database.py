@@ -8,12 +8,14 @@ Use `reading` and `writing` rather than the engine itself: on SQLite a transacti
 to say so when it begins, because one that finds out later fails at once instead of waiting its turn.
 """
 
+import contextlib
 import json
+import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -118,7 +120,7 @@ def open_database(url: str) -> Engine:
     return engine
 
 
-@contextmanager
+@contextlib.contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that may write; committed at the end of the block, rolled back by an exception.
 
@@ -132,14 +134,14 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-@contextmanager
+@contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads: it sees one state of the database and waits for nobody. Raises as `writing`."""
     with _failures(engine), engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
         yield connection
 
 
-@contextmanager
+@contextlib.contextmanager
 def _failures(engine: Engine) -> Iterator[None]:
     try:
         yield
@@ -156,6 +158,7 @@ def _make_engine(url: str) -> Engine:
             return create_engine(parsed, pool_pre_ping=True)
         if not parsed.database or parsed.database == ":memory:":
             raise OperatorError("config.bad", f"database URL {_shown(parsed)} names no file")
+        _keep_private(Path(parsed.database))
         # The connection that was used last is used next: as many caches are filled as there are at work at once.
         engine = create_engine(
             parsed, pool_use_lifo=True, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
@@ -169,6 +172,24 @@ def _make_engine(url: str) -> Engine:
     event.listen(engine, "connect", _on_sqlite_connect)
     event.listen(engine, "begin", _on_sqlite_begin)
     return engine
+
+
+def _keep_private(file: Path) -> None:
+    """Keep other users of this machine from SQLite's files, which hold password hashes; where it can't, leave them.
+
+    Never by opening a file that is there: closing it again would end the locks of all this process's connections.
+    """
+    if str(file).startswith("file:"):
+        return  # a URI of SQLite's own
+    with contextlib.suppress(OSError):
+        # SQLite gives its other files the mode of this one
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        path = Path(f"{file}{suffix}")
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077:
+                path.chmod(0o600)
 
 
 def _refuse_wrong_order(connection: Connection, shown: str) -> None:

@@ -71,9 +71,13 @@ def _listener(end: tuple[int, Any]) -> socket.socket | None:
 
 @contextlib.contextmanager
 def only_one(data: Path) -> Iterator[None]:
-    """Hold the data folder; raises `OperatorError` (`data.bad`) where it cannot be used or another does."""
+    """Hold the data folder, which is made for its owner alone where it is not there.
+
+    Raises:
+        OperatorError: `data.bad` where it cannot be used or another controller does.
+    """
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise OperatorError(

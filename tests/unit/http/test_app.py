@@ -116,6 +116,14 @@ def test_it_listens_at_every_address_of_a_name() -> None:
     assert all(listener.fileno() == -1 for listener in listeners)
 
 
+def test_a_data_folder_is_made_for_its_owner_alone_and_one_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old").chmod(0o711)  # as where a web server serves the repository in it
+    for name, mode in (("new", 0o700), ("old", 0o711)):
+        with listening.only_one(tmp_path / name):
+            assert (tmp_path / name).stat().st_mode & 0o777 == mode
+
+
 def test_a_data_folder_is_let_go_after_use(tmp_path: Path) -> None:
     with listening.only_one(tmp_path), pytest.raises(OperatorError, match="in use"), listening.only_one(tmp_path):
         raise AssertionError("two at once")

@@ -1,6 +1,7 @@
 """The database: made and upgraded at opening, by several processes at once, and how transactions behave."""
 
 import multiprocessing
+import os
 import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -41,6 +42,29 @@ def test_sqlite_is_durable_checks_references_and_lets_readers_in(engine: Engine)
         assert connection.scalar(text("PRAGMA foreign_keys")) == 1
     with pytest.raises(IntegrityError), writing(engine) as connection:
         connection.execute(insert(release_tags).values(release_id=99, tag="x"))
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+def test_nobody_but_its_owner_reads_a_sqlite_database(tmp_path: Path) -> None:
+    """Password hashes are in there. What an earlier version made readable is closed."""
+    names = ["flotilla.db", "flotilla.db-shm", "flotilla.db-wal"]
+    before = os.umask(0o022)
+    try:
+        engine = open_database(sqlite_url(tmp_path / "flotilla.db"))
+        with writing(engine) as connection:
+            connection.execute(insert(channels).values(package="a", channel="b", version="1.0.0", set_at=1))
+        assert modes(tmp_path) == dict.fromkeys(names, 0o600)
+        for name in names:
+            (tmp_path / name).chmod(0o644)
+        again = open_database(sqlite_url(tmp_path / "flotilla.db"))
+        assert modes(tmp_path) == dict.fromkeys(names, 0o600)
+        again.dispose()
+        engine.dispose()
+    finally:
+        os.umask(before)
 
 
 def test_a_reader_sees_one_state_while_a_writer_commits(engine: Engine) -> None:
