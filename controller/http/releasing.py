@@ -12,6 +12,7 @@ from controller.fleet.patience import reason
 from controller.fleet.service import FleetService
 from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.repository.package_repository import PackageRepository
+from controller.rollouts.naming import never_heard_of
 from controller.rollouts.views import Rollout
 from controller.rollouts.waves import check_plan
 from controller.settings import ControllerSettings
@@ -35,6 +36,8 @@ class Releasing:
         warnings = []
         if not wish.targets.devices and not self._fleet.registry.devices(after="", limit=1, channel=wish.channel):
             warnings.append(f"no device that was heard of follows channel {wish.channel}")
+        if unknown := self._fleet.rollouts.strangers(wish.targets, rollout.plan):
+            warnings.append(never_heard_of(unknown))
         return Announced(**msgspec.structs.asdict(rollout), warnings=warnings)
 
     def withdraw(self, package: str, channel: str, *, by: str | None = None) -> Rollout:

@@ -18,6 +18,7 @@ from controller.preflight.waves import certain_wave, foreseen_waves, starting, w
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.beginning import meant
+from controller.rollouts.naming import SHOWN, never_heard_of, strangers
 from controller.rollouts.plan_files import default_plan
 from controller.rollouts.waves import RolloutPlan, check_plan
 from schemas.errors import FlotillaError, PublisherError
@@ -63,7 +64,8 @@ class Preflights:
 
         Raises:
             PublisherError: `version.bad`, `release.unknown` or `release.yanked`.
-            OperatorError: `input.bad` for a plan that cannot be.
+            OperatorError: `input.bad` for a plan that cannot be; `device.unknown` where the release would be refused,
+                as it or a wave names only devices that were never heard of.
         """
         parse(version)
         if plan is not None:
@@ -84,6 +86,7 @@ class Preflights:
         foresight = Foresight(wanted, candidates, old=self._reader(), older=self._finder())
         with reading(self._engine) as connection:
             known = [one for one in _devices(connection, channel, package) if _is_meant(targets, one)]
+            unknown = strangers(connection, targets, plan)
             number = meant(connection, channel, targets)
             pace = pace_of(connection, channel, package)
         plan = plan or default_plan(number)
@@ -117,7 +120,7 @@ class Preflights:
             plan=plan.name,
             waves=waves,
             estimate=ends,
-            warnings=list(_warnings(targets, channel, foreseen)),
+            warnings=list(_warnings(targets, channel, foreseen, unknown)),
             devices=page[:limit],
             next=page[limit - 1].device if len(page) > limit else None,
         )
@@ -198,13 +201,15 @@ def _whole_s(
     return max(0.0, begins_in) + waves_s(plan, waves, device_s, policy.jitter_s or plan.jitter_s)
 
 
-def _warnings(targets: Targets, channel: str, foreseen: list[ForeseenDevice]) -> Iterator[str]:
+def _warnings(targets: Targets, channel: str, foreseen: list[ForeseenDevice], unknown: list[str]) -> Iterator[str]:
     if not foreseen:
         yield f"no device that was heard of on channel {channel} is meant"
-    known = {one.device for one in foreseen}
-    unknown = [device for device in targets.devices if device not in known and device not in targets.exclude]
     if unknown:
-        shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
+        yield never_heard_of(unknown)
+    known = {one.device for one in foreseen} | {*unknown, *targets.exclude}
+    elsewhere = [device for device in targets.devices if device not in known]
+    if elsewhere:
+        shown = ", ".join(elsewhere[:SHOWN]) + (" …" if len(elsewhere) > SHOWN else "")
         yield f"named, but not on channel {channel} or left out by a condition: {shown}"
     if 0 < targets.upto < BUCKETS:
         yield f"a share of {targets.upto / 100:g} % of these is drawn when it is announced"

@@ -13,6 +13,7 @@ from controller.rollouts import announcing
 from controller.rollouts.engine import decide
 from controller.rollouts.evaluating import move, row_of
 from controller.rollouts.keeping import values_of
+from controller.rollouts.naming import strangers
 from controller.rollouts.observing import observe, write_marks
 from controller.rollouts.plan import Observation, Plan, RolloutState, WaveProgress
 from controller.rollouts.reader import read_rollout
@@ -35,7 +36,8 @@ def begin(connection: Connection, intention: announcing.Intention, wanted: Rollo
         now: the controller's clock.
 
     Raises:
-        OperatorError: `input.bad` where an announcement of it, now or later, breaks the contract.
+        OperatorError: `input.bad` where an announcement of it, now or later, breaks the contract; `device.unknown`
+            where it, or one of its waves, names only devices that were never heard of.
     """
     intention = msgspec.structs.replace(intention, policy=_merged(intention.policy, wanted))
     plan = Plan(
@@ -50,6 +52,7 @@ def begin(connection: Connection, intention: announcing.Intention, wanted: Rollo
     )
     observed = observe(connection, plan, channel=intention.channel, package=intention.package)
     _check_last_announcement(intention, plan, observed.observations, now)
+    strangers(connection, intention.targets, wanted)
     decisions = decide(plan, observed.observations, now)
     plan = decisions.plan
     before = announcing.current_rollout(connection, intention.channel, intention.package)

@@ -13,12 +13,14 @@ from controller.fleet.views import kept_event, update_view
 from controller.rollouts.asks import Asked, asked_of
 from controller.rollouts.explaining import because, wave_views
 from controller.rollouts.keeping import plan_of
+from controller.rollouts.naming import strangers
 from controller.rollouts.plan import Mark, Plan, RolloutState, Verdict
 from controller.rollouts.tables import rollout_devices, rollouts
 from controller.rollouts.tally import Tally
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
+from controller.rollouts.waves import RolloutPlan
 from schemas.errors import OperatorError, one_line
-from schemas.messages import Phase, RolloutPolicy
+from schemas.messages import Phase, RolloutPolicy, Targets
 
 _word = rollout_devices.c
 
@@ -125,6 +127,11 @@ class RolloutReader:
             return [
                 (known[row["rollout"]], _device(row, asked[row["rollout"]])) for row in rows if row["rollout"] in known
             ]
+
+    def strangers(self, targets: Targets, plan: RolloutPlan | None) -> list[str]:
+        """The devices that a release names and that were never heard of; raises as `controller.rollouts.naming`."""
+        with reading(self._engine) as connection:
+            return strangers(connection, targets, plan)
 
     def failures(self, rollout: str, *, devices_shown: int = 5) -> list[Failure]:
         """What went wrong in a rollout, grouped by error code, the most frequent first."""

@@ -67,7 +67,8 @@ class RolloutStore:
 
         Raises:
             PublisherError: `version.bad`.
-            OperatorError: `input.bad` for anything that breaks the contract, and for a plan that cannot be.
+            OperatorError: `input.bad` for anything that breaks the contract, and for a plan that cannot be;
+                `device.unknown` where it, or a wave, names only devices that were never heard of.
         """
         parse(version)
         if plan is not None:

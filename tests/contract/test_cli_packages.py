@@ -176,8 +176,9 @@ def test_release_says_whom_it_means(run: Run, tmp_path: Path, name: str) -> None
     where = {"site": ["roof", "cellar"], "model": "pi4"}
     assert rollout["targets"] == {"upto": 10_000, "where": where, "devices": [], "exclude": []}
     assert (rollout["policy"]["jitter_s"], rollout["policy"]["allow_downgrade"]) == (30, True)
-    some = run("release", name, "1.0.0", "--channel", "stable", "--device", "pi-1", "--device", "pi-2", "--json").json()
-    assert (some["targets"]["upto"], some["targets"]["devices"]) == (0, ["pi-1", "pi-2"])
+    nobody = ("--device", f"{name}-1", "--device", f"{name}-2")
+    assert "never heard of" in run("release", name, "1.0.0", "--channel", "stable", *nobody).complaint()
+    assert run("rollout", rollout["id"], "--json").json()["rollout"]["state"] != "superseded"
     told = run("release", name, "1.0.0", "--channel", "stable")
     assert told.text.startswith(f"announced {name} 1.0.0 on channel stable, rollout ")
     rollout_id = told.text.splitlines()[0].split()[-1]

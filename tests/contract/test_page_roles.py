@@ -166,11 +166,11 @@ def test_what_a_release_would_do_is_shown_before_it_can_be_confirmed(app: Applic
     for shown in (get(app, path), post(app, path, channel="stable", plan="canary")):
         assert f"{foreseen['ready']} of 2 devices" in shown.text
         assert "pi-2" in shown.text
-    assert "would take it now" not in post(app, path, channel="").text
+    assert "What it would do" not in post(app, path, channel="").text
     # whoever confirms something else than they were shown is shown that first
     answer = post(app, path, channel="stable", plan="careful", seen="stable canary", confirm="yes")
     assert (answer.status_code, "by the plan careful" in answer.text) == (200, True)
-    assert "would take it now" in post(app, path, channel="stable", plan="canary", seen="stable canary").text
+    assert "could take it: 1 now, 1 later" in post(app, path, channel="stable", plan="canary", seen="stable canary").text
     assert app.client.get("/api/v1/rollouts").json() == before
     # a question is no change
     assert "confirm" not in str(app.audit.entries(limit=1))

@@ -21,7 +21,7 @@ from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan_files import ready_plan
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, Wave
-from schemas.errors import PublisherError
+from schemas.errors import OperatorError, PublisherError
 from schemas.manifest import Requires
 from schemas.messages import BUCKETS, Phase, RolloutPolicy, Targets
 from schemas.requirements import SLACK_BYTES
@@ -146,9 +146,45 @@ def test_only_those_that_are_meant_are_looked_at(bench: Bench) -> None:
     assert list(codes(bench.look(targets=Targets(exclude=["pi-2"])))) == ["pi-1", "pi-3"]
     assert list(codes(bench.look(targets=Targets(upto=0, devices=["pi-3"])))) == ["pi-3"]
     assert list(codes(bench.look(targets=Targets(where={"site": "bern"})))) == ["pi-1"]
-    nobody = bench.look(targets=Targets(upto=0, devices=["pi-9"]))
-    assert nobody.devices == []
-    assert any("pi-9" in warning for warning in nobody.warnings)
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"targets": Targets(upto=0, devices=["pi-8", "pi-9"])}, "for nobody: pi-8, pi-9 were never heard of"),
+        (
+            {"plan": RolloutPlan(waves=[Wave(upto=50), Wave(devices=["pi-9"])])},
+            "wave 2 (1 device) would wait for ever: pi-9 was never heard of",
+        ),
+    ],
+)
+def test_a_release_that_names_only_devices_never_heard_of_is_refused_as_in_its_dry_run(
+    bench: Bench, wish: dict[str, Any], words: str
+) -> None:
+    bench.device("pi-1")
+    release = {"package": "tacho", "channel": "stable", "repository": [], "now": NOW}
+    before = bench.rollouts.create(version="1.0.0", **release)
+    asked: list[Callable[[], object]] = [
+        lambda: bench.look(**wish),
+        lambda: bench.rollouts.create(version="1.1.0", **release, **wish),
+    ]
+    for ask in asked:
+        with pytest.raises(OperatorError) as caught:
+            ask()
+        assert (caught.value.code, words in str(caught.value)) == ("device.unknown", True), str(caught.value)
+    assert bench.rollouts.announced() == [before.id]
+
+
+def test_of_several_named_devices_those_never_heard_of_are_told_from_those_elsewhere(bench: Bench) -> None:
+    bench.device("pi-1")
+    bench.intake.take_in([reported_in("pi-7", channel="beta")], NOW)
+    named = Targets(upto=0, devices=["pi-1", "pi-7", "pi-9"])
+    assert bench.look(targets=named).warnings == [
+        "pi-9 was never heard of",
+        "named, but not on channel stable or left out by a condition: pi-7",
+    ]
+    wave = RolloutPlan(waves=[Wave(devices=["pi-1", "pi-9"])])
+    assert bench.look(plan=wave).warnings == ["pi-9 was never heard of"]
 
 
 def test_devices_come_in_pages_and_are_counted_all(bench: Bench) -> None:

@@ -331,6 +331,7 @@ def test_what_is_not_announced_does_not_move(engine: Engine) -> None:
 
 
 def test_either_all_rollouts_move_or_none(engine: Engine) -> None:
+    take_in(engine, reported_in(f"{0:063d}"))
     small = create(engine, package="other")
     models = [f"{number:064d}" for number in range(256)]
     targets = Targets(

@@ -1,0 +1,44 @@
+"""Devices that a release names by id: whether anything was ever heard of them."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, select
+
+from controller.fleet.sql import chunks
+from controller.fleet.tables import devices
+from controller.rollouts.waves import RolloutPlan
+from schemas.errors import OperatorError, one_line
+from schemas.messages import Targets
+
+SHOWN = 5
+"""Ids that a line names."""
+
+
+def strangers(connection: Connection, targets: Targets, plan: RolloutPlan | None) -> list[str]:
+    """The devices that targets or waves name, or some of them, and that were never heard of; by id.
+
+    Raises:
+        OperatorError: `device.unknown` where the targets, or one of the waves, mean nobody else.
+    """
+    waves = [(number, wave) for number, wave in enumerate(plan.waves if plan else [], start=1)]
+    lists = [(number, wave, wave.devices) for number, wave in waves if isinstance(wave.devices, list)]
+    named = {*targets.devices, *(device for *_, ids in lists for device in ids)}
+    known: set[str] = set()
+    for some in chunks(sorted(named)):
+        known.update(connection.scalars(select(devices.c.id).where(devices.c.id.in_(some))))
+    if targets.upto == 0 and targets.devices and known.isdisjoint(targets.devices):
+        raise OperatorError("device.unknown", f"it would be for nobody: {never_heard_of(targets.devices)}")
+    for number, wave, ids in lists:
+        if known.isdisjoint(ids):
+            raise OperatorError(
+                "device.unknown", f"wave {number} ({wave.share}) would wait for ever: {never_heard_of(ids)}"
+            )
+    return sorted(named - known)
+
+
+def never_heard_of(ids: Iterable[str]) -> str:
+    """Names devices that were never heard of, or the first few of them."""
+    names = sorted(ids)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    was = "was" if len(names) == 1 else "were"
+    return f"{one_line(', '.join(names[:SHOWN]), 400)}{more} {was} never heard of"
