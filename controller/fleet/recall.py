@@ -86,13 +86,17 @@ class Recall:
     async def done(self) -> None:
         """Wait until all that is retained has been taken in, or nothing comes any more; `LONGEST_S` at most."""
         try:
-            async with asyncio.timeout(LONGEST_S):
+            async with asyncio.timeout(LONGEST_S) as whole:
                 while not self._over.is_set():
                     self._heard.clear()
                     async with asyncio.timeout(QUIET_S):
                         await self._heard.wait()
         except TimeoutError:
-            log.warning("the broker does not let the controller hear what it has said: it goes by its database alone")
+            if whole.expired():
+                why = f"after {LONGEST_S:g} s what devices have said is still coming in, before what the controller has"
+            else:
+                why = "the broker does not let the controller hear what it has said"
+            log.warning("%s: it goes by its database alone", why)
 
     async def take(self, messages: Sequence[Message], refusals: Refusals) -> None:
         """Take in what the controller has said, and note that the broker is talking.

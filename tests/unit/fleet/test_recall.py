@@ -95,4 +95,19 @@ async def test_devices_that_are_never_quiet_do_not_keep_the_controller_from_spea
             await deaf.done()
     finally:
         devices.cancel()
+    assert "what devices have said is still coming in" in caplog.text
+    assert "does not let the controller hear" not in caplog.text
+
+
+async def test_a_broker_that_says_nothing_does_not_let_the_controller_hear_itself(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recall, "QUIET_S", 0.01)
+    deaf = Recall(
+        Topics(), RecallStore(engine), lambda _recalled: None, is_greeting=lambda _presence: False, clock=utc_now
+    )
+    deaf.begin()
+    async with asyncio.timeout(5):
+        await deaf.done()
     assert "does not let the controller hear" in caplog.text
+    assert "still coming in" not in caplog.text
