@@ -16,12 +16,14 @@ from controller.cli.common import controller_options, json_option, print_json, p
 from controller.client import ControllerClient
 from controller.http.account_views import MAX_DAYS
 from controller.http.views import MAX_PAGE, Page
-from schemas.errors import OperatorError
+from schemas.errors import OperatorError, one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ROLES: Final = click.Choice([role.value for role in Role])
 _NAMES: Final = "NAME"
+DETAIL: Final = 120
+"""Most characters of what was asked for in a row, as it may be a whole plan; --json has all of it."""
 
 
 def desk_options(command: F) -> F:
@@ -162,17 +164,21 @@ def token_revoke(name: str, desk: Desk) -> None:
 @controller_options
 @json_option
 def audit(actor: str | None, action: str | None, limit: int, client: ControllerClient, *, as_json: bool) -> None:
-    """Show who changed what, the newest first."""
+    """Show who changed what, the newest first; --json has long details whole."""
     query = {"actor": actor, "action": action, "limit": limit}
     page = client.get(Page[AuditEntry], "audit", query=query)
     if as_json:
         print_json(page.items)
         return
     rows = [
-        (time_text(one.at), one.actor, one.address or "-", one.via, one.action, one.target, one.result, one.detail)
+        (time_text(one.at), one.actor, one.address or "-", one.via, one.action, one.target, one.result, _detail(one))
         for one in page.items
     ]
     print_table(("WHEN", "WHO", "FROM", "VIA", "WHAT", "ON", "RESULT", "DETAIL"), rows, empty="nothing was changed yet")
+
+
+def _detail(one: AuditEntry) -> str:
+    return one_line(one.detail, DETAIL)
 
 
 def _password(name: str) -> str:

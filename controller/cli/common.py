@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from controller.client import ControllerClient
+from schemas.errors import OperatorError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,9 +36,18 @@ def controller_options(command: F) -> F:
     )
     @functools.wraps(command)
     def with_client(*args: Any, url: str, token: str | None, **kwargs: Any) -> Any:
+        _refuse_empty(click.get_current_context())
         return command(*args, client=ControllerClient(url, token), **kwargs)
 
     return with_client  # type: ignore[return-value]  # click's options keep the type, functools hides it
+
+
+def _refuse_empty(context: click.Context) -> None:
+    """Each argument becomes a part of an address, and what is asked there without it is something else."""
+    for parameter in context.command.params:
+        given = context.params.get(parameter.name or "")
+        if isinstance(parameter, click.Argument) and (given == "" or (isinstance(given, tuple) and "" in given)):
+            raise OperatorError("input.bad", f"{parameter.human_readable_name.strip('[].')} is empty")
 
 
 def json_option(command: F) -> F:

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 PAGE = 500
 EVENTS_SHOWN = 50
+LOG_LINES = 20
+"""Of the newest log; --json has all that the device sent."""
 WORDS = 500
 """Most characters of what a device says in one line; --json has all of it."""
 
@@ -82,6 +84,8 @@ def device(device_id: str, client: ControllerClient, *, as_json: bool) -> None:
         ((str(e.seq), time_text(e.at), e.package, e.version, e.phase, event_text(e)) for e in events),
         empty="it has reported no event yet",
     )
+    for line in log_lines(events):
+        click.echo(printable(line))
 
 
 @click.command()
@@ -196,6 +200,16 @@ def waiting_lines(events: Sequence[UpdateEvent]) -> Iterator[str]:
     for event in last.values():
         if event.phase is Phase.DEFERRED:
             yield f"waits   {event.package} {event.version}: {event_text(event)}"
+
+
+def log_lines(events: Sequence[UpdateEvent]) -> Iterator[str]:
+    """The end of the log that came with the newest event that has one; events in the order of their intake."""
+    for event in reversed(events):
+        if event.error and event.error.log_tail:
+            yield ""
+            yield f"log of event {event.seq}, {event.package} {event.version} {event.phase}:"
+            yield from (f"  | {line}" for line in event.error.log_tail.splitlines()[-LOG_LINES:])
+            return
 
 
 def deferral_text(detail: Mapping[str, object]) -> str:

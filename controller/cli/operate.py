@@ -1,15 +1,18 @@
 """`flotilla pause`, `resume`, `halt`, `revert`, `ask`, `tell` and `delete`: what an operator decides."""
 
+from typing import Final
+
 import click
 
 from controller.cli.common import controller_options, json_option, print_json, printable, tell_warnings
 from controller.client import ControllerClient
-from controller.fleet.views import SentCommand
-from controller.http.views import CommandWish, DesiredWish, StateWish, Told
+from controller.http.views import Asked, CommandWish, DesiredWish, StateWish, Told
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
 from schemas.messages import Verb
+
+OF_PACKAGE: Final = frozenset({Verb.RETRY, Verb.CANCEL, Verb.ROLLBACK})
 
 
 def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
@@ -74,15 +77,20 @@ def ask(
     """Ask one DEVICE to report, check itself, or retry, cancel or roll back a package."""
     if any_size and verb != Verb.RETRY:
         raise OperatorError("input.bad", f"--any-size goes with retry, not with {verb}")
+    if verb in OF_PACKAGE and not package:
+        raise OperatorError("input.bad", f"{verb} is about one package: say which with --package NAME")
+    if verb not in OF_PACKAGE and package is not None:
+        raise OperatorError("input.bad", f"--package goes with {', '.join(sorted(OF_PACKAGE))}, not with {verb}")
     args: dict[str, str | bool] = {"package": package} if package else {}
     if any_size:
         args["any_size"] = True
     wish = CommandWish(verb=Verb(verb), args=args, expires_s=expires)
-    sent = client.send("POST", SentCommand, "devices", device, "commands", body=wish)
+    sent = client.send("POST", Asked, "devices", device, "commands", body=wish)
     if as_json:
         print_json(sent)
     else:
         click.echo(f"asked {device} to {verb}; what comes of it shows in: flotilla device {device}")
+    tell_warnings(sent.warnings)
 
 
 @click.command()

@@ -16,6 +16,7 @@ from controller.http.packages import Limit
 from controller.http.releasing import Releasing
 from controller.http.views import (
     Announced,
+    Asked,
     CommandWish,
     ControllerView,
     DesiredWish,
@@ -195,12 +196,25 @@ class Devices(Controller):
         return await to_thread.run_sync(read)
 
     @post("/{device_id:str}/commands", summary="Ask a device for something")
-    async def command(self, fleet: FleetService, device_id: str, data: CommandWish) -> SentCommand:
+    async def command(
+        self, fleet: FleetService, repository: PackageRepository, device_id: str, data: CommandWish
+    ) -> Asked:
         """Sent as soon as there is a connection; void when it has expired before the device is reached."""
-        expires_in = timedelta(seconds=data.expires_s)
-        return await to_thread.run_sync(
-            lambda: fleet.steering.send_command(device_id, data.verb, data.args, expires_in=expires_in)
-        )
+
+        def ask() -> Asked:
+            sent = fleet.steering.send_command(
+                device_id, data.verb, data.args, expires_in=timedelta(seconds=data.expires_s)
+            )
+            package = sent.args.get("package")
+            unknown = (
+                package is not None
+                and package not in fleet.registry.device(device_id).packages
+                and package not in repository.names()
+            )
+            warnings = [f"neither the device nor the repository has a package {package}"] if unknown else []
+            return Asked(**msgspec.structs.asdict(sent), warnings=warnings)
+
+        return await to_thread.run_sync(ask)
 
     @get("/{device_id:str}/desired", summary="What a device was told")
     async def told(self, fleet: FleetService, device_id: str) -> Told:

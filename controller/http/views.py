@@ -4,6 +4,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
+from controller.fleet.views import SentCommand
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.plan_files import ready_plan
@@ -119,6 +120,12 @@ class Announced(Rollout, frozen=True, kw_only=True):
 
 class Told(Desired, frozen=True, kw_only=True):
     """What a device was told, and what an operator should know about it."""
+
+    warnings: list[str] = msgspec.field(default_factory=list)
+
+
+class Asked(SentCommand, frozen=True, kw_only=True):
+    """What a device was asked for, and what an operator should know about it."""
 
     warnings: list[str] = msgspec.field(default_factory=list)
 

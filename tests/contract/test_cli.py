@@ -131,6 +131,20 @@ def test_wrong_usage_is_one_line(in_folder: Path, arguments: tuple[str, ...], sa
     assert list(in_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("revert", ""), "ROLLOUT is empty"),
+        (("rollout", ""), "ID is empty"),
+        (("top", ""), "ROLLOUT is empty"),
+        (("ask", "", "report"), "DEVICE is empty"),
+        (("release", "", "1.0.0", "--channel", "stable"), "NAME is empty"),
+    ],
+)
+def test_an_empty_argument_is_named(in_folder: Path, arguments: tuple[str, ...], says: str) -> None:
+    assert says in flotilla(*arguments).complaint()
+
+
 def test_every_command_that_needs_a_controller_is_known_here() -> None:
     own = {"build", "inspect", "serve", "demo", "repository", "notify", "simulate"}
     assert set(CALLS) == set(COMMANDS) - own

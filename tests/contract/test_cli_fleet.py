@@ -228,7 +228,11 @@ async def test_an_operator_asks_and_tells_a_device(run: Run, device: FakeDevice)
         ("rollback", {"package": "tacho"}),
     ]
     assert device.commands[1].id == sent["id"]
-    assert "package" in run("ask", device.id, "rollback").complaint()
+    assert "--package NAME" in run("ask", device.id, "rollback").complaint()
+    assert "--package goes with" in run("ask", device.id, "report", "--package", "tacho").complaint()
+    unknown = run("ask", device.id, "retry", "--package", "nobodys")
+    assert unknown.text.startswith(f"asked {device.id} to retry")
+    assert "neither the device nor the repository has a package nobodys" in unknown.stderr
 
     options = ("--channel", "beta", "--pin", "tacho=1.0.0", "--tag", "site=cellar", "--hold")
     assert run("tell", device.id, *options).text == f"told {device.id}, revision 1\n"

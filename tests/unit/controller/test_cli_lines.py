@@ -1,0 +1,101 @@
+"""What commands print of what a controller answers."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from controller.accounts.roles import Role
+from controller.accounts.views import AuditEntry
+from controller.client import ControllerClient
+from controller.fleet.views import Device, TakenEvent
+from controller.http.views import Page
+from controller.preflight.views import Estimate, Preflight
+from schemas.messages import Desired, ErrorReport, Phase
+from tests.support.command import flotilla
+from tests.unit.fleet.builders import NOW, event
+
+PLAN = '{"waves":[' + ",".join(['{"upto":10,"soak_s":600}'] * 50) + "]}"
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, facts: Any) -> None:
+    for method in ("get", "send"):
+        monkeypatch.setattr(ControllerClient, method, lambda *_args, **_more: facts)
+
+
+def test_a_row_of_the_audit_log_is_cut_for_people_and_whole_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = AuditEntry(
+        id=1,
+        at=datetime(2026, 3, 1, tzinfo=UTC),
+        actor="user:anna",
+        role=Role.ADMIN,
+        address=None,
+        via="cli",
+        action="release.create",
+        target="tacho 1.0.0 stable",
+        result="done",
+        status=200,
+        detail=PLAN,
+    )
+    answer(monkeypatch, Page(items=[entry], next=None))
+    shown = flotilla("audit").text
+    assert PLAN[:60] in shown
+    assert PLAN not in shown
+    assert "…" in shown
+    assert flotilla("audit", "--json").json()[0]["detail"] == PLAN
+
+
+@pytest.mark.parametrize(("meant", "warned"), [(0, True), (3, False)])
+def test_a_release_that_would_mean_nobody_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, meant: int, warned: bool
+) -> None:
+    seen = Preflight(
+        package="tacho",
+        version="1.0.0",
+        channel="nochannel",
+        meant=meant,
+        ready=0,
+        bytes=0,
+        routes={},
+        obstacles={},
+        plan="all-at-once",
+        waves=[],
+        estimate=Estimate(basis="nothing to go by"),
+        warnings=[],
+        devices=[],
+    )
+    answer(monkeypatch, seen)
+    done = flotilla("release", "tacho", "1.0.0", "--channel", "nochannel", "--dry-run")
+    assert done.status == 0
+    assert ("no device that was heard of is meant" in done.stderr) is warned
+
+
+def test_a_devices_newest_log_is_under_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = event(
+        seq=2, phase=Phase.ROLLED_BACK, error=ErrorReport(code="hook.failed", message="no", log_tail="a\nb\n")
+    )
+    older = event(seq=1, phase=Phase.FAILED, error=ErrorReport(code="hook.failed", message="no", log_tail="old"))
+    taken = [TakenEvent(id=one.seq, life=1, received_at=NOW, event=one) for one in (older, failed, event(seq=3))]
+    view = Device(
+        id="pi-1",
+        online=True,
+        session=1,
+        first_seen=NOW,
+        last_seen=NOW,
+        agent_version="1.0.0",
+        boot_id=None,
+        reported_at=None,
+        channel="stable",
+        tags={},
+        facts={},
+        packages={},
+        life=1,
+        seq=3,
+        missing=0,
+        update=None,
+    )
+    answers = {"desired": Desired(rev=0), "events": Page(items=taken, next=None)}
+    monkeypatch.setattr(ControllerClient, "get", lambda _self, _type, *path, **_more: answers.get(path[-1], view))
+    shown = flotilla("device", "pi-1").text
+    assert shown.endswith("log of event 2, tacho 2.0.0 rolled_back:\n  | a\n  | b\n")
+    assert "old" not in shown
