@@ -73,11 +73,6 @@ class DeviceRegistry:
         with reading(self._engine) as connection:
             return [_taken(row) for row in connection.execute(found).mappings()]
 
-    def last_event_id(self) -> int:
-        """The `id` of the event that was taken in last; 0 for none."""
-        with reading(self._engine) as connection:
-            return connection.scalar(select(func.coalesce(func.max(events.c.id), 0))) or 0
-
     def incomplete(self) -> dict[str, SeqTrack]:
         """Devices of which events are known to be missing, with what is here."""
         found = select(devices.c.id, devices.c.highest, devices.c.missing).where(devices.c.missing.is_not(None))
