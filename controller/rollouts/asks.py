@@ -106,7 +106,8 @@ def review(connection: Connection, heard: Collection[str], reported: Collection[
     for some in chunks(sorted(heard)):
         for row in connection.execute(_OPEN.where(_ask.device.in_(some))).mappings().all():
             lost = row["expires_at"] <= to_db(now) and row["device"] in reported
-            void = row["verb"] == Verb.RETRY.value and RolloutState(row["state"]) in _OVER
+            # nobody starts in what a newer rollout took the place of, and devices stop by themselves what waits of it
+            void = RolloutState(row["state"]) in (_OVER if row["verb"] == Verb.RETRY.value else ENDED)
             if row["answered"] or void:
                 connection.execute(
                     delete(rollout_asks).where(_ask.rollout == row["rollout"], _ask.device == row["device"])

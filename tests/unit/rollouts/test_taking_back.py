@@ -1,14 +1,17 @@
 """What operators ask devices for: shown as asked until the devices themselves have answered."""
 
+from datetime import timedelta
+
 from sqlalchemy import Engine
 
+from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
 from schemas.messages import ErrorReport, Phase, ReleaseState, Verb
-from tests.unit.fleet.builders import NOW, event_in, succeeded_in
+from tests.unit.fleet.builders import NOW, event_in, presence_in, reported_in, succeeded_in
 from tests.unit.rollouts.test_waves_kept import announced, create, evaluate, fleet, take_in
 
 CANCELLED = ErrorReport(code="conflict.cancelled", message="cancelled")
@@ -82,3 +85,18 @@ def test_a_retry_lets_one_device_in_that_was_left_out(engine: Engine) -> None:
     store.retry(rollout.id, "pi-1", NOW)
     assert announced(engine).targets.exclude == []
     assert stands(engine, rollout, "pi-1") == (Verdict.PENDING, Verb.RETRY)
+
+
+def test_a_device_is_not_asked_to_stop_for_ever_in_a_rollout_that_another_took_the_place_of(engine: Engine) -> None:
+    fleet(engine, 1)
+    rollout = create(engine, plan=None)
+    failed = ErrorReport(code="health.http", message="no answer")
+    take_in(engine, event_in("pi-1", 1, Phase.ROLLED_BACK, rollout=rollout.id, error=failed))
+    RolloutStore(engine).retry(rollout.id, "pi-1", NOW)
+    # it is away: the retry is lost, and of the cancel there is nothing that it could say
+    RolloutStore(engine).cancel(rollout.id, "pi-1", NOW)
+    create(engine, plan=None)
+    late = NOW + timedelta(hours=2)
+    IntakeStore(engine).take_in([presence_in("pi-1", at=late), reported_in("pi-1", seq=1, at=late)], late)
+    assert stands(engine, rollout, "pi-1")[1] is None
+    assert [command for command in OrderStore(engine).pending(late) if command.verb is Verb.CANCEL] == []
