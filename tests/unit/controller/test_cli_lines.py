@@ -55,6 +55,8 @@ def test_a_release_that_would_mean_nobody_is_warned_of(
         channel="nochannel",
         meant=meant,
         ready=0,
+        starting=0,
+        later=0,
         bytes=0,
         routes={},
         obstacles={},
