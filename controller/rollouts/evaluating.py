@@ -8,12 +8,14 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, select, update
 
+from controller.database import from_db
 from controller.rollouts import announcing
 from controller.rollouts.engine import decide, next_step, resumed
+from controller.rollouts.explaining import how_it_was
 from controller.rollouts.judging import Judge
 from controller.rollouts.keeping import intention_of, plan_of, save, stamp_of
 from controller.rollouts.observing import observe, write_marks
-from controller.rollouts.plan import Plan, RolloutState
+from controller.rollouts.plan import ENDED, Plan, RolloutState
 from controller.rollouts.reader import view_of
 from controller.rollouts.standing import Standing
 from controller.rollouts.tables import rollouts
@@ -101,14 +103,19 @@ def settle(
 def move(connection: Connection, row: Any, state: RolloutState, now: datetime, *, by: str | None = None) -> None:
     """Give a rollout the state that an operator or a newer rollout wants.
 
-    Going on forgives what the engine stopped it for.
+    Going on forgives what the engine stopped it for. One that is over remembers who had stopped it, when and why.
     """
     before = plan_of(row)
     plan = replace(before, state=state)
-    if state is RolloutState.ACTIVE:
+    if state is RolloutState.ACTIVE or state in ENDED:
         observed = observe(connection, before, channel=row["channel"], package=row["package"])
         judge = Judge(before, now)
-        plan = resumed(plan, Tally(map(judge.mark, observed.observations)))
+        tally = Tally(map(judge.mark, observed.observations))
+        if state is RolloutState.ACTIVE:
+            plan = resumed(plan, tally)
+        else:
+            since = from_db(row["changed_at"])
+            plan = replace(plan, stopped=how_it_was(before, tally, by=row["changed_by"], since=since))
     settle(connection, row, plan, now, before=before, by=by)
 
 

@@ -1,6 +1,7 @@
 """Why a rollout stands where it stands, in words for people. Pure."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Final
 
 from controller.rollouts.plan import (
@@ -33,9 +34,9 @@ def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
     """
     match plan.state:
         case RolloutState.SUPERSEDED:
-            return "a newer rollout took its place"
+            return f"a newer rollout took its place{_before(plan)}"
         case RolloutState.WITHDRAWN:
-            return "the channel does not announce the package any more"
+            return f"the channel does not announce the package any more{_before(plan)}"
         case RolloutState.COMPLETE:
             return "nobody is waited for; devices that come later or come back get it too"
         case RolloutState.ACTIVE:
@@ -45,6 +46,19 @@ def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
                 return plan.stopped
             before = f"; before that: {plan.stopped}" if plan.stopped else ""
             return f"{plan.state.value} by {person(by)}{before}"
+
+
+def how_it_was(plan: Plan, tally: Tally, *, by: str | None, since: datetime) -> str:
+    """What there is to remember of a rollout that was stopped, once another takes its place; empty for nothing."""
+    if plan.state not in (RolloutState.HALTED, RolloutState.REVERTED):
+        return plan.stopped
+    said = because(plan, tally, by=by)
+    named = said if said.startswith(plan.state.value) else f"{plan.state.value}: {said}"
+    return f"{named} (since {since.isoformat(timespec='seconds').replace('+00:00', 'Z')})"
+
+
+def _before(plan: Plan) -> str:
+    return f"; before that: {plan.stopped}" if plan.stopped else ""
 
 
 def person(actor: str | None) -> str:
@@ -121,7 +135,9 @@ def _state(plan: Plan, tally: Tally, number: int) -> WaveState:
     found = proof(plan, tally, number)
     if plan.stopped and (found is Proof.FAILED or too_many(plan, tally, number)):
         return WaveState.FAILED
-    if found is Proof.PROVEN or plan.state is RolloutState.COMPLETE:
+    # what is taken back, or comes later, makes nothing unproven of a rollout that is over
+    was_proven = plan.state in _STOPPED and progress.proven_at is not None
+    if found is Proof.PROVEN or was_proven or plan.state is RolloutState.COMPLETE:
         return WaveState.PROVEN
     if plan.state in _STOPPED:
         return WaveState.ENDED
@@ -192,7 +208,7 @@ def _next(plan: Plan) -> str:
 
 def _result(tally: Tally, number: int) -> str:
     good = tally.number(number, {Verdict.SUCCEEDED})
-    bad = _counts(tally, number, UNPROVEN)
+    bad = _counts(tally, number, UNPROVEN | {Verdict.CANCELLED})
     return f"{good} succeeded{', ' + bad if bad else ''}"
 
 

@@ -23,6 +23,10 @@ STOPPED_BY_ROLLOUT: Final = "conflict.halted"
 """The error code with which a device ends an update because its rollout was halted."""
 
 
+TAKEN_BACK: Final = "conflict.reverted"
+"""The error code with which a device goes back because its rollout was reverted."""
+
+
 def judge(plan: Plan, seen: Observation, now: datetime) -> Mark:
     """See `Judge`; for one device."""
     return Judge(plan, now).mark(seen)
@@ -80,7 +84,7 @@ class Judge:
         meant = self.meant(seen, place)
         again = seen.phase is Phase.CANCELLED and seen.error_code == STOPPED_BY_ROLLOUT and self._starting and let_in
         if seen.phase in FINAL and not again:
-            return Mark(FINAL[seen.phase], wave, phase=seen.phase)
+            return Mark(_final(seen), wave, phase=seen.phase)
         if seen.phase in (None, Phase.DEFERRED) or again:
             return self._not_started(seen, wave if meant else None, let_in=let_in)
         return self._under_way(seen, wave)
@@ -124,14 +128,15 @@ class Judge:
 
     def _after_the_end(self, seen: Observation) -> Mark:
         """The channel tells of something else; what was said stays."""
+        wave = self.wave_of(seen, bucket(self._plan.rollout, seen.device))
         if seen.phase in FINAL:
-            return Mark(FINAL[seen.phase], phase=seen.phase)
+            return Mark(_final(seen), wave, phase=seen.phase)
         gone = seen.last_seen + self._silent_after
         if seen.phase in (None, Phase.DEFERRED):
-            return Mark(Verdict.ENDED, phase=seen.phase)
+            return Mark(Verdict.ENDED, wave, phase=seen.phase)
         if self._now > gone:
-            return Mark(Verdict.SILENT, phase=seen.phase, listen=True)
-        return Mark(Verdict.UPDATING, phase=seen.phase, due=gone, listen=True)
+            return Mark(Verdict.SILENT, wave, phase=seen.phase, listen=True)
+        return Mark(Verdict.UPDATING, wave, phase=seen.phase, due=gone, listen=True)
 
     def _not_started(self, seen: Observation, wave: int | None, *, let_in: bool) -> Mark:
         phase, last = seen.phase, self._plan.deadline
@@ -222,6 +227,13 @@ class Judge:
         # a word that is still to come by the clock gets its right time from the next one
         ask = seen.online and (now >= asking or said > now)
         return mark._replace(due=_next([mark.due, asking], now), ask=ask)
+
+
+def _final(seen: Observation) -> Verdict:
+    """The verdict on a last word: what was taken back on purpose went wrong on nobody."""
+    if seen.phase is None:
+        raise ValueError("a device that has said nothing has no last word")
+    return Verdict.CANCELLED if seen.error_code == TAKEN_BACK else FINAL[seen.phase]
 
 
 def _next(moments: list[datetime | None], now: datetime) -> datetime | None:

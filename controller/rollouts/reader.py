@@ -12,6 +12,7 @@ from controller.fleet.tables import devices, events
 from controller.fleet.views import kept_event, update_view
 from controller.rollouts.asks import Asked, asked_of
 from controller.rollouts.explaining import because, wave_views
+from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.naming import strangers
 from controller.rollouts.plan import Mark, Plan, RolloutState, Verdict
@@ -135,7 +136,7 @@ class RolloutReader:
 
     def failures(self, rollout: str, *, devices_shown: int = 5) -> list[Failure]:
         """What went wrong in a rollout, grouped by error code, the most frequent first."""
-        failed = (_word.rollout == rollout, _word.error_code.is_not(None))
+        failed = (_word.rollout == rollout, _word.error_code.is_not(None), _word.error_code != TAKEN_BACK)
         counted = select(_word.error_code, func.count()).where(*failed).group_by(_word.error_code)
         with reading(self._engine) as connection:
             counts = sorted(connection.execute(counted).all(), key=lambda row: (-row[1], row[0]))

@@ -11,11 +11,12 @@ from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import WaveState
 from controller.rollouts.waves import RolloutPlan, Wave
-from schemas.messages import Phase
-from tests.unit.fleet.builders import NOW, event_in
+from schemas.messages import ErrorReport, Phase
+from tests.unit.fleet.builders import NOW, event_in, succeeded_in
 from tests.unit.rollouts.test_waves_kept import chosen, create, evaluate, fleet, take_in
 
 ONE_FIRST = RolloutPlan(waves=[Wave(devices=1, max_failures=0), Wave(upto=100)])
+BROKEN = ErrorReport(code="health.http", message="answered 500")
 LATER = NOW + timedelta(minutes=5)
 
 
@@ -78,6 +79,48 @@ def test_a_rollout_that_another_took_the_place_of_waits_for_nothing(engine: Engi
     assert [wave.state for wave in seen.waves] == [WaveState.ENDED, WaveState.ENDED]
     assert seen.waves[0].because == "a newer rollout took its place; 0 succeeded"
     assert seen.verdicts == {Verdict.ENDED: 2}
+
+
+@pytest.mark.parametrize("wanted", [RolloutState.REVERTED, RolloutState.HALTED])
+def test_what_was_stopped_is_remembered_after_a_newer_rollout_took_its_place(
+    engine: Engine, wanted: RolloutState
+) -> None:
+    fleet(engine, 3)
+    rollout = create(engine, ONE_FIRST)
+    bad = chosen(engine)
+    take_in(engine, event_in(bad, 1, Phase.ROLLED_BACK, rollout=rollout.id))
+    halted = evaluate(engine, rollout, LATER).view
+    if wanted is RolloutState.REVERTED:
+        RolloutStore(engine).set_state(rollout.id, wanted, LATER, by="user:anna")
+    create(engine, ONE_FIRST, version="2.1.0", now=LATER + timedelta(hours=1))
+    evaluate(engine, rollout, LATER + timedelta(hours=2))
+    seen = RolloutReader(engine).rollout(rollout.id)
+    assert seen.state is RolloutState.SUPERSEDED
+    who = "reverted by anna; before that: " if wanted is RolloutState.REVERTED else "halted: "
+    when = "2026-03-01T12:05:00Z"
+    assert seen.because == f"a newer rollout took its place; before that: {who}{halted.because} (since {when})"
+    assert [wave.state for wave in seen.waves] == [WaveState.FAILED, WaveState.ENDED]
+    assert seen.waves[0].verdicts == {Verdict.ROLLED_BACK: 1}
+    assert halted.because in seen.waves[0].because
+    waves = {one.device: one.wave for one in RolloutReader(engine).devices(rollout.id)}
+    assert waves == dict.fromkeys({"pi-1", "pi-2", "pi-3"}, 2) | {bad: 1}
+
+
+def test_what_is_taken_back_on_purpose_went_wrong_on_nobody(engine: Engine) -> None:
+    fleet(engine, 3)
+    rollout = create(engine, ONE_FIRST)
+    first = chosen(engine)
+    take_in(engine, *succeeded_in(first, 1, rollout=rollout.id))
+    evaluate(engine, rollout, LATER)
+    second = next(one for one in ("pi-1", "pi-2", "pi-3") if one != first)
+    take_in(engine, event_in(second, 1, Phase.ROLLED_BACK, rollout=rollout.id, error=BROKEN))
+    RolloutStore(engine).set_state(rollout.id, RolloutState.REVERTED, LATER, by="user:anna")
+    back = ErrorReport(code="conflict.reverted", message="the rollout was reverted")
+    take_in(engine, event_in(first, 2, Phase.ROLLED_BACK, rollout=rollout.id, error=back))
+    seen = evaluate(engine, rollout, LATER + timedelta(hours=1)).view
+    assert seen.waves[0].state is WaveState.PROVEN
+    assert (seen.waves[0].verdicts, seen.waves[1].verdicts[Verdict.ROLLED_BACK]) == ({Verdict.CANCELLED: 1}, 1)
+    assert [one.code for one in RolloutReader(engine).failures(rollout.id)] == ["health.http"]
 
 
 def test_a_paused_rollout_says_that_its_waves_wait_for_that(engine: Engine) -> None:
