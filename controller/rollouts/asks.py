@@ -105,7 +105,9 @@ def review(connection: Connection, heard: Collection[str], reported: Collection[
         return sent  # as nearly always
     for some in chunks(sorted(heard)):
         for row in connection.execute(_OPEN.where(_ask.device.in_(some))).mappings().all():
-            lost = row["expires_at"] <= to_db(now) and row["device"] in reported
+            # one that lasts longer than any can is from before the clock was put back
+            over = not to_db(now) < row["expires_at"] <= to_db(now + EXPIRY)
+            lost = over and row["device"] in reported
             # nobody starts in what a newer rollout took the place of, and devices stop by themselves what waits of it
             void = RolloutState(row["state"]) in (_OVER if row["verb"] == Verb.RETRY.value else ENDED)
             if row["answered"] or void:

@@ -165,7 +165,8 @@ class RolloutRunner:
     async def _ask_for(self, wanted: Mapping[str, set[str]]) -> None:
         """Have the devices asked that were not asked a short time ago."""
         now = self._clock()
-        self._asked = {device: at for device, at in self._asked.items() if now - at < ASK_AGAIN}
+        # a time that is still to come is from before the clock was put back
+        self._asked = {device: at for device, at in self._asked.items() if timedelta() <= now - at < ASK_AGAIN}
         devices = sorted(set().union(*wanted.values()) - self._asked.keys())
         if devices and self._ask is not None:
             await patiently(partial(self._ask, devices), doing="asking devices to report")

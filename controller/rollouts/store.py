@@ -212,7 +212,9 @@ class RolloutStore:
             row = _row(connection, rollout)
             before = plan_of(row)
             if before.state is not RolloutState.ACTIVE:
-                raise OperatorError("rollout.state", f"rollout {rollout} is {before.state}; resume it first")
+                paused = RolloutState.ACTIVE in MOVES[before.state]
+                how = "; resume it first" if paused else ": it waits for nobody"
+                raise OperatorError("rollout.state", f"rollout {rollout} is {before.state}{how}")
             view = read_rollout(connection, rollout)
             plan = approved(before, now)
             if plan is None or view.waves[before.begun].state is not WaveState.AWAITING_APPROVAL:

@@ -84,7 +84,8 @@ def retry(connection: Connection, row: Any, device: str | None, now: datetime) -
     found = select(_word.device).where(_word.rollout == plan.rollout, _word.phase.in_(ended_badly))
     if device is not None:
         found = found.where(_word.device == device)
-    again = list(connection.scalars(found.order_by(_word.device)))
+    # locked: what a device says from here on counts after it was asked
+    again = list(connection.scalars(found.order_by(_word.device).with_for_update()))
     if not again:
         raise OperatorError(
             "rollout.state", f"rollout {plan.rollout} has not ended badly on {device or 'any device'}: nothing to retry"

@@ -11,6 +11,7 @@ from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import WaveState
 from controller.rollouts.waves import RolloutPlan, Wave
+from schemas.errors import OperatorError
 from schemas.messages import ErrorReport, Phase
 from tests.unit.fleet.builders import NOW, event_in, succeeded_in
 from tests.unit.rollouts.test_waves_kept import chosen, create, evaluate, fleet, take_in
@@ -121,6 +122,14 @@ def test_what_is_taken_back_on_purpose_went_wrong_on_nobody(engine: Engine) -> N
     assert seen.waves[0].state is WaveState.PROVEN
     assert (seen.waves[0].verdicts, seen.waves[1].verdicts[Verdict.ROLLED_BACK]) == ({Verdict.CANCELLED: 1}, 1)
     assert [one.code for one in RolloutReader(engine).failures(rollout.id)] == ["health.http"]
+
+
+def test_nobody_is_told_to_resume_what_is_over_before_saying_go(engine: Engine) -> None:
+    fleet(engine, 2)
+    first = create(engine, ONE_FIRST)
+    create(engine, ONE_FIRST, version="2.1.0", now=LATER)
+    with pytest.raises(OperatorError, match="is superseded: it waits for nobody"):
+        RolloutStore(engine).approve(first.id, LATER)
 
 
 def test_a_paused_rollout_says_that_its_waves_wait_for_that(engine: Engine) -> None:

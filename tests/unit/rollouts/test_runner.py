@@ -90,3 +90,11 @@ async def test_a_rollout_that_cannot_be_judged_does_not_hold_up_the_others(
     async with running(engine, told):
         await until(lambda: bool(told))
     assert {one.id for one, _ in told} == {sound.id}
+
+
+async def test_a_device_is_asked_again_though_the_clock_was_put_back(engine: Engine) -> None:
+    times, asked = iter([NOW + timedelta(days=1), NOW, NOW]), list[list[str]]()
+    runner = RolloutRunner(RolloutStore(engine), lambda *_: None, ask=asked.append, clock=lambda: next(times))
+    for _ in range(3):
+        await runner._ask_for({"rollout": {"pi-1"}})  # noqa: SLF001 - the loop would ask by its own time
+    assert asked == [["pi-1"], ["pi-1"]]

@@ -1,11 +1,14 @@
 """What operators ask devices for: shown as asked until the devices themselves have answered."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+import pytest
 from sqlalchemy import Engine
 
+from controller.database import writing
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
+from controller.rollouts.asks import EXPIRY, review
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
@@ -100,3 +103,18 @@ def test_a_device_is_not_asked_to_stop_for_ever_in_a_rollout_that_another_took_t
     IntakeStore(engine).take_in([presence_in("pi-1", at=late), reported_in("pi-1", seq=1, at=late)], late)
     assert stands(engine, rollout, "pi-1")[1] is None
     assert [command for command in OrderStore(engine).pending(late) if command.verb is Verb.CANCEL] == []
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "again"),
+    [(NOW - 2 * EXPIRY, True), (NOW, False), (NOW + timedelta(days=1), True)],
+    ids=["expired", "lately", "before the clock was put back"],
+)
+def test_a_device_is_asked_again_when_its_command_is_lost(engine: Engine, asked_at: datetime, again: bool) -> None:
+    fleet(engine, 1)
+    rollout = create(engine, plan=None)
+    take_in(engine, event_in("pi-1", 1, Phase.FETCHING, rollout=rollout.id))
+    RolloutStore(engine).cancel(rollout.id, "pi-1", asked_at)
+    with writing(engine) as connection:
+        assert review(connection, ["pi-1"], ["pi-1"], NOW) == int(again)
+        assert review(connection, ["pi-1"], ["pi-1"], NOW) == 0
