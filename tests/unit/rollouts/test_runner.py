@@ -96,5 +96,5 @@ async def test_a_device_is_asked_again_though_the_clock_was_put_back(engine: Eng
     times, asked = iter([NOW + timedelta(days=1), NOW, NOW]), list[list[str]]()
     runner = RolloutRunner(RolloutStore(engine), lambda *_: None, ask=asked.append, clock=lambda: next(times))
     for _ in range(3):
-        await runner._ask_for({"rollout": {"pi-1"}})  # noqa: SLF001 - the loop would ask by its own time
+        await runner._ask_for({"rollout": {"pi-1"}})
     assert asked == [["pi-1"], ["pi-1"]]
