@@ -162,7 +162,7 @@ def test_a_release_that_names_only_devices_never_heard_of_is_refused_as_in_its_d
     bench: Bench, wish: dict[str, Any], words: str
 ) -> None:
     bench.device("pi-1")
-    release = {"package": "tacho", "channel": "stable", "repository": [], "now": NOW}
+    release: dict[str, Any] = {"package": "tacho", "channel": "stable", "repository": [], "now": NOW}
     before = bench.rollouts.create(version="1.0.0", **release)
     asked: list[Callable[[], object]] = [
         lambda: bench.look(**wish),
