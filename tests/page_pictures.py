@@ -120,7 +120,12 @@ class Fleet:
             rollout=None,
         )
         facts = {"model": "Raspberry Pi 4 Model B Rev 1.4", "platform": "linux-aarch64", "disk_free": 9_876_543_210}
-        facts |= {"os": "Debian GNU/Linux 12 (bookworm)", "memory": 3_981_000_000, "temperature": 51.5}
+        facts |= {
+            "os": "Debian GNU/Linux 12 (bookworm)",
+            "memory": 3_981_000_000,
+            "temperature_c": 51,
+            "memory_free": 2_212_000_000,
+        }
         reported = Reported(
             device=name,
             at=now,

@@ -15,7 +15,7 @@ from controller.fleet.sql import Insert, chunks, execute_many, insert_of, text_o
 from controller.fleet.tables import devices
 from schemas.messages import FactValue, Presence, Reported
 
-_DRIFTING: Final = frozenset({"disk_free", "memory", "boot_id", "uptime", "temperature"})
+_DRIFTING: Final = frozenset({"disk_free", "memory_free", "boot_id", "clock_behind_s", "temperature_c"})
 """Facts that change by themselves all the time; no rollout is decided by them anew for that."""
 
 _JUMP_US: Final = 60_000_000

@@ -18,8 +18,16 @@ WIDTH: Final = 1000
 """Bars and charts are drawn this wide, and scaled."""
 HEIGHT: Final = 200
 VERSIONS_SHOWN: Final = 6
-READINGS: Final = ("temperature", "throttled", "disk_free", "memory", "load", "uptime", "clock", "services")
-"""Facts that change by themselves: how the device feels rather than what it is."""
+READINGS: Final = (
+    "temperature_c",
+    "throttled",
+    "under_voltage",
+    "disk_free",
+    "memory_free",
+    "clock_behind_s",
+    "services",
+)
+"""Facts that change by themselves, as agents name them: how the device feels rather than what it is."""
 WAVES: Final[dict[WaveState, Kind]] = {
     WaveState.WAITING: "aside",
     WaveState.AWAITING_APPROVAL: "back",

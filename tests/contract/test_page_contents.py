@@ -19,7 +19,7 @@ from tests.unit.fleet.builders import event_in, presence_in, reported_in
 
 NAMES = ["pi-1", "pi-2", "pi-3", "pi-4"]
 FAILED = ErrorReport(code="health.http", message="answered 500", log_tail="starting\ncannot open /dev/ttyAMA0")
-FACTS = {"model": "Raspberry Pi 5", "serial": "b0b5", "temperature_c": 61}
+FACTS = {"model": "Raspberry Pi 5", "serial": "b0b5", "temperature_c": 61, "memory_free": 2 * 2**30}
 
 
 class Seen:
@@ -115,7 +115,7 @@ def test_a_devices_page_has_its_facts_history_packages_log_and_health(seen: Seen
     shown = seen.text("/devices/pi-1")
     for fact in ("model Raspberry Pi 5", "serial b0b5", "tag site bern"):
         assert fact in shown
-    assert re.search(r"Health .*61", shown)
+    assert "temperature_c 61 memory_free 2.0 GiB" in shown.partition("Health")[2].partition("As reported")[0]
     assert re.search(r"tacho 1\.0\.0 succeeded 0\.9\.0", shown)
     history = shown.partition("History")[2]
     assert re.search(r"accepted .* fetching .* probation .* rolled back .* health\.http answered 500", history)

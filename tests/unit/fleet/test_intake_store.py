@@ -16,7 +16,8 @@ from controller.fleet.intake_store import IntakeStore, Outcome
 from controller.fleet.progress import SeqTrack
 from controller.fleet.tables import device_packages, devices, events
 from controller.rollouts.tables import rollout_devices
-from schemas.messages import ErrorReport, Phase, Progress
+from device_agent.gate import MIB, Readings, facts_of
+from schemas.messages import ErrorReport, FactValue, Phase, Progress
 from tests.unit.fleet.builders import NOW, ROLLOUT, an_id, event_in, installed, presence, presence_in, reported_in
 
 
@@ -165,10 +166,16 @@ def test_a_report_replaces_what_is_known_of_packages(engine: Engine) -> None:
     assert (versions(), moved.channels) == ({"tacho": "2.0.0"}, {"stable": {"pi-1"}, "beta": {"pi-1"}})
 
 
+def drifted(by: int) -> dict[str, FactValue]:
+    """What an agent measures, and its free disk: all of it other than before."""
+    readings = Readings(disk_free=by, memory_free=by * MIB, temperature_c=40.0 + by, clock_behind_s=by)
+    return {**facts_of(readings), "disk_free": by, "boot_id": f"boot {by}"}
+
+
 def test_facts_that_drift_give_rollouts_nothing_to_look_at(engine: Engine) -> None:
-    take_in(engine, reported_in(facts={"model": "pi4", "disk_free": 10}))
-    assert take_in(engine, reported_in(facts={"model": "pi4", "disk_free": 9})).channels == {}
-    assert take_in(engine, reported_in(facts={"model": "pi5", "disk_free": 9})).channels == {"stable": {"pi-1"}}
+    take_in(engine, reported_in(facts={"model": "pi4", **drifted(1)}))
+    assert take_in(engine, reported_in(facts={"model": "pi4", **drifted(2)})).channels == {}
+    assert take_in(engine, reported_in(facts={"model": "pi5", **drifted(2)})).channels == {"stable": {"pi-1"}}
 
 
 def test_tombstones_take_a_device_out_of_service_and_keep_its_history(engine: Engine) -> None:

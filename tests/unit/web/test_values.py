@@ -11,9 +11,10 @@ from controller.rollouts.plan import RolloutState, Verdict
 from controller.web import phases
 from controller.web.actions import moves_from, notice
 from controller.web.comparing import compare
-from controller.web.models import WIDTH, chart, legend, segments
+from controller.web.models import WIDTH, chart, lasting, legend, readings, segments
 from controller.web.pace import MOST_POINTS, Tally, bucket_s, pace
 from controller.web.rendering import ago, count, duration, percent, plural
+from device_agent.gate import Readings, facts_of
 from schemas.manifest import FileEntry, Health, LinkEntry, Manifest
 from schemas.messages import Phase
 
@@ -131,3 +132,11 @@ def test_values_are_written_for_people() -> None:
     assert count(12345) == "12\N{NARROW NO-BREAK SPACE}345"
     assert percent(0.999) == "99 %"
     assert (plural(1, "device"), plural(0, "device")) == ("1 device", "0 devices")
+
+
+def test_what_agents_measure_is_shown_as_health_and_the_rest_as_facts() -> None:
+    every = Readings(memory_free=1 << 30, temperature_c=61.2, under_voltage=False, throttled=True, clock_behind_s=90.0)
+    measured = facts_of(every)
+    assert len(measured) == 5
+    assert readings({"model": "pi5", "memory": 8 << 30, **measured}) == measured
+    assert lasting({"model": "pi5", "memory": 8 << 30, **measured}) == {"model": "pi5", "memory": 8 << 30}
