@@ -18,6 +18,8 @@ CANARY_FROM: Final = 20
 """Devices from which on a release is tried on one of them first, where no plan is named."""
 
 MAX_BYTES: Final = 1 << 20
+_LENGTHS: Final = (".soak", ".deadline", ".jitter")
+"""Of time."""
 
 
 def ready_plan(name: str) -> RolloutPlan:
@@ -82,9 +84,20 @@ def _converted(data: dict[str, Any], where: str, *, strict: bool = True) -> Roll
     try:
         plan = msgspec.convert(data, RolloutPlan, strict=strict)
     except msgspec.ValidationError as error:
-        raise OperatorError("input.bad", f"plan {one_line(where)}: {one_line(error)}") from error
+        raise OperatorError("input.bad", f"plan {one_line(where)}: {_why(error)}") from error
     check_plan(plan)
     return plan
+
+
+def _why(error: msgspec.ValidationError) -> str:
+    """What is wrong, in words that say what would be right."""
+    said = one_line(error)
+    what, at, place = said.rpartition(" - at ")
+    if "matching regex" in what and place.strip("`").endswith(_LENGTHS):
+        return f"expected a length of time such as 90s, 10m, 2h or 1h30m{at}{place}"
+    if what.startswith("Invalid enum value") and place.strip("`").endswith(".on_failure"):
+        return f"{what}, expected {', '.join(OnFailure)}{at}{place}"
+    return said
 
 
 def _wave_of(text: str) -> dict[str, Any]:
