@@ -116,19 +116,6 @@ class RolloutReader:
         with reading(self._engine) as connection:
             return len(_asked(connection, rollout, None))
 
-    def of_device(self, device: str, *, limit: int = 20) -> list[tuple[Rollout, RolloutDevice]]:
-        """The latest rollouts that concern a device, the newest first, and how it stands in each."""
-        found = (
-            _words().where(_word.device == device).order_by(_word.rollout.desc()).limit(min(max(limit, 1), MAX_PAGE))
-        )
-        with reading(self._engine) as connection:
-            rows = connection.execute(found).mappings().all()
-            known = {one.id: one for one in _read(connection, [row["rollout"] for row in rows])}
-            asked = {one: _asked(connection, one, {device}).get(device) for one in known}
-            return [
-                (known[row["rollout"]], _device(row, asked[row["rollout"]])) for row in rows if row["rollout"] in known
-            ]
-
     def strangers(self, targets: Targets, plan: RolloutPlan | None) -> list[str]:
         """The devices that a release names and that were never heard of; raises as `controller.rollouts.naming`."""
         with reading(self._engine) as connection:

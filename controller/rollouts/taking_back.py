@@ -1,6 +1,6 @@
 """Cancelling and retrying, for a whole rollout or single devices: what the store does in one transaction."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -26,6 +26,11 @@ MOST_EXCLUDED: Final = 3000
 """As many ids as an announcement can list."""
 
 _word = rollout_devices.c
+
+
+def may_retry(state: RolloutState, verdicts: Mapping[Verdict, int]) -> bool:
+    """Whether there is anything to retry in a rollout with so many devices of each verdict."""
+    return state in STARTING and any(verdicts.get(verdict) for verdict in RETRIED)
 
 
 def cancel_device(connection: Connection, row: Any, device: str, now: datetime) -> None:

@@ -13,6 +13,7 @@ from litestar.response import Stream, Template
 from controller.database import utc_now
 from controller.http.noting import ending_of, who_of
 from controller.rollouts.plan import ENDED, RolloutState
+from controller.rollouts.taking_back import may_retry
 from controller.rollouts.views import Failure, Rollout, WaveState
 from controller.web.actions import (
     APPROVE,
@@ -192,7 +193,7 @@ def _offered(board: Board, view: Rollout, *, waits: bool) -> list[Action]:
     offered: list[Action] = [APPROVE] if waits else []
     offered += moves_from(board.state)
     if board.state not in ENDED and board.state is not RolloutState.REVERTED:
-        offered += [RETRY] if board.counts["bad"] else []
+        offered += [RETRY] if may_retry(board.state, view.verdicts) else []
         busy = board.counts["working"] + board.counts["waiting"]
         offered += [CANCEL] if busy and view.cancel_asked_at is None else []
     return offered

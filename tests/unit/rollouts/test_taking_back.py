@@ -12,6 +12,7 @@ from controller.rollouts.asks import EXPIRY, review
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
+from controller.rollouts.taking_back import may_retry
 from controller.rollouts.views import Rollout
 from schemas.messages import ErrorReport, Phase, ReleaseState, Verb
 from tests.unit.fleet.builders import NOW, event_in, presence_in, reported_in, succeeded_in
@@ -118,3 +119,18 @@ def test_a_device_is_asked_again_when_its_command_is_lost(engine: Engine, asked_
     with writing(engine) as connection:
         assert review(connection, ["pi-1"], ["pi-1"], NOW) == int(again)
         assert review(connection, ["pi-1"], ["pi-1"], NOW) == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict", "expected"),
+    [
+        (RolloutState.ACTIVE, Verdict.ROLLED_BACK, True),
+        (RolloutState.COMPLETE, Verdict.CANCELLED, True),
+        (RolloutState.ACTIVE, Verdict.SILENT, False),
+        (RolloutState.ACTIVE, Verdict.SUCCEEDED, False),
+        (RolloutState.HALTED, Verdict.FAILED, False),
+    ],
+)
+def test_a_retry_is_offered_where_it_can_be_done(state: RolloutState, verdict: Verdict, expected: bool) -> None:
+    assert may_retry(state, {verdict: 1}) is expected
+    assert not may_retry(state, {verdict: 0})
