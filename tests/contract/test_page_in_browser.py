@@ -221,6 +221,8 @@ async def test_pinning_a_device_and_asking_it_for_a_report(
         await expect(page.get_by_text("pinned to 1.0.0")).to_be_visible()
         await device.until(lambda: device.desired and device.desired[-1].pins == {package: "1.0.0"})
 
+        # a key that is pressed before the scripts have run follows the link, which is right too, but no dialog
+        await page.wait_for_load_state("load")
         await page.get_by_role("link", name="Ask for a report").focus()
         await page.keyboard.press("Enter")
         await confirm(page, "Report")

@@ -89,9 +89,10 @@ async def test_a_rollout_of_today_goes_on_and_what_devices_said_comes_in_again(
             new = release(service, "1.2.0", Targets(exclude=["pi-lab"]))
             announced = await device.announcement("1.2.0")
             said = await device.update(announced, Phase.ACCEPTED, Phase.FETCHING)
-            # a later message is here: what came before it was acknowledged, and does not come again by itself
-            await device.report(seq=device.seq, tags={"after": "these"})
-            await until(lambda: service.registry.device(device.id).tags)
+            # once a later batch is here, what came before it was acknowledged and does not come again by itself
+            for tags in ({"after": "these"}, {"after": "that"}):
+                await device.report(seq=device.seq, tags=tags)
+                await until(lambda tags=tags: service.registry.device(device.id).tags == tags)
             assert service.registry.device(device.id).seq == device.seq
         async with serving(site.service("yesterday")) as service:
             await until(lambda: service.rollouts.rollouts(package="tacho")[0].id == new)

@@ -182,6 +182,10 @@ def test_a_broker_killed_in_mid_rollout_loses_nothing(world: World) -> None:
     for device in fleet.ports:
         world.wait(partial(gate.reached, device), f"{device} to reach the hook")
     world.broker.kill()
+    # whoever was connected right before the switch must reach the broker after it
+    for device in fleet.ports:
+        log = world.processes.log(device)
+        world.wait(lambda log=log: "action=disconnected" in log.read_text(), f"{device} to miss the broker")
     gate.open()
     for device in fleet.ports:
         world.wait(partial(ended, world, device, "1.1.0"), f"{device} to end without a broker")
