@@ -74,6 +74,10 @@ class ContainerBroker:
         while not answers(self.host, self.port, tls=self._probe):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"Mosquitto's container doesn't answer: {self.log_text()[-2000:]}")
+            container = self._container.get_wrapped_container()
+            container.reload()
+            if container.status == "exited":
+                container.start()  # somebody else had its port for a moment
             time.sleep(0.05)
 
     def stop(self) -> None:
