@@ -77,6 +77,10 @@ class Verb(StrEnum):
     CHECK = "check"
 
 
+OF_PACKAGE: Final = frozenset({Verb.RETRY, Verb.CANCEL, Verb.ROLLBACK})
+"""Verbs that are about one package."""
+
+
 class Targets(msgspec.Struct, frozen=True, kw_only=True):
     """Which devices are meant; `schemas.targeting` decides.
 

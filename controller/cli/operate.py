@@ -1,7 +1,5 @@
 """`flotilla pause`, `resume`, `halt`, `revert`, `ask`, `tell` and `delete`: what an operator decides."""
 
-from typing import Final
-
 import click
 
 from controller.cli.common import controller_options, json_option, print_json, printable, tell_warnings
@@ -10,9 +8,7 @@ from controller.http.views import Asked, CommandWish, DesiredWish, StateWish, To
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
-from schemas.messages import Verb
-
-OF_PACKAGE: Final = frozenset({Verb.RETRY, Verb.CANCEL, Verb.ROLLBACK})
+from schemas.messages import OF_PACKAGE, Verb
 
 
 def _state_command(name: str, state: RolloutState, text: str) -> click.Command:

@@ -15,7 +15,7 @@ from controller.fleet.views import SentCommand
 from schemas.codec import encode
 from schemas.errors import ContractError, OperatorError, one_line
 from schemas.ids import uuid7
-from schemas.messages import MAX_SEQ, Command, Desired, Message, Verb
+from schemas.messages import MAX_SEQ, OF_PACKAGE, Command, Desired, Message, Verb
 from schemas.names import PACKAGE_PATTERN, matches
 from schemas.versions import parse
 
@@ -24,7 +24,6 @@ KEPT: Final = timedelta(days=30)
 """Commands are kept this long after they expired."""
 
 SESSIONS: Final = "controller.session"
-_OF_PACKAGE: Final = frozenset({Verb.RETRY, Verb.CANCEL, Verb.ROLLBACK})
 
 
 class DesiredRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,7 +231,7 @@ def _require(connection: Connection, device: str, *, locked: bool = False) -> No
 
 
 def _check_args(verb: Verb, args: Mapping[str, Any]) -> None:
-    if verb in _OF_PACKAGE:
+    if verb in OF_PACKAGE:
         package = args.get("package")
         known = {"package", "any_size"} if verb is Verb.RETRY else {"package"}
         good = set(args) <= known and isinstance(package, str) and matches(PACKAGE_PATTERN, package)

@@ -202,7 +202,6 @@ ASK: Final[dict[Verb, Action]] = {
 }
 """What a device can be asked for; `replay` is the controller's own business."""
 
-OF_PACKAGE: Final = frozenset({Verb.RETRY, Verb.CANCEL, Verb.ROLLBACK})
 
 OF_VERSION: Final = (
     Action(

@@ -14,7 +14,7 @@ from litestar.response import Stream, Template
 from controller.database import utc_now
 from controller.fleet.views import Device, SentCommand, TakenEvent
 from controller.http.noting import ending_of
-from controller.web.actions import ASK, OF_PACKAGE, TELL, Action, Field, named, notice
+from controller.web.actions import ASK, TELL, Action, Field, named, notice
 from controller.web.asking import ask, done, may_act
 from controller.web.desk import Desk
 from controller.web.guarding import fields_of
@@ -23,7 +23,7 @@ from controller.web.models import lasting, readings
 from controller.web.rendering import Asked, page
 from controller.web.visitor import Visitor
 from schemas.errors import FlotillaError, OperatorError, one_line
-from schemas.messages import LAST_WORDS, Desired, UpdateEvent
+from schemas.messages import LAST_WORDS, OF_PACKAGE, Desired, UpdateEvent
 
 EVENTS_READ: Final = 200
 UPDATES_SHOWN: Final = 10
