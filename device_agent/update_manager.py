@@ -275,9 +275,8 @@ class UpdateManager:
             rollout: its id.
         """
         async with self._queue.choosing:
-            for update in await self._queue.unfinished(package):
-                if update.rollout not in (None, rollout) and wishes.can_be_replaced(update):
-                    await self._queue.stop(update, wishes.superseded_by(package, version, update))
+            for update in wishes.superseded(await self._queue.unfinished(package), rollout):
+                await self._queue.stop(update, wishes.superseded_by(package, version, update))
 
     async def pause(self, rollout: str) -> None:
         """The rollout is paused: its updates that have not started are withdrawn (`conflict.halted`)."""

@@ -84,6 +84,11 @@ def can_be_replaced(update: Update) -> bool:
     return untouched and not update.switch_begun and not update.goes_back
 
 
+def superseded(unfinished: Iterable[Update], rollout: str) -> list[Update]:
+    """Of a package's updates those that stop when its channel announces this rollout: of others, and untouched."""
+    return [u for u in unfinished if u.rollout not in (None, rollout) and can_be_replaced(u)]
+
+
 def superseded_by(package: str, version: str, update: Update) -> DeviceError:
     """Why an update stops when another version of its package is wanted."""
     return DeviceError("conflict.superseded", f"{package} {version} takes the place of {update.version}")

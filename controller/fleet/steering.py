@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from controller.announcer import Announcer
@@ -102,16 +101,13 @@ class Steering:
     def set_state(self, rollout: str, state: RolloutState, *, by: str | None = None) -> Rollout:
         """Pause, halt, revert or go on with a rollout; see `RolloutStore.set_state`."""
         changed = self._store.set_state(rollout, state, self._clock(), by=by)
-        self._tell(self._on_change, changed, True)
-        # others of its set may have changed with it
-        self._tell(partial(self._runner.touch, channels=[changed.channel]))
+        self._tell(self._turned, changed)
         return changed
 
     def cancel(self, rollout: str, device: str | None = None, *, by: str | None = None) -> Rollout:
         """Ask one device, or all, to stop a rollout's update; see `RolloutStore.cancel`."""
         changed = self._store.cancel(rollout, device, self._clock(), by=by)
-        self._tell(self._on_change, changed, True)
-        self._tell(partial(self._runner.touch, channels=[changed.channel]))
+        self._tell(self._turned, changed)
         return changed
 
     def retry(self, rollout: str, device: str | None = None) -> Rollout:
@@ -179,6 +175,11 @@ class Steering:
         """Time counts for it from now on. On the event loop."""
         self._on_change(rollout, True)
         self._runner.touch(rollouts=[rollout.id])
+
+    def _turned(self, rollout: Rollout) -> None:
+        """Others of its set may have changed with it. On the event loop."""
+        self._on_change(rollout, True)
+        self._runner.touch(channels=[rollout.channel])
 
     def _desired_changed(self, channel: str | None) -> None:
         """On the event loop."""

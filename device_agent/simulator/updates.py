@@ -150,9 +150,8 @@ class SimulatedUpdates:
 
     async def supersede(self, package: str, version: str, rollout: str) -> None:
         """As `UpdateManager.supersede`."""
-        for update in self._unfinished(package):
-            if update.rollout not in (None, rollout) and wishes.can_be_replaced(update):
-                self._stop(update, wishes.superseded_by(package, version, update))
+        for update in wishes.superseded(self._unfinished(package), rollout):
+            self._stop(update, wishes.superseded_by(package, version, update))
 
     async def pause(self, rollout: str) -> None:
         """As `UpdateManager.pause`."""
