@@ -137,7 +137,8 @@ class Rows:
             now=from_db(row["created_at"]),
         )
         wrong = [name for name in _SAME if row[name] != expected[name]]
-        if tags != tag_values(entry.id, {**expected, "created_at": row["created_at"]}, manifest.tags):
+        expected_tags = tag_values(entry.id, {**expected, "created_at": row["created_at"]}, manifest.tags)
+        if row["tags"] != expected["tags"] or tags != expected_tags:
             wrong.append("tags")
         return wrong
 

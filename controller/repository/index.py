@@ -13,13 +13,14 @@ from controller.repository.ordering import is_prerelease, newest_first, version_
 from controller.repository.records import Origin, ReleaseRecord
 from controller.repository.searching import found_rows, listed
 from controller.repository.tables import ADDING, DELETED, DELETING, STORED, channels, release_tags, releases
-from controller.repository.tag_bits import tag_bits
+from controller.repository.tag_bits import tag_bits, tags_text
 from controller.repository.wanted import Wanted
 from schemas.layout import target_name
 from schemas.manifest import Manifest, total_size
 
 _BATCH: Final = 1000
 """Rows that are changed by one statement."""
+_TAGS: Final = msgspec.json.Decoder(list[str])
 _COPIED: Final = ("package", "newest_first", "version", "platform", "created_at", "prerelease")
 """Columns that a release's tags repeat."""
 
@@ -174,6 +175,7 @@ def release_values(
         "packed": packed,
         "files": len(manifest.files),
         "created_at": to_db(now),
+        "tags": tags_text(manifest.tags),
         "state": ADDING,
         "yanked_at": None,
         "yank_reason": None,
@@ -209,7 +211,7 @@ def _record(row: Row[Any]) -> ReleaseRecord:
         platform=row.platform,
         manifest=row.manifest,
         description=row.description,
-        tags=sorted(row.tags.split("\n")) if row.tags else [],
+        tags=_TAGS.decode(row.tags),
         size=row.size,
         packed=row.packed,
         files=row.files,

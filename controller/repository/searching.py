@@ -33,19 +33,13 @@ FEW: Final = 1000
 SOME: Final = 200
 """So many releases of each tag are looked at to find the rarest."""
 
-_TAGS: Final = (
-    select(func.aggregate_strings(release_tags.c.tag, "\n"))
-    .where(release_tags.c.release_id == releases.c.id)
-    .scalar_subquery()
-    .label("tags")
-)
 _CHANNELS: Final = (
     select(func.aggregate_strings(channels.c.channel, "\n"))
     .where(channels.c.package == releases.c.package, channels.c.version == releases.c.version)
     .scalar_subquery()
     .label("channels")
 )
-_LISTED: Final = select(releases, _TAGS, _CHANNELS)
+_LISTED: Final = select(releases, _CHANNELS)
 
 
 def found_rows(connection: Connection, wanted: Wanted) -> list[Row[Any]]:
@@ -70,7 +64,7 @@ def found_rows(connection: Connection, wanted: Wanted) -> list[Row[Any]]:
 
 
 def listed() -> Select[Any]:
-    """Releases with their tags and what channels point at them, each as one text with a name a line."""
+    """Releases with what channels point at them, as one text with a name a line."""
     return _LISTED
 
 
@@ -98,7 +92,7 @@ def _along_order(shape: Shape, selected: Select[Any]) -> Select[Any]:
     query = selected.where(c.state == STORED, *in_order(releases, shape), *dated(c.created_at + 0, shape))
     if shape.channel:
         query = query.where(in_channel())
-    return query.where(*not_yanked(c, shape), *tagged(c.id, shape, 0)).order_by(*order(releases))
+    return query.where(*not_yanked(c, shape), *tagged(c, shape, 0)).order_by(*order(releases))
 
 
 def _along_few(way: str, shape: Shape) -> Select[Any]:
@@ -109,7 +103,10 @@ def _along_few(way: str, shape: Shape) -> Select[Any]:
         there, rest = _ones_in_range(shape.spans or (0, 0)), shape._replace(spans=None)
     few = there.limit(FEW).subquery()
     query = select(few.c.id).where(*in_order(few, rest), *dated(few.c.created_at, rest), *not_yanked(few.c, rest))
-    return query.where(*tagged(few.c.id, rest, 0)).order_by(*order(few))
+    if rest.tags:
+        r = releases.alias()
+        query = query.where(select(ONE).where(r.c.id == few.c.id, *tagged(r.c, rest, 0)).exists())
+    return query.order_by(*order(few))
 
 
 def _along_tag(shape: Shape) -> Select[Any]:
@@ -118,9 +115,8 @@ def _along_tag(shape: Shape) -> Select[Any]:
     if shape.tags > 1:
         bits = bindparam("bits", type_=BigInteger)
         query = query.where(c.tag_bits.bitwise_and(bits) == bits)
-    is_there = select(ONE).where(r.id == c.release_id, r.state == STORED, *not_yanked(r, shape)).exists()
-    query = query.where(*dated(c.created_at, shape), *tagged(c.release_id, shape, 1), is_there)
-    return query.order_by(*order(release_tags))
+    fits = (r.id == c.release_id, r.state == STORED, *not_yanked(r, shape), *tagged(r, shape, 1))
+    return query.where(*dated(c.created_at, shape), select(ONE).where(*fits).exists()).order_by(*order(release_tags))
 
 
 def _along_channel(connection: Connection, shape: Shape, values: dict[str, Any]) -> Iterator[Any]:
@@ -155,7 +151,7 @@ def _channel_page(shape: Shape, *, is_first: bool) -> tuple[Select[Any], Select[
         .where(
             r.state + "" == STORED, *in_order(releases, shape._replace(after=False)), *dated(r.created_at + 0, shape)
         )
-        .where(*tagged(r.id, shape, 0), *not_yanked(r, shape))
+        .where(*tagged(r, shape, 0), *not_yanked(r, shape))
     )
     if shape.after:
         # Also asked of what the channel points at, for the database not to go along all releases behind this place.

@@ -55,6 +55,8 @@ releases: Final = Table(
     Column("state", String(16), nullable=False),
     Column("yanked_at", BigInteger, nullable=True),
     Column("yank_reason", Text, nullable=True),
+    # All of `release_tags`, see `tag_bits.tags_text`: a page of releases needs no look-up for each one's.
+    Column("tags", Text, nullable=False),
     Column("origin", Text, nullable=True),  # JSON of records.Origin, where it came from another repository
     UniqueConstraint("package", "version", "platform"),
     CheckConstraint("state IN ('adding', 'stored', 'deleting', 'deleted')", name="state"),

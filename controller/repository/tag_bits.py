@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 _BITS: Final = 63
 """Of the 64 of a signed whole number, all but the sign."""
 
@@ -19,3 +21,13 @@ def tag_bits(tags: Iterable[str]) -> int:
         value = zlib.crc32(tag.encode())
         bits |= 1 << (value & 0xFFFF) % _BITS | 1 << (value >> 16) % _BITS
     return bits
+
+
+def tags_text(tags: Iterable[str]) -> str:
+    """All the tags sorted, as a JSON list in which each stands on a line of its own; see `tag_line`."""
+    return f"[{','.join(map(tag_line, sorted(set(tags))))}]"
+
+
+def tag_line(tag: str) -> str:
+    """What a text of tags holds if, and only if, this tag is one of them: JSON has no line end within a string."""
+    return f"\n{msgspec.json.encode(tag).decode()}\n"

@@ -8,7 +8,7 @@ import msgspec
 
 from controller.database import to_db
 from controller.repository.ordering import newest_first, spans_of, version_key
-from controller.repository.tag_bits import tag_bits
+from controller.repository.tag_bits import tag_bits, tag_line
 from schemas.errors import OperatorError, PublisherError, one_line
 from schemas.ranges import Range
 
@@ -100,7 +100,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 def tag_values(tags: Collection[str]) -> dict[str, Any]:
     """The values of the tags, the one that a search goes along first."""
-    return {"bits": tag_bits(tags)} | {f"tag_{number}": tag for number, tag in enumerate(tags)}
+    values: dict[str, Any] = {"bits": tag_bits(tags)}
+    for number, tag in enumerate(tags):
+        values |= {f"tag_{number}": tag, f"line_{number}": tag_line(tag)}
+    return values
 
 
 def _one_or_pattern(name: str | None) -> str:

@@ -172,6 +172,7 @@ def test_a_timestamp_of_an_older_state_is_refused(small: PackageRepository, tmp_
         ("prerelease", True),
         ("manifest", "a" * 64),
         ("target", "b" * 64),
+        ("tags", "[]"),
     ],
 )
 def test_a_row_that_is_not_what_its_manifest_says_is_found(

@@ -69,6 +69,20 @@ def test_all_tags_must_be_there(stocked: PackageRepository) -> None:
     assert keys(stocked, tags=["tool"]) == []
 
 
+@pytest.mark.parametrize("limit", [1, 100])
+def test_a_tag_is_any_text_and_only_itself(repository: PackageRepository, limit: int) -> None:
+    odd = ["two words", "Tools", 'a"b', "a\\", "a\nb", "%", ",", "é"]
+    add_release(repository, "odd", "1.0.0", {"a": "a"}, tags=odd)
+    add_release(repository, "plain", "1.0.0", {"a": "b"}, tags=["tools", "b", "words"])
+    for tag in odd:
+        for tags in ([tag], [tag, "Tools"]):
+            assert keys(repository, tags=tags, limit=limit) == ["odd 1.0.0"]
+            assert keys(repository, name="odd", tags=tags) == ["odd 1.0.0"]
+    for tags in (["a"], ["b", "tools", "Tools"], ["two"], ["TOOLS"], [""], ["\n,\n"], ['","']):
+        assert keys(repository, tags=tags) == []
+    assert repository.search("odd")[0].tags == sorted(odd)
+
+
 def test_platforms_and_dates(stocked: PackageRepository, clock: Clock) -> None:
     assert keys(stocked, platform="linux-aarch64") == ["radio 1.0.0", "tacho-tools 1.0.0"]
     first = clock.now.replace(day=1)
