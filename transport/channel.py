@@ -18,6 +18,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from transport.errors import LinkLost, PublishRefused, SubscribeRefused, TakenOver
 from transport.properties import Properties, properties
+from transport.quick import Published, QuickClient
 from transport.wire import Wire
 
 __all__ = ["FAILURE", "Channel", "Greeting", "Message", "reason_text"]
@@ -86,7 +87,7 @@ class Channel:
             the maximum only until the first acknowledgements, and then sends up to its whole queue.
     """
 
-    def __init__(self, client: Client, *, send_maximum: int, receive_maximum: int) -> None:
+    def __init__(self, client: QuickClient, *, send_maximum: int, receive_maximum: int) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._client = client
@@ -107,6 +108,7 @@ class Channel:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_published = self._on_published
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_unsubscribe = self._on_unsubscribe
@@ -248,34 +250,40 @@ class Channel:
             self.lose(LinkLost(text, reason_code=code))
 
     def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
-        self.wire.count_packet()
-        full = len(self._inbox) >= self._receive_maximum or self._inbox_bytes >= MAX_INBOX_BYTES
-        if message.qos == 0 and full:
-            self.dropped += 1  # QoS 0 may be lost by definition, and nothing else bounds it
-            return
-        if message.qos > 0:
-            self._unacknowledged.add(message.mid)
         try:
             topic = message.topic
         except UnicodeDecodeError:
+            self.wire.count_packet()
             self.dropped += 1  # not ours, and it would come again for ever
-            self._unacknowledged.discard(message.mid)
             self._client.ack(message.mid, message.qos)
             return
         details = message.properties
+        content_type = getattr(details, "ContentType", None)
+        expiry_s = getattr(details, "MessageExpiryInterval", None)
+        payload, retain = bytes(message.payload), bool(message.retain)
+        self._on_published(Published(topic, payload, retain, message.qos, message.mid, content_type, expiry_s))
+
+    def _on_published(self, published: Published) -> None:
+        self.wire.count_packet()
+        full = len(self._inbox) >= self._receive_maximum or self._inbox_bytes >= MAX_INBOX_BYTES
+        if published.qos == 0 and full:
+            self.dropped += 1  # QoS 0 may be lost by definition, and nothing else bounds it
+            return
+        if published.qos > 0:
+            self._unacknowledged.add(published.mid)
         self._inbox.append(
             Message(
-                topic=topic,
-                payload=bytes(message.payload),
-                retain=bool(message.retain),
-                qos=message.qos,
-                content_type=getattr(details, "ContentType", None),
-                expiry_s=getattr(details, "MessageExpiryInterval", None),
-                handle=(id(self), message.mid),
+                topic=published.topic,
+                payload=published.payload,
+                retain=published.retain,
+                qos=published.qos,
+                content_type=published.content_type,
+                expiry_s=published.expiry_s,
+                handle=(id(self), published.mid),
                 arrived=time.monotonic(),
             )
         )
-        self._inbox_bytes += len(message.payload)
+        self._inbox_bytes += len(published.payload)
         self._arrived.set()
         if len(self._inbox) >= 2 * self._receive_maximum or self._inbox_bytes >= MAX_INBOX_BYTES:
             self.wire.pause_reading()

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 
@@ -24,6 +23,7 @@ from transport.errors import (
 )
 from transport.link import Link
 from transport.properties import properties
+from transport.quick import QuickClient
 from transport.settings import Address, LinkSettings, Will
 
 __all__ = ["connect"]
@@ -91,10 +91,10 @@ async def _open(settings: LinkSettings, will: Will | None) -> Link:
         raise
 
 
-def _client(settings: LinkSettings, will: Will | None, address: Address) -> Client:
+def _client(settings: LinkSettings, will: Will | None, address: Address) -> QuickClient:
     if not settings.client_id:
         raise SettingsError("broker client id: must not be empty")
-    client = Client(
+    client = QuickClient(
         CallbackAPIVersion.VERSION2,
         client_id=settings.client_id,
         protocol=MQTTProtocolVersion.MQTTv5,

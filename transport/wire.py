@@ -1,7 +1,7 @@
 """One paho-mqtt client's socket, driven by the running asyncio loop instead of paho's own thread.
 
 Measured with paho-mqtt 2.2: paho's thread waits with `select()`, which fails for file descriptors above
-1023; `add_reader` doesn't. Only paho's public API is used, as its documentation describes for external
+1023; `add_reader` doesn't. What drives it is paho's public API, as its documentation describes for external
 event loops: `on_socket_*`, `loop_read`, `loop_write`, `loop_misc`, `want_write`, `socket`.
 """
 
@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from paho.mqtt.client import Client
+
+from transport.quick import QuickClient
 
 __all__ = ["Wire"]
 
@@ -30,7 +32,7 @@ class Wire:
         on_broken: called once with one line when reading or writing raised, which paho doesn't report.
     """
 
-    def __init__(self, client: Client, *, on_broken: Callable[[str], None]) -> None:
+    def __init__(self, client: QuickClient, *, on_broken: Callable[[str], None]) -> None:
         self._client = client
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
@@ -108,7 +110,7 @@ class Wire:
         if self._driven and self._paused:
             self._paused = False
             self._loop.add_reader(self._socket.fileno(), self._readable)
-            self._loop.call_soon(self._readable)  # TLS may hold something already
+            self._loop.call_soon(self._readable)  # the client or TLS may hold something already
 
     def _drive(self, keepalive_s: int) -> None:
         self._driven = True
@@ -161,13 +163,15 @@ class Wire:
             before = self._packets
             if self._paused or not self._driven or not self._step(self._client.loop_read):
                 return
-            if self._packets == before and not self._decrypted():
+            if self._packets == before and not self._holds_more():
                 return
-        if self._decrypted():
+        if self._holds_more():
             self._loop.call_soon(self._readable)
 
-    def _decrypted(self) -> bool:
-        """Whether TLS holds bytes that were taken off the socket already: no selector sees those."""
+    def _holds_more(self) -> bool:
+        """Whether the client or TLS holds bytes that were taken off the socket already: no selector sees those."""
+        if self._client.has_read_ahead:
+            return True
         return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
 
     def _tick(self) -> None:

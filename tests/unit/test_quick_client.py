@@ -1,0 +1,136 @@
+"""Decoding PUBLISH beside paho-mqtt: the same for what it takes, nothing for all else."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paho.mqtt import _packet
+from paho.mqtt.client import Client
+from paho.mqtt.enums import MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+
+from tests.support.links import settings, take
+from tests.support.scripted_broker import Peer, publish_packet, scripted_broker
+from transport import connect
+from transport.properties import Properties, properties
+from transport.quick import Published, QuickClient, read_publish
+
+EXPIRY = b"\x02\x00\x00\x0e\x10"
+JSON = b"\x03\x00\x10application/json"
+OTHERS = [
+    b"\x01\x01",
+    b"\x26\x00\x01k\x00\x01v",
+    b"\x08\x00\x01r",
+    b"\x23\x00\x07",
+    b"\x03\x00\x02\xc3\xa9",
+    b"\x03\x00\x01\x00",
+]
+
+
+def body(topic: bytes, mid: int | None, details: list[bytes], payload: bytes) -> bytes:
+    every = b"".join(details)
+    number = b"" if mid is None else mid.to_bytes(2, "big")
+    return len(topic).to_bytes(2, "big") + topic + number + bytes([len(every)]) + every + payload
+
+
+def paho_reads(command: int, packet: bytes) -> Published | None:
+    try:
+        read = _packet.decode_publish(command, bytearray(packet), MQTTProtocolVersion.MQTTv5)
+        topic = read.topic.decode()
+    except (_packet.MalformedPacket, UnicodeDecodeError):
+        return None
+    return Published(
+        topic,
+        bytes(read.payload),
+        read.retain,
+        read.qos,
+        read.mid,
+        getattr(read.properties, "ContentType", None),
+        getattr(read.properties, "MessageExpiryInterval", None),
+    )
+
+
+topics = st.text(st.characters(codec="utf-8"), max_size=40).map(str.encode)
+plain = st.lists(
+    st.sampled_from([EXPIRY, JSON, b"\x03\x00\x00", b"\x02\xff\xff\xff\xff"]), max_size=2, unique_by=lambda d: d[0]
+)
+
+
+@given(st.sampled_from([0, 1, 8, 9]), topics, st.none() | st.integers(1, 65535), plain, st.binary(max_size=300))
+def test_what_devices_and_controllers_send_is_read_as_paho_reads_it(
+    flags: int, topic: bytes, mid: int | None, details: list[bytes], payload: bytes
+) -> None:
+    command = 0x30 | flags | (0 if mid is None else 2)
+    packet = body(topic, mid, details, payload)
+    read = read_publish(command, bytearray(packet))
+    assert read is not None
+    assert read == paho_reads(command, packet)
+
+
+@given(
+    st.builds(
+        body,
+        topics,
+        st.none() | st.integers(0, 65535),
+        st.lists(st.sampled_from([EXPIRY, JSON, *OTHERS]), max_size=4),
+        st.binary(max_size=20),
+    ),
+    st.integers(0x30, 0x3F),
+    st.lists(st.tuples(st.integers(0, 80), st.integers(0, 255)), max_size=3),
+    st.integers(0, 80),
+)
+def test_anything_else_is_left_to_paho_or_read_as_it_reads_it(
+    packet: bytes, command: int, changes: list[tuple[int, int]], cut: int
+) -> None:
+    damaged = bytearray(packet)
+    for at, value in changes:
+        if at < len(damaged):
+            damaged[at] = value
+    for some in (damaged, damaged[:cut]):
+        read = read_publish(command, some)
+        assert read is None or read == paho_reads(command, bytes(some))
+
+
+@pytest.mark.parametrize("name", ["_sock_recv", "_handle_publish", "_handle_pubackcomp", "_do_on_publish"])
+def test_paho_still_has_what_is_replaced(name: str) -> None:
+    """Without these it would be slow again; the requirements name the version that has them."""
+    assert callable(getattr(Client, name))
+    assert name == "_do_on_publish" or name in vars(QuickClient)
+
+
+async def test_plain_messages_do_not_take_pahos_way_and_others_arrive_in_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[int] = []
+    original = _packet.decode_publish
+
+    def counted(header: int, packet: bytes | bytearray, protocol: MQTTProtocolVersion) -> _packet.PublishPacket:
+        read = original(header, packet, protocol)
+        decoded.append(read.mid)
+        return read
+
+    monkeypatch.setattr(_packet, "decode_publish", counted)
+
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        odd = body(b"t", 2, [b"\x26\x00\x01k\x00\x01v"], b"2")  # a user property
+        every = publish_packet("t", b"1", packet_id=1) + bytes([0x32, len(odd)]) + odd
+        every += publish_packet("t", b"3", packet_id=3)
+        for at in range(len(every)):  # each packet in pieces
+            await peer.send(every[at : at + 1])
+            await asyncio.sleep(0)
+        for _ in range(3):
+            await peer.packet()
+        await peer.silence()
+
+    async with scripted_broker(script) as url, connect(settings(url, "a")) as link:
+        assert [message.payload for message in await take(link, 3)] == [b"1", b"2", b"3"]
+    assert decoded == [2]
+
+
+def test_properties_are_packed_once_and_as_paho_packs_them() -> None:
+    plain = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho-mqtt has no annotation there
+    plain.ContentType, plain.MessageExpiryInterval = "application/json", 3600
+    made = properties(PacketTypes.PUBLISH, ContentType="application/json", MessageExpiryInterval=3600)
+    assert made.pack() == made.pack() == plain.pack()  # type: ignore[no-untyped-call]
