@@ -63,6 +63,7 @@ class Steering:
         plan: RolloutPlan | None = None,
     ) -> Rollout:
         """Ask a channel's devices to take a release; see `RolloutStore.create`."""
+        now = self._clock()
         rollout = self._store.create(
             package=package,
             version=version,
@@ -71,9 +72,10 @@ class Steering:
             targets=targets,
             policy=policy,
             plan=plan,
-            now=self._clock(),
+            now=now,
         )
         self._tell(self._begun, rollout)
+        self._tell_of_others(rollout, now)
         return rollout
 
     def create_set(
@@ -86,28 +88,34 @@ class Steering:
         policy: RolloutPolicy | None = None,
     ) -> list[Rollout]:
         """Ask a channel's devices to take several releases together; see `RolloutStore.create_set`."""
+        now = self._clock()
         made = self._store.create_set(
             packages=packages,
             channel=channel,
             repository=repository,
             targets=targets,
             policy=policy,
-            now=self._clock(),
+            now=now,
         )
         for rollout in made:
             self._tell(self._begun, rollout)
+        self._tell_of_others(made[0], now, *made[1:])
         return made
 
     def set_state(self, rollout: str, state: RolloutState, *, by: str | None = None) -> Rollout:
         """Pause, halt, revert or go on with a rollout; see `RolloutStore.set_state`."""
-        changed = self._store.set_state(rollout, state, self._clock(), by=by)
+        now = self._clock()
+        changed = self._store.set_state(rollout, state, now, by=by)
         self._tell(self._turned, changed)
+        self._tell_of_others(changed, now)
         return changed
 
     def cancel(self, rollout: str, device: str | None = None, *, by: str | None = None) -> Rollout:
         """Ask one device, or all, to stop a rollout's update; see `RolloutStore.cancel`."""
-        changed = self._store.cancel(rollout, device, self._clock(), by=by)
+        now = self._clock()
+        changed = self._store.cancel(rollout, device, now, by=by)
         self._tell(self._turned, changed)
+        self._tell_of_others(changed, now)
         return changed
 
     def retry(self, rollout: str, device: str | None = None) -> Rollout:
@@ -170,6 +178,12 @@ class Steering:
         follows = self._registry.device(device).channel
         self._tell(self._desired_changed, follows)
         return desired
+
+    def _tell_of_others(self, rollout: Rollout, at: datetime, *told: Rollout) -> None:
+        """Whoever watches them hears of it too: what this one took the place of, and what is of its set."""
+        for other in self._store.changed_with(rollout, at):
+            if other.id not in {one.id for one in told}:
+                self._tell(self._on_change, other, True)
 
     def _begun(self, rollout: Rollout) -> None:
         """Time counts for it from now on. On the event loop."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Engine, select, update
 
-from controller.database import reading, utc_now, writing
+from controller.database import reading, to_db, utc_now, writing
 from controller.rollouts import announcing
 from controller.rollouts.beginning import begin, meant, new_id
 from controller.rollouts.engine import approved
@@ -315,6 +315,13 @@ class RolloutStore:
         announced = self.announced()
         with self._looking:
             return [rollout for rollout in announced if rollout not in self._standings]
+
+    def changed_with(self, rollout: Rollout, at: datetime) -> list[Rollout]:
+        """The others of its channel whose state changed at the same moment: what it replaced, and others of its set."""
+        c = rollouts.c
+        found = select(c.id).where(c.channel == rollout.channel, c.changed_at == to_db(at), c.id != rollout.id)
+        with reading(self._engine) as connection:
+            return [read_rollout(connection, other) for other in connection.scalars(found.order_by(c.id)).all()]
 
     def announced(self, channels: set[str] | None = None, *, package: str | None = None) -> list[str]:
         """Ids of the rollouts that are announced now; of all channels or these, of all packages or this one."""
