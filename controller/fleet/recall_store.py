@@ -18,7 +18,7 @@ from controller.fleet.tables import counters, desired, devices
 from controller.rollouts import announcing
 from controller.rollouts.catching_up import caught_up
 from controller.rollouts.engine import resumed
-from controller.rollouts.evaluating import row_of
+from controller.rollouts.evaluating import current_row, row_of
 from controller.rollouts.judging import Judge
 from controller.rollouts.keeping import intention_of, plan_of, save
 from controller.rollouts.observing import observe
@@ -110,6 +110,7 @@ class RecallStore:
 
 
 def _announcement(connection: Connection, said: Announcement, payload: str, now: datetime, recalled: Recalled) -> None:
+    current_row(connection, said.channel, said.package)
     key = (announcements.c.channel == said.channel, announcements.c.package == said.package)
     row = connection.execute(select(announcements).where(*key).with_for_update()).mappings().first()
     known = row["revision"] if row else 0

@@ -11,7 +11,7 @@ from controller.database import to_db
 from controller.fleet.tables import devices
 from controller.rollouts import announcing
 from controller.rollouts.engine import decide
-from controller.rollouts.evaluating import move, row_of
+from controller.rollouts.evaluating import current_row, move
 from controller.rollouts.keeping import values_of
 from controller.rollouts.naming import strangers
 from controller.rollouts.observing import observe, write_marks
@@ -50,19 +50,19 @@ def begin(connection: Connection, intention: announcing.Intention, wanted: Rollo
         not_before=intention.policy.not_before,
         deadline=intention.policy.deadline,
     )
+    before = current_row(connection, intention.channel, intention.package)
     observed = observe(connection, plan, channel=intention.channel, package=intention.package)
     _check_last_announcement(intention, plan, observed.observations, now)
     strangers(connection, intention.targets, wanted)
     decisions = decide(plan, observed.observations, now)
     plan = decisions.plan
-    before = announcing.current_rollout(connection, intention.channel, intention.package)
     state = plan.state.announced
     if state is None:
         raise OperatorError("rollout.state", "a new rollout is always announced")
     intention = msgspec.structs.replace(intention, targets=plan.targets)
     revision = announcing.announce(connection, intention, state, now, room=announcing.ROOM)
     if before is not None:
-        move(connection, row_of(connection, before), RolloutState.SUPERSEDED, now)
+        move(connection, before, RolloutState.SUPERSEDED, now)
     connection.execute(insert(rollouts).values(values_of(intention, plan, revision, now)))
     write_marks(connection, plan.rollout, observed, decisions.marks)
     return read_rollout(connection, plan.rollout)

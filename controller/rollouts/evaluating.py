@@ -125,6 +125,20 @@ def row_of(connection: Connection, rollout: str) -> Any | None:
     return connection.execute(found).mappings().first()
 
 
+def current_row(connection: Connection, channel: str, package: str) -> Any | None:
+    """The row of the rollout that a topic tells of, locked; None for a topic that is clear.
+
+    To be asked for before the topic is written to: whoever evaluates the rollout locks both in this order too, and
+    two writers that do so in different orders would wait for each other for ever.
+    """
+    while (rollout := announcing.current_rollout(connection, channel, package)) is not None:
+        row = row_of(connection, rollout)
+        # another one may have taken its place while this waited for the lock
+        if announcing.current_rollout(connection, channel, package) == rollout:
+            return row
+    return None
+
+
 def _keep(connection: Connection, row: Any, plan: Plan, now: datetime, *, before: Plan, by: str | None) -> None:
     """Keep how far a rollout is, and announce it where devices have to know."""
     if plan == before:

@@ -13,7 +13,7 @@ from controller.database import reading, to_db, utc_now, writing
 from controller.rollouts import announcing
 from controller.rollouts.beginning import begin, meant, new_id
 from controller.rollouts.engine import approved
-from controller.rollouts.evaluating import Evaluation, look, move, row_of, settle
+from controller.rollouts.evaluating import Evaluation, current_row, look, move, row_of, settle
 from controller.rollouts.keeping import intention_of, plan_of, text_of
 from controller.rollouts.plan import ENDED, MOVES, RolloutState
 from controller.rollouts.plan_files import default_plan
@@ -113,6 +113,8 @@ class RolloutStore:
             raise OperatorError("input.bad", "a set has at least two packages")
         together = msgspec.structs.replace(policy, set=ReleaseSet(id=new_id(now), packages=dict(packages)))
         with writing(self._engine) as connection:
+            for package in sorted(packages):  # in one order, whatever order the sets have that are made at once
+                current_row(connection, channel, package)
             made = []
             for package, version in packages.items():
                 parse(version)
@@ -232,14 +234,14 @@ class RolloutStore:
         """
         now = now or utc_now()
         with writing(self._engine) as connection:
-            rollout = announcing.current_rollout(connection, channel, package)
-            if rollout is None:
+            row = current_row(connection, channel, package)
+            if row is None:
                 raise OperatorError(
                     "rollout.unknown", f"channel {one_line(channel)} announces no package {one_line(package)}"
                 )
             announcing.withdraw(connection, channel, package, now)
-            move(connection, _row(connection, rollout), RolloutState.WITHDRAWN, now, by=by)
-            return read_rollout(connection, rollout)
+            move(connection, row, RolloutState.WITHDRAWN, now, by=by)
+            return read_rollout(connection, row["id"])
 
     def move_repository(self, urls: Sequence[str], now: datetime | None = None) -> int:
         """Announce anew, in the state it is in, every rollout whose devices would fetch from elsewhere.
