@@ -3,16 +3,18 @@
 import multiprocessing
 import os
 import sqlite3
+import threading
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, func, insert, select, text
+from sqlalchemy import Engine, event, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from controller.database import from_db, metadata, open_database, reading, sqlite_url, to_db, writing
+from controller.fleet.patience import passes
 from controller.repository.tables import channel_history, channels, release_tags, releases
 from schemas.errors import OperatorError
 
@@ -95,6 +97,36 @@ def test_a_writing_transaction_holds_the_lock_from_its_beginning(engine: Engine,
         connection.scalar(select(func.count()).select_from(channels))
         other.execute("BEGIN IMMEDIATE")
     other.close()
+
+
+def test_transactions_that_write_take_turns_instead_of_asking_sqlite_again_and_again(engine: Engine) -> None:
+    begun: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: begun.append(args[2]))
+    over = threading.Event()
+
+    def write() -> None:
+        with writing(engine) as connection:
+            connection.execute(insert(channels).values(package="b", channel="b", version="1.0.0", set_at=1))
+        over.set()
+
+    with writing(engine) as connection:
+        connection.execute(insert(channels).values(package="a", channel="b", version="1.0.0", set_at=1))
+        other = threading.Thread(target=write)
+        other.start()
+        assert not over.wait(0.2)
+        assert begun.count("BEGIN IMMEDIATE") == 1
+    other.join(30)
+    assert begun.count("BEGIN IMMEDIATE") == 2
+    with reading(engine) as connection:
+        assert connection.scalar(select(func.count()).select_from(channels)) == 2
+
+
+def test_a_turn_that_never_comes_is_one_clear_line(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.database.BUSY_TIMEOUT_S", 0.1)
+    with writing(engine), pytest.raises(OperatorError, match="is locked: a transaction has been writing") as caught:
+        writing(engine).__enter__()
+    assert caught.value.code == "data.bad"
+    assert passes(caught.value)  # so that it is tried again
 
 
 def _open(url: str, start: "multiprocessing.synchronize.Barrier") -> None:
