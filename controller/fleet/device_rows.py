@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Update, bindparam, select, update
 from controller.database import to_db
 from controller.fleet.hours import marked
 from controller.fleet.progress import SeqTrack
-from controller.fleet.sql import Insert, chunks, execute_many, insert_of, text_of, time_of
+from controller.fleet.sql import Insert, chunks, execute_many, insert_of, map_of, text_of, time_of
 from controller.fleet.tables import devices
 from schemas.messages import FactValue, Presence, Reported
 
@@ -204,5 +204,4 @@ def _json(value: Mapping[str, FactValue]) -> str:
 
 
 def _steady(facts: str | None) -> dict[str, Any]:
-    read: dict[str, Any] = msgspec.json.decode(facts) if facts else {}
-    return {name: value for name, value in read.items() if name not in _DRIFTING}
+    return {name: value for name, value in map_of(facts).items() if name not in _DRIFTING}

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, RowMapping, and_, func, select
 
 from controller.database import from_db, reading
 from controller.fleet.progress import SeqTrack
-from controller.fleet.sql import bigint_of, chunks
+from controller.fleet.sql import bigint_of, chunks, map_of
 from controller.fleet.tables import device_packages, devices, events
 from controller.fleet.views import Device, FleetStatistics, TakenEvent, Update, kept_event, update_view
 from controller.rollouts.tables import rollout_devices
@@ -180,8 +180,8 @@ def _view(row: RowMapping, packages: dict[str, InstalledPackage], update: Update
         boot_id=row["boot_id"],
         reported_at=None if row["reported_at"] is None else from_db(row["reported_at"]),
         channel=row["channel"],
-        tags=msgspec.json.decode(row["tags"]) if row["tags"] else {},
-        facts=msgspec.json.decode(row["facts"]) if row["facts"] else {},
+        tags=map_of(row["tags"]),
+        facts=map_of(row["facts"]),
         packages=packages,
         life=row["life"],
         seq=track.contiguous,

@@ -5,6 +5,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import Connection, Dialect, Table, Update, bindparam
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -14,6 +15,7 @@ from controller.database import to_db
 MAX_PARAMETERS: Final = 500
 """Values in one IN (…): every SQLite takes 999 parameters in a statement."""
 
+_MAP: Final = msgspec.json.Decoder(dict[str, Any])
 _MAX_INT: Final = 2**31 - 1
 _MAX_BIGINT: Final = 2**63 - 1
 _YEAR_1: Final = -62_135_596_800_000_000 + 86_400_000_000  # a day in, as zones may lead before year 1
@@ -70,6 +72,11 @@ def chunks(values: list[str]) -> list[list[str]]:
 def text_of(value: str) -> str:
     """Text as any database takes it: PostgreSQL has no NUL."""
     return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in value else value
+
+
+def map_of(text: str | None) -> dict[str, Any]:
+    """Tags or facts as a column keeps them; none for a device that never reported."""
+    return _MAP.decode(text) if text else {}
 
 
 def int_of(value: int) -> int:

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, select
 
 from controller.database import from_db, reading, utc_now
+from controller.fleet.sql import map_of
 from controller.fleet.tables import desired, device_packages, devices
 from controller.preflight.pace import estimate, pace_of
 from controller.preflight.rules import Candidate, Foresight, KnownDevice, Runs, Wanted
@@ -178,8 +179,8 @@ def _devices(connection: Connection, channel: str, package: str) -> Iterator[Kno
             online=row["online"],
             last_seen=from_db(row["last_seen"]),
             agent_version=row["agent_version"],
-            tags=msgspec.json.decode(row["tags"]) if row["tags"] else {},
-            facts=msgspec.json.decode(row["facts"]) if row["facts"] else {},
+            tags=map_of(row["tags"]),
+            facts=map_of(row["facts"]),
             packages=runs.get(row["id"], {}),
             pin=(told.pins or {}).get(package) if told else None,
             hold=bool(told and told.hold),

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
 
 from controller.database import from_db, to_db
-from controller.fleet.sql import chunks, insert_into
+from controller.fleet.sql import chunks, insert_into, map_of
 from controller.fleet.tables import commands, devices
 from controller.rollouts.plan import ENDED, RolloutState
 from controller.rollouts.tables import rollout_asks, rollout_devices, rollouts
@@ -158,9 +158,8 @@ def asked_of(connection: Connection, rollout: Any, some: Collection[str] | None 
 
 
 def _is_meant(targets: Targets, rollout: str, row: Any) -> bool:
-    tags = msgspec.json.decode(row["tags"]) if row["tags"] else {}
-    facts = msgspec.json.decode(row["facts"]) if row["facts"] else {}
-    return is_meant(targets, rollout=rollout, device=row["id"], tags=tags, facts=facts)
+    known = {"tags": map_of(row["tags"]), "facts": map_of(row["facts"])}
+    return is_meant(targets, rollout=rollout, device=row["id"], **known)
 
 
 def _ask_again(connection: Connection, row: Any, now: datetime) -> None:

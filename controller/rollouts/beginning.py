@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import Connection, insert, select
 
 from controller.database import to_db
+from controller.fleet.sql import map_of
 from controller.fleet.tables import devices
 from controller.rollouts import announcing
 from controller.rollouts.engine import decide
@@ -92,9 +93,7 @@ def _share(number: int, upto: int) -> int:
 def _fits(targets: Targets, row: Any) -> bool:
     if not targets.where:
         return True
-    tags = msgspec.json.decode(row["tags"]) if row["tags"] else {}
-    facts = msgspec.json.decode(row["facts"]) if row["facts"] else {}
-    return where_holds(targets.where, tags=tags, facts=facts)
+    return where_holds(targets.where, tags=map_of(row["tags"]), facts=map_of(row["facts"]))
 
 
 def new_id(now: datetime) -> str:

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection, Select, and_, delete, or_, select
 
 from controller.database import from_db
-from controller.fleet.sql import Insert, chunks, execute_many, insert_of
+from controller.fleet.sql import Insert, chunks, execute_many, insert_of, map_of
 from controller.fleet.tables import desired, device_packages, devices
 from controller.rollouts.plan import ENDED, Mark, Observation, Plan, Verdict
 from controller.rollouts.tables import rollout_asks, rollout_devices
@@ -130,8 +130,8 @@ def _observation(row: _Row, package: str, channel: str) -> Observation:
         online=row.online,
         last_seen=from_db(row.last_seen),
         hours=row.hours,
-        tags=msgspec.json.decode(row.tags) if row.tags else {},
-        facts=msgspec.json.decode(row.facts) if row.facts else {},
+        tags=map_of(row.tags),
+        facts=map_of(row.facts),
     )
 
 
