@@ -17,7 +17,7 @@ from device_agent.policy import DeviceView
 from device_agent.threads import in_thread
 from device_agent.version import VERSION
 from schemas.codec import encode
-from schemas.messages import InstalledPackage, Presence, Reported
+from schemas.messages import InstalledPackage, Phase, Presence, Reported
 from schemas.topics import Topics
 from transport import PublishRefused, TransportError, Will
 
@@ -28,7 +28,7 @@ GOODBYE_S: Final = 2.0
 WILL_DELAY_S: Final = 15
 COALESCE_S: Final = 0.2
 REPORT_EVERY_S: Final = 1.0
-"""Two reports are at least this far apart."""
+"""Two reports are at least this far apart, but for one that tells of an update's end."""
 SEQ_ONLY_S: Final = 10.0
 """How long a report may wait in which nothing but the number of the last event has changed."""
 EVENTS_FIRST_S: Final = 10.0
@@ -205,14 +205,16 @@ class Reporter:
                     self.replay(after)
 
     async def _send_reports(self, link: Link) -> None:
+        clock = asyncio.get_running_loop().time
         told: _Told | None = None
+        not_before = 0.0
         while True:
-            told = await self._next_report(told)
+            told = await self._next_report(told, not_before)
             self._asked = False
             await self._events_first(told.seq)
             payload = await in_thread(self._reported, told)
             await self._publish(link, "reported", payload, retain=True)
-            await asyncio.sleep(REPORT_EVERY_S)
+            not_before = clock() + REPORT_EVERY_S
 
     async def _events_first(self, seq: int) -> None:
         """Wait until the broker has the events up to this one, but not for ever: it may refuse them."""
@@ -225,17 +227,24 @@ class Reporter:
                         return
                     await self._sent.wait()
 
-    async def _next_report(self, told: "_Told | None") -> "_Told":
-        """Wait until there is something to report that is worth it."""
+    async def _next_report(self, told: "_Told | None", not_before: float) -> "_Told":
+        """Wait until there is something to report that is worth it.
+
+        Args:
+            told: the last report on this connection.
+            not_before: when the next one may go, on the loop's clock. The end of an update goes at once: that is what
+                a rollout waits for, and it comes once in an update.
+        """
         clock = asyncio.get_running_loop().time
         due = clock() + SIGN_OF_LIFE_S
         while True:
             self._stirred.clear()
             true = await in_thread(self._truth)
+            if told is not None and true.has_ended(told):
+                return true
             if told is None or self._asked or true.packages != told.packages:
-                await asyncio.sleep(COALESCE_S)
-                return await in_thread(self._truth)
-            if true.seq != told.seq:
+                due = min(due, max(clock() + COALESCE_S, not_before))
+            elif true.seq != told.seq:
                 due = min(due, clock() + SEQ_ONLY_S)
             try:
                 async with asyncio.timeout_at(due):
@@ -279,6 +288,12 @@ class Reporter:
 class _Told:
     seq: int
     packages: dict[str, InstalledPackage]
+
+    def has_ended(self, before: "_Told") -> bool:
+        """Whether an update has come to its end since: something else runs now, and is proven."""
+        return any(
+            one.phase is Phase.SUCCEEDED and one != before.packages.get(name) for name, one in self.packages.items()
+        )
 
 
 def _raise_first(outcomes: Iterable[BaseException | None]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec import structs
 
 from device_agent import reporter as module
 from device_agent.policy import DeviceView
@@ -160,6 +161,32 @@ async def test_changes_that_come_together_are_one_report(monkeypatch: pytest.Mon
             await asyncio.sleep(0)
         await until(lambda: len(reports(link)) == 1)
     assert len(reports(link)[0].packages) == 5
+
+
+async def test_the_end_of_an_update_is_reported_at_once_and_what_leads_to_it_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outbox, link = MemoryOutbox(), FakeLink()
+    outbox.packages["tacho"] = TACHO
+    reporter = make_reporter(outbox)
+    async with running(reporter, link):
+        await until(lambda: len(reports(link)) == 1)
+        for name in ("COALESCE_S", "REPORT_EVERY_S"):
+            monkeypatch.setattr(module, name, 3600.0)
+        outbox.packages["tacho"] = structs.replace(TACHO, version="1.1.0", phase=Phase.PROBATION)
+        reporter.stir()
+        await asyncio.sleep(0.05)  # what must not happen has no condition to wait for
+        outbox.packages["tacho"] = structs.replace(TACHO, version="1.1.0")
+        reporter.stir()
+        await until(lambda: len(reports(link)) == 2)
+        outbox.packages["tacho"] = structs.replace(TACHO, version="1.2.0", phase=Phase.PROBATION)
+        reporter.stir()
+        await asyncio.sleep(0.05)
+        outbox.packages["tacho"] = structs.replace(TACHO, version="1.1.0", previous="1.0.0")  # and back
+        reporter.stir()
+        await until(lambda: len(reports(link)) == 3)
+    assert [report.packages["tacho"].version for report in reports(link)] == ["1.0.0", "1.1.0", "1.1.0"]
+    assert {report.packages["tacho"].phase for report in reports(link)} == {Phase.SUCCEEDED}
 
 
 async def test_the_number_of_the_last_event_is_reported_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
