@@ -224,7 +224,6 @@ class Channel:
     def _on_connect(
         self, _client: Client, _userdata: Any, flags: Any, reason: ReasonCode, details: Properties | None
     ) -> None:
-        self.wire.count_packet()
         if not self.greeting.done():
             empty = properties(PacketTypes.CONNACK)
             self.greeting.set_result(Greeting(reason, bool(flags.session_present), details or empty))
@@ -253,7 +252,6 @@ class Channel:
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            self.wire.count_packet()
             self.dropped += 1  # not ours, and it would come again for ever
             self._client.ack(message.mid, message.qos)
             return
@@ -264,7 +262,6 @@ class Channel:
         self._on_published(Published(topic, payload, retain, message.qos, message.mid, content_type, expiry_s))
 
     def _on_published(self, published: Published) -> None:
-        self.wire.count_packet()
         full = len(self._inbox) >= self._receive_maximum or self._inbox_bytes >= MAX_INBOX_BYTES
         if published.qos == 0 and full:
             self.dropped += 1  # QoS 0 may be lost by definition, and nothing else bounds it
@@ -291,7 +288,6 @@ class Channel:
     def _on_publish(
         self, _client: Client, _userdata: Any, mid: int, reason: ReasonCode, details: Properties | None
     ) -> None:
-        self.wire.count_packet()
         outgoing = self._publishes.pop(mid, None)
         if outgoing is not None and not outgoing.done.done():
             code = int(reason.value)
@@ -318,7 +314,6 @@ class Channel:
     def _answer(
         self, mid: int, reasons: list[ReasonCode], details: Properties | None, *, least: int, action: str
     ) -> None:
-        self.wire.count_packet()
         topics, done = self._requests.pop(mid, ([], None))
         if done is None or done.done():
             return

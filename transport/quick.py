@@ -9,6 +9,7 @@ The methods overridden here are not part of paho's public API. Where a version o
 it calls them no more, and works as it did; `tests/unit/test_quick_client.py` would say so.
 """
 
+import ssl
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -50,18 +51,44 @@ class QuickClient(Client):
     on_published: Callable[[Published], None] | None = None
     _chunk = b""
     _at = 0
+    _is_empty = False
+
+    def look_again(self) -> None:
+        """The socket may have something to read."""
+        self._is_empty = False
 
     @property
-    def has_read_ahead(self) -> bool:
+    def holds_more(self) -> bool:
         """Whether bytes of further packets were taken off the socket already: no selector sees those."""
-        return self._at < len(self._chunk)
+        if self._at < len(self._chunk):
+            return True
+        sock = self.socket()
+        return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+    @property
+    def may_read(self) -> bool:
+        """Whether reading may bring something: there are such bytes, or the socket was not seen empty."""
+        return not self._is_empty or self.holds_more
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if self._at == len(self._chunk):
-            self._chunk, self._at = super()._sock_recv(max(bufsize, _CHUNK)), 0
+            self._chunk, self._at = self._received(max(bufsize, _CHUNK)), 0
         piece = self._chunk[self._at : self._at + bufsize]
         self._at += len(piece)
+        if self._at == len(self._chunk):
+            self._chunk, self._at = b"", 0
         return piece
+
+    def _received(self, most: int) -> bytes:
+        if not self.may_read:
+            raise BlockingIOError
+        try:
+            received = super()._sock_recv(most)
+        except BlockingIOError:
+            self._is_empty = True
+            raise
+        self._is_empty = len(received) < most
+        return received
 
     def _handle_publish(self) -> MQTTErrorCode:
         packet = self._in_packet

@@ -8,7 +8,6 @@ event loops: `on_socket_*`, `loop_read`, `loop_write`, `loop_misc`, `want_write`
 import asyncio
 import contextlib
 import socket
-import ssl
 import threading
 import traceback
 from collections.abc import Callable
@@ -42,14 +41,9 @@ class Wire:
         self._flush_due = False
         self._writer_on = False
         self._misc: asyncio.TimerHandle | None = None
-        self._packets = 0
         client.on_socket_open = self._socket_opened
         client.on_socket_close = self._socket_closing
         client.on_socket_register_write = self._wants_to_write
-
-    def count_packet(self) -> None:
-        """Tell that a packet was handled: there may be another one behind it."""
-        self._packets += 1
 
     async def open(self, connect: Callable[[], object], *, keepalive_s: int) -> None:
         """Run paho's blocking connect (name look-up, TCP, TLS) in a thread, then drive the socket.
@@ -159,20 +153,14 @@ class Wire:
             self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
+        self._client.look_again()
         for _ in range(_READS_PER_TURN):
-            before = self._packets
             if self._paused or not self._driven or not self._step(self._client.loop_read):
                 return
-            if self._packets == before and not self._holds_more():
+            if not self._client.may_read:
                 return
-        if self._holds_more():
+        if self._client.holds_more:
             self._loop.call_soon(self._readable)
-
-    def _holds_more(self) -> bool:
-        """Whether the client or TLS holds bytes that were taken off the socket already: no selector sees those."""
-        if self._client.has_read_ahead:
-            return True
-        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
 
     def _tick(self) -> None:
         if self._driven:
