@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from controller.database import from_db, reading, to_db, writing
+from controller.database import from_db, reading, searching, to_db, writing
 from controller.repository.ordering import is_prerelease, newest_first, version_key
 from controller.repository.records import Origin, ReleaseRecord
 from controller.repository.searching import found_rows, listed
@@ -146,7 +146,7 @@ class Index:
 
     def search(self, wanted: Wanted) -> list[ReleaseRecord]:
         """See `PackageRepository.search`."""
-        with reading(self._engine) as connection:
+        with reading(searching(self._engine)) as connection:
             return [_record(row) for row in found_rows(connection, wanted)]
 
 
@@ -204,22 +204,24 @@ def _begin(connection: Connection, manifest: Manifest, values: dict[str, Any]) -
 
 
 def _record(row: Row[Any]) -> ReleaseRecord:
-    """From a row as `searching.listed` selects it."""
+    """From a row as `searching.listed` selects it; by places, as a page has many."""
+    package, version, platform, manifest, description, tags, size, packed, files, created_at, *rest = tuple(row)
+    yanked_at, yank_reason, origin, pointing = rest
     return ReleaseRecord(
-        package=row.package,
-        version=row.version,
-        platform=row.platform,
-        manifest=row.manifest,
-        description=row.description,
-        tags=_TAGS.decode(row.tags),
-        size=row.size,
-        packed=row.packed,
-        files=row.files,
-        created_at=from_db(row.created_at),
-        channels=sorted(row.channels.split("\n")) if row.channels else [],
-        yanked_at=from_db(row.yanked_at) if row.yanked_at is not None else None,
-        yank_reason=row.yank_reason or "",
-        origin=msgspec.json.decode(row.origin, type=Origin) if row.origin else None,
+        package=package,
+        version=version,
+        platform=platform,
+        manifest=manifest,
+        description=description,
+        tags=_TAGS.decode(tags),
+        size=size,
+        packed=packed,
+        files=files,
+        created_at=from_db(created_at),
+        channels=sorted(pointing.split("\n")) if pointing else [],
+        yanked_at=from_db(yanked_at) if yanked_at is not None else None,
+        yank_reason=yank_reason or "",
+        origin=msgspec.json.decode(origin, type=Origin) if origin else None,
     )
 
 

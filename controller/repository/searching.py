@@ -28,7 +28,7 @@ from controller.repository.conditions import (
 from controller.repository.tables import STORED, channels, release_tags, releases
 from controller.repository.wanted import MAX_LIMIT, Shape, Wanted, tag_values
 
-FEW: Final = 1000
+FEW: Final = {"time": 1200, "versions": 1500}
 """A span of time or a range with no more releases is read whole and sorted; among more of them a page is found soon."""
 SOME: Final = 200
 """So many releases of each tag are looked at to find the rarest."""
@@ -39,7 +39,27 @@ _CHANNELS: Final = (
     .scalar_subquery()
     .label("channels")
 )
-_LISTED: Final = select(releases, _CHANNELS)
+_LISTED: Final = select(
+    *(
+        releases.c[name]
+        for name in (
+            "package",
+            "version",
+            "platform",
+            "manifest",
+            "description",
+            "tags",
+            "size",
+            "packed",
+            "files",
+            "created_at",
+            "yanked_at",
+            "yank_reason",
+            "origin",
+        )
+    ),
+    _CHANNELS,
+)
 
 
 def found_rows(connection: Connection, wanted: Wanted) -> list[Row[Any]]:
@@ -53,9 +73,11 @@ def found_rows(connection: Connection, wanted: Wanted) -> list[Row[Any]]:
     if shape.name != "one":
         if shape.channel:
             return list(islice(_along_channel(connection, shape, values | tag_values(tags)), wanted.limit))
-        if (shape.since or shape.until) and _are_few(connection, _dated_ones(shape.since, shape.until), values):
+        if (shape.since or shape.until) and _are_few(
+            connection, _dated_ones(shape.since, shape.until), values, FEW["time"]
+        ):
             way = "time"
-        elif shape.spans is not None and _are_few(connection, _ones_in_range(shape.spans), values):
+        elif shape.spans is not None and _are_few(connection, _ones_in_range(shape.spans), values, FEW["versions"]):
             way = "versions"
         elif tags:
             way = "tag"
@@ -64,7 +86,7 @@ def found_rows(connection: Connection, wanted: Wanted) -> list[Row[Any]]:
 
 
 def listed() -> Select[Any]:
-    """Releases with what channels point at them, as one text with a name a line."""
+    """What a record of a release is made of, with the channels as one text, a name a line."""
     return _LISTED
 
 
@@ -101,7 +123,7 @@ def _along_few(way: str, shape: Shape) -> Select[Any]:
         there, rest = _dated_ones(shape.since, shape.until), shape._replace(since=False, until=False)
     else:
         there, rest = _ones_in_range(shape.spans or (0, 0)), shape._replace(spans=None)
-    few = there.limit(FEW).subquery()
+    few = there.limit(FEW[way]).subquery()
     query = select(few.c.id).where(*in_order(few, rest), *dated(few.c.created_at, rest), *not_yanked(few.c, rest))
     if rest.tags:
         r = releases.alias()
@@ -179,14 +201,14 @@ def _ones_in_range(counts: tuple[int, int]) -> Select[Any]:
     return select(every)
 
 
-def _are_few(connection: Connection, found: Select[Any], values: dict[str, Any]) -> bool:
-    return (connection.scalar(_count(found), values) or 0) <= FEW
+def _are_few(connection: Connection, found: Select[Any], values: dict[str, Any], few: int) -> bool:
+    return (connection.scalar(_count(found, few + 1), values) or 0) <= few
 
 
 @lru_cache(maxsize=256)
-def _count(found: Select[Any]) -> Select[Any]:
+def _count(found: Select[Any], most: int) -> Select[Any]:
     return select(func.count()).select_from(
-        found.with_only_columns(ONE, maintain_column_froms=True).limit(FEW + 1).subquery()
+        found.with_only_columns(ONE, maintain_column_froms=True).limit(most).subquery()
     )
 
 

@@ -104,6 +104,7 @@ channels: Final = Table(
     Column("version", String(256), nullable=False),
     Column("set_at", BigInteger, nullable=False),
     Index("ix_channels_listed", "channel", "package", "version"),
+    Index("ix_channels_of_version", "package", "version", "channel"),
 )
 
 channel_history: Final = Table(

@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, event, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
-from controller.database import from_db, metadata, open_database, reading, sqlite_url, to_db, writing
+from controller.database import from_db, metadata, open_database, reading, searching, sqlite_url, to_db, writing
 from controller.fleet.patience import passes
 from controller.repository.tables import channel_history, channels, release_tags, releases
 from schemas.errors import OperatorError
@@ -119,6 +119,23 @@ def test_transactions_that_write_take_turns_instead_of_asking_sqlite_again_and_a
     assert begun.count("BEGIN IMMEDIATE") == 2
     with reading(engine) as connection:
         assert connection.scalar(select(func.count()).select_from(channels)) == 2
+
+
+def test_searches_map_the_same_database_and_cannot_write(engine: Engine) -> None:
+    with writing(engine) as connection:
+        connection.execute(insert(channels).values(package="a", channel="b", version="1.0.0", set_at=1))
+    looking = searching(engine)
+    assert searching(engine) is looking is not engine
+    with reading(looking) as connection:
+        assert connection.scalar(select(channels.c.version)) == "1.0.0"
+        assert connection.scalar(text("PRAGMA mmap_size")) > 0
+    with pytest.raises(OperatorError, match="readonly"), writing(looking) as connection:
+        connection.execute(insert(channels).values(package="b", channel="b", version="1.0.0", set_at=1))
+    with looking.connect() as connection:
+        there = connection.connection.dbapi_connection
+    engine.dispose()
+    with looking.connect() as connection:
+        assert connection.connection.dbapi_connection is not there
 
 
 def test_a_turn_that_never_comes_is_one_clear_line(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event, text
 
 from benchmarks.many_releases import BEGUN, CHANNELS, PLATFORMS, TAGS, fill
 from controller import database
-from controller.database import open_database, reading, sqlite_url, writing
+from controller.database import open_database, reading, searching, sqlite_url, writing
 from controller.repository.index import Index
 from controller.repository.ordering import newest_first, version_key
 from controller.repository.records import ReleaseRecord
@@ -120,12 +120,13 @@ def test_a_search_reads_little(engine: Engine, question: dict[str, Any]) -> None
     def watch(connection: Any, *_: object) -> None:
         connection.set_progress_handler(count, STEPS // 10)
 
-    event.listen(engine, "checkout", watch)
+    looking = searching(engine)
+    event.listen(looking, "checkout", watch)
     try:
         assert Index(engine).search(Wanted(limit=20, **question))
     finally:
-        event.remove(engine, "checkout", watch)
-        with engine.connect() as connection:
+        event.remove(looking, "checkout", watch)
+        with looking.connect() as connection:
             connection.connection.dbapi_connection.set_progress_handler(None, 0)  # type: ignore[union-attr]
     assert counted * STEPS // 10 < 5_500
 

@@ -1,4 +1,4 @@
-"""A release's tags in its own row too, so that a page of releases looks none of them up."""
+"""What a page of releases shows of each: its tags in its own row too, and the channels that point at it by index."""
 
 import json
 
@@ -16,7 +16,8 @@ _tags = sa.table("release_tags", sa.column("release_id"), sa.column("tag"))
 
 
 def upgrade() -> None:
-    """Add the column and fill it, in order of ids."""
+    """Add the index, and the column, which is filled in order of ids."""
+    op.create_index("ix_channels_of_version", "channels", ["package", "version", "channel"])
     op.add_column("releases", sa.Column("tags", sa.Text(), nullable=False, server_default="[]"))
     connection = op.get_bind()
     last = 0
@@ -40,5 +41,6 @@ def _text(tags: list[str]) -> str:
 
 
 def downgrade() -> None:
-    """Take it back."""
+    """Take both back."""
+    op.drop_index("ix_channels_of_version", "channels")
     op.drop_column("releases", "tags")
