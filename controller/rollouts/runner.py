@@ -33,6 +33,8 @@ _LONGEST_PAUSE_S: Final = 1.0
 _SHARE: Final = 5
 """A round is followed by a pause so many times as long, `_LONGEST_PAUSE_S` at most: rounds of many devices together
 cost less for each, and nobody waits long for the last verdict."""
+_QUIET_S: Final = 0.15
+"""A pause ends when nothing came for so long: longer than what intake waits for between two batches."""
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class RolloutRunner:
         self._heard: set[str] = set()
         self._asked: dict[str, datetime] = {}
         self._touched = asyncio.Event()
+        self._more = asyncio.Event()
 
     def touch(
         self,
@@ -84,6 +87,7 @@ class RolloutRunner:
         self._heard.update(heard)
         if self._rollouts or self._channels or self._heard:
             self._touched.set()
+            self._more.set()
 
     async def run(self) -> None:
         """Look at everything that is announced, then at whatever is touched or due; until cancelled."""
@@ -100,8 +104,21 @@ class RolloutRunner:
                 self.touch(rollouts=await patiently(self._store.unseen, doing="the rollout engine"))
                 await self._ask_for(await patiently(self._store.asking, doing="the rollout engine"))
             await self._round()
-            await asyncio.sleep(min(max(_SHARE * (clock() - began), _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
+            await self._pause(min(max(_SHARE * (clock() - began), _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
             await self._something()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long; not to the end where something is to be looked at and no more comes for `_QUIET_S`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._touched.wait()
+                while True:
+                    self._more.clear()
+                    try:
+                        async with asyncio.timeout(_QUIET_S):
+                            await self._more.wait()
+                    except TimeoutError:
+                        return
 
     async def _something(self) -> None:
         """Wait until there is something to look at, or for `LOOK_AGAIN_S`."""
