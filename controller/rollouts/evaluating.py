@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, update
 from controller.database import from_db
 from controller.rollouts import announcing
 from controller.rollouts.engine import decide, next_step, resumed
-from controller.rollouts.explaining import how_it_was
+from controller.rollouts.explaining import REMEMBERED, how_it_was
 from controller.rollouts.judging import Judge
 from controller.rollouts.keeping import intention_of, plan_of, save, stamp_of
 from controller.rollouts.observing import observe, write_marks
@@ -107,7 +107,8 @@ def move(connection: Connection, row: Any, state: RolloutState, now: datetime, *
     """
     before = plan_of(row)
     plan = replace(before, state=state)
-    if state is RolloutState.ACTIVE or state in ENDED:
+    # of one that was not stopped there is nothing to remember, and so nobody to ask for
+    if state is RolloutState.ACTIVE or (state in ENDED and before.state in REMEMBERED):
         observed = observe(connection, before, channel=row["channel"], package=row["package"])
         judge = Judge(before, now)
         tally = Tally(map(judge.mark, observed.observations))

@@ -17,6 +17,8 @@ from controller.rollouts.proving import Proof, proof, too_many
 from controller.rollouts.tally import Tally
 from controller.rollouts.views import WaveState, WaveView
 
+REMEMBERED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED})
+"""One that was in such a state when another took its place remembers who had stopped it, and why."""
 _STOPPED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED, *ENDED})
 """Nobody starts any more, and nobody is waited for."""
 
@@ -50,7 +52,7 @@ def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
 
 def how_it_was(plan: Plan, tally: Tally, *, by: str | None, since: datetime) -> str:
     """What there is to remember of a rollout that was stopped, once another takes its place; empty for nothing."""
-    if plan.state not in (RolloutState.HALTED, RolloutState.REVERTED):
+    if plan.state not in REMEMBERED:
         return plan.stopped
     said = because(plan, tally, by=by)
     named = said if said.startswith(plan.state.value) else f"{plan.state.value}: {said}"
