@@ -21,6 +21,7 @@ from device_agent.simulator.fleet import allow_connections
 
 ROOT = "bare"
 BOUND_S = 600.0
+AT_ONCE = 50
 
 
 def measure(host: str, port: int, *, clients: int, sizes: Sequence[int], processes: int) -> tuple[float, float]:
@@ -58,9 +59,11 @@ def _child(orders: dict[str, Any]) -> "subprocess.Popen[str]":
 
 def _answer(child: "subprocess.Popen[str]") -> str:
     assert child.stdout is not None
-    line = child.stdout.readline()
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        line = child.stdout.readline() if selector.select(BOUND_S) else ""
     if not line:
-        raise RuntimeError("a bare client ended early")
+        raise RuntimeError(f"a bare client ended early, or said nothing for {BOUND_S:.0f} s")
     return line
 
 
@@ -103,14 +106,20 @@ def _speak(orders: dict[str, Any]) -> None:
     payloads = [b"x" * size for size in orders["sizes"]]
     selector = selectors.DefaultSelector()
     clients = []
+    give_up = time.monotonic() + BOUND_S
     for number in range(orders["count"]):
         client = _client(f"bare-{orders['first'] + number * orders['step']}", orders)
         client.on_publish = _noted
+        client.on_connect = _greeted
         selector.register(client.socket(), selectors.EVENT_READ, client)  # type: ignore[arg-type]  # it is connected
         clients.append(client)
-    greeted = 0
-    while greeted < len(clients):
-        greeted += _turn(selector)
+        # more at once than the broker's backlog holds would be cut off
+        while len(_GREETED) < len(clients) - AT_ONCE and time.monotonic() < give_up:
+            _turn(selector)
+    while len(_GREETED) < len(clients) and time.monotonic() < give_up:
+        _turn(selector)
+    if len(_GREETED) < len(clients):
+        raise RuntimeError(f"the broker has greeted {len(_GREETED)} of {len(clients)} bare clients")
     print("ready", flush=True)
     sys.stdin.readline()
     for number, client in enumerate(clients):
@@ -123,7 +132,12 @@ def _speak(orders: dict[str, Any]) -> None:
     print("done", flush=True)
 
 
+_GREETED: list[None] = []
 _CONFIRMED: list[int] = []
+
+
+def _greeted(*_: object) -> None:
+    _GREETED.append(None)
 
 
 def _noted(_client: Client, _userdata: Any, mid: int, *_: object) -> None:
