@@ -31,7 +31,7 @@ class Field:
     """Everything that runs for one fleet; a context manager that ends it all."""
 
     def __init__(self, folder: Path, devices: int) -> None:
-        allow_connections(devices)
+        allow_connections(2 * devices + 1000)  # the broker's: as many bare clients come beside the fleet
         (http,) = free_ports(1)
         self.broker = MosquittoProcess(folder / "broker", save_every_s=SAVE_EVERY_S)
         self.client = ControllerClient(f"http://127.0.0.1:{http}")
