@@ -52,7 +52,7 @@ MAPPED_BYTES: Final = 1 << 30
 """Of the file, what connections that search map. Reading one page after the other took half of a search's time."""
 
 BUSY_TIMEOUT_S: Final = 30
-"""How long a transaction waits for another process's before it gives up."""
+"""How long a transaction waits for others of its process, and then again for another process's, before it gives up."""
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -81,6 +81,7 @@ _SQLITE: Final[dict[str, Any]] = {
 }
 _searching: Final[WeakKeyDictionary[Engine, Engine]] = WeakKeyDictionary()
 _turns: Final[WeakKeyDictionary[Engine, threading.Lock]] = WeakKeyDictionary()
+_making: Final = threading.Lock()
 _upgrading: Final = threading.Lock()  # Alembic keeps the connection at work in module globals
 
 
@@ -171,7 +172,10 @@ def searching(engine: Engine) -> Engine:
     """
     if engine not in _turns:
         return engine
-    with _upgrading:
+    twin = _searching.get(engine)
+    if twin is not None:
+        return twin
+    with _making:
         twin = _searching.get(engine)
         if twin is None:
             twin = _searching[engine] = create_engine(engine.url, **_SQLITE)
@@ -197,7 +201,7 @@ def _turn(engine: Engine) -> Iterator[None]:
         finally:
             lock.release()
     else:
-        why = sqlite3.OperationalError(f"database is locked: a transaction has been writing for {BUSY_TIMEOUT_S:g} s")
+        why = sqlite3.OperationalError(f"database is locked: no turn to write came within {BUSY_TIMEOUT_S:g} s")
         raise OperationalError("BEGIN IMMEDIATE", None, why)
 
 

@@ -5,8 +5,8 @@ its `Properties` class, and most of the rest into three or four reads of the soc
 cut from what one read brought, and the plain PUBLISH and PUBACK of MQTT 5 are decoded here. A packet with anything
 that `read_publish` doesn't know, malformed ones too, goes paho's way: it knows what is wrong with it.
 
-The methods overridden here are not part of paho's public API. Where a version of it has others under these names
-it calls them no more, and works as it did; `tests/unit/test_quick_client.py` would say so.
+The methods overridden here are not part of paho's public API: pyproject.toml allows the version that was
+read for it, and `tests/unit/test_quick_client.py` looks whether it still has them.
 """
 
 import ssl

@@ -1,11 +1,15 @@
 """What operators want of the fleet: written to the database first, and then whoever has to act on it is woken."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from controller.announcer import Announcer
 from controller.fleet.orders import DEFAULT_EXPIRY, OrderStore
+from controller.fleet.patience import reason
 from controller.fleet.registry import DeviceRegistry
 from controller.fleet.views import SentCommand
 from controller.rollouts.plan import RolloutState
@@ -13,7 +17,10 @@ from controller.rollouts.runner import RolloutRunner
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
 from controller.rollouts.waves import RolloutPlan
+from schemas.errors import FlotillaError
 from schemas.messages import Desired, RolloutPolicy, Targets, Verb
+
+log = logging.getLogger(__name__)
 
 
 class Steering:
@@ -180,8 +187,17 @@ class Steering:
         return desired
 
     def _tell_of_others(self, rollout: Rollout, at: datetime, *told: Rollout) -> None:
-        """Whoever watches them hears of it too: what this one took the place of, and what is of its set."""
-        for other in self._store.changed_with(rollout, at):
+        """Whoever watches them hears of it too: what this one took the place of, and what is of its set.
+
+        What was asked for is done by then, so that nothing that goes wrong here may look as if it were not.
+        """
+        try:
+            others = self._store.changed_with(rollout, at)
+        except (FlotillaError, SQLAlchemyError) as error:
+            why = reason(error)
+            log.warning("what rollout %s changed of others is not told to who watches them: %s", rollout.id, why)
+            return
+        for other in others:
             if other.id not in {one.id for one in told}:
                 self._tell(self._on_change, other, True)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, func, select, update
 
 from controller.database import reading, to_db, writing
 from controller.fleet.sql import insert_into
@@ -94,6 +94,16 @@ def current_rollout(connection: Connection, channel: str, package: str) -> str |
     """The rollout that the topic tells of; None for a topic that is clear."""
     key = (announcements.c.channel == channel, announcements.c.package == package)
     return connection.scalar(select(announcements.c.rollout).where(*key, announcements.c.payload.is_not(None)))
+
+
+def lock_clear(connection: Connection, channel: str, package: str) -> None:
+    """Have a topic that tells of no rollout to oneself till the transaction ends: there is no row yet to lock.
+
+    On PostgreSQL, where two rollouts could begin on it at once. SQLite has one writer at a time.
+    """
+    if connection.dialect.name == "postgresql" and current_rollout(connection, channel, package) is None:
+        key = func.hashtextextended(f"flotilla {channel} {package}", 0)
+        connection.execute(select(func.pg_advisory_xact_lock(key)))
 
 
 def checked(message: Announcement, *, room: int = 0) -> bytes:

@@ -132,6 +132,7 @@ def current_row(connection: Connection, channel: str, package: str) -> Any | Non
     To be asked for before the topic is written to: whoever evaluates the rollout locks both in this order too, and
     two writers that do so in different orders would wait for each other for ever.
     """
+    announcing.lock_clear(connection, channel, package)
     while (rollout := announcing.current_rollout(connection, channel, package)) is not None:
         row = row_of(connection, rollout)
         # another one may have taken its place while this waited for the lock

@@ -33,8 +33,9 @@ _LONGEST_PAUSE_S: Final = 1.0
 _SHARE: Final = 5
 """A round is followed by a pause so many times as long, `_LONGEST_PAUSE_S` at most: rounds of many devices together
 cost less for each, and nobody waits long for the last verdict."""
-_QUIET_S: Final = 0.15
-"""A pause ends when nothing came for so long: longer than what intake waits for between two batches."""
+_QUIET_S: Final = 0.25
+"""A pause ends early when nothing more came for so long, or for as long as the round took: longer than what mostly lies
+between two batches, so that this is the end of what devices had to say and not a gap in it."""
 
 log = logging.getLogger(__name__)
 
@@ -104,18 +105,19 @@ class RolloutRunner:
                 self.touch(rollouts=await patiently(self._store.unseen, doing="the rollout engine"))
                 await self._ask_for(await patiently(self._store.asking, doing="the rollout engine"))
             await self._round()
-            await self._pause(min(max(_SHARE * (clock() - began), _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
+            await self._pause(clock() - began)
             await self._something()
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait so long; not to the end where something is to be looked at and no more comes for `_QUIET_S`."""
+    async def _pause(self, took_s: float) -> None:
+        """Wait after a round that took so long; not to the end where there is something to do and no more comes."""
+        quiet_s = max(_QUIET_S, took_s)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(min(max(_SHARE * took_s, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S)):
                 await self._touched.wait()
                 while True:
                     self._more.clear()
                     try:
-                        async with asyncio.timeout(_QUIET_S):
+                        async with asyncio.timeout(quiet_s):
                             await self._more.wait()
                     except TimeoutError:
                         return

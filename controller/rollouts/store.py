@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from controller.database import reading, to_db, utc_now, writing
 from controller.rollouts import announcing
 from controller.rollouts.beginning import begin, meant, new_id
 from controller.rollouts.engine import approved
-from controller.rollouts.evaluating import Evaluation, current_row, look, move, row_of, settle
+from controller.rollouts.evaluating import Evaluation, current_row, look, move, settle
 from controller.rollouts.keeping import intention_of, plan_of, text_of
 from controller.rollouts.plan import ENDED, MOVES, RolloutState
 from controller.rollouts.plan_files import default_plan
@@ -113,10 +113,9 @@ class RolloutStore:
             raise OperatorError("input.bad", "a set has at least two packages")
         together = msgspec.structs.replace(policy, set=ReleaseSet(id=new_id(now), packages=dict(packages)))
         with writing(self._engine) as connection:
-            for package in sorted(packages):  # in one order, whatever order the sets have that are made at once
-                current_row(connection, channel, package)
-            made = []
-            for package, version in packages.items():
+            _lock_all(connection, filter(None, (announcing.current_rollout(connection, channel, p) for p in packages)))
+            made = {}
+            for package, version in sorted(packages.items()):  # whatever order the sets have that are made at once
                 parse(version)
                 intention = announcing.Intention(
                     rollout=new_id(now),
@@ -127,8 +126,8 @@ class RolloutStore:
                     policy=together,
                     repository=list(repository),
                 )
-                made.append(begin(connection, intention, ALL_AT_ONCE, now))
-            return made
+                made[package] = begin(connection, intention, ALL_AT_ONCE, now)
+            return [made[package] for package in packages]
 
     def set_state(
         self, rollout: str, state: RolloutState, now: datetime | None = None, *, by: str | None = None
@@ -352,8 +351,14 @@ def _turn(connection: Connection, row: Any, state: RolloutState, now: datetime, 
             move(connection, other, state, now, by=by)
 
 
+def _lock_all(connection: Connection, ids: Iterable[str]) -> list[Any]:
+    """The rows of these rollouts, locked: in the order of their ids, as everywhere where several are."""
+    found = select(rollouts).where(rollouts.c.id.in_(sorted(ids))).order_by(rollouts.c.id)
+    return list(connection.execute(found.with_for_update()).mappings())
+
+
 def _others_of_set(connection: Connection, row: Any) -> list[Any]:
-    """The rollouts that were made together with this one and are still announced."""
+    """The rollouts that were made together with this one and are still announced; `_row` has locked them."""
     group = intention_of(row).policy.set
     if group is None:
         return []
@@ -363,7 +368,7 @@ def _others_of_set(connection: Connection, row: Any) -> list[Any]:
         rollouts.c.package.in_(sorted(group.packages)),
         rollouts.c.id != row["id"],
     )
-    rows = connection.execute(found.order_by(rollouts.c.id).with_for_update()).mappings()
+    rows = connection.execute(found.order_by(rollouts.c.id)).mappings()
     return [other for other in rows if intention_of(other).policy.set == group]
 
 
@@ -383,7 +388,9 @@ def _move(connection: Connection, row: Any, urls: list[str], now: datetime) -> N
 
 
 def _row(connection: Connection, rollout: str) -> Any:
-    found = row_of(connection, rollout)
-    if found is None:
+    """Of a rollout that is to be changed; locked together with the others of its set."""
+    there = connection.execute(select(rollouts).where(rollouts.c.id == rollout)).mappings().first()
+    if there is None:
         raise unknown_rollout(rollout)
-    return found
+    together = [rollout, *(other["id"] for other in _others_of_set(connection, there))]
+    return next(row for row in _lock_all(connection, together) if row["id"] == rollout)

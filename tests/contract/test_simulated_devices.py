@@ -8,6 +8,7 @@ from device_agent.simulator import device
 from device_agent.simulator.course import Kind
 from schemas.messages import Phase, Targets, Verb
 from tests.support.broker import Broker
+from tests.support.links import until
 from tests.support.simulated import new_id, simulated
 
 pytestmark = pytest.mark.broker
@@ -91,7 +92,7 @@ async def test_a_silent_device_is_gone_without_a_word(broker: Broker, topic_root
         await fleet.until(lambda: sorted(map(len, fleet.events.values())) == [2, 6])
         (silent,) = [device for device, events in fleet.events.items() if len(events) == 2]
         tally = fleet.tally
-        await fleet.until(lambda: (tally().silent, tally().open, tally().connected) == (1, 0, 1))
+        await until(lambda: (tally().silent, tally().open, tally().connected) == (1, 0, 1))
         assert fleet.presence[silent].online, "only the broker tells of its end, later"
 
 
@@ -110,8 +111,8 @@ async def test_the_same_seed_tells_the_same_story(broker: Broker, unique: Callab
         rates = {Kind.FAILING: 0.5, Kind.SILENT: 0.1}
         async with simulated(broker.url, f"{unique('test')}/v1", 20, rates=rates, seed=seed) as fleet:
             await fleet.announce("1.0.0")
-            await fleet.until(lambda: fleet.tally().updates == 20 and fleet.tally().open == 0)
-            await fleet.until(lambda: sum(map(len, fleet.events.values())) == fleet.tally().written)
+            await until(lambda: fleet.tally().updates == 20 and fleet.tally().open == 0)
+            await until(lambda: sum(map(len, fleet.events.values())) == fleet.tally().written)
             return fleet.story()
 
     first = await story(7)

@@ -189,6 +189,25 @@ async def test_the_end_of_an_update_is_reported_at_once_and_what_leads_to_it_tog
     assert {report.packages["tacho"].phase for report in reports(link)} == {Phase.SUCCEEDED}
 
 
+async def test_a_report_that_is_due_goes_out_though_something_stirs_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SEQ_ONLY_S", 3600.0)
+    outbox, link = MemoryOutbox(), FakeLink()
+    reporter = make_reporter(outbox)
+    truth = outbox.installed
+
+    def stirring() -> dict[str, InstalledPackage]:
+        reporter._stirred.set()
+        return truth()
+
+    monkeypatch.setattr(outbox, "installed", stirring)
+    async with running(reporter, link):
+        await until(lambda: len(reports(link)) == 1)
+        outbox.packages["tacho"] = structs.replace(TACHO, phase=Phase.PROBATION)
+        await until(lambda: len(reports(link)) == 2)
+
+
 async def test_the_number_of_the_last_event_is_reported_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SEQ_ONLY_S", 0.05)
     outbox, link = MemoryOutbox(), FakeLink()

@@ -140,7 +140,7 @@ def test_searches_map_the_same_database_and_cannot_write(engine: Engine) -> None
 
 def test_a_turn_that_never_comes_is_one_clear_line(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.database.BUSY_TIMEOUT_S", 0.1)
-    with writing(engine), pytest.raises(OperatorError, match="is locked: a transaction has been writing") as caught:
+    with writing(engine), pytest.raises(OperatorError, match="is locked: no turn to write came") as caught:
         writing(engine).__enter__()
     assert caught.value.code == "data.bad"
     assert passes(caught.value)  # so that it is tried again

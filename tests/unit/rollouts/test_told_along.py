@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from controller.fleet.orders import OrderStore
 from controller.fleet.registry import DeviceRegistry
@@ -58,6 +59,19 @@ def test_of_a_newer_one_that_takes_its_place(desk: Desk) -> None:
     assert desk.news() == [("tacho 1.0.0", "active")]
     release(desk, "1.1.0")
     assert desk.news() == [("tacho 1.1.0", "active"), ("tacho 1.0.0", "superseded")]
+
+
+def test_what_was_done_is_done_though_nobody_can_be_told_of_the_others(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    release(desk, "1.0.0")
+    desk.news()
+    lost = Mock(side_effect=OperationalError("SELECT", None, Exception("the connection was lost")))
+    monkeypatch.setattr(RolloutStore, "changed_with", lost)
+    made = release(desk, "1.1.0")
+    desk.steering.set_state(made, RolloutState.PAUSED)
+    assert desk.news() == [("tacho 1.1.0", "active"), ("tacho 1.1.0", "paused")]
+    assert "the connection was lost" in caplog.text
 
 
 def test_of_the_others_of_its_set(desk: Desk) -> None:
