@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from controller.fleet.intake_store import IntakeStore
+from controller.rollouts import runner as runner_module
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.runner import RolloutRunner
 from controller.rollouts.store import Evaluation, RolloutStore
@@ -98,3 +99,41 @@ async def test_a_device_is_asked_again_though_the_clock_was_put_back(engine: Eng
     for _ in range(3):
         await runner._ask_for({"rollout": {"pi-1"}})
     assert asked == [["pi-1"], ["pi-1"]]
+
+
+def resting(engine: Engine) -> RolloutRunner:
+    return RolloutRunner(RolloutStore(engine), lambda _rollout, _announced: None, clock=lambda: NOW)
+
+
+async def test_a_pause_ends_early_once_nothing_more_comes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "_SHORTEST_PAUSE_S", 3600.0)
+    monkeypatch.setattr(runner_module, "_LONGEST_PAUSE_S", 3600.0)
+    monkeypatch.setattr(runner_module, "_QUIET_S", 0.01)
+    runner = resting(engine)
+    runner.touch(heard=["pi-1"])
+    async with asyncio.timeout(30):
+        await runner._pause(0.0)
+
+
+async def test_a_pause_ends_though_more_comes_all_the_time(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "_QUIET_S", 3600.0)
+    runner = resting(engine)
+
+    async def touch_again_and_again() -> None:
+        while True:
+            runner.touch(heard=["pi-1"])
+            await asyncio.sleep(0)
+
+    touching = asyncio.create_task(touch_again_and_again())
+    async with asyncio.timeout(30):
+        await runner._pause(0.001)
+    touching.cancel()
+
+
+async def test_a_pause_with_nothing_to_look_at_is_a_whole_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "_SHORTEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(runner_module, "_QUIET_S", 0.0)
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    await resting(engine)._pause(0.0)
+    assert clock() - began >= 0.19
