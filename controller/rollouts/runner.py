@@ -29,7 +29,7 @@ ASK_AGAIN: Final = timedelta(minutes=10)
 """A device that did not answer is asked to report again after this time."""
 
 _SHORTEST_PAUSE_S: Final = 0.05
-_LONGEST_PAUSE_S: Final = 5.0
+_LONGEST_PAUSE_S: Final = 1.0
 _SHARE: Final = 5
 """A round is followed by a pause so many times as long, `_LONGEST_PAUSE_S` at most: rounds of many devices together
 cost less for each, and nobody waits long for the last verdict."""
