@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 CACHE_KIB: Final = 16 * 1024
-"""Of each connection. With SQLite's own 2 MiB a search among 100 000 releases reads most pages anew."""
+"""Of each connection, in place of SQLite's own 2 MiB. Searches among very many releases have `searching` beside it."""
 
 MAPPED_BYTES: Final = 1 << 30
 """Of the file, what connections that search map. Reading one page after the other took half of a search's time."""

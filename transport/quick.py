@@ -91,8 +91,7 @@ class QuickClient(Client):
         return received
 
     def _handle_publish(self) -> MQTTErrorCode:
-        packet = self._in_packet
-        published = read_publish(packet["command"], packet["packet"]) if self.on_published is not None else None
+        published = read_publish(self._in_packet["command"], self._in_packet["packet"])
         if published is None or self.on_published is None:
             return super()._handle_publish()
         self.on_published(published)

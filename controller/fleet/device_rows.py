@@ -26,6 +26,7 @@ _OFTEN: Final = ("last_seen", "highest", "missing", "hours", "heard_hour")
 takes less than half of what the whole row takes, which would be put into its indexes anew."""
 
 _COLUMNS: Final = [column.name for column in devices.columns]
+_SELDOM: Final = [name for name in _COLUMNS if name not in _OFTEN]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,9 @@ class Told:
 class DeviceRow:
     """One device. The attributes are the columns of `devices`; `track` stands for `highest` and `missing`."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], *, is_new: bool = False) -> None:
         self._values = dict(values)
-        self._stored = values
+        self._stored = None if is_new else values
         self.id: str = self._values["id"]
         self.life: int = self._values["life"]
         self.life_began = False
@@ -52,13 +53,12 @@ class DeviceRow:
         """A device that was never heard of before."""
         nothing: dict[str, Any] = dict.fromkeys(_COLUMNS)
         moment = to_db(now)
-        row = cls(
+        return cls(
             nothing
             | {"id": device, "first_seen": moment, "last_seen": moment}
-            | {"online": False, "session": 0, "life": 1, "highest": 0}
+            | {"online": False, "session": 0, "life": 1, "highest": 0},
+            is_new=True,
         )
-        row._stored = nothing
-        return row
 
     @property
     def channel(self) -> str | None:
@@ -78,17 +78,10 @@ class DeviceRow:
             "missing": self.track.gaps_text(),
         }
 
-    def often(self) -> dict[str, Any]:
-        """What `_update_often` writes."""
-        values = self.values()
-        return {"of": self.id} | {f"new_{name}": values[name] for name in _OFTEN}
-
-    def changed(self) -> set[str]:
-        """The columns that are to be written; all of them for a new device."""
-        values = self.values()
-        if self._stored["id"] is None:
-            return {*values}
-        return {name for name, value in values.items() if value != self._stored[name]}
+    def differs(self, values: Mapping[str, Any], names: Iterable[str]) -> bool:
+        """Whether these columns of what is to be written are other than stored; so are all of a new device."""
+        stored = self._stored
+        return stored is None or any(values[name] != stored[name] for name in names)
 
     def heard(self, moment: int, hour: int) -> None:
         """The device is alive: something came from it just now.
@@ -178,11 +171,11 @@ def save_rows(connection: Connection, rows: Iterable[DeviceRow]) -> None:
     often, whole = [], []
     # in the order of their ids, so that two writers never wait for each other
     for row in sorted(rows, key=lambda row: row.id):
-        changed = row.changed()
-        if changed.issubset(_OFTEN):
-            often.append(row.often())
+        values = row.values()
+        if row.differs(values, _SELDOM):
+            whole.append(values)
         else:
-            whole.append(row.values())
+            often.append({"of": row.id} | {f"new_{name}": values[name] for name in _OFTEN})
     execute_many(connection, _update_often, often)
     execute_many(connection, _upsert, whole)
 

@@ -197,8 +197,9 @@ class Steering:
             why = reason(error)
             log.warning("what rollout %s changed of others is not told to who watches them: %s", rollout.id, why)
             return
+        known = {one.id for one in told}
         for other in others:
-            if other.id not in {one.id for one in told}:
+            if other.id not in known:
                 self._tell(self._on_change, other, True)
 
     def _begun(self, rollout: Rollout) -> None:

@@ -1,5 +1,6 @@
-"""A release's tags as one number: a search along one tag sees in the index itself which rows may have the others too.
+"""A release's tags as one text, for its own row, and as one number, for the rows of its tags.
 
+By that number a search along one tag sees in the index itself which rows may have the others too.
 Superimposed coding (Mooers, 1948): each tag sets a few bits, a release has those of all its tags. What lacks one of
 the bits lacks the tag; what has them all is looked up. Of releases with three tags one in a hundred has them by chance.
 """
