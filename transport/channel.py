@@ -6,9 +6,10 @@ All callbacks run on the event loop, inside paho's loop functions, and never rai
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode
@@ -34,8 +35,7 @@ _WITH_WILL: Final = 0x04
 _UNSPECIFIED: Final = 0x80
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(NamedTuple):
     """A message as it came in.
 
     Attributes:
@@ -45,6 +45,7 @@ class Message:
         qos: 0 or 1; only 1 needs acknowledgement.
         content_type: MQTT content type, if the publisher gave one.
         expiry_s: seconds it would have lived on, if it expires.
+        handle: the connection it came on, and its number there.
         arrived: when it came in, in seconds of `time.monotonic`.
     """
 
@@ -54,8 +55,8 @@ class Message:
     qos: int
     content_type: str | None
     expiry_s: int | None
-    handle: tuple[int, int] = field(repr=False)
-    arrived: float = field(default=0.0, compare=False)
+    handle: tuple[int, int]
+    arrived: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +137,24 @@ class Channel:
         """Done at UNSUBACK."""
         return self._request(topics, self._client.unsubscribe(topics))
 
-    def acknowledge(self, message: Message) -> None:
-        """Send PUBACK; nothing for QoS 0 or when it was sent before.
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """Send PUBACK for these; nothing for those of QoS 0, and those for which it was sent before.
 
         Raises:
-            LinkLost: the connection is gone, or the message came on another one.
+            LinkLost: the connection is gone, or one of them came on another one.
         """
-        connection, mid = message.handle
         if self.lost is not None:
             raise self.loss()
-        if connection != id(self):
-            raise LinkLost(f"message on {message.topic}: came on an earlier connection, it will come again")
-        if message.qos > 0 and mid in self._unacknowledged:
-            self._unacknowledged.remove(mid)
-            self._client.ack(mid, message.qos)
+        mids: list[int] = []
+        for message in messages:
+            connection, mid = message.handle
+            if connection != id(self):
+                raise LinkLost(f"message on {message.topic}: came on an earlier connection, it will come again")
+            if message.qos > 0 and mid in self._unacknowledged:
+                self._unacknowledged.remove(mid)
+                mids.append(mid)
+        if mids:
+            self._client.acknowledge(mids)
 
     async def take(self, limit: int) -> list[Message]:
         """Wait for a message, then take up to `limit`.
@@ -259,30 +264,22 @@ class Channel:
         content_type = getattr(details, "ContentType", None)
         expiry_s = getattr(details, "MessageExpiryInterval", None)
         payload, retain = bytes(message.payload), bool(message.retain)
-        self._on_published(Published(topic, payload, retain, message.qos, message.mid, content_type, expiry_s))
+        self._on_published((topic, payload, retain, message.qos, message.mid, content_type, expiry_s))
 
     def _on_published(self, published: Published) -> None:
-        full = len(self._inbox) >= self._receive_maximum or self._inbox_bytes >= MAX_INBOX_BYTES
-        if published.qos == 0 and full:
+        topic, payload, retain, qos, mid, content_type, expiry_s = published
+        waiting = len(self._inbox)
+        if qos > 0:
+            self._unacknowledged.add(mid)
+        elif waiting >= self._receive_maximum or self._inbox_bytes >= MAX_INBOX_BYTES:
             self.dropped += 1  # QoS 0 may be lost by definition, and nothing else bounds it
             return
-        if published.qos > 0:
-            self._unacknowledged.add(published.mid)
-        self._inbox.append(
-            Message(
-                topic=published.topic,
-                payload=published.payload,
-                retain=published.retain,
-                qos=published.qos,
-                content_type=published.content_type,
-                expiry_s=published.expiry_s,
-                handle=(id(self), published.mid),
-                arrived=time.monotonic(),
-            )
-        )
-        self._inbox_bytes += len(published.payload)
-        self._arrived.set()
-        if len(self._inbox) >= 2 * self._receive_maximum or self._inbox_bytes >= MAX_INBOX_BYTES:
+        handle = (id(self), mid)
+        self._inbox.append(Message(topic, payload, retain, qos, content_type, expiry_s, handle, time.monotonic()))
+        self._inbox_bytes += len(payload)
+        if not waiting:
+            self._arrived.set()
+        if waiting + 1 >= 2 * self._receive_maximum or self._inbox_bytes >= MAX_INBOX_BYTES:
             self.wire.pause_reading()
 
     def _on_publish(

@@ -122,7 +122,15 @@ class Link:
         Raises:
             LinkLost: the connection it came on is gone: it will come again.
         """
-        self._channel.acknowledge(message)
+        self._channel.acknowledge([message])
+
+    async def acknowledge_all(self, messages: Sequence[Message]) -> None:
+        """As `acknowledge`, for many at once and at the price of few.
+
+        Raises:
+            LinkLost: the connection one of them came on is gone: those not acknowledged will come again.
+        """
+        self._channel.acknowledge(messages)
 
     async def wait_lost(self) -> LinkLost:
         """Wait until the connection is gone; returns why instead of raising it."""

@@ -10,8 +10,9 @@ read for it, and `tests/unit/test_quick_client.py` looks whether it still has th
 """
 
 import ssl
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from paho.mqtt.client import Client
 from paho.mqtt.enums import MQTTErrorCode
@@ -23,22 +24,18 @@ from transport.properties import properties
 __all__ = ["Published", "QuickClient", "read_publish"]
 
 _CHUNK: Final = 64 * 1024
+_PACKETS_AT_ONCE: Final = 64
+"""One look at what was read handles at most so many packets, so that a flood can't starve the other tasks."""
+_PUBLISH: Final = 3
+_PUBACK: Final = b"\x40\x02"  # MQTT 5, 3.4: the packet id follows, and nothing else where it is success
 _EXPIRY: Final = 0x02  # MQTT 5, 2.2.2.2
 _CONTENT_TYPE: Final = 0x03
 _TAKEN: Final = ReasonCode(PacketTypes.PUBACK)
 _NO_DETAILS: Final = properties(PacketTypes.PUBACK)
 
 
-class Published(NamedTuple):
-    """A PUBLISH of QoS 0 or 1, as it is on the wire."""
-
-    topic: str
-    payload: bytes
-    retain: bool
-    qos: int
-    mid: int
-    content_type: str | None
-    expiry_s: int | None
+Published = tuple[str, bytes, bool, int, int, str | None, int | None]
+"""A PUBLISH of QoS 0 or 1: topic, payload, retain, QoS, packet id (0 for QoS 0), content type, expiry in seconds."""
 
 
 class QuickClient(Client):
@@ -46,9 +43,11 @@ class QuickClient(Client):
 
     Attributes:
         on_published: called with each PUBLISH that was decoded here; the others go to `on_message`.
+        on_hold: nothing more is to be handled for now, though it was taken off the socket already.
     """
 
     on_published: Callable[[Published], None] | None = None
+    on_hold = False
     _chunk = b""
     _at = 0
     _is_empty = False
@@ -89,6 +88,55 @@ class QuickClient(Client):
             raise
         self._is_empty = len(received) < most
         return received
+
+    def acknowledge(self, mids: Sequence[int]) -> None:
+        """Send PUBACK, with success, for many messages of QoS 1 at once: paho sends each by itself.
+
+        Args:
+            mids: their packet ids; at least one.
+        """
+        packets = b"".join([_PUBACK + mid.to_bytes(2, "big") for mid in mids])
+        self._packet_queue(_PUBACK[0], packets, mids[-1], 1)
+
+    def _packet_read(self) -> MQTTErrorCode:
+        """Handle what `_chunk` has of whole PUBLISH packets that are decoded here; else one packet in paho's way."""
+        handled = False
+        if self.on_published is not None and self._in_packet["command"] == 0:
+            for _ in range(_PACKETS_AT_ONCE):
+                if self.on_hold:
+                    return MQTTErrorCode.MQTT_ERR_AGAIN
+                if not self._take_published():
+                    break
+                handled = True
+        if not handled:
+            return super()._packet_read()
+        with self._msgtime_mutex:
+            self._last_bytes_received = time.monotonic()
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _take_published(self) -> bool:
+        chunk, begin = self._chunk, self._at
+        if begin == len(chunk) or chunk[begin] >> 4 != _PUBLISH:
+            return False
+        length = shift = 0
+        at = begin + 1
+        for byte in chunk[at : at + 4]:
+            at += 1
+            length |= (byte & 127) << shift
+            if byte < 0x80:
+                break
+            shift += 7
+        else:
+            return False
+        end = at + length
+        if end > len(chunk):
+            return False
+        published = read_publish(chunk[begin], chunk[at:end])
+        if published is None:
+            return False
+        self._chunk, self._at = (chunk, end) if end < len(chunk) else (b"", 0)
+        self.on_published(published)  # type: ignore[misc]  # whoever calls this has looked
+        return True
 
     def _handle_publish(self) -> MQTTErrorCode:
         published = read_publish(self._in_packet["command"], self._in_packet["packet"])
@@ -150,4 +198,4 @@ def read_publish(command: int, packet: bytes | bytearray) -> Published | None:
     is_whole = at == end <= len(packet) and length < 0x80
     if not is_whole or (content_type is not None and not content_type.isprintable()):
         return None
-    return Published(topic, bytes(packet[end:]), bool(command & 1), qos, mid, content_type, expiry_s)
+    return topic, bytes(packet[end:]), bool(command & 1), qos, mid, content_type, expiry_s

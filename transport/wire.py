@@ -19,8 +19,8 @@ from transport.quick import QuickClient
 
 __all__ = ["Wire"]
 
-# One turn of the loop reads at most this many times, so that a flood can't starve the other tasks.
-_READS_PER_TURN: Final = 64
+# One turn of the loop reads at most this many times, each some packets, so that a flood can't starve the other tasks.
+_READS_PER_TURN: Final = 4
 
 
 class Wire:
@@ -96,13 +96,13 @@ class Wire:
     def pause_reading(self) -> None:
         """Leave what the broker sends in the socket, so that it fills up there and the broker has to wait."""
         if self._driven and not self._paused:
-            self._paused = True
+            self._paused = self._client.on_hold = True
             self._loop.remove_reader(self._socket.fileno())
 
     def resume_reading(self) -> None:
         """Go on reading; nothing happens if it wasn't paused."""
         if self._driven and self._paused:
-            self._paused = False
+            self._paused = self._client.on_hold = False
             self._loop.add_reader(self._socket.fileno(), self._readable)
             self._loop.call_soon(self._readable)  # the client or TLS may hold something already
 

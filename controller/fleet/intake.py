@@ -90,8 +90,7 @@ class Intake:
             finally:
                 self._oldest = None
             linger_s = linger_after(time.monotonic() - began)
-            for message in messages:
-                await link.acknowledge(message)
+            await link.acknowledge_all(messages)
 
     async def take_in(self, messages: Sequence[Message]) -> None:
         """Commit a batch; returns when each message is in the database or refused for good."""

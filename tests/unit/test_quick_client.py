@@ -1,16 +1,18 @@
 """Decoding PUBLISH beside paho-mqtt: the same for what it takes, nothing for all else."""
 
 import asyncio
+import contextlib
+import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt import _packet
 from paho.mqtt.client import Client
-from paho.mqtt.enums import MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 
-from tests.support.links import settings, take
+from tests.support.links import settings, take, until
 from tests.support.scripted_broker import Peer, publish_packet, scripted_broker
 from transport import connect
 from transport.properties import Properties, properties
@@ -40,15 +42,9 @@ def paho_reads(command: int, packet: bytes) -> Published | None:
         topic = read.topic.decode()
     except (_packet.MalformedPacket, UnicodeDecodeError):
         return None
-    return Published(
-        topic,
-        bytes(read.payload),
-        read.retain,
-        read.qos,
-        read.mid,
-        getattr(read.properties, "ContentType", None),
-        getattr(read.properties, "MessageExpiryInterval", None),
-    )
+    content_type = getattr(read.properties, "ContentType", None)
+    expiry_s = getattr(read.properties, "MessageExpiryInterval", None)
+    return topic, bytes(read.payload), read.retain, read.qos, read.mid, content_type, expiry_s
 
 
 topics = st.text(st.characters(codec="utf-8"), max_size=40).map(str.encode)
@@ -92,11 +88,16 @@ def test_anything_else_is_left_to_paho_or_read_as_it_reads_it(
         assert read is None or read == paho_reads(command, bytes(some))
 
 
-@pytest.mark.parametrize("name", ["_sock_recv", "_handle_publish", "_handle_pubackcomp", "_do_on_publish"])
+@pytest.mark.parametrize("name", ["_sock_recv", "_packet_read", "_handle_publish", "_handle_pubackcomp"])
 def test_paho_still_has_what_is_replaced(name: str) -> None:
     """Without these it would be slow again; the requirements name the version that has them."""
     assert callable(getattr(Client, name))
-    assert name == "_do_on_publish" or name in vars(QuickClient)
+    assert name in vars(QuickClient)
+
+
+@pytest.mark.parametrize("name", ["_do_on_publish", "_packet_queue"])
+def test_paho_still_has_what_is_called(name: str) -> None:
+    assert callable(getattr(Client, name))
 
 
 async def test_plain_messages_do_not_take_pahos_way_and_others_arrive_in_their_place(
@@ -134,3 +135,90 @@ def test_properties_are_packed_once_and_as_paho_packs_them() -> None:
     plain.ContentType, plain.MessageExpiryInterval = "application/json", 3600
     made = properties(PacketTypes.PUBLISH, ContentType="application/json", MessageExpiryInterval=3600)
     assert made.pack() == made.pack() == plain.pack()  # type: ignore[no-untyped-call]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 70_000), st.booleans(), st.booleans()), min_size=1, max_size=8),
+    st.lists(st.integers(1, 200_000), max_size=6),
+)
+def test_packets_are_cut_out_of_what_was_read_wherever_it_ends(
+    packets: list[tuple[int, bool, bool]], cuts: list[int]
+) -> None:
+    """Large and small ones, those that paho decodes among them, and reads that end anywhere."""
+    every = b""
+    wanted: list[tuple[int, int]] = []
+    for mid, (size, odd, confirmed) in enumerate(packets, start=1):
+        rest = body(b"t", mid, [b"\x26\x00\x01k\x00\x01v"] if odd else [JSON], bytes(size))
+        every += b"\x32" + length_of(rest) + rest
+        wanted.append((mid, size))
+        if confirmed:
+            every += b"\x40\x02" + mid.to_bytes(2, "big")
+    received: list[tuple[int, int]] = []
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        client = QuickClient(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
+        client._sock = here  # noqa: SLF001  # what connecting would do
+        client.on_published = lambda one: received.append((one[4], len(one[1])))
+        client.on_message = lambda _client, _userdata, one: received.append((one.mid, len(one.payload)))
+        there.setblocking(False)
+        left = memoryview(every)
+        for cut in [*cuts, len(every)]:
+            piece = left[:cut]
+            left = left[cut:]
+            while piece:
+                with contextlib.suppress(BlockingIOError):
+                    piece = piece[there.send(piece) :]
+                client.look_again()
+                while client.may_read:
+                    assert client.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS
+    assert received == wanted
+
+
+def length_of(rest: bytes) -> bytes:
+    """MQTT 5, 1.5.5."""
+    number, digits = len(rest), bytearray()
+    while True:
+        number, digit = divmod(number, 128)
+        digits.append(digit | (0x80 if number else 0))
+        if not number:
+            return bytes(digits)
+
+
+def test_nothing_more_is_handled_while_it_is_on_hold() -> None:
+    client = QuickClient(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
+    received: list[int] = []
+
+    def take_one(one: Published) -> None:
+        received.append(one[4])
+        client.on_hold = True
+
+    client.on_published = take_one
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        client._sock = here  # noqa: SLF001  # what connecting would do
+        there.sendall(b"".join(publish_packet("t", b"", packet_id=mid) for mid in (1, 2, 3)))
+        client.loop_read()
+        client.loop_read()
+        assert received == [1]
+        client.on_hold = False
+        client.loop_read()
+        assert received == [1, 2]
+
+
+async def test_many_messages_are_acknowledged_at_once_and_each_once() -> None:
+    acknowledged: list[tuple[int, bytes]] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        await peer.send(b"".join(publish_packet("t", b"", packet_id=mid) for mid in (7, 300, 9)))
+        acknowledged.extend([await peer.packet() for _ in range(3)])
+        await peer.silence()
+
+    async with scripted_broker(script) as url, connect(settings(url, "a")) as link:
+        messages = await take(link, 3, acknowledge=False)
+        await link.acknowledge_all([*messages, messages[0]])
+        await link.acknowledge(messages[1])
+        await until(lambda: len(acknowledged) == 3)
+    assert acknowledged == [(0x40, b"\x00\x07"), (0x40, b"\x01\x2c"), (0x40, b"\x00\x09")]
