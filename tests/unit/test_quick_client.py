@@ -158,7 +158,7 @@ def test_packets_are_cut_out_of_what_was_read_wherever_it_ends(
     with here, there:
         here.setblocking(False)
         client = QuickClient(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
-        client._sock = here  # noqa: SLF001  # what connecting would do
+        client._sock = here  # what connecting would do
         client.on_published = lambda one: received.append((one[4], len(one[1])))
         client.on_message = lambda _client, _userdata, one: received.append((one.mid, len(one.payload)))
         there.setblocking(False)
@@ -197,7 +197,7 @@ def test_nothing_more_is_handled_while_it_is_on_hold() -> None:
     here, there = socket.socketpair()
     with here, there:
         here.setblocking(False)
-        client._sock = here  # noqa: SLF001  # what connecting would do
+        client._sock = here  # what connecting would do
         there.sendall(b"".join(publish_packet("t", b"", packet_id=mid) for mid in (1, 2, 3)))
         client.loop_read()
         client.loop_read()
