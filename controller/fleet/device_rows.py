@@ -1,8 +1,9 @@
 """A device's row while a batch is taken in: read once, changed in memory by the rules below, written once."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, Update, bindparam, select, update
 from controller.database import to_db
 from controller.fleet.hours import marked
 from controller.fleet.progress import SeqTrack
-from controller.fleet.sql import Insert, chunks, execute_many, insert_of, map_of, text_of, time_of
+from controller.fleet.sql import Insert, among, execute_many, insert_of, map_of, text_of, time_of
 from controller.fleet.tables import devices
 from schemas.messages import FactValue, Presence, Reported
 
@@ -25,8 +26,12 @@ _OFTEN: Final = ("last_seen", "highest", "missing", "hours", "heard_hour")
 """Columns that every event changes. None is in an index, but for devices that are not there: writing these alone
 takes less than half of what the whole row takes, which would be put into its indexes anew."""
 
-_COLUMNS: Final = [column.name for column in devices.columns]
-_SELDOM: Final = [name for name in _COLUMNS if name not in _OFTEN]
+_OFTEN_AND_OF: Final = (*(f"new_{name}" for name in _OFTEN), "of")
+_COLUMNS: Final = tuple(column.name for column in devices.columns)
+_SELDOM: Final = [(name, place) for place, name in enumerate(_COLUMNS) if name not in {*_OFTEN, "life"}]
+_ID, _LAST_SEEN, _LIFE, _HIGHEST, _MISSING, _HOURS, _HEARD_HOUR = map(
+    _COLUMNS.index, ("id", "last_seen", "life", "highest", "missing", "hours", "heard_hour")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +43,47 @@ class Told:
 
 
 class DeviceRow:
-    """One device. The attributes are the columns of `devices`; `track` stands for `highest` and `missing`."""
+    """One device, as its row has it and as it is to be written.
 
-    def __init__(self, values: Mapping[str, Any], *, is_new: bool = False) -> None:
-        self._values = dict(values)
-        self._stored = None if is_new else values
-        self.id: str = self._values["id"]
-        self.life: int = self._values["life"]
+    Attributes:
+        id: the device's.
+        life: see `lives`; `life_began` tells that it began just now.
+        track: stands for the columns `highest` and `missing`.
+    """
+
+    __slots__ = ("_heard_hour", "_hours", "_last_seen", "_rest", "_stored", "id", "life", "life_began", "track")
+
+    def __init__(self, stored: Sequence[Any], *, is_new: bool = False) -> None:
+        """
+        Args:
+            stored: the row, in the order of the table's columns.
+            is_new: whether the database has no such row yet.
+        """
+        self._stored = None if is_new else stored
+        self._rest: dict[str, Any] | None = dict(zip(_COLUMNS, stored, strict=True)) if is_new else None
+        self._last_seen: int = stored[_LAST_SEEN]
+        self._hours: str | None = stored[_HOURS]
+        self._heard_hour: int | None = stored[_HEARD_HOUR]
+        self.id: str = stored[_ID]
+        self.life: int = stored[_LIFE]
         self.life_began = False
-        self.track = SeqTrack.read(self._values["highest"], self._values["missing"])
+        self.track = SeqTrack.read(stored[_HIGHEST], stored[_MISSING])
 
     @classmethod
     def new(cls, device: str, now: datetime) -> "DeviceRow":
         """A device that was never heard of before."""
-        nothing: dict[str, Any] = dict.fromkeys(_COLUMNS)
         moment = to_db(now)
-        return cls(
-            nothing
-            | {"id": device, "first_seen": moment, "last_seen": moment}
-            | {"online": False, "session": 0, "life": 1, "highest": 0},
-            is_new=True,
-        )
+        values: dict[str, Any] = dict.fromkeys(_COLUMNS)
+        values |= {"id": device, "first_seen": moment, "last_seen": moment}
+        values |= {"online": False, "session": 0, "life": 1, "highest": 0}
+        return cls(tuple(values.values()), is_new=True)
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        """The columns that reports and presence change, by name: most messages are events, and need none of them."""
+        if self._rest is None:
+            self._rest = dict(zip(_COLUMNS, self._stored or (), strict=True))
+        return self._rest
 
     @property
     def channel(self) -> str | None:
@@ -68,20 +93,30 @@ class DeviceRow:
 
     def is_ahead(self, moment: int) -> bool:
         """Whether it was heard of at a time that is still to come: the controller's clock has been put back since."""
-        return int(self._values["last_seen"]) > moment + _JUMP_US
+        return self._last_seen > moment + _JUMP_US
 
-    def values(self) -> dict[str, Any]:
-        """The row as it is to be written."""
-        return self._values | {
+    def often(self) -> tuple[Any, ...] | None:
+        """As `_OFTEN_AND_OF`, where nothing but that has changed; None where the whole row is to be written."""
+        stored = self._stored
+        if stored is None or self.life != stored[_LIFE]:
+            return None
+        rest = self._rest
+        if rest is not None and any(rest[name] != stored[place] for name, place in _SELDOM):
+            return None
+        track = self.track
+        return self._last_seen, track.highest, track.gaps_text(), self._hours, self._heard_hour, self.id
+
+    def whole(self) -> tuple[Any, ...]:
+        """As `_COLUMNS`: the row as it is to be written."""
+        row = self._values | {
             "life": self.life,
+            "last_seen": self._last_seen,
             "highest": self.track.highest,
             "missing": self.track.gaps_text(),
+            "hours": self._hours,
+            "heard_hour": self._heard_hour,
         }
-
-    def differs(self, values: Mapping[str, Any], names: Iterable[str]) -> bool:
-        """Whether these columns of what is to be written are other than stored; so are all of a new device."""
-        stored = self._stored
-        return stored is None or any(values[name] != stored[name] for name in names)
+        return tuple(row.values())
 
     def heard(self, moment: int, hour: int) -> None:
         """The device is alive: something came from it just now.
@@ -90,9 +125,9 @@ class DeviceRow:
             moment: as `to_db` has it.
             hour: its `hour_number`.
         """
-        self._values["last_seen"] = moment
-        if self._values["heard_hour"] != hour:
-            self._values |= {"heard_hour": hour, "hours": marked(self._values["hours"], hour)}
+        self._last_seen = moment
+        if self._heard_hour != hour:
+            self._heard_hour, self._hours = hour, marked(self._hours, hour)
 
     def begin_life(self) -> int:
         """The device's journal began again; returns the number of its new life."""
@@ -107,7 +142,8 @@ class DeviceRow:
         An `online: false` of an older session is ignored. A word of being online is always believed: messages
         of one device come in order, and after its disk was replaced its sessions begin again at 1.
         """
-        if not presence.online and presence.session < self._values["session"]:
+        values = self._values
+        if not presence.online and presence.session < values["session"]:
             return False
         told = {
             "online": presence.online,
@@ -116,13 +152,13 @@ class DeviceRow:
             "boot_id": text_of(presence.boot_id),
             "agent_version": text_of(presence.agent_version),
         }
-        changed = any(self._values[name] != value for name, value in told.items())
-        self._values |= told
+        changed = any(values[name] != value for name, value in told.items())
+        values |= told
         return changed
 
     def clear_presence(self) -> None:
         """The retained presence was cleared: nobody vouches for the device being there."""
-        self._values |= {"online": False, "session": 0}
+        self._values.update(online=False, session=0)
 
     def take_report(self, reported: Reported) -> Told:
         """Take in a report.
@@ -133,13 +169,13 @@ class DeviceRow:
         before = self._values
         earlier = before["reported_seq"]
         facts, tags = _json(reported.facts), _json(reported.tags)
-        matters = (before["channel"], before["tags"]) != (reported.channel, tags) or _steady(
-            before["facts"]
-        ) != _steady(facts)
+        matters = (before["channel"], before["tags"]) != (reported.channel, tags) or (
+            before["facts"] != facts and _steady(before["facts"]) != _steady(facts)
+        )
         journal_fell = earlier is not None and reported.seq < earlier
         track = self.track.forget_beyond(reported.seq) if journal_fell else self.track
         self.track = track.expect(reported.seq)
-        self._values = before | {
+        self._rest = before | {
             "reported_at": time_of(reported.at),
             "reported_seq": reported.seq,
             "channel": reported.channel,
@@ -150,17 +186,13 @@ class DeviceRow:
 
     def clear_report(self) -> None:
         """The retained report was cleared: the device belongs to no channel any more."""
-        self._values |= dict.fromkeys(("reported_at", "reported_seq", "channel", "tags", "facts"))
+        self._values.update(dict.fromkeys(("reported_at", "reported_seq", "channel", "tags", "facts")))
 
 
 def load_rows(connection: Connection, ids: set[str], now: datetime) -> dict[str, DeviceRow]:
     """The rows of these devices, locked against other writers; new ones for those never heard of."""
-    rows: dict[str, DeviceRow] = {}
-    for some in chunks(sorted(ids)):
-        found = select(devices).where(devices.c.id.in_(some)).order_by(devices.c.id).with_for_update()
-        for row in connection.execute(found):
-            values = dict(zip(_COLUMNS, row, strict=True))
-            rows[values["id"]] = DeviceRow(values)
+    found = select(devices).where(among(connection, devices.c.id, sorted(ids))).order_by(devices.c.id)
+    rows = {row[_ID]: DeviceRow(row) for row in connection.execute(found.with_for_update()).all()}
     for device in ids - rows.keys():
         rows[device] = DeviceRow.new(device, now)
     return rows
@@ -170,14 +202,14 @@ def save_rows(connection: Connection, rows: Iterable[DeviceRow]) -> None:
     """Write the rows back."""
     often, whole = [], []
     # in the order of their ids, so that two writers never wait for each other
-    for row in sorted(rows, key=lambda row: row.id):
-        values = row.values()
-        if row.differs(values, _SELDOM):
-            whole.append(values)
+    for row in sorted(rows, key=attrgetter("id")):
+        changing = row.often()
+        if changing is None:
+            whole.append(row.whole())
         else:
-            often.append({"of": row.id} | {f"new_{name}": values[name] for name in _OFTEN})
-    execute_many(connection, _update_often, often)
-    execute_many(connection, _upsert, whole)
+            often.append(changing)
+    execute_many(connection, _update_often, _OFTEN_AND_OF, often)
+    execute_many(connection, _upsert, _COLUMNS, whole)
 
 
 def _upsert(dialect: str) -> Insert:

@@ -98,15 +98,19 @@ class Intake:
         now = asyncio.get_running_loop().time()
         own: list[Message] = []
         for message in messages:
-            if self._recall is not None and self._recall.is_own(message.topic):
-                own.append(message)
-                continue
-            if self._aside(message):
-                continue
+            topic = message.topic
             try:
-                batch.append(self._reader.read(message.topic, message.payload, retained=message.retain))
+                said = self._reader.quickly(topic, message.payload, retained=message.retain)
+                if said is None:
+                    if self._recall is not None and self._recall.is_own(topic):
+                        own.append(message)
+                        continue
+                    if self._aside(message):
+                        continue
+                    said = self._reader.read(topic, message.payload, retained=message.retain)
+                batch.append(said)
             except ContractError as error:
-                self.refusals.refuse(message.topic, error, now)
+                self.refusals.refuse(topic, error, now)
         if batch:
             await self._commit(batch)
         if self._recall is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import Connection, Engine, func, select
 
 from controller.database import to_db, writing
@@ -26,8 +27,7 @@ from schemas.messages import Presence, Reported, UpdateEvent
 _HIGHEST: Final = select(func.coalesce(func.max(events.c.id), 0))
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(msgspec.Struct, frozen=True):
     """An event that was new: its place in the order of intake, the life of its journal, and the event."""
 
     id: int
@@ -86,12 +86,13 @@ class IntakeStore:
         outcome = Outcome()
         with writing(self._engine) as connection:
             rows = load_rows(connection, {one.device for one in batch}, now)
-            set_right(connection, [row.id for row in rows.values() if row.is_ahead(to_db(now))], now)
+            moment = to_db(now)
+            set_right(connection, [row.id for row in rows.values() if row.is_ahead(moment)], now)
             _take_events(connection, [one for one in batch if isinstance(one, EventIn)], rows, now, outcome)
             _take_state(connection, [one for one in batch if not isinstance(one, EventIn)], rows, outcome)
             moment = to_db(now)
             hour = hour_number(moment)
-            for device in {one.device for one in batch if not isinstance(one, ClearedIn) and one.live}:
+            for device in {one.device for one in batch if one.live}:
                 rows[device].heard(moment, hour)
             save_rows(connection, rows.values())
             reported = {one.device for one in outcome.reports}
@@ -107,70 +108,76 @@ def _take_events(
         return
     # In a first life an event that is not here for all that is known is new without asking; the others are looked up.
     known = StoredEvents(connection)
-    known.load(
-        (one.device, one.event.seq)
-        for one in batch
-        if rows[one.device].life > 1 or not rows[one.device].track.lacks(one.event.seq)
-    )
-    values: list[dict[str, Any]] = []
-    placed: dict[tuple[str, int, int], UpdateEvent] = {}
+    known.load([(one.event.device, one.event.seq) for one in batch if _may_be_here(one.event, rows[one.event.device])])
+    values: list[tuple[Any, ...]] = []
+    placed: list[tuple[int, UpdateEvent]] = []
     received_at = to_db(now)
     for one in batch:
         event = one.event
-        row = rows[event.device]
-        life = place(event, row, known)
+        life = place(event, rows[event.device], known)
         if life is None:
             outcome.repeated += 1
             continue
-        placed[row.id, life, event.seq] = event
+        placed.append((life, event))
         values.append(_event_values(one, life, received_at))
     outcome.new_lives = {row.id: row.life for row in rows.values() if row.life_began}
     if values:
         outcome.stored = _insert_events(connection, values, placed)
-        outcome.rollouts = note_words(connection, ((life, event) for (_, life, _), event in placed.items()), now)
+        outcome.rollouts = note_words(connection, placed, now)
 
 
-def _event_values(one: EventIn, life: int, received_at: int) -> dict[str, Any]:
+def _may_be_here(event: UpdateEvent, row: DeviceRow) -> bool:
+    track = row.track
+    return row.life > 1 or (event.seq <= track.highest and not track.lacks(event.seq))
+
+
+_COLUMNS: Final = tuple(column.name for column in events.columns if column.name != "id")
+
+
+def _event_values(one: EventIn, life: int, received_at: int) -> tuple[Any, ...]:
+    """As `_COLUMNS`."""
     event = one.event
-    return {
-        "device": event.device,
-        "life": life,
-        "seq": event.seq,
-        "update_id": event.update,
-        "rollout": event.rollout,
-        "package": event.package,
-        "version": text_of(event.version),
-        "phase": event.phase.value,
-        "at": time_of(event.at),
-        "received_at": received_at,
-        "error_code": event.error.code if event.error else None,
-        "payload": one.payload.decode(),
-    }
+    return (
+        event.device,
+        life,
+        event.seq,
+        event.update,
+        event.rollout,
+        event.package,
+        text_of(event.version),
+        str(event.phase),
+        time_of(event.at),
+        received_at,
+        event.error.code if event.error else None,
+        one.payload.decode(),
+    )
 
 
 def _insert_events(
-    connection: Connection, values: list[dict[str, Any]], placed: dict[tuple[str, int, int], UpdateEvent]
+    connection: Connection, values: list[tuple[Any, ...]], placed: list[tuple[int, UpdateEvent]]
 ) -> list[StoredEvent]:
-    """Insert many at once; one that another controller has just taken in is left as it is."""
+    """Insert many at once; one that another controller has just taken in is left as it is.
+
+    Args:
+        values: as `_COLUMNS`.
+        placed: the life and the event that each of them is of.
+    """
     before = connection.scalar(_HIGHEST) or 0
-    execute_many(connection, _insert, values)
+    execute_many(connection, _insert, _COLUMNS, values)
     if connection.dialect.name == "sqlite" and connection.scalar(_HIGHEST) == before + len(values):
         # Nothing was left out, and nobody else writes: SQLite has numbered them one after the other.
-        numbered = enumerate(values, before + 1)
-        found = [(number, value["device"], value["life"], value["seq"]) for number, value in numbered]
-    else:
-        fresh = select(events.c.id, events.c.device, events.c.life, events.c.seq).where(events.c.id > before)
-        found = [(number, *key) for number, *key in connection.execute(fresh.order_by(events.c.id))]
+        return [StoredEvent(number, life, event) for number, (life, event) in enumerate(placed, before + 1)]
+    fresh = select(events.c.id, events.c.device, events.c.life, events.c.seq).where(events.c.id > before)
+    mine = {(event.device, life, event.seq): event for life, event in placed}
     return [
-        StoredEvent(number, life, placed[device, life, seq])
-        for number, device, life, seq in found
-        if (device, life, seq) in placed
+        StoredEvent(number, life, mine[device, life, seq])
+        for number, device, life, seq in connection.execute(fresh.order_by(events.c.id))
+        if (device, life, seq) in mine
     ]
 
 
 def _insert(dialect: str) -> Insert:
-    names = [column.name for column in events.columns if column.name != "id"]
-    return insert_of(dialect, events, names).on_conflict_do_nothing()
+    return insert_of(dialect, events, _COLUMNS).on_conflict_do_nothing()
 
 
 def _take_state(

@@ -5,10 +5,11 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
-from controller.fleet.sql import Insert, chunks, execute_many, insert_of, text_of, time_of
+from controller.fleet.sql import Insert, among, chunks, execute_many, insert_of, text_of, time_of
 from controller.fleet.tables import device_packages
 from schemas.messages import InstalledPackage
 
+_COLUMNS = tuple(column.name for column in device_packages.columns)
 _KEY = (device_packages.c.device, device_packages.c.package)
 
 
@@ -22,13 +23,12 @@ def write_packages(connection: Connection, reports: Mapping[str, Mapping[str, In
     Returns:
         The devices for which something changed.
     """
-    before = {
-        (row["device"], row["package"]): dict(row)
-        for some in chunks(sorted(reports))
-        for row in connection.execute(select(device_packages).where(device_packages.c.device.in_(some))).mappings()
-    }
+    if not reports:
+        return set()
+    found = select(device_packages).where(among(connection, _KEY[0], sorted(reports)))
+    before: dict[tuple[str, str], tuple[Any, ...]] = {(row[0], row[1]): tuple(row) for row in connection.execute(found)}
     after = {
-        (device, package): _row(device, package, installed)
+        (device, package): _values(device, package, installed)
         for device, packages in reports.items()
         for package, installed in packages.items()
     }
@@ -36,8 +36,8 @@ def write_packages(connection: Connection, reports: Mapping[str, Mapping[str, In
     gone = sorted(before.keys() - after.keys())
     for device, package in gone:
         connection.execute(delete(device_packages).where(_KEY[0] == device, _KEY[1] == package))
-    execute_many(connection, _upsert, changed)
-    return {row["device"] for row in changed} | {device for device, _ in gone}
+    execute_many(connection, _upsert, _COLUMNS, changed)
+    return {row[0] for row in changed} | {device for device, _ in gone}
 
 
 def forget_packages(connection: Connection, gone: Iterable[str]) -> None:
@@ -47,21 +47,22 @@ def forget_packages(connection: Connection, gone: Iterable[str]) -> None:
 
 
 def _upsert(dialect: str) -> Insert:
-    statement = insert_of(dialect, device_packages, [column.name for column in device_packages.columns])
+    statement = insert_of(dialect, device_packages, _COLUMNS)
     names = [column.name for column in device_packages.columns if not column.primary_key]
     return statement.on_conflict_do_update(
         index_elements=list(_KEY), set_={name: statement.excluded[name] for name in names}
     )
 
 
-def _row(device: str, package: str, installed: InstalledPackage) -> dict[str, Any]:
-    return {
-        "device": device,
-        "package": package,
-        "version": text_of(installed.version),
-        "manifest": installed.manifest,
-        "installed_at": time_of(installed.installed_at),
-        "previous": text_of(installed.previous) if installed.previous else None,
-        "phase": installed.phase.value,
-        "rollout": installed.rollout,
-    }
+def _values(device: str, package: str, installed: InstalledPackage) -> tuple[Any, ...]:
+    """As `_COLUMNS`."""
+    return (
+        device,
+        package,
+        text_of(installed.version),
+        installed.manifest,
+        time_of(installed.installed_at),
+        text_of(installed.previous) if installed.previous else None,
+        str(installed.phase),
+        installed.rollout,
+    )

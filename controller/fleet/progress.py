@@ -5,15 +5,13 @@ say that there are more than have come.
 """
 
 import json
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_GAPS: Final = 256
 """Beyond this many gaps two neighbours are taken as one: some events are then asked for although they are here."""
 
 
-@dataclass(frozen=True, slots=True)
-class SeqTrack:
+class SeqTrack(NamedTuple):
     """The numbers from 1 to `highest`, less those that are `missing`.
 
     Attributes:

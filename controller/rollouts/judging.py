@@ -3,9 +3,10 @@
 That is why a rollout of ten thousand devices need not be judged anew for one of them.
 """
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
+
+import msgspec
 
 from controller.fleet.hours import next_hour, usually_away
 from controller.rollouts.plan import ENDED, FINAL, STARTING, Mark, Observation, Plan, RolloutState, Verdict
@@ -69,7 +70,7 @@ class Judge:
         if seen.last_seen <= self._now:
             return self._mark(seen)
         said = seen.heard_at if seen.heard_at is not None and seen.heard_at <= self._now else None
-        mark = self._mark(replace(seen, last_seen=said or self._now))
+        mark = self._mark(msgspec.structs.replace(seen, last_seen=said or self._now))
         moments = [mark.due, _next([seen.heard_at, seen.last_seen], self._now)]
         return mark._replace(due=min(one for one in moments if one is not None))
 
@@ -238,7 +239,13 @@ def _final(seen: Observation) -> Verdict:
 
 def _next(moments: list[datetime | None], now: datetime) -> datetime | None:
     """The first of the moments that is still to come. What holds `after` a moment holds a little later."""
-    return min((one + _TICK for one in moments if one is not None and one + _TICK > now), default=None)
+    soonest: datetime | None = None
+    for moment in moments:
+        if moment is not None:
+            one = moment + _TICK
+            if one > now and (soonest is None or one < soonest):
+                soonest = one
+    return soonest
 
 
 _TICK: Final = timedelta(microseconds=1)

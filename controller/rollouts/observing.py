@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Select, and_, delete, or_, select
+from sqlalchemy import Connection, Select, and_, delete, null, or_, select
 
 from controller.database import from_db
-from controller.fleet.sql import Insert, chunks, execute_many, insert_of, map_of
+from controller.fleet.sql import Insert, among, chunks, execute_many, insert_of, map_of
 from controller.fleet.tables import desired, device_packages, devices
 from controller.rollouts.plan import ENDED, Mark, Observation, Plan, Verdict
 from controller.rollouts.tables import rollout_asks, rollout_devices
@@ -40,15 +40,13 @@ def observe(
     """
     over = plan.state in ENDED
     found = _question(plan, package)
-    rows: list[_Row] = []
     if only is None:
         found = found.where(
             _word.device.is_not(None) if over else or_(devices.c.channel == channel, _word.device.is_not(None))
         )
-        rows = [_Row(*row) for row in connection.execute(found)]
     else:
-        for some in chunks(sorted(only)):
-            rows += [_Row(*row) for row in connection.execute(found.where(devices.c.id.in_(some)))]
+        found = found.where(among(connection, devices.c.id, sorted(only)))
+    rows = list(map(_Row._make, connection.execute(found).all()))
     concerned = [row for row in rows if (row.concerned if over else row.channel == channel or row.phase)]
     return Observed(
         observations=[_observation(row, package, channel) for row in concerned],
@@ -57,7 +55,7 @@ def observe(
 
 
 class _Row(NamedTuple):
-    """What the question asks for, in its order: looked up by place, which for thousands of devices is most of it."""
+    """What the question asks for, in its order."""
 
     id: str
     last_seen: int
@@ -78,8 +76,8 @@ class _Row(NamedTuple):
     installed_phase: str | None
     told: str | None
     asked: str | None
-    tags: str | None = None
-    facts: str | None = None
+    tags: str | None
+    facts: str | None
 
 
 def _question(plan: Plan, package: str) -> Select[Any]:
@@ -102,7 +100,7 @@ def _question(plan: Plan, package: str) -> Select[Any]:
         there.phase.label("installed_phase"),
         told.payload.label("told"),
         asked.verb.label("asked"),
-        *([devices.c.tags, devices.c.facts] if _asks_for_facts(plan) else []),
+        *([devices.c.tags, devices.c.facts] if _asks_for_facts(plan) else [null(), null()]),
     ).select_from(joined)
 
 
@@ -110,11 +108,13 @@ def _asks_for_facts(plan: Plan) -> bool:
     return bool(plan.base.where) or any(one.where or one.concurrency_per for one in plan.waves)
 
 
+_NOTHING_TOLD: Final = _Told()
+_NONE: Final[Mapping[str, Any]] = {}
 _PHASES: Final = {phase.value: phase for phase in Phase}
 
 
 def _observation(row: _Row, package: str, channel: str) -> Observation:
-    told = msgspec.json.decode(row.told, type=_Told) if row.told else None
+    told = msgspec.json.decode(row.told, type=_Told) if row.told else _NOTHING_TOLD
     return Observation(
         device=row.id,
         phase=_PHASES[row.phase] if row.phase else None,
@@ -123,15 +123,15 @@ def _observation(row: _Row, package: str, channel: str) -> Observation:
         installed=row.installed,
         installed_phase=_PHASES[row.installed_phase] if row.installed_phase else None,
         reported_since=_reported_since(row),
-        pinned=(told.pins or {}).get(package) if told else None,
-        hold=bool(told and told.hold),
-        taken_back=row.asked == Verb.CANCEL.value,
+        pinned=told.pins.get(package) if told.pins else None,
+        hold=bool(told.hold),
+        taken_back=row.asked == Verb.CANCEL,
         moved=row.channel not in (None, channel),
         online=row.online,
         last_seen=from_db(row.last_seen),
         hours=row.hours,
-        tags=map_of(row.tags),
-        facts=map_of(row.facts),
+        tags=map_of(row.tags) if row.tags else _NONE,
+        facts=map_of(row.facts) if row.facts else _NONE,
     )
 
 
@@ -149,7 +149,7 @@ def write_marks(connection: Connection, rollout: str, observed: Observed, marks:
     """
     wanted = {device: mark for device, mark in marks.items() if mark.verdict is not Verdict.NOT_MEANT}
     changed = list(_differing(rollout, wanted, observed.before))
-    execute_many(connection, _keep_mark, changed)
+    execute_many(connection, _keep_mark, _MARK, changed)
     gone = sorted(observed.before.keys() - wanted.keys())
     for some in chunks(gone):
         connection.execute(
@@ -158,8 +158,11 @@ def write_marks(connection: Connection, rollout: str, observed: Observed, marks:
     return len(changed) + len(gone)
 
 
+_MARK: Final = ("rollout", "device", "life", "seq", "verdict", "wave")
+
+
 def _keep_mark(dialect: str) -> Insert:
-    statement = insert_of(dialect, rollout_devices, ("rollout", "device", "life", "seq", "verdict", "wave"))
+    statement = insert_of(dialect, rollout_devices, _MARK)
     return statement.on_conflict_do_update(
         index_elements=[_word.rollout, _word.device],
         set_={"verdict": statement.excluded.verdict, "wave": statement.excluded.wave},
@@ -168,8 +171,9 @@ def _keep_mark(dialect: str) -> Insert:
 
 def _differing(
     rollout: str, wanted: Mapping[str, Mark], before: Mapping[str, tuple[str | None, int | None]]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[Any, ...]]:
+    """As `_MARK`; for those that have no row yet, with no word."""
     for device, mark in sorted(wanted.items()):
-        if before.get(device) != (mark.verdict.value, mark.wave):
-            values = {"verdict": mark.verdict.value, "wave": mark.wave, "life": 0, "seq": 0}
-            yield {"rollout": rollout, "device": device, **values}
+        verdict = str(mark.verdict)
+        if before.get(device) != (verdict, mark.wave):
+            yield rollout, device, 0, 0, verdict, mark.wave

@@ -1,7 +1,7 @@
 """The values that the rollout engine takes and returns; nothing here reads a clock, a disk or a network."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -110,8 +110,7 @@ FINAL: Final = {phase: Verdict(phase.value) for phase in LAST_WORDS}
 EVERYBODY: Final = Targets()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one device that a rollout may concern. Times are by the controller's clock.
 
     Attributes:
@@ -147,8 +146,8 @@ class Observation:
     online: bool = True
     last_seen: datetime
     hours: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    facts: Mapping[str, FactValue] = field(default_factory=dict)
+    tags: Mapping[str, str] = {}
+    facts: Mapping[str, FactValue] = {}
 
 
 class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,31 +1,32 @@
 """How many devices have which verdict, by wave; kept up to date device by device. Pure."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from controller.rollouts.plan import OPEN, Mark, Verdict
+from schemas.messages import Phase
 
 
 class Tally:
     """Counts of marks. `add` and `remove` cancel each other."""
 
     def __init__(self, marks: Iterable[Mark] = ()) -> None:
-        self._waves: dict[int | None, Counter[Verdict]] = {}
-        self._phases: Counter[str] = Counter()
+        self._waves: dict[int | None, Counter[Verdict]] = defaultdict(Counter)
+        self._phases: Counter[Phase] = Counter()
         for mark in marks:
             self.add(mark)
 
     def add(self, mark: Mark, number: int = 1) -> None:
         """So many more."""
-        self._waves.setdefault(mark.wave, Counter())[mark.verdict] += number
+        self._waves[mark.wave][mark.verdict] += number
         if mark.phase is not None:
-            self._phases[mark.phase.value] += number
+            self._phases[mark.phase] += number
 
     def remove(self, mark: Mark) -> None:
         """One less."""
         self._waves[mark.wave][mark.verdict] -= 1
         if mark.phase is not None:
-            self._phases[mark.phase.value] -= 1
+            self._phases[mark.phase] -= 1
 
     def wave(self, number: int) -> Mapping[Verdict, int]:
         """Counts of one wave's devices."""
@@ -50,4 +51,4 @@ class Tally:
 
     def phases(self) -> dict[str, int]:
         """How many devices said which phase last."""
-        return {name: self._phases[name] for name in sorted(self._phases) if self._phases[name]}
+        return {name.value: self._phases[name] for name in sorted(self._phases) if self._phases[name]}

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, and_, case, func, or_, update
 
@@ -12,8 +12,13 @@ from controller.fleet.views import wire_bytes
 from controller.rollouts.tables import rollout_devices
 from schemas.messages import UpdateEvent
 
+_KEY = ("rollout", "device")
 _WORD = ("life", "seq", "update_id", "attempt", "from_version", "phase", "at", "error_code", "heard_at")
 _BYTES = ("bytes_done", "bytes_total", "wire_bytes")
+_COLUMNS = (*_KEY, *_WORD, *_BYTES)
+
+_Bytes = tuple[int | None, int | None, int | None]
+_NO_BYTES: Final = (None, None, None)
 
 
 def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]], now: datetime) -> dict[str, set[str]]:
@@ -28,13 +33,15 @@ def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]]
         Ids of the rollouts that were spoken of, and by which devices.
     """
     said: dict[tuple[str, str], list[tuple[int, UpdateEvent]]] = {}
-    spoken_of: dict[str, set[str]] = {}
-    for life, event in events:
+    for one in events:
+        event = one[1]
         if event.rollout is not None:
-            said.setdefault((event.rollout, event.device), []).append((life, event))
-            spoken_of.setdefault(event.rollout, set()).add(event.device)
+            said.setdefault((event.rollout, event.device), []).append(one)
+    spoken_of: dict[str, set[str]] = {}
+    for rollout, device in said:
+        spoken_of.setdefault(rollout, set()).add(device)
     heard_at = to_db(now)
-    execute_many(connection, _write, [_latest(said[key], heard_at) for key in sorted(said)])
+    execute_many(connection, _write, _COLUMNS, [_latest(said[key], heard_at) for key in sorted(said)])
     return spoken_of
 
 
@@ -52,46 +59,44 @@ def set_right(connection: Connection, devices: Collection[str], now: datetime) -
         connection.execute(late.values(heard_at=to_db(now)))
 
 
-def _latest(said: list[tuple[int, UpdateEvent]], heard_at: int) -> dict[str, Any]:
+def _latest(said: list[tuple[int, UpdateEvent]], heard_at: int) -> tuple[Any, ...]:
     """What one device said last about one rollout, with the bytes that it said earlier of the same update."""
-    said.sort(key=lambda one: (one[0], one[1].seq))
+    if len(said) > 1:
+        said.sort(key=lambda one: (one[0], one[1].seq))
     life, event = said[-1]
-    word = _word(life, event, heard_at)
+    counts = _bytes(event)
     for _, before in reversed(said[:-1]):
         if before.update != event.update:
             break
-        word |= {name: value for name, value in _bytes(before).items() if word[name] is None}
-    return word
+        earlier = _bytes(before)
+        counts = tuple(old if new is None else new for new, old in zip(counts, earlier, strict=True))  # type: ignore[assignment]
+    return (
+        event.rollout,
+        event.device,
+        life,
+        event.seq,
+        event.update,
+        int_of(event.attempt),
+        text_of(event.from_version) if event.from_version else None,
+        str(event.phase),
+        time_of(event.at),
+        event.error.code if event.error else None,
+        heard_at,
+        *counts,
+    )
 
 
-def _word(life: int, event: UpdateEvent, heard_at: int) -> dict[str, Any]:
-    return {
-        "rollout": event.rollout,
-        "device": event.device,
-        "life": life,
-        "seq": event.seq,
-        "update_id": event.update,
-        "attempt": int_of(event.attempt),
-        "from_version": text_of(event.from_version) if event.from_version else None,
-        "phase": event.phase.value,
-        "at": time_of(event.at),
-        "error_code": event.error.code if event.error else None,
-        "heard_at": heard_at,
-        **_bytes(event),
-    }
-
-
-def _bytes(event: UpdateEvent) -> dict[str, int | None]:
-    return {
-        "bytes_done": bigint_of(event.progress.bytes_done) if event.progress else None,
-        "bytes_total": bigint_of(event.progress.bytes_total) if event.progress else None,
-        "wire_bytes": wire_bytes(event),
-    }
+def _bytes(event: UpdateEvent) -> _Bytes:
+    progress = event.progress
+    if progress is None and event.detail is None:
+        return _NO_BYTES
+    done = bigint_of(progress.bytes_done) if progress else None
+    return done, bigint_of(progress.bytes_total) if progress else None, wire_bytes(event)
 
 
 def _write(dialect: str) -> Insert:
     kept = rollout_devices.c
-    statement = insert_of(dialect, rollout_devices, ("rollout", "device", *_WORD, *_BYTES))
+    statement = insert_of(dialect, rollout_devices, _COLUMNS)
     new = statement.excluded
     # The bytes of an update are said while it fetches, and are worth knowing to its end.
     same = new.update_id == kept.update_id

@@ -145,9 +145,7 @@ def test_a_flood_of_bad_messages_is_counted_and_said_now_and_then(caplog: pytest
 async def test_a_message_of_another_device_than_its_topics_is_refused(engine: Engine) -> None:
     intake = Intake(IntakeStore(engine), Reader(Topics()), lambda _: None)
     wrong = message("pi-1", 1)
-    moved = Message(
-        **{name: getattr(wrong, name) for name in wrong.__slots__} | {"topic": Topics().device("pi-2", "events")}
-    )
+    moved = wrong._replace(topic=Topics().device("pi-2", "events"))
     await intake.take_in([moved])
     assert intake.refusals.counts == {"message.topic": 1}
     with reading(engine) as connection:

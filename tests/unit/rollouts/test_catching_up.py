@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as changed
 
 from controller.rollouts.catching_up import caught_up
 from controller.rollouts.engine import approved, decide
@@ -18,7 +19,7 @@ def as_they_are(fleet: list[Observation]) -> list[Observation]:
     """With tags and facts that stay the same."""
     sites = [{"site": "bern"}, {"site": "basel"}, {}]
     return [
-        replace(one, tags=sites[number % 3], facts={"model": "pi4"} if number % 4 else {})
+        changed(one, tags=sites[number % 3], facts={"model": "pi4"} if number % 4 else {})
         for number, one in enumerate(fleet)
     ]
 

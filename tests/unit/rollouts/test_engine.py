@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as changed
 
 from controller.rollouts.engine import approved, decide, resumed
 from controller.rollouts.judging import judge
@@ -34,7 +35,7 @@ def in_waves(*waves: Wave, **changes: Any) -> Plan:
 
 
 def device(name: str = "pi-1", **changes: Any) -> Observation:
-    return replace(Observation(device=name, last_seen=NOW), **changes)
+    return Observation(**{"device": name, "last_seen": NOW} | changes)
 
 
 def done(name: str = "pi-1", at: datetime = NOW, **changes: Any) -> Observation:
@@ -173,7 +174,7 @@ def test_the_deadline_counts_from_the_time_before_which_nobody_starts() -> None:
 def test_a_rollout_is_complete_when_all_known_devices_have_a_last_word() -> None:
     busy = device("pi-2", phase=Phase.PROBATION)
     assert decide(plan(), [done(), busy], NOW).state is RolloutState.ACTIVE
-    assert decide(plan(), [done(), replace(busy, phase=Phase.ROLLED_BACK)], NOW).state is RolloutState.COMPLETE
+    assert decide(plan(), [done(), changed(busy, phase=Phase.ROLLED_BACK)], NOW).state is RolloutState.COMPLETE
 
 
 def test_a_device_that_joins_later_opens_a_complete_rollout_again_and_is_let_in() -> None:
@@ -225,7 +226,10 @@ def test_without_waves_everybody_is_let_in_at_once() -> None:
 def test_a_wave_of_one_device_is_an_online_one_and_the_same_every_time() -> None:
     canary = in_waves(Wave(devices=1), Wave(upto=100))
     seen = fleet(30, online=False)
-    seen[3], seen[7] = replace(seen[3], online=True), replace(seen[7], online=True, pinned="1.0.0")
+    seen[3], seen[7] = (
+        changed(seen[3], online=True),
+        changed(seen[7], online=True, pinned="1.0.0"),
+    )
     decisions = decide(canary, seen, NOW)
     assert decisions.targets == Targets(upto=0, devices=["pi-4"])
     assert decide(canary, list(reversed(seen)), NOW).targets == decisions.targets
@@ -271,7 +275,7 @@ def test_a_canary_that_goes_back_stops_the_rollout_and_says_why() -> None:
         canary = in_waves(Wave(devices=1, max_failures=0), Wave(upto=100), on_failure=on_failure)
         begun = decide(canary, fleet(5), NOW).plan
         (chosen,) = started(begun)
-        seen = [replace(one, phase=Phase.ROLLED_BACK) if one.device == chosen else one for one in fleet(5)]
+        seen = [changed(one, phase=Phase.ROLLED_BACK) if one.device == chosen else one for one in fleet(5)]
         stopped = decide(begun, seen, NOW)
         assert stopped.state is state
         assert stopped.targets == begun.targets
@@ -361,7 +365,7 @@ def test_those_who_are_away_do_not_count_and_are_let_in_all_the_same() -> None:
     begun = decide(waves, seen, NOW).plan
     later = decide(begun, seen, after(3601))
     assert (later.plan.begun, later.verdicts["pi-2"]) == (2, Verdict.UNREACHED)
-    back = decide(later.plan, [seen[0], replace(away, phase=Phase.FETCHING, online=True), seen[2]], after(3602))
+    back = decide(later.plan, [seen[0], changed(away, phase=Phase.FETCHING, online=True), seen[2]], after(3602))
     assert back.verdicts["pi-2"] is Verdict.LATE
     assert decide(later.plan, [seen[0], done("pi-2"), seen[2]], after(3700)).verdicts["pi-2"] is Verdict.SUCCEEDED
 

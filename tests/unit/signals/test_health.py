@@ -18,6 +18,7 @@ from controller.signals.health import BEHIND_S, MARGIN, Health, Readiness
 from schemas.topics import Topics
 from tests.support.links import until
 from tests.unit.fleet.test_intake import message
+from transport import Message
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WELL = FleetStatus(connected=True, error=None, incomplete_devices=0, refused={}, intake_delay_s=0.0)
@@ -94,8 +95,8 @@ async def test_the_intake_knows_for_how_long_a_message_has_waited(engine: Engine
             await asyncio.Event().wait()
             return []
 
-        async def acknowledge(self, _: object) -> None:
-            self.acknowledged += 1
+        async def acknowledge_all(self, messages: list[Message]) -> None:
+            self.acknowledged += len(messages)
 
     store, link, batches = Blocked(engine), OneBatch(), []
     intake = Intake(store, Reader(Topics()), lambda _: None, on_batch=lambda *done: batches.append(done))
