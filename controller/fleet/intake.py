@@ -82,7 +82,7 @@ class Intake:
         linger_s = LINGER_S
         while True:
             messages = await gather(link, linger_s)
-            self._oldest = min(message.arrived for message in messages)
+            self._oldest = messages[0].arrived
             began = time.monotonic()
             try:
                 await self.take_in(messages)

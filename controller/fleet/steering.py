@@ -205,7 +205,8 @@ class Steering:
     def _begun(self, rollout: Rollout) -> None:
         """Time counts for it from now on. On the event loop."""
         self._on_change(rollout, True)
-        self._runner.touch(rollouts=[rollout.id])
+        # nobody in it changed since; where more is to be looked at, the store has forgotten what it knew
+        self._runner.touch(rollouts={rollout.id: set()})
 
     def _turned(self, rollout: Rollout) -> None:
         """Others of its set may have changed with it. On the event loop."""

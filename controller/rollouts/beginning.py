@@ -12,12 +12,13 @@ from controller.fleet.sql import map_of
 from controller.fleet.tables import devices
 from controller.rollouts import announcing
 from controller.rollouts.engine import decide
-from controller.rollouts.evaluating import current_row, move
-from controller.rollouts.keeping import values_of
+from controller.rollouts.evaluating import current_row, move, row_of
+from controller.rollouts.keeping import stamp_of, values_of
 from controller.rollouts.naming import strangers
 from controller.rollouts.observing import observe, write_marks
 from controller.rollouts.plan import Observation, Plan, RolloutState, WaveProgress
 from controller.rollouts.reader import read_rollout
+from controller.rollouts.standing import Standing
 from controller.rollouts.tables import rollouts
 from controller.rollouts.views import Rollout
 from controller.rollouts.waves import MAX_IDS, RolloutPlan
@@ -27,7 +28,9 @@ from schemas.messages import BUCKETS, RolloutPolicy, Targets
 from schemas.targeting import where_holds
 
 
-def begin(connection: Connection, intention: announcing.Intention, wanted: RolloutPlan, now: datetime) -> Rollout:
+def begin(
+    connection: Connection, intention: announcing.Intention, wanted: RolloutPlan, now: datetime
+) -> tuple[Rollout, Standing]:
     """Make a rollout, in place of the one that its topic told of.
 
     Args:
@@ -35,6 +38,9 @@ def begin(connection: Connection, intention: announcing.Intention, wanted: Rollo
         intention: what to announce; its targets are whom the rollout is for at all.
         wanted: in which waves.
         now: the controller's clock.
+
+    Returns:
+        The rollout, and what became of its devices so far: the first look need not read them all again.
 
     Raises:
         OperatorError: `input.bad` where an announcement of it, now or later, breaks the contract; `device.unknown`
@@ -66,7 +72,8 @@ def begin(connection: Connection, intention: announcing.Intention, wanted: Rollo
         move(connection, before, RolloutState.SUPERSEDED, now)
     connection.execute(insert(rollouts).values(values_of(intention, plan, revision, now)))
     write_marks(connection, plan.rollout, observed, decisions.marks)
-    return read_rollout(connection, plan.rollout)
+    standing = Standing(stamp_of(row_of(connection, plan.rollout)), plan, decisions.marks)
+    return read_rollout(connection, plan.rollout), standing
 
 
 def meant(connection: Connection, channel: str, targets: Targets) -> int:

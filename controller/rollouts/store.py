@@ -83,10 +83,12 @@ class RolloutStore:
             policy=policy or RolloutPolicy(),
             repository=list(repository),
         )
-        with writing(self._engine) as connection:
-            return begin(
-                connection, intention, plan or default_plan(meant(connection, channel, intention.targets)), now
-            )
+        with self._looking:
+            with writing(self._engine) as connection:
+                waves = plan or default_plan(meant(connection, channel, intention.targets))
+                rollout, standing = begin(connection, intention, waves, now)
+            self._standings.keep(rollout.id, standing)
+        return rollout
 
     def create_set(
         self,
@@ -112,12 +114,11 @@ class RolloutStore:
         if len(packages) < 2:
             raise OperatorError("input.bad", "a set has at least two packages")
         together = msgspec.structs.replace(policy, set=ReleaseSet(id=new_id(now), packages=dict(packages)))
-        with writing(self._engine) as connection:
-            _lock_all(connection, filter(None, (announcing.current_rollout(connection, channel, p) for p in packages)))
-            made = {}
-            for package, version in sorted(packages.items()):  # whatever order the sets have that are made at once
-                parse(version)
-                intention = announcing.Intention(
+        intentions = []
+        for package, version in sorted(packages.items()):  # whatever order the sets have that are made at once
+            parse(version)
+            intentions.append(
+                announcing.Intention(
                     rollout=new_id(now),
                     package=package,
                     version=version,
@@ -126,8 +127,17 @@ class RolloutStore:
                     policy=together,
                     repository=list(repository),
                 )
-                made[package] = begin(connection, intention, ALL_AT_ONCE, now)
-            return [made[package] for package in packages]
+            )
+        made = {}
+        with self._looking:
+            with writing(self._engine) as connection:
+                replaced = (announcing.current_rollout(connection, channel, package) for package in packages)
+                _lock_all(connection, filter(None, replaced))
+                begun = [begin(connection, intention, ALL_AT_ONCE, now) for intention in intentions]
+            for rollout, standing in begun:
+                self._standings.keep(rollout.id, standing)
+                made[rollout.package] = rollout
+        return [made[package] for package in packages]
 
     def set_state(
         self, rollout: str, state: RolloutState, now: datetime | None = None, *, by: str | None = None
