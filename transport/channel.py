@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from paho.mqtt.client import Client, MQTTMessage
@@ -20,6 +19,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from transport.errors import LinkLost, PublishRefused, SubscribeRefused, TakenOver
 from transport.properties import Properties, properties
 from transport.quick import Published, QuickClient
+from transport.sending import Sender
 from transport.wire import Wire
 
 __all__ = ["FAILURE", "Channel", "Greeting", "Message", "reason_text"]
@@ -68,15 +68,6 @@ class Greeting:
     properties: Properties
 
 
-@dataclass(slots=True)
-class _Outgoing:
-    topic: str
-    payload: bytes
-    retain: bool
-    details: Properties | None
-    done: "asyncio.Future[None]"
-
-
 class Channel:
     """One paho client, its callbacks, and what is under way on it.
 
@@ -93,40 +84,25 @@ class Channel:
         self._loop = loop
         self._client = client
         self._receive_maximum = receive_maximum
-        self._waiting: deque[_Outgoing] = deque()
-        self._publishes: dict[int, _Outgoing] = {}
         self._requests: dict[int, tuple[list[str], asyncio.Future[None]]] = {}
         self._unacknowledged: set[int] = set()
         self._arrived = asyncio.Event()
-        self.send_maximum = send_maximum
         self._inbox: deque[Message] = deque()
         self._inbox_bytes = 0
         self.dropped = 0
         self.lost: LinkLost | None = None
         self.ended = asyncio.Event()
         self.greeting: asyncio.Future[Greeting] = loop.create_future()
+        self.sender = Sender(client, maximum=send_maximum)
         self.wire = Wire(client, on_broken=self._broken)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_published = self._on_published
-        client.on_publish = self._on_publish
+        client.on_taken = self.sender.answered
+        client.on_answered = self._on_answered
         client.on_subscribe = self._on_subscribe
         client.on_unsubscribe = self._on_unsubscribe
-
-    def publish(
-        self, topic: str, payload: bytes, *, retain: bool, content_type: str | None, expiry_s: int | None
-    ) -> "asyncio.Future[None]":
-        """Send at QoS 1, or queue in order while `send_maximum` are under way; done at PUBACK."""
-        details = _publish_properties(content_type, expiry_s)
-        outgoing = _Outgoing(topic, payload, retain, details, self._loop.create_future())
-        if self.lost is not None:
-            outgoing.done.set_exception(self.loss())
-        elif self._waiting or len(self._publishes) >= self.send_maximum:
-            self._waiting.append(outgoing)
-        else:
-            self._send(outgoing)
-        return outgoing.done
 
     def subscribe(self, topics: list[str]) -> "asyncio.Future[None]":
         """Ask for QoS 1 on all topics in one packet; done at SUBACK."""
@@ -146,15 +122,17 @@ class Channel:
         if self.lost is not None:
             raise self.loss()
         mids: list[int] = []
-        for message in messages:
-            connection, mid = message.handle
-            if connection != id(self):
-                raise LinkLost(f"message on {message.topic}: came on an earlier connection, it will come again")
-            if message.qos > 0 and mid in self._unacknowledged:
-                self._unacknowledged.remove(mid)
-                mids.append(mid)
-        if mids:
-            self._client.acknowledge(mids)
+        try:
+            for message in messages:
+                connection, mid = message.handle
+                if connection != id(self):
+                    raise LinkLost(f"message on {message.topic}: came on an earlier connection, it will come again")
+                if message.qos > 0 and mid in self._unacknowledged:
+                    self._unacknowledged.remove(mid)
+                    mids.append(mid)
+        finally:
+            if mids:
+                self._client.acknowledge(mids)
 
     async def take(self, limit: int) -> list[Message]:
         """Wait for a message, then take up to `limit`.
@@ -187,13 +165,10 @@ class Channel:
         self._arrived.set()
         self._inbox.clear()
         self._inbox_bytes = 0
-        waiting = [out.done for out in (*self._publishes.values(), *self._waiting)]
-        waiting += [done for _, done in self._requests.values()]
-        for done in waiting:
+        self.sender.lose()
+        for _, done in self._requests.values():
             if not done.done():
                 done.set_exception(self.loss())
-        self._waiting.clear()
-        self._publishes.clear()
         self._requests.clear()
         if not self.greeting.done():
             self.greeting.set_exception(self.loss())
@@ -202,15 +177,6 @@ class Channel:
         """A new exception each time: one raised by several tasks would collect all their tracebacks."""
         assert self.lost is not None  # noqa: S101 - callers have looked
         return type(self.lost)(str(self.lost), reason_code=self.lost.reason_code)
-
-    def _send(self, outgoing: _Outgoing) -> None:
-        info = self._client.publish(
-            outgoing.topic, outgoing.payload, qos=1, retain=outgoing.retain, properties=outgoing.details
-        )
-        if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
-            self._publishes[info.mid] = outgoing
-        elif not outgoing.done.done():
-            outgoing.done.set_exception(LinkLost("the connection to the broker is closed"))
 
     def _request(self, topics: list[str], sent: tuple[MQTTErrorCode, int | None]) -> "asyncio.Future[None]":
         done: asyncio.Future[None] = self._loop.create_future()
@@ -282,21 +248,14 @@ class Channel:
         if waiting + 1 >= 2 * self._receive_maximum or self._inbox_bytes >= MAX_INBOX_BYTES:
             self.wire.pause_reading()
 
-    def _on_publish(
-        self, _client: Client, _userdata: Any, mid: int, reason: ReasonCode, details: Properties | None
-    ) -> None:
-        outgoing = self._publishes.pop(mid, None)
-        if outgoing is not None and not outgoing.done.done():
-            code = int(reason.value)
-            if code >= FAILURE:
-                line = f"message on {outgoing.topic}: refused by the broker: {reason_text(reason, details)}"
-                outgoing.done.set_exception(PublishRefused(line, topic=outgoing.topic, reason_code=code))
-            else:
-                outgoing.done.set_result(None)
-        while self._waiting and len(self._publishes) < self.send_maximum:
-            following = self._waiting.popleft()
-            if not following.done.done():  # its caller may have given up
-                self._send(following)
+    def _on_answered(self, mid: int, reason: ReasonCode, details: Properties | None) -> None:
+        code = int(reason.value)
+
+        def refused(topic: str) -> PublishRefused:
+            line = f"message on {topic}: refused by the broker: {reason_text(reason, details)}"
+            return PublishRefused(line, topic=topic, reason_code=code)
+
+        self.sender.answered(mid, refused if code >= FAILURE else None)
 
     def _on_subscribe(
         self, _client: Client, _userdata: Any, mid: int, reasons: Any, details: Properties | None
@@ -332,11 +291,3 @@ def reason_text(reason: ReasonCode, details: Properties | None) -> str:
     words = getattr(details, "ReasonString", None)
     text = f"{reason.getName()} (0x{int(reason.value):02X})"
     return f"{text}, {words[:200]!r}" if isinstance(words, str) and words else text
-
-
-@lru_cache(maxsize=64)
-def _publish_properties(content_type: str | None, expiry_s: int | None) -> Properties | None:
-    # Making one costs more than sending one, and a sender uses only a few.
-    if content_type is None and expiry_s is None:
-        return None
-    return properties(PacketTypes.PUBLISH, ContentType=content_type, MessageExpiryInterval=expiry_s)

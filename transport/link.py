@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Final
 
 from transport.channel import Channel, Message
-from transport.errors import LinkLost, LinkTimeout, PublishRefused
+from transport.errors import LinkLost, LinkTimeout, PublishRefused, TransportError
+from transport.properties import packed
 
 __all__ = ["Link"]
 
@@ -61,14 +62,56 @@ class Link:
             LinkLost: the connection is gone.
             ValueError: not a topic name.
         """
+        outcomes = await self.publish_all(
+            topic, (payload,), retain=retain, expiry_s=expiry_s, content_type=content_type, timeout_s=timeout_s
+        )
+        for error in outcomes:
+            if error is not None:
+                raise error
+
+    async def publish_all(
+        self,
+        topic: str,
+        payloads: Sequence[bytes],
+        *,
+        retain: bool = False,
+        expiry_s: int | None = None,
+        content_type: str | None = "application/json",
+        timeout_s: float = 10.0,
+    ) -> list[TransportError | None]:
+        """Publish several messages on one topic, in their order; return when the broker has answered all of them.
+
+        It costs less than as many calls of `publish`, and is the same else.
+
+        Args:
+            topic: as for `publish`, likewise the others but
+            payloads: one for each message.
+
+        Returns:
+            What became of each message: None where the broker has taken it, else what `publish` would have raised.
+
+        Raises:
+            ValueError: not a topic name.
+        """
         if not topic or "+" in topic or "#" in topic:
             raise ValueError(f"{topic!r} is no topic name to publish on")
-        size = len(payload) + len(topic.encode()) + len(content_type or "") + _HEADER_BYTES
-        if size > self._max_packet_bytes:
-            line = f"message on {topic}: about {size} bytes, the broker takes {self._max_packet_bytes}"
-            raise PublishRefused(line, topic=topic, reason_code=_TOO_LARGE)
-        done = self._channel.publish(topic, payload, retain=retain, content_type=content_type, expiry_s=expiry_s)
-        await _answered(done, timeout_s, f"message on {topic}")
+        room = self._max_packet_bytes - len(topic.encode()) - len(content_type or "") - _HEADER_BYTES
+        fit = [payload for payload in payloads if len(payload) <= room]
+        channel = self._channel
+        batch = channel.sender.send(
+            topic, fit, retain=retain, details=packed(content_type, expiry_s), timeout_s=timeout_s
+        )
+        await batch.done
+        outcomes = batch.outcomes(channel.loss if channel.lost is not None else None)
+        if len(fit) == len(payloads):
+            return outcomes
+        rest = iter(outcomes)
+        return [next(rest) if len(one) <= room else self._too_large(topic, len(one) - room) for one in payloads]
+
+    def _too_large(self, topic: str, excess: int) -> PublishRefused:
+        most = self._max_packet_bytes
+        line = f"message on {topic}: about {most + excess} bytes, the broker takes {most}"
+        return PublishRefused(line, topic=topic, reason_code=_TOO_LARGE)
 
     async def subscribe(self, topics: Sequence[str], *, timeout_s: float = 10.0) -> None:
         """Subscribe to all topic filters at QoS 1; retained messages come first.

@@ -130,7 +130,7 @@ def _check(greeting: Greeting, channel: Channel, address: Address) -> None:
         raise WrongProtocol(f"{address} takes no messages at QoS 1, which is needed")
     if getattr(details, "RetainAvailable", 1) == 0:
         raise WrongProtocol(f"{address} keeps no retained messages, which are needed")
-    channel.send_maximum = min(channel.send_maximum, getattr(details, "ReceiveMaximum", 65535))
+    channel.sender.maximum = min(channel.sender.maximum, getattr(details, "ReceiveMaximum", 65535))
 
 
 def _abandon(channel: Channel) -> None:

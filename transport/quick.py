@@ -5,33 +5,40 @@ its `Properties` class, and most of the rest into three or four reads of the soc
 cut from what one read brought, and the plain PUBLISH and PUBACK of MQTT 5 are decoded here. A packet with anything
 that `read_publish` doesn't know, malformed ones too, goes paho's way: it knows what is wrong with it.
 
+A PUBLISH of ours is packed here, too, and is `transport.sending`'s to keep until it is answered: paho would make
+two objects with a condition and a table entry for each. Packets that are made together leave with one write.
+
 The methods overridden here are not part of paho's public API: pyproject.toml allows the version that was
 read for it, and `tests/unit/test_quick_client.py` looks whether it still has them.
 """
 
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Final
 
+from paho.mqtt import _packet
 from paho.mqtt.client import Client
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
-from transport.properties import properties
+from transport.properties import Properties
 
 __all__ = ["Published", "QuickClient", "read_publish"]
 
 _CHUNK: Final = 64 * 1024
-_PACKETS_AT_ONCE: Final = 64
-"""One look at what was read handles at most so many packets, so that a flood can't starve the other tasks."""
-_PUBLISH: Final = 3
-_PUBACK: Final = b"\x40\x02"  # MQTT 5, 3.4: the packet id follows, and nothing else where it is success
 _EXPIRY: Final = 0x02  # MQTT 5, 2.2.2.2
 _CONTENT_TYPE: Final = 0x03
-_TAKEN: Final = ReasonCode(PacketTypes.PUBACK)
-_NO_DETAILS: Final = properties(PacketTypes.PUBACK)
+_PUBLISH: Final = PacketTypes.PUBLISH << 4
+_PUBACK: Final = PacketTypes.PUBACK << 4
+_QOS_1: Final = 2
+_TAKEN: Final = bytes((_PUBACK, 2))
+"""The packet id follows, and nothing else where it is success (MQTT 5, 3.4)."""
+_NOBODY_LISTENS: Final = 0x10
+"""A reason code of PUBACK: the broker has the message, and no subscriber for it (MQTT 5, 3.4.2.1)."""
+_PACKETS_AT_ONCE: Final = 64
+"""One look at what was read handles at most so many packets, so that a flood can't starve the other tasks."""
 
 
 Published = tuple[str, bytes, bool, int, int, str | None, int | None]
@@ -43,14 +50,85 @@ class QuickClient(Client):
 
     Attributes:
         on_published: called with each PUBLISH that was decoded here; the others go to `on_message`.
+        on_taken: called with the packet id of each PUBACK that says success and nothing else.
+        on_answered: called with the packet id, the reason and the properties of any other PUBACK.
+        on_to_write: called when there is something to write.
         on_hold: nothing more is to be handled for now, though it was taken off the socket already.
     """
 
     on_published: Callable[[Published], None] | None = None
+    on_taken: Callable[[int], None] | None = None
+    on_answered: Callable[[int, ReasonCode, Properties | None], None] | None = None
+    on_to_write: Callable[[], None] | None = None
     on_hold = False
     _chunk = b""
     _at = 0
     _is_empty = False
+    _failure: OSError | None = None
+
+    def free_mid(self, taken: Container[int]) -> int:
+        """A packet id that is not among those taken, of which there must be fewer than 65535."""
+        while True:
+            mid = self._mid_generate()
+            if mid not in taken:
+                return mid
+
+    def send_publish(self, topic: bytes, mid: int, details: bytes, payload: bytes, *, retain: bool) -> bool:
+        """Queue a PUBLISH of QoS 1; its PUBACK goes to `on_taken` or `on_answered`.
+
+        Args:
+            topic: with its length before it.
+            mid: its packet id.
+            details: properties, with their length before them.
+            payload: at most what a packet can hold.
+            retain: as in the packet.
+
+        Returns:
+            False where the connection is closed.
+        """
+        length = len(topic) + 2 + len(details) + len(payload)
+        return self._queue(
+            b"".join(
+                (
+                    bytes((_PUBLISH | _QOS_1 | retain,)),
+                    bytes((length,)) if length < 0x80 else self._pack_remaining_length(bytearray(), length),
+                    topic,
+                    mid.to_bytes(2, "big"),
+                    details,
+                    payload,
+                )
+            )
+        )
+
+    def acknowledge(self, mids: Sequence[int]) -> None:
+        """Queue PUBACK, with success, for messages of QoS 1 that came."""
+        self._queue(b"".join([_TAKEN + mid.to_bytes(2, "big") for mid in mids]))
+
+    def _queue(self, packet: bytes) -> bool:
+        if self._sock is None:
+            return False
+        waiting = self._out_packet
+        last = waiting[-1] if waiting else None
+        ours = last is not None and last["command"] == _PUBLISH and last["info"] is None
+        if last is not None and ours and last["to_process"] < _CHUNK:
+            last["packet"] += packet
+            last["to_process"] += len(packet)
+        else:
+            # for paho it is one packet, and one that it need not look after once it has gone out
+            waiting.append(
+                {
+                    "command": _PUBLISH,
+                    "mid": 0,
+                    "qos": 1,
+                    "pos": 0,
+                    "to_process": len(packet),
+                    "packet": bytearray(packet),
+                    "info": None,
+                }
+            )
+        if self.on_to_write is not None:
+            self.on_to_write()
+        return True
 
     def look_again(self) -> None:
         """The socket may have something to read."""
@@ -69,7 +147,71 @@ class QuickClient(Client):
         """Whether reading may bring something: there are such bytes, or the socket was not seen empty."""
         return not self._is_empty or self.holds_more
 
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        """Take in what the socket has: plain packets here, up to a bound, or else one packet in paho's way."""
+        if self.on_hold:
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+        if self._sock is not None and self._in_packet["command"] == 0 and self._has_bytes() and self._cut():
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return super().loop_read(max_packets)
+
+    def _has_bytes(self) -> bool:
+        """Whether there are bytes to cut packets from; paho is to see the end of a connection, and why it broke."""
+        if self._at < len(self._chunk):
+            return True
+        try:
+            received = self._received(_CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._failure = error
+            return False
+        if received:
+            self._chunk, self._at = received, 0
+            self._last_bytes_received = time.monotonic()
+        else:
+            self._is_empty = False  # for paho to read the end once more
+        return bool(received)
+
+    def _cut(self) -> int:
+        """Take plain packets off the bytes that are here until another one comes; gives how many they were."""
+        chunk, size = self._chunk, len(self._chunk)
+        count = 0
+        while count < _PACKETS_AT_ONCE and not self.on_hold:
+            at = self._at
+            if size - at < 2:
+                break
+            command, length, body = chunk[at], chunk[at + 1], at + 2
+            if length > 0x7F:
+                if size - body < 1 or chunk[body] > 0x7F:
+                    break  # over 16 KiB
+                length += (chunk[body] - 1) << 7
+                body += 1
+            end = body + length
+            if end > size or not self._handled(command, chunk[body:end]):
+                break
+            self._at = end
+            count += 1
+        if self._at == size:
+            self._chunk, self._at = b"", 0
+        return count
+
+    def _handled(self, command: int, packet: bytes) -> bool:
+        if command & 0xF0 == _PUBLISH and self.on_published is not None:
+            published = read_publish(command, packet)
+            if published is None:
+                return False
+            self.on_published(published)
+            return True
+        plain = len(packet) == 2 or (len(packet) == 3 and packet[2] in (0, _NOBODY_LISTENS))
+        if command == _PUBACK and plain and self.on_taken is not None:
+            self.on_taken(packet[0] << 8 | packet[1])
+            return True
+        return False
+
     def _sock_recv(self, bufsize: int) -> bytes:
+        if self._failure is not None:
+            raise self._failure
         if self._at == len(self._chunk):
             self._chunk, self._at = self._received(max(bufsize, _CHUNK)), 0
         piece = self._chunk[self._at : self._at + bufsize]
@@ -89,55 +231,6 @@ class QuickClient(Client):
         self._is_empty = len(received) < most
         return received
 
-    def acknowledge(self, mids: Sequence[int]) -> None:
-        """Send PUBACK, with success, for many messages of QoS 1 at once: paho sends each by itself.
-
-        Args:
-            mids: their packet ids; at least one.
-        """
-        packets = b"".join([_PUBACK + mid.to_bytes(2, "big") for mid in mids])
-        self._packet_queue(_PUBACK[0], packets, mids[-1], 1)
-
-    def _packet_read(self) -> MQTTErrorCode:
-        """Handle what `_chunk` has of whole PUBLISH packets that are decoded here; else one packet in paho's way."""
-        handled = False
-        if self.on_published is not None and self._in_packet["command"] == 0:
-            for _ in range(_PACKETS_AT_ONCE):
-                if self.on_hold:
-                    return MQTTErrorCode.MQTT_ERR_AGAIN
-                if not self._take_published():
-                    break
-                handled = True
-        if not handled:
-            return super()._packet_read()
-        with self._msgtime_mutex:
-            self._last_bytes_received = time.monotonic()
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
-
-    def _take_published(self) -> bool:
-        chunk, begin = self._chunk, self._at
-        if begin == len(chunk) or chunk[begin] >> 4 != _PUBLISH:
-            return False
-        length = shift = 0
-        at = begin + 1
-        for byte in chunk[at : at + 4]:
-            at += 1
-            length |= (byte & 127) << shift
-            if byte < 0x80:
-                break
-            shift += 7
-        else:
-            return False
-        end = at + length
-        if end > len(chunk):
-            return False
-        published = read_publish(chunk[begin], chunk[at:end])
-        if published is None:
-            return False
-        self._chunk, self._at = (chunk, end) if end < len(chunk) else (b"", 0)
-        self.on_published(published)  # type: ignore[misc]  # whoever calls this has looked
-        return True
-
     def _handle_publish(self) -> MQTTErrorCode:
         published = read_publish(self._in_packet["command"], self._in_packet["packet"])
         if published is None or self.on_published is None:
@@ -146,13 +239,11 @@ class QuickClient(Client):
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
-        packet = self._in_packet["packet"]
-        if cmd != "PUBACK" or len(packet) != 2:
+        if cmd != "PUBACK" or self.on_answered is None:
             return super()._handle_pubackcomp(cmd)
-        mid = int.from_bytes(packet, "big")
-        with self._out_message_mutex:
-            if mid in self._out_messages:
-                return self._do_on_publish(mid, _TAKEN, _NO_DETAILS)
+        packet = self._in_packet["packet"]
+        read = _packet.decode_puback(self._in_packet["command"], packet, self._protocol)
+        self.on_answered(read.mid, read.reason, read.properties)
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 

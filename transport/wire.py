@@ -37,13 +37,13 @@ class Wire:
         self._loop = asyncio.get_running_loop()
         self._socket: Any = None  # paho's SocketLike has neither setsockopt nor pending
         self._driven = False
-        self._paused = False
         self._flush_due = False
         self._writer_on = False
         self._misc: asyncio.TimerHandle | None = None
         client.on_socket_open = self._socket_opened
         client.on_socket_close = self._socket_closing
-        client.on_socket_register_write = self._wants_to_write
+        client.on_socket_register_write = lambda *_: self._wants_to_write()
+        client.on_to_write = self._wants_to_write
 
     async def open(self, connect: Callable[[], object], *, keepalive_s: int) -> None:
         """Run paho's blocking connect (name look-up, TCP, TLS) in a thread, then drive the socket.
@@ -95,14 +95,14 @@ class Wire:
 
     def pause_reading(self) -> None:
         """Leave what the broker sends in the socket, so that it fills up there and the broker has to wait."""
-        if self._driven and not self._paused:
-            self._paused = self._client.on_hold = True
+        if self._driven and not self._client.on_hold:
+            self._client.on_hold = True
             self._loop.remove_reader(self._socket.fileno())
 
     def resume_reading(self) -> None:
         """Go on reading; nothing happens if it wasn't paused."""
-        if self._driven and self._paused:
-            self._paused = self._client.on_hold = False
+        if self._driven and self._client.on_hold:
+            self._client.on_hold = False
             self._loop.add_reader(self._socket.fileno(), self._readable)
             self._loop.call_soon(self._readable)  # the client or TLS may hold something already
 
@@ -132,7 +132,7 @@ class Wire:
         self._stop_driving()
         self._socket = None
 
-    def _wants_to_write(self, _client: Client, _userdata: Any, _sock: Any) -> None:
+    def _wants_to_write(self) -> None:
         # Several packets made in one turn of the loop go out together, and mostly without add_writer.
         if self._driven and not self._flush_due:
             self._flush_due = True
@@ -153,13 +153,14 @@ class Wire:
             self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
-        self._client.look_again()
+        client = self._client
+        client.look_again()
         for _ in range(_READS_PER_TURN):
-            if self._paused or not self._driven or not self._step(self._client.loop_read):
+            if client.on_hold or not self._driven or not self._step(client.loop_read):
                 return
-            if not self._client.may_read:
+            if not client.may_read:
                 return
-        if self._client.holds_more:
+        if client.holds_more:
             self._loop.call_soon(self._readable)
 
     def _tick(self) -> None:

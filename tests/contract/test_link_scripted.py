@@ -27,6 +27,7 @@ from transport import (
     ConnectRefused,
     LinkLost,
     LinkTimeout,
+    PublishRefused,
     SubscribeRefused,
     TakenOver,
     WrongProtocol,
@@ -198,6 +199,72 @@ async def test_a_publish_nobody_answers_ends_in_time_and_keeps_its_place() -> No
         await link.publish("t", b"3")
         await asyncio.gather(link.publish("t", b"4"), link.publish("t", b"5"))
     assert published == [b"1", b"2", b"3", b"4", b"5"]
+
+
+async def test_of_messages_that_are_sent_together_each_has_its_own_outcome() -> None:
+    published: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.greet(bytes.fromhex("200b00000821000227000000c8"))  # receive maximum 2, packets of 200 bytes
+        while len(published) < 4:
+            _, body = await peer.packet()
+            published.append(body[-1:])
+            if published[-1] == b"2":
+                await peer.send(b"\x40\x03" + body[3:5] + b"\x87")
+            elif published[-1] != b"4":
+                await peer.send(b"\x40\x02" + body[3:5])
+        await peer.silence()
+
+    async with scripted_broker(script) as url, connect(settings(url, "a")) as link:
+        given = [b"1", b"2", b"-" * 200, b"3", b"4"]
+        first, second, large, third, fourth = await link.publish_all("t", given, timeout_s=1.0)
+        assert first is third is None
+        assert isinstance(second, PublishRefused)
+        assert (second.topic, second.reason_code) == ("t", 0x87)
+        assert isinstance(large, PublishRefused)
+        assert (large.topic, large.reason_code) == ("t", 0x95)
+        assert isinstance(fourth, LinkTimeout)
+        assert await link.publish_all("t", []) == []
+        with pytest.raises(ValueError, match="no topic name"):
+            await link.publish_all("t/#", [b"x"])
+    assert published == [b"1", b"2", b"3", b"4"]
+
+
+async def test_a_connection_that_is_lost_ends_what_is_not_answered_and_keeps_what_is() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.greet(bytes.fromhex("2006000003210002"))  # receive maximum 2
+        _, body = await peer.packet()
+        await peer.send(b"\x40\x02" + body[3:5])
+        await peer.packet()
+
+    async with scripted_broker(script) as url, connect(settings(url, "a")) as link:
+        outcomes = await asyncio.wait_for(link.publish_all("t", [b"1", b"2", b"3", b"4"]), BOUND_S)
+        assert [type(one) for one in outcomes] == [type(None), LinkLost, LinkLost, LinkLost]
+        assert len({id(one) for one in outcomes}) == 4
+        assert [type(one) for one in await link.publish_all("t", [b"5", b"6"])] == [LinkLost, LinkLost]
+
+
+async def test_what_waits_for_its_turn_is_not_sent_once_nobody_waits_for_it() -> None:
+    published: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.greet(bytes.fromhex("2006000003210001"))  # receive maximum 1
+        while True:
+            _, body = await peer.packet()
+            published.append(body[-1:])
+            if body[-1:] == b"1":
+                await asyncio.sleep(0.3)
+            await peer.send(b"\x40\x02" + body[3:5])
+
+    async with scripted_broker(script) as url, connect(settings(url, "a")) as link:
+        late = asyncio.create_task(link.publish_all("t", [b"1", b"2"], timeout_s=0.1))
+        await asyncio.sleep(0)  # it goes first
+        given_up = asyncio.create_task(link.publish_all("t", [b"3", b"4"]))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        assert [type(one) for one in await late] == [LinkTimeout, LinkTimeout]
+        await link.publish("t", b"5")
+    assert published == [b"1", b"5"]
 
 
 async def test_the_brokers_goodbye_says_why() -> None:

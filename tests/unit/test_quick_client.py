@@ -1,4 +1,4 @@
-"""Decoding PUBLISH beside paho-mqtt: the same for what it takes, nothing for all else."""
+"""Packets beside paho-mqtt: read as it reads them, or left to it, and written as it writes them."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from paho.mqtt.packettypes import PacketTypes
 from tests.support.links import settings, take, until
 from tests.support.scripted_broker import Peer, publish_packet, scripted_broker
 from transport import connect
-from transport.properties import Properties, properties
+from transport.properties import Properties, packed, properties
 from transport.quick import Published, QuickClient, read_publish
 
 EXPIRY = b"\x02\x00\x00\x0e\x10"
@@ -88,16 +88,89 @@ def test_anything_else_is_left_to_paho_or_read_as_it_reads_it(
         assert read is None or read == paho_reads(command, bytes(some))
 
 
-@pytest.mark.parametrize("name", ["_sock_recv", "_packet_read", "_handle_publish", "_handle_pubackcomp"])
-def test_paho_still_has_what_is_replaced(name: str) -> None:
-    """Without these it would be slow again; the requirements name the version that has them."""
-    assert callable(getattr(Client, name))
-    assert name in vars(QuickClient)
+REPLACED = ["loop_read", "_sock_recv", "_handle_publish", "_handle_pubackcomp"]
+CALLED = ["_mid_generate", "_pack_remaining_length", "_protocol", "_sock", "_in_packet", "_out_packet"]
+CALLED += ["_last_bytes_received"]
 
 
-@pytest.mark.parametrize("name", ["_do_on_publish", "_packet_queue"])
-def test_paho_still_has_what_is_called(name: str) -> None:
-    assert callable(getattr(Client, name))
+@pytest.mark.parametrize("name", REPLACED + CALLED)
+def test_paho_still_has_what_is_replaced_and_what_is_leant_on(name: str) -> None:
+    """Without these it would be slow again, or break; the requirements name the version that has them."""
+    assert hasattr(Client(CallbackAPIVersion.VERSION2), name)
+    assert (name in vars(QuickClient)) == (name in REPLACED)
+
+
+class Unwritable:
+    """A socket that takes nothing yet."""
+
+    def close(self) -> None:
+        pass
+
+
+def queued(client: Client) -> bytes:
+    return b"".join(bytes(packet["packet"]) for packet in client._out_packet)
+
+
+def unconnected(kind: type[Client]) -> Client:
+    client = kind(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
+    client._sock = Unwritable()  # type: ignore[assignment]  # nothing is written to it
+    client.on_socket_register_write = lambda *_: None
+    return client
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(codec="utf-8", exclude_characters="+#"), min_size=1, max_size=200),
+            st.binary(max_size=200) | st.integers(16_000, 17_000).map(bytes) | st.just(bytes(70_000)),
+            st.booleans(),
+            st.sampled_from([None, "application/json"]),
+            st.sampled_from([None, 0, 3600]),
+        ),
+        max_size=5,
+    )
+)
+def test_messages_and_acknowledgements_are_packed_as_paho_packs_them(
+    messages: list[tuple[str, bytes, bool, str | None, int | None]],
+) -> None:
+    plain, quick = unconnected(Client), unconnected(QuickClient)
+    assert isinstance(quick, QuickClient)
+    for mid, (topic, payload, retain, content_type, expiry_s) in enumerate(messages, 1):
+        details = properties(PacketTypes.PUBLISH, ContentType=content_type, MessageExpiryInterval=expiry_s)
+        plain.publish(topic, payload, qos=1, retain=retain, properties=details)
+        plain.ack(mid, 1)
+        name = len(topic.encode()).to_bytes(2, "big") + topic.encode()
+        assert quick.free_mid(()) == mid
+        assert quick.send_publish(name, mid, packed(content_type, expiry_s), payload, retain=retain)
+        quick.acknowledge([mid])
+    assert queued(quick) == queued(plain)
+
+
+def test_packets_that_are_made_together_are_written_together_and_keep_their_place_among_pahos() -> None:
+    client = unconnected(QuickClient)
+    assert isinstance(client, QuickClient)
+    for mid in (1, 2):
+        client.send_publish(b"\0\1t", mid, b"\0", b"x", retain=False)
+    client.subscribe("a")
+    client.acknowledge([7])
+    client.send_publish(b"\0\1t", 3, b"\0", b"x", retain=False)
+    client.disconnect()
+    client.send_publish(b"\0\1t", 4, b"\0", b"x", retain=False)
+    firsts = [packet["packet"][0] & 0xF0 for packet in client._out_packet]
+    assert firsts == [0x30, 0x80, 0x40, 0xE0, 0x30]
+
+
+def test_a_packet_id_that_is_still_in_use_is_left_out() -> None:
+    client = unconnected(QuickClient)
+    assert isinstance(client, QuickClient)
+    client._last_mid = 65_534
+    assert [client.free_mid({1, 2, 65_535}) for _ in range(2)] == [3, 4]
+
+
+def test_nothing_is_sent_where_there_is_no_connection() -> None:
+    client = QuickClient(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    assert not client.send_publish(b"\0\1t", 1, b"\0", b"x", retain=False)
+    assert not client.want_write()
 
 
 async def test_plain_messages_do_not_take_pahos_way_and_others_arrive_in_their_place(
@@ -130,11 +203,49 @@ async def test_plain_messages_do_not_take_pahos_way_and_others_arrive_in_their_p
     assert decoded == [2]
 
 
-def test_properties_are_packed_once_and_as_paho_packs_them() -> None:
+async def test_plain_acknowledgements_do_not_take_pahos_way_and_others_count_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[int] = []
+    original = _packet.decode_puback
+
+    def counted(header: int, packet: bytes | bytearray, protocol: MQTTProtocolVersion) -> _packet.PubackPacket:
+        read = original(header, packet, protocol)
+        decoded.append(read.mid)
+        return read
+
+    monkeypatch.setattr(_packet, "decode_puback", counted)
+
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        mids = [(await peer.packet())[1][3:5] for _ in range(5)]
+        # as it is, nobody listens, said at length, with a word, and a refusal
+        tails = [b"", b"\x10", b"\x00\x00", b"\x00\x04\x1f\x00\x01r", b"\x87"]
+        every = b"".join(bytes([0x40, 2 + len(tail)]) + mid + tail for mid, tail in zip(mids, tails, strict=True))
+        for at in range(len(every)):  # each packet in pieces
+            await peer.send(every[at : at + 1])
+            await asyncio.sleep(0)
+        mids = [(await peer.packet())[1][3:5] for _ in range(100)]
+        await peer.send(b"".join(b"\x40\x02" + mid for mid in mids))
+        await peer.silence()
+
+    async with scripted_broker(script) as url, connect(settings(url, "a")) as link:
+        first = await link.publish_all("t", [b"%d" % number for number in range(5)])
+        assert [one is None for one in first] == [True, True, True, True, False]
+        odd = decoded.copy()
+        assert await link.publish_all("t", [b"x"] * 100) == [None] * 100
+    assert set(odd) >= {3, 4, 5}
+    assert decoded == odd
+
+
+@pytest.mark.parametrize(("content_type", "expiry_s"), [(None, None), ("application/json", None), ("text/plain", 9)])
+def test_properties_are_packed_as_paho_packs_them(content_type: str | None, expiry_s: int | None) -> None:
     plain = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho-mqtt has no annotation there
-    plain.ContentType, plain.MessageExpiryInterval = "application/json", 3600
-    made = properties(PacketTypes.PUBLISH, ContentType="application/json", MessageExpiryInterval=3600)
-    assert made.pack() == made.pack() == plain.pack()  # type: ignore[no-untyped-call]
+    if content_type is not None:
+        plain.ContentType = content_type
+    if expiry_s is not None:
+        plain.MessageExpiryInterval = expiry_s
+    assert packed(content_type, expiry_s) == plain.pack()  # type: ignore[no-untyped-call]  # as above
 
 
 @given(
