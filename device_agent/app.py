@@ -47,6 +47,7 @@ from device_agent.update_manager import UpdateManager
 from device_agent.updates import LocalChanges
 from device_agent.without_journal import PAUSE_S, anything_installed, keep_services
 from schemas.errors import DeviceError, FlotillaError
+from schemas.messages import Phase
 from schemas.topics import Topics
 
 
@@ -292,9 +293,9 @@ class _Agent:
         """Everything at once, until the connection is told to end."""
         loop = asyncio.get_running_loop()
 
-        def stir() -> None:
+        def stir(phase: Phase | None) -> None:
             self._watch.refresh()
-            loop.call_soon_threadsafe(self._reporter.stir)
+            loop.call_soon_threadsafe(self._reporter.stir, phase)
 
         forget = self._engine.journal.on_event(stir)
         parts = {

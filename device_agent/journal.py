@@ -77,7 +77,7 @@ class Journal(Outbox):
             if outcome is not Outcome.CANCEL:  # what was never begun may be, should it be announced to the device again
                 _note_verdict(connection, row)
             _prune(connection)
-        self._tell_listeners()
+        self._tell_listeners(row.phase)
         return row
 
     def advance(
@@ -120,7 +120,7 @@ class Journal(Outbox):
             self._tell(connection, row, at, detail=detail, progress=progress)
             _note_verdict(connection, row)
             failed_releases.note_end(connection, row)
-        self._tell_listeners()
+        self._tell_listeners(row.phase)
         return row
 
     def tell(self, update: str, *, at: datetime, progress: Progress, detail: dict[str, Any] | None = None) -> None:
@@ -129,7 +129,7 @@ class Journal(Outbox):
             row = _read_update(connection, update)
             if row.phase is not None and row.phase not in LAST_WORDS:
                 self._tell(connection, row, at, detail=detail, progress=progress)
-        self._tell_listeners()
+        self._tell_listeners(row.phase)
 
     def change(self, update: str, **changes: Any) -> Update:
         """Change fields of an update that no event tells of."""

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from device_agent.agent_db import AgentDatabase, next_number
 from schemas.codec import encode
-from schemas.messages import UpdateEvent
+from schemas.messages import Phase, UpdateEvent
 
 MAX_EVENTS: Final = 10_000
 """Events kept for `replay`. Beyond it the oldest that the broker has confirmed go first; then, because a
@@ -27,7 +27,7 @@ class KeptEvent(NamedTuple):
 class Outbox(AgentDatabase):
     """Events, the counters that number them and connections, and notes."""
 
-    _listeners: list[Callable[[], None]]
+    _listeners: list[Callable[[Phase | None], None]]
 
     def unsent(self, limit: int = 100) -> list[KeptEvent]:
         """The oldest events that the broker has not confirmed, by `seq`."""
@@ -60,8 +60,12 @@ class Outbox(AgentDatabase):
         rows = self._rows("SELECT value FROM counters WHERE name = ?", _SEQ)
         return int(rows[0][0]) if rows else 0
 
-    def on_event(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Have `listener` called, from any thread, after each commit that added events; gives a call that ends it."""
+    def on_event(self, listener: Callable[[Phase | None], None]) -> Callable[[], None]:
+        """Have `listener` called, from any thread, after each commit that added an event; gives a call that ends it.
+
+        Args:
+            listener: told the event's phase; None where there is none that this agent knows.
+        """
         with self._mutex:
             self._listeners.append(listener)
 
@@ -75,7 +79,7 @@ class Outbox(AgentDatabase):
         """Wait until `last_seq()` is above `after_seq`; False when `timeout_s` have passed."""
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
 
-        def wake() -> None:
+        def wake(_phase: Phase | None) -> None:
             loop.call_soon_threadsafe(arrived.set)
 
         forget = self.on_event(wake)
@@ -133,11 +137,11 @@ class Outbox(AgentDatabase):
                 "DELETE FROM events WHERE seq IN (SELECT seq FROM events ORDER BY sent DESC, seq LIMIT ?)", (excess,)
             )
 
-    def _tell_listeners(self) -> None:
+    def _tell_listeners(self, phase: Phase | None) -> None:
         with self._mutex:
             listeners = list(self._listeners)
         for listener in listeners:
-            listener()
+            listener(phase)
 
     def _events(self, sql: str, *values: int) -> list[KeptEvent]:
         return [KeptEvent(int(seq), bytes(payload)) for seq, payload in self._rows(sql, *values)]

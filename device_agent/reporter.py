@@ -7,10 +7,10 @@ and is published anew after each change, a few changes at once where they come t
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+from device_agent.due_report import DueReport, Told
 from device_agent.logs import line, logger
 from device_agent.outbox import KeptEvent
 from device_agent.policy import DeviceView
@@ -26,14 +26,9 @@ PUBLISH_S: Final = 60.0
 """Bound on one publish: 32 events with their log tails over a slow mobile connection."""
 GOODBYE_S: Final = 2.0
 WILL_DELAY_S: Final = 15
-COALESCE_S: Final = 0.2
-REPORT_EVERY_S: Final = 1.0
-"""Two reports are at least this far apart, but for one that tells of an update's end."""
-SEQ_ONLY_S: Final = 10.0
-"""How long a report may wait in which nothing but the number of the last event has changed."""
 EVENTS_FIRST_S: Final = 10.0
 """How long a report waits for the events that it counts, so that nobody takes them for lost and asks for them again."""
-SIGN_OF_LIFE_S: Final = 86_400.0
+LOOK_EVERY_S: Final = 86_400.0
 REFUSED_FIRST_S: Final = 5.0
 REFUSED_LONGEST_S: Final = 300.0
 TOO_LARGE: Final = 0x95
@@ -44,6 +39,12 @@ class Link(Protocol):
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 10.0) -> None:
         """Publish at QoS 1; return when the broker has taken it."""
+        ...
+
+    async def publish_all(
+        self, topic: str, payloads: Sequence[bytes], *, timeout_s: float = 10.0
+    ) -> list[TransportError | None]:
+        """Publish several on one topic, in their order; gives what became of each, None where the broker has it."""
         ...
 
 
@@ -98,20 +99,22 @@ class Reporter:
         self._boot_id = boot_id
         self._device = device
         self._now = now
-        self._asked = False
-        self._stirred = asyncio.Event()
+        self._due = DueReport(self._truth)
         self._sent = asyncio.Event()
         self._replay_after: int | None = None
         self._replay_asked = asyncio.Event()
 
     def report_soon(self) -> None:
         """Something that the report tells has changed, or somebody asked for it."""
-        self._asked = True
-        self._stirred.set()
+        self._due.ask()
 
-    def stir(self) -> None:
-        """There are new events; on the event loop."""
-        self._stirred.set()
+    def stir(self, phase: Phase | None = None) -> None:
+        """There is a new event; on the event loop.
+
+        Args:
+            phase: the event's; None where anything may have changed.
+        """
+        self._due.stir(phase)
 
     def replay(self, after_seq: int) -> None:
         """Send the events above `after_seq` again. Requests that come meanwhile become one."""
@@ -165,16 +168,14 @@ class Reporter:
             if waiting:
                 await self._send(link, waiting)
             else:
-                await self._outbox.wait_for_events(seen, SIGN_OF_LIFE_S)
+                await self._outbox.wait_for_events(seen, LOOK_EVERY_S)
 
     async def _send(self, link: Link, events: Sequence[KeptEvent]) -> None:
         """Publish events, several in flight, in their order; refused ones are tried again with growing waits."""
+        topic = self._topics.device(self._device, "events")
         wait_s = REFUSED_FIRST_S
         while events:
-            topic = self._topics.device(self._device, "events")
-            outcomes = await asyncio.gather(
-                *(link.publish(topic, event.payload, timeout_s=PUBLISH_S) for event in events), return_exceptions=True
-            )
+            outcomes = await link.publish_all(topic, [event.payload for event in events], timeout_s=PUBLISH_S)
             results = list(zip(events, outcomes, strict=True))
             sent = [event.seq for event, outcome in results if outcome is None]
             refused = [(event, outcome) for event, outcome in results if isinstance(outcome, PublishRefused)]
@@ -205,60 +206,35 @@ class Reporter:
                     self.replay(after)
 
     async def _send_reports(self, link: Link) -> None:
-        clock = asyncio.get_running_loop().time
-        told: _Told | None = None
-        not_before = 0.0
+        told: Told | None = None
         while True:
-            told = await self._next_report(told, not_before)
-            self._asked = False
+            told = await self._due.next(told)
             await self._events_first(told.seq)
             payload = await in_thread(self._reported, told)
             await self._publish(link, "reported", payload, retain=True)
-            not_before = clock() + REPORT_EVERY_S
+            self._due.sent()
 
     async def _events_first(self, seq: int) -> None:
         """Wait until the broker has the events up to this one, but not for ever: it may refuse them."""
+        if await in_thread(self._has_events, seq):
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EVENTS_FIRST_S):
                 while True:
                     self._sent.clear()
-                    waiting = await in_thread(self._outbox.unsent, 1)
-                    if not waiting or waiting[0].seq > seq:
+                    if await in_thread(self._has_events, seq):
                         return
                     await self._sent.wait()
 
-    async def _next_report(self, told: "_Told | None", not_before: float) -> "_Told":
-        """Wait until there is something to report that is worth it.
+    def _has_events(self, seq: int) -> bool:
+        waiting = self._outbox.unsent(1)
+        return not waiting or waiting[0].seq > seq
 
-        Args:
-            told: the last report on this connection.
-            not_before: when the next one may go, on the loop's clock. The end of an update goes at once: that is what
-                a rollout waits for, and it comes once in an update.
-        """
-        clock = asyncio.get_running_loop().time
-        due = clock() + SIGN_OF_LIFE_S
-        while True:
-            self._stirred.clear()
-            true = await in_thread(self._truth)
-            if told is not None and true.has_ended(told):
-                return true
-            if told is None or self._asked or true.packages != told.packages:
-                due = min(due, max(clock() + COALESCE_S, not_before))
-            elif true.seq != told.seq:
-                due = min(due, clock() + SEQ_ONLY_S)
-            if clock() >= due:  # a wait that something ends each time never comes to its own end
-                return true
-            try:
-                async with asyncio.timeout_at(due):
-                    await self._stirred.wait()
-            except TimeoutError:
-                return await in_thread(self._truth)
-
-    def _truth(self) -> "_Told":
+    def _truth(self) -> Told:
         # the number first: a report may tell less than its number says, never more
-        return _Told(seq=self._outbox.last_seq(), packages=self._outbox.installed())
+        return Told(seq=self._outbox.last_seq(), packages=self._outbox.installed())
 
-    def _reported(self, told: "_Told") -> bytes:
+    def _reported(self, told: Told) -> bytes:
         view = self._view()
         return encode(
             Reported(
@@ -274,28 +250,17 @@ class Reporter:
 
     async def _publish(self, link: Link, kind: str, payload: bytes, *, retain: bool) -> None:
         """Publish, with one line and growing waits where the broker says no."""
+        topic = self._topics.device(self._device, kind)
         wait_s = REFUSED_FIRST_S
         while True:
             try:
-                await link.publish(self._topics.device(self._device, kind), payload, retain=retain, timeout_s=PUBLISH_S)
+                await link.publish(topic, payload, retain=retain, timeout_s=PUBLISH_S)
             except PublishRefused as error:
                 logger().error(line(kind, error, retry_s=wait_s))
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, REFUSED_LONGEST_S)
             else:
                 return
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Told:
-    seq: int
-    packages: dict[str, InstalledPackage]
-
-    def has_ended(self, before: "_Told") -> bool:
-        """Whether an update has come to its end since: something else runs now, and is proven."""
-        return any(
-            one.phase is Phase.SUCCEEDED and one != before.packages.get(name) for name, one in self.packages.items()
-        )
 
 
 def _raise_first(outcomes: Iterable[BaseException | None]) -> None:

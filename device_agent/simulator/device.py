@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -24,7 +24,7 @@ from device_agent.version import VERSION
 from schemas.errors import NetworkError
 from schemas.messages import LAST_WORDS, FactValue, UpdateEvent
 from schemas.topics import Topics
-from transport import Backoff, LinkSettings
+from transport import Backoff, LinkSettings, TransportError
 
 FLAP_EVERY_S: Final = 20.0
 """A flapping device keeps a connection for this long, on average."""
@@ -234,7 +234,7 @@ class SimulatedDevice:
 
     def _told(self, event: UpdateEvent) -> None:
         self._tally.note_event(event)
-        self._reporter.stir()
+        self._reporter.stir(event.phase)
         if event.phase in LAST_WORDS:
             self._connection.refresh()
 
@@ -271,6 +271,14 @@ class _CountingLink:
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 10.0) -> None:
         self._count(topic.rpartition("/")[2], len(payload))
         await self._link.publish(topic, payload, retain=retain, timeout_s=timeout_s)
+
+    async def publish_all(
+        self, topic: str, payloads: Sequence[bytes], *, timeout_s: float = 10.0
+    ) -> list[TransportError | None]:
+        kind = topic.rpartition("/")[2]
+        for payload in payloads:
+            self._count(kind, len(payload))
+        return await self._link.publish_all(topic, payloads, timeout_s=timeout_s)
 
 
 def _now() -> datetime:

@@ -34,6 +34,7 @@ from schemas.errors import DeviceError, FlotillaError
 from schemas.manifest import decode_manifest
 from schemas.topics import Topics
 from tests.support.wholeness import service_processes
+from transport import TransportError
 
 T = TypeVar("T")
 
@@ -122,6 +123,14 @@ class _Controller:
         del retain, timeout_s
         if topic.endswith("/events"):
             await asyncio.get_running_loop().run_in_executor(self._thread, self._keep, payload)
+
+    async def publish_all(
+        self, topic: str, payloads: Sequence[bytes], *, timeout_s: float = 10.0
+    ) -> list[TransportError | None]:
+        """As `Link.publish_all`."""
+        for payload in payloads:
+            await self.publish(topic, payload, timeout_s=timeout_s)
+        return [None] * len(payloads)
 
     def _keep(self, payload: bytes) -> None:
         with self._file.open("ab") as stream:

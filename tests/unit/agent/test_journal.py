@@ -242,14 +242,14 @@ async def test_whoever_waits_for_events_is_woken_from_any_thread(journal: Journa
 
 
 def test_listeners_hear_of_each_commit_until_they_leave(journal: Journal) -> None:
-    heard: list[int] = []
-    leave = journal.on_event(lambda: heard.append(journal.last_seq()))
+    heard: list[tuple[int, Phase | None]] = []
+    leave = journal.on_event(lambda phase: heard.append((journal.last_seq(), phase)))
     update = begin(journal)
     journal.tell(update, at=NOW, progress=Progress(bytes_done=1, bytes_total=2))
     journal.change(update, restarts=1)
     leave()
     end(journal, update)
-    assert heard == [1, 2]
+    assert heard == [(1, Phase.ACCEPTED), (2, Phase.ACCEPTED)]
 
 
 def test_nothing_is_told_of_an_update_that_has_ended(journal: Journal) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from device_agent.outbox import KeptEvent
 from device_agent.updates import Answer, Cancelled, Submitted, UpdateRequest
 from schemas.messages import Announcement, InstalledPackage, ReleaseState, RolloutPolicy, Targets
-from transport import Message
+from transport import Message, TransportError
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 OLDER = "0195816a-0000-7000-8000-000000000000"
@@ -140,6 +140,14 @@ class FakeLink:
         await asyncio.sleep(0)
         if answer is not None:
             raise answer
+
+    async def publish_all(
+        self, topic: str, payloads: Sequence[bytes], *, timeout_s: float = 10.0
+    ) -> list[TransportError | None]:
+        every = (self.publish(topic, payload, timeout_s=timeout_s) for payload in payloads)
+        outcomes = await asyncio.gather(*every, return_exceptions=True)
+        assert all(one is None or isinstance(one, TransportError) for one in outcomes)
+        return [one if isinstance(one, TransportError) else None for one in outcomes]
 
 
 class MemoryOutbox:

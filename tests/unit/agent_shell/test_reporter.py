@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from msgspec import structs
 
+from device_agent import due_report
 from device_agent import reporter as module
 from device_agent.policy import DeviceView
 from device_agent.reporter import TOO_LARGE, Reporter
@@ -27,8 +28,10 @@ TACHO = InstalledPackage(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REFUSED_FIRST_S", "REFUSED_LONGEST_S", "COALESCE_S", "REPORT_EVERY_S"):
+    for name in ("REFUSED_FIRST_S", "REFUSED_LONGEST_S"):
         monkeypatch.setattr(module, name, 0.01)
+    for name in ("COALESCE_S", "REPORT_EVERY_S"):
+        monkeypatch.setattr(due_report, name, 0.01)
 
 
 def make_reporter(outbox: MemoryOutbox) -> Reporter:
@@ -151,7 +154,7 @@ async def test_a_report_is_published_at_once_on_change_and_on_request() -> None:
 
 
 async def test_changes_that_come_together_are_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "COALESCE_S", 0.2)
+    monkeypatch.setattr(due_report, "COALESCE_S", 0.2)
     outbox, link = MemoryOutbox(), FakeLink()
     reporter = make_reporter(outbox)
     async with running(reporter, link):
@@ -172,7 +175,7 @@ async def test_the_end_of_an_update_is_reported_at_once_and_what_leads_to_it_tog
     async with running(reporter, link):
         await until(lambda: len(reports(link)) == 1)
         for name in ("COALESCE_S", "REPORT_EVERY_S"):
-            monkeypatch.setattr(module, name, 3600.0)
+            monkeypatch.setattr(due_report, name, 3600.0)
         outbox.packages["tacho"] = structs.replace(TACHO, version="1.1.0", phase=Phase.PROBATION)
         reporter.stir()
         await asyncio.sleep(0.05)  # what must not happen has no condition to wait for
@@ -192,13 +195,13 @@ async def test_the_end_of_an_update_is_reported_at_once_and_what_leads_to_it_tog
 async def test_a_report_that_is_due_goes_out_though_something_stirs_all_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "SEQ_ONLY_S", 3600.0)
+    monkeypatch.setattr(due_report, "SEQ_ONLY_S", 3600.0)
     outbox, link = MemoryOutbox(), FakeLink()
     reporter = make_reporter(outbox)
     truth = outbox.installed
 
     def stirring() -> dict[str, InstalledPackage]:
-        reporter._stirred.set()
+        reporter.stir()
         return truth()
 
     monkeypatch.setattr(outbox, "installed", stirring)
@@ -208,8 +211,75 @@ async def test_a_report_that_is_due_goes_out_though_something_stirs_all_the_time
         await until(lambda: len(reports(link)) == 2)
 
 
+async def test_nobody_looks_at_what_is_true_for_events_that_change_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outbox, link = MemoryOutbox(), FakeLink()
+    reporter = make_reporter(outbox)
+    looks, truth = 0, outbox.installed
+
+    def counted() -> dict[str, InstalledPackage]:
+        nonlocal looks
+        looks += 1
+        return truth()
+
+    async with running(reporter, link):
+        await until(lambda: len(reports(link)) == 1)
+        monkeypatch.setattr(due_report, "COALESCE_S", 0.1)
+        await asyncio.sleep(0.05)  # what must not happen has no condition to wait for
+        monkeypatch.setattr(outbox, "installed", counted)
+        for phase in (Phase.ACCEPTED, Phase.FETCHING, Phase.FETCHING, Phase.STAGED):
+            outbox.add()
+            reporter.stir(phase)
+            await asyncio.sleep(0.01)
+        assert looks == 0
+        for phase in (Phase.SWITCHED, Phase.PROBATION):
+            outbox.add()
+            outbox.packages["tacho"] = structs.replace(TACHO, phase=phase)
+            reporter.stir(phase)
+        await until(lambda: len(reports(link)) == 2)
+        assert looks <= 2, "when it is due, and once more to see what is due next"
+        outbox.add()
+        outbox.packages["tacho"] = TACHO
+        reporter.stir(Phase.SUCCEEDED)
+        await until(lambda: len(reports(link)) == 3)
+        assert looks <= 4
+    assert [one.seq for one in reports(link)] == [0, 6, 7]
+
+
+async def test_events_that_change_nothing_but_the_number_are_reported_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(due_report, "SEQ_ONLY_S", 0.1)
+    outbox, link = MemoryOutbox(), FakeLink()
+    reporter = make_reporter(outbox)
+    async with running(reporter, link):
+        await until(lambda: len(reports(link)) == 1)
+        for phase in (Phase.ACCEPTED, Phase.FETCHING):
+            outbox.add()
+            reporter.stir(phase)
+        await until(lambda: len(reports(link)) == 2)
+        reporter.stir(Phase.FETCHING)  # told of late: that report had counted it
+        await asyncio.sleep(0.2)  # what must not happen has no condition to wait for
+    assert [one.seq for one in reports(link)] == [0, 2]
+
+
+@pytest.mark.parametrize("phase", [Phase.ROLLED_BACK, Phase.SUCCEEDED, None])
+async def test_the_end_of_an_update_is_looked_at_at_once(phase: Phase | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox, link = MemoryOutbox(), FakeLink()
+    outbox.packages["tacho"] = structs.replace(TACHO, phase=Phase.PROBATION)
+    reporter = make_reporter(outbox)
+    async with running(reporter, link):
+        await until(lambda: len(reports(link)) == 1)
+        for name in ("COALESCE_S", "REPORT_EVERY_S"):
+            monkeypatch.setattr(due_report, name, 3600.0)
+        outbox.packages["tacho"] = TACHO
+        reporter.stir(phase)
+        await until(lambda: len(reports(link)) == 2)
+
+
 async def test_the_number_of_the_last_event_is_reported_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SEQ_ONLY_S", 0.05)
+    monkeypatch.setattr(due_report, "SEQ_ONLY_S", 0.05)
     outbox, link = MemoryOutbox(), FakeLink()
     reporter = make_reporter(outbox)
     async with running(reporter, link):
