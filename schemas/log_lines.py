@@ -68,11 +68,25 @@ FIELDS: Final[dict[str, str]] = {
 _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+:/@,*")
 
 
-class Line(str):
-    """A line as text, `key=value` after the action, which still knows its fields."""
+class Line:
+    """A line that is not made up before somebody writes it: as text by `str`, `key=value` after the action.
 
-    __slots__ = ("fields",)
-    fields: Mapping[str, object]
+    Attributes:
+        fields: by name, without those that are None or empty.
+    """
+
+    __slots__ = ("_given",)
+
+    def __init__(self, given: Mapping[str, object]) -> None:
+        self._given = given
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """See the class."""
+        return {key: value for key, value in self._given.items() if value not in (None, "")}
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={_quoted(value)}" for key, value in self.fields.items())
 
 
 def line(action: str, message: object = "", **fields: Any) -> Line:
@@ -80,11 +94,7 @@ def line(action: str, message: object = "", **fields: Any) -> Line:
 
     Fields that are None or empty are left out; text with spaces is quoted, so that the line can be split again.
     """
-    given = {"action": action, **fields, "message": message}
-    told = {key: value for key, value in given.items() if value not in (None, "")}
-    made = Line(" ".join(f"{key}={_quoted(value)}" for key, value in told.items()))
-    made.fields = told
-    return made
+    return Line({"action": action, **fields, "message": message})
 
 
 def as_json(at: float, level: str, fields: Mapping[str, object]) -> str:

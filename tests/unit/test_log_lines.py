@@ -118,3 +118,25 @@ def test_the_agent_writes_the_same_fields_as_json_and_as_text(
         "version": "1.1.0",
     }
     assert as_text.endswith('Z WARNING action=staged package=tacho version=1.1.0 message="all there"')
+
+
+class Told:
+    """What a line is about; counts how often it was made a text."""
+
+    times = 0
+
+    def __str__(self) -> str:
+        self.times += 1
+        return "it"
+
+
+def test_a_line_that_nobody_writes_is_not_made_up(
+    own_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up_logging()
+    about = Told()
+    own_logger.debug(line("staged", about))
+    assert (about.times, capsys.readouterr().err) == (0, "")
+    own_logger.info(line("staged", about))
+    assert about.times == 1
+    assert capsys.readouterr().err.endswith("action=staged message=it\n")

@@ -178,7 +178,7 @@ def test_without_systemd_nothing_is_told_and_nothing_fails(tmp_path: Path) -> No
 
 def test_an_entry_of_the_log_is_one_line_that_can_be_split_again() -> None:
     entry = line("staged", 'said "no"\nand went', package="tacho", empty="", none=None, count=0)
-    assert entry == 'action=staged package=tacho count=0 message="said \\"no\\" and went"'
+    assert str(entry) == 'action=staged package=tacho count=0 message="said \\"no\\" and went"'
 
 
 @contextlib.contextmanager
