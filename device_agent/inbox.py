@@ -2,7 +2,8 @@
 
 The broker keeps what is said while the device is away, and gives all of it, in order, when it comes back. Acted
 on one by one, it would begin releases that were halted or replaced long ago. So each connection begins with
-taking in all that has piled up, and of what was said about one release only the last counts.
+taking in all that has piled up, and of what was said about one release only the last counts, as of what comes at once
+later on.
 
 A message that is not understood, or that shows a defect, costs one log line and is acknowledged, or the
 broker would send it for ever. One that could not be written down (a full disk) is not: it is tried again, with
@@ -11,7 +12,7 @@ growing waits.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
 
 from device_agent.logs import line, logger
@@ -36,10 +37,6 @@ _REFUSALS_KNOWN: Final = 256
 
 class Link(Protocol):
     """The part of the connection that this needs."""
-
-    def messages(self) -> AsyncIterator[Message]:
-        """Messages as they come."""
-        ...
 
     async def batch(self, limit: int) -> list[Message]:
         """Wait for a message, then take all that are there, up to `limit`. Loses none when it is cancelled."""
@@ -89,10 +86,13 @@ class Inbox:
 
     async def run(self, link: Link) -> None:
         """Take in what has piled up, then what comes over the link, in order, until it is lost."""
-        for message in await self._pile(link):
-            await self._take_in(link, message)
-        async for message in link.messages():
-            await self._take_in(link, message)
+        messages = await self._pile(link)
+        while True:
+            for message in messages:
+                await self._take_in(link, message)
+            # a package that is subscribed to by its name and with all others comes twice, and at once
+            messages, outdated = self._newest(await link.batch(_BATCH))
+            await _acknowledge(link, outdated)
 
     async def _pile(self, link: Link) -> list[Message]:
         """What the broker has kept and what is retained, in order; of each release the last message only."""
@@ -103,13 +103,14 @@ class Inbox:
                     async with asyncio.timeout(self._quiet_s):
                         pile += await link.batch(_BATCH)
                     pile, outdated = self._newest(pile)
-                    for message in outdated:
-                        # at once, as the broker sends only so many that are not acknowledged
-                        await link.acknowledge(message)
+                    # at once, as the broker sends only so many that are not acknowledged
+                    await _acknowledge(link, outdated)
         return pile
 
     def _newest(self, messages: list[Message]) -> tuple[list[Message], list[Message]]:
         """Without, and only, those that a later one on the same release's topic has made void."""
+        if len(messages) == 1:
+            return messages, []
         last = {message.topic: place for place, message in enumerate(messages)}
         counts: list[Message] = []
         outdated: list[Message] = []
@@ -182,3 +183,8 @@ class Inbox:
             )
         else:
             await self._decisions.take_announcement(announcement)
+
+
+async def _acknowledge(link: Link, messages: Iterable[Message]) -> None:
+    for message in messages:
+        await link.acknowledge(message)

@@ -1,14 +1,14 @@
 """Stand-ins for the journal's notes, the update manager and a connection, with the same behaviour where it counts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from device_agent.outbox import KeptEvent
 from device_agent.updates import Answer, Cancelled, Submitted, UpdateRequest
 from schemas.messages import Announcement, InstalledPackage, ReleaseState, RolloutPolicy, Targets
-from transport import Message, TransportError
+from transport import LinkLost, Message, TransportError
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 OLDER = "0195816a-0000-7000-8000-000000000000"
@@ -107,27 +107,32 @@ def message(topic: str, payload: bytes) -> Message:
 class FakeLink:
     """A connection with messages to give, that remembers what was published and acknowledged.
 
-    `piled_up` are the batches that are there when the connection begins, `messages` come later.
+    `piled_up` are the batches that are there when the connection begins. What comes `later` comes a batch at a time
+    when nothing had come for a while; then the connection is lost.
     `answers` are raised one after the other by the next publishes, None for success.
     """
 
-    def __init__(self, messages: Sequence[Message] = (), *, piled_up: Sequence[Sequence[Message]] = ()) -> None:
-        self._messages = list(messages)
+    def __init__(
+        self, *, piled_up: Sequence[Sequence[Message]] = (), later: Sequence[Sequence[Message]] | None = None
+    ) -> None:
         self._piled_up = [list(batch) for batch in piled_up]
+        self._later = None if later is None else [list(batch) for batch in later]
+        self._was_quiet = False
         self.published: list[tuple[str, bytes, bool]] = []
         self.acknowledged: list[Message] = []
         self.answers: list[Exception | None] = []
         self.said = asyncio.Event()
 
-    async def messages(self) -> AsyncIterator[Message]:
-        for one in self._messages:
-            yield one
-
     async def batch(self, limit: int) -> list[Message]:
-        if not self._piled_up:
+        if self._piled_up:
+            assert len(self._piled_up[0]) <= limit
+            return self._piled_up.pop(0)
+        if not self._was_quiet or self._later is None:
+            self._was_quiet = True
             await asyncio.Event().wait()
-        assert len(self._piled_up[0]) <= limit
-        return self._piled_up.pop(0)
+        if not self._later:
+            raise LinkLost("gone")
+        return self._later.pop(0)
 
     async def acknowledge(self, message: Message) -> None:
         self.acknowledged.append(message)

@@ -10,6 +10,7 @@ from schemas.errors import DeviceError
 from schemas.messages import Announcement, Command, Desired, Verb
 from schemas.topics import Topics
 from tests.unit.agent_shell.fakes import NOW, ROLLOUT, FakeLink, announced, message
+from transport import LinkLost
 
 TOPICS = Topics()
 RELEASE = TOPICS.release("stable", "tacho")
@@ -41,15 +42,20 @@ class Decisions:
 
 
 async def run(decisions: Decisions, *messages: tuple[str, bytes]) -> tuple[FakeLink, list[float]]:
-    link = FakeLink([message(topic, payload) for topic, payload in messages])
+    link = FakeLink(later=[[message(topic, payload)] for topic, payload in messages])
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
         assert len(link.acknowledged) < len(messages)
         slept.append(seconds)
 
-    await inbox_for(decisions, sleep=sleep).run(link)
+    await run_to_its_end(inbox_for(decisions, sleep=sleep), link)
     return link, slept
+
+
+async def run_to_its_end(inbox: Inbox, link: FakeLink) -> None:
+    with pytest.raises(LinkLost):
+        await inbox.run(link)
 
 
 def inbox_for(decisions: Decisions, **changes: Any) -> Inbox:
@@ -141,16 +147,37 @@ async def test_of_what_piled_up_only_the_last_word_about_a_release_counts() -> N
     kept = [message(RELEASE, encode(old)), message(wishes, encode(desired)), message(wishes, b"")]
     retained = [message(RELEASE, encode(halted)), message(TOPICS.release("stable", "radio"), encode(radio))]
     later = message(RELEASE, b"")
-    link = FakeLink([later], piled_up=[kept, retained])
-    await inbox_for(decisions).run(link)
+    link = FakeLink(piled_up=[kept, retained], later=[[later]])
+    await run_to_its_end(inbox_for(decisions), link)
     assert decisions.taken == [desired, None, halted, radio, ("stable", "tacho")]
     assert link.acknowledged == [kept[0], *kept[1:], *retained, later]
 
 
+async def test_of_what_comes_at_once_only_the_last_word_about_a_release_counts() -> None:
+    """Subscriptions overlap, so what is announced of an installed package comes twice."""
+    decisions = Decisions()
+    wish, halted = encode(announced(revision=3)), encode(announced(revision=4, state="halted"))
+    wishes = TOPICS.device("pi-1", "desired")
+    twice = [message(RELEASE, wish), message(RELEASE, wish)]
+    more = [
+        message(RELEASE, wish),
+        message(wishes, encode(Desired(rev=1))),
+        message(wishes, b""),
+        message(RELEASE, b""),
+    ]
+    apart = [[message(RELEASE, wish)], [message(RELEASE, halted)]]
+    link = FakeLink(later=[twice, more, *apart])
+    await run_to_its_end(inbox_for(decisions), link)
+    withdrawn = ("stable", "tacho")
+    last = announced(revision=4, state="halted")
+    assert decisions.taken == [announced(revision=3), Desired(rev=1), None, withdrawn, announced(revision=3), last]
+    assert link.acknowledged == [*twice, *more, *apart[0], *apart[1]]
+
+
 async def test_an_announcement_that_was_withdrawn_while_the_device_was_away_is_not_begun() -> None:
     decisions = Decisions()
-    link = FakeLink(piled_up=[[message(RELEASE, encode(announced())), message(RELEASE, b"")]])
-    await inbox_for(decisions).run(link)
+    link = FakeLink(piled_up=[[message(RELEASE, encode(announced())), message(RELEASE, b"")]], later=[])
+    await run_to_its_end(inbox_for(decisions), link)
     assert decisions.taken == [("stable", "tacho")]
     assert len(link.acknowledged) == 2
 
