@@ -159,18 +159,22 @@ class Connection:
 
     async def _keep_subscribed(self, link: Link) -> None:
         """Subscribe anew with each connection; then to what is new and no more to what is not wanted."""
-        held = await in_thread(self._subscriptions.subscriptions)
+        held = kept = await in_thread(self._subscriptions.subscriptions)
         fresh: frozenset[str] = frozenset()
         while True:
             self._stale.clear()
             wanted = await in_thread(self._wanted)
-            await in_thread(self._subscriptions.keep_subscriptions, held | wanted)
+            if held | wanted != kept:
+                kept = held | wanted
+                await in_thread(self._subscriptions.keep_subscriptions, kept)
             if held - wanted:
                 await self._try(link.unsubscribe(sorted(held - wanted)))
             for topic in sorted(wanted - fresh):
                 await self._try(link.subscribe([topic]))
             held = fresh = wanted
-            await in_thread(self._subscriptions.keep_subscriptions, wanted)
+            if wanted != kept:
+                kept = wanted
+                await in_thread(self._subscriptions.keep_subscriptions, kept)
             await self._stale.wait()
 
     def _own_topics(self) -> list[str]:

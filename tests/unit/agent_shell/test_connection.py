@@ -135,6 +135,38 @@ async def test_what_the_brokers_session_still_holds_from_before_is_ended() -> No
     assert second.ended == ["flotilla/v1/release/stable/tacho"]
 
 
+async def test_subscriptions_are_noted_where_they_change_and_not_with_every_update() -> None:
+    bench, link = Bench(), SubscribableLink()
+    noted, looks = list[str | None](), 0
+    keep = bench.notes.set_note
+
+    def note(key: str, value: str | None) -> None:
+        noted.append(value)
+        keep(key, value)
+
+    def view() -> DeviceView:
+        nonlocal looks
+        looks += 1
+        return bench.view
+
+    async def looked(times: int) -> None:
+        await until(lambda: looks == times)
+
+    bench.notes.set_note = note  # type: ignore[method-assign]  # to count
+    bench.connection._view = view
+    task = await bench.attend(link)
+    await looked(1)
+    for times in (2, 3):
+        bench.connection.refresh()
+        await looked(times)
+    bench.view = DeviceView(id="pi-1", channel="beta", packages=frozenset({"tacho"}), every_package=False)
+    bench.connection.refresh()
+    await until(lambda: len(noted) == 3)
+    await end(task)
+    stable, beta = "flotilla/v1/release/stable/tacho", "flotilla/v1/release/beta/tacho"
+    assert noted == [f'["{stable}"]', f'["{beta}","{stable}"]', f'["{beta}"]']
+
+
 async def test_one_subscription_that_is_refused_does_not_cost_the_others(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     bench.view = DeviceView(id="pi-1", channel="stable", packages=frozenset({"camera", "tacho"}), every_package=False)
