@@ -6,6 +6,7 @@ in `schemas.resolution`. Everything here is pure and cheap to import, because th
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from semver import Version
@@ -55,10 +56,16 @@ def parse(text: str) -> Version:
     # Before 3.1 the library let a last newline and digits of other scripts pass.
     if text.isascii() and not text.endswith("\n"):
         try:
-            return Version.parse(text)
+            return _parsed(text)
         except ValueError as error:
             raise PublisherError("version.bad", _what_is_wrong(text)) from error
     raise PublisherError("version.bad", _what_is_wrong(text))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Version:
+    # the same few are asked about again and again, and a version never changes
+    return Version.parse(text)
 
 
 def precedence_key(version: VersionLike) -> PrecedenceKey:
