@@ -5,6 +5,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Final
 
 from schemas.messages import ErrorReport, FactValue, Phase
@@ -123,11 +124,13 @@ def course_of(device: str, kind: Kind, *, package: str, version: str, bad: bool,
     )
 
 
+@cache
 def release_size(package: str, version: str) -> int:
     """Bytes of a release: 1 to 20 MiB, the same on every device."""
     return MIB + int.from_bytes(_digest(f"{package} {version}")[:4], "big") % (19 * MIB)
 
 
+@cache
 def manifest_of(package: str, version: str) -> str:
     """What stands for the sha256 of the release's manifest: nothing is fetched, so nothing is known of the real one."""
     return _digest(f"simulated {package} {version}").hex()

@@ -149,7 +149,7 @@ class SimulatedDevice:
     @property
     def open(self) -> bool:
         """Whether it has an update without a last word, or words that the broker does not have yet."""
-        return not self.silent and (bool(self.journal.unfinished()) or not self.journal.all_sent())
+        return not self.silent and self.journal.is_open
 
     @property
     def connected(self) -> bool:

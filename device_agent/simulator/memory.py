@@ -44,6 +44,7 @@ class MemoryJournal:
         "_on_begun",
         "_on_confirmed",
         "_on_event",
+        "_open",
         "_session",
         "_unsent",
         "_updates",
@@ -64,7 +65,8 @@ class MemoryJournal:
         self._on_begun = on_begun
         self._on_event = on_event
         self._on_confirmed = on_confirmed
-        self._updates: list[Update] = []  # oldest first
+        self._updates: dict[str, Update] = {}  # by id, oldest first
+        self._open: dict[str, Update] = {}  # likewise, those without a last word
         self._installs: dict[str, Install] = {}
         self._verdicts: dict[tuple[str, str, str], Verdict] = {}
         self._events: deque[KeptEvent] = deque()
@@ -80,14 +82,13 @@ class MemoryJournal:
         """As `Journal.begin`."""
         before = self._installs.get(request.package)
         row = first_row(request, outcome, update=update, at=at, before=before, error=error)
-        self._updates.append(row)
+        self._put(row)
         self._on_begun()
         self._tell(row, at, detail=first_detail(row))
         if outcome is not Outcome.CANCEL:
             self._note_verdict(row)
-        ended = [one for one in self._updates if one.phase in LAST_WORDS]
-        for one in ended[:-KEPT_UPDATES]:
-            self._updates.remove(one)
+        while len(self._updates) - len(self._open) > KEPT_UPDATES:
+            del self._updates[next(one.id for one in self._updates.values() if one.phase in LAST_WORDS)]
         return row
 
     def advance(
@@ -104,9 +105,8 @@ class MemoryJournal:
         uninstall: bool = False,
     ) -> Update:
         """As `Journal.advance`."""
-        place = self._place(update)
-        row = moved(self._updates[place], outcome, at=at, error=error, changes=changes)
-        self._updates[place] = row
+        row = moved(self._updates[update], outcome, at=at, error=error, changes=changes)
+        self._put(row)
         if install is not None:
             self._installs[row.package] = install
         elif uninstall:
@@ -117,25 +117,25 @@ class MemoryJournal:
 
     def tell(self, update: str, *, at: datetime, progress: Progress) -> None:
         """As `Journal.tell`."""
-        self._tell(self._updates[self._place(update)], at, progress=progress)
+        self._tell(self._updates[update], at, progress=progress)
 
     def change(self, update: str, **changes: Any) -> Update:
         """As `Journal.change`."""
-        place = self._place(update)
-        self._updates[place] = msgspec.structs.replace(self._updates[place], **changes)
-        return self._updates[place]
+        row = msgspec.structs.replace(self._updates[update], **changes)
+        self._put(row)
+        return row
 
     def unfinished(self) -> list[Update]:
         """Updates without a last word, oldest first."""
-        return [row for row in self._updates if row.phase not in LAST_WORDS]
+        return list(self._open.values())
 
     def get(self, update: str) -> Update | None:
         """One update by its id."""
-        return next((row for row in self._updates if row.id == update), None)
+        return self._updates.get(update)
 
     def history(self, package: str) -> list[Update]:
         """A package's updates, newest first."""
-        return [row for row in reversed(self._updates) if row.package == package]
+        return [row for row in reversed(self._updates.values()) if row.package == package]
 
     def verdict(self, package: str, rollout: str, version: str) -> Verdict | None:
         """How the rollout's release ended here before; None where it may be tried."""
@@ -177,6 +177,11 @@ class MemoryJournal:
         if fresh:
             self._on_confirmed(len(fresh), sum(len(event.payload) for event in fresh))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an update without a last word, or an event that the broker does not have."""
+        return bool(self._open or self._unsent)
+
     def all_sent(self) -> bool:
         """Whether the broker has every event."""
         return not self._unsent
@@ -191,14 +196,15 @@ class MemoryJournal:
 
     async def wait_for_events(self, after_seq: int, timeout_s: float) -> bool:
         """Wait until there is an event above `after_seq`."""
-        while self._last_seq <= after_seq:
+        if self._last_seq <= after_seq:
             self._arrived.clear()
+            # no `asyncio.timeout`: that costs more than what is waited for
+            late = asyncio.get_running_loop().call_later(timeout_s, self._arrived.set)
             try:
-                async with asyncio.timeout(timeout_s):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return False
-        return True
+                await self._arrived.wait()
+            finally:
+                late.cancel()
+        return self._last_seq > after_seq
 
     def get_note(self, key: str) -> str | None:
         """A note, or None."""
@@ -215,8 +221,13 @@ class MemoryJournal:
         """All notes whose key begins with `prefix`."""
         return {key: value for key, value in self._notes.items() if key.startswith(prefix)}
 
-    def _place(self, update: str) -> int:
-        return next(place for place, row in enumerate(self._updates) if row.id == update)
+    def _put(self, row: Update) -> None:
+        """In its place, or at the end."""
+        self._updates[row.id] = row
+        if row.phase in LAST_WORDS:
+            self._open.pop(row.id, None)
+        else:
+            self._open[row.id] = row
 
     def _note_verdict(self, row: Update) -> None:
         if is_verdict(row) and row.phase is not None and row.rollout is not None:

@@ -6,7 +6,7 @@ task of its own: a timer of the event loop leads from one step to the next.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from device_agent.lifecycle import Outcome, Step
 from device_agent.readiness import HOLD
 from device_agent.reports import report
 from device_agent.requirements import check_downgrade
-from device_agent.sets import Broken, Ready, group_members, judge, together
+from device_agent.sets import Broken, Members, Ready, group_members, judge, together
 from device_agent.simulator.course import Course, manifest_of
 from device_agent.simulator.memory import MemoryJournal
 from device_agent.steps.move import Move, leave
@@ -39,6 +39,7 @@ PROGRESS_FROM_S: Final = 2.0
 """A fetch that takes so long says half-way how far it is."""
 
 _BREATH_S: Final = 0.05
+_SHORTEST_S: Final = 0.001
 _CHANGED: Final = frozenset({Phase.SWITCHED, Phase.PROBATION})
 
 
@@ -221,41 +222,49 @@ class SimulatedUpdates:
 
     def _look(self) -> None:
         """Choose what is next, and begin its pause; whatever was waited for before is not any more."""
+        self._pause(self._following())
+
+    def _pause(self, following: tuple[float, tuple[str, ...]] | None) -> None:
         self._stop_timer()
-        if self._ended:
-            return
-        now, rows = self._now(), self._journal.unfinished()
-        if not rows:
-            return
-        sets = group_members(rows, [u for name in {row.package for row in rows} for u in self._journal.history(name)])
-        for members in sets:
-            match judge(members, self._journal.installs(), now):
-                case Broken(moves):
-                    for update, outcome, why in moves:
-                        self._move(update, Move(outcome=outcome, error=why))
-                    self._look()
-                    return
-                case Ready(ready):
-                    self._after(self._pause_of(ready[0]), ready)
-                    return
-                case _:
-                    pass
-        alone = [row for row in rows if not together(row)]
-        chosen = wishes.choose(alone, now=now, hold=self._held)
-        if chosen is not None:
-            self._after(self._pause_of(chosen), (chosen,))
-        else:
+        if following is not None:
+            loop, (seconds, ids) = asyncio.get_running_loop(), following
+            if seconds > 0:
+                self._timer = loop.call_later(seconds, self._work, ids)
+            else:
+                self._timer = loop.call_soon(self._work, ids)
+
+    def _following(self) -> tuple[float, tuple[str, ...]] | None:
+        """Seconds until the next step, and the updates that it is about: none where it is only to look again."""
+        while not self._ended:
+            now, rows = self._now(), self._journal.unfinished()
+            broken = False
+            for members in self._sets(rows):
+                match judge(members, self._journal.installs(), now):
+                    case Broken(moves):
+                        for update, outcome, why in moves:
+                            self._move(update, Move(outcome=outcome, error=why))
+                        broken = True
+                        break
+                    case Ready(ready):
+                        return self._pause_of(ready[0]), tuple(row.id for row in ready)
+                    case _:
+                        pass
+            if broken:
+                continue
+            alone = [row for row in rows if not together(row)]
+            chosen = wishes.choose(alone, now=now, hold=self._held)
+            if chosen is not None:
+                return self._pause_of(chosen), (chosen.id,)
             due = wishes.next_due(alone)
             if due is not None:
-                pause = min(max((due - now).total_seconds(), 0.0), wishes.LONGEST_LOOK_S)
-                self._timer = asyncio.get_running_loop().call_later(pause, self._look)
+                return min(max((due - now).total_seconds(), _SHORTEST_S), wishes.LONGEST_LOOK_S), ()
+            break
+        return None
 
-    def _after(self, seconds: float, rows: Sequence[Update]) -> None:
-        loop, ids = asyncio.get_running_loop(), [row.id for row in rows]
-        if seconds > 0:
-            self._timer = loop.call_later(seconds, self._work, ids)
-        else:
-            self._timer = loop.call_soon(self._work, ids)
+    def _sets(self, rows: Sequence[Update]) -> list[Members]:
+        if all(row.request.group is None for row in rows):
+            return []
+        return group_members(rows, [u for name in {row.package for row in rows} for u in self._journal.history(name)])
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -275,8 +284,17 @@ class SimulatedUpdates:
             case _:
                 return 0.0
 
-    def _work(self, ids: Iterable[str]) -> None:
-        """The pause of a step is over: its outcome."""
+    def _work(self, ids: tuple[str, ...]) -> None:
+        """The pause of a step is over: what comes of it, and of the steps that follow it without a pause."""
+        following: tuple[float, tuple[str, ...]] | None = (0.0, ids)
+        while following is not None and following[0] <= 0:
+            if not self._step(following[1]):
+                return
+            following = self._following()
+        self._pause(following)
+
+    def _step(self, ids: tuple[str, ...]) -> bool:
+        """False where the device falls silent."""
         for update in ids:
             row = self._journal.get(update)
             if row is None or row.phase in LAST_WORDS:
@@ -284,11 +302,11 @@ class SimulatedUpdates:
             course = self._course(row.package, row.version)
             if course.silent and row.phase is Phase.FETCHING:
                 self._fall_silent_soon()
-                return
+                return False
             move = self._outcome(row, course)
             if move is not None:
                 self._move(row, move)
-        self._look()
+        return True
 
     def _fall_silent_soon(self) -> None:
         """As soon as what was said so far has come through."""

@@ -1,0 +1,62 @@
+"""How the steps of a simulated update follow each other."""
+
+import asyncio
+import os
+from datetime import UTC, datetime, timedelta
+
+from device_agent.simulator.course import Course
+from device_agent.simulator.memory import MemoryJournal
+from device_agent.simulator.updates import SimulatedUpdates
+from device_agent.updates import UpdateRequest
+from schemas.messages import Phase, UpdateEvent
+from tests.support.links import until
+
+WELL = [Phase.ACCEPTED, Phase.FETCHING, Phase.STAGED, Phase.SWITCHED, Phase.PROBATION, Phase.SUCCEEDED]
+
+
+class Bench:
+    """Updates that go as `course` says, and the phases of what they told."""
+
+    def __init__(self, course: Course) -> None:
+        self.told: list[Phase] = []
+        journal = MemoryJournal(
+            device="pi-1", boot_id="boot-1", on_begun=lambda: None, on_event=self._told, on_confirmed=lambda *_: None
+        )
+        self.updates = SimulatedUpdates(
+            journal,
+            course=lambda _package, _version: course,
+            now=lambda: datetime.now(UTC),
+            random_bytes=os.urandom,
+            fall_silent=lambda: None,
+        )
+
+    def _told(self, event: UpdateEvent) -> None:
+        self.told.append(event.phase)
+
+
+async def test_steps_without_a_pause_follow_each_other_at_once_but_behind_whoever_asked() -> None:
+    bench = Bench(Course(size=1))
+    await bench.updates.submit(UpdateRequest(package="tacho", version="1.0.0"))
+    assert bench.told == WELL[:1]
+    await asyncio.sleep(0)
+    assert bench.told == WELL
+
+
+async def test_a_step_that_takes_its_time_is_waited_for() -> None:
+    bench = Bench(Course(size=1, switch_s=0.2))
+    await bench.updates.submit(UpdateRequest(package="tacho", version="1.0.0"))
+    await asyncio.sleep(0)
+    assert bench.told == WELL[:3]
+    await until(lambda: bench.told == WELL)
+
+
+async def test_what_is_put_off_begins_in_time_and_nothing_begins_after_the_end() -> None:
+    bench = Bench(Course(size=1))
+    soon = datetime.now(UTC) + timedelta(seconds=0.05)
+    await bench.updates.submit(UpdateRequest(package="tacho", version="1.0.0", not_before=soon))
+    assert bench.told == [Phase.DEFERRED]
+    await until(lambda: bench.told == [Phase.DEFERRED, *WELL])
+    await bench.updates.submit(UpdateRequest(package="tacho", version="1.1.0"))
+    bench.updates.end()
+    await asyncio.sleep(0.05)  # what must not happen has no condition to wait for
+    assert bench.told[-1] is Phase.ACCEPTED
