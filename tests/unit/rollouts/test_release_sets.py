@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from controller.rollouts import store
 from controller.rollouts.announcing import AnnouncementStore
+from controller.rollouts.beginning import begin
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
@@ -73,5 +75,24 @@ def test_who_was_superseded_stays_so(engine: Engine) -> None:
 def test_all_are_announced_or_none(engine: Engine, changes: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         create_set(engine, **changes)
+    assert announced(engine) == {}
+    assert states(engine) == {}
+
+
+def test_none_is_announced_where_the_database_takes_only_the_first(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def begin_one(*given: Any) -> Any:
+        if begun:
+            raise OperatorError("disk.full", "the disk is full")
+        begun.append("one")
+        return begin(*given)
+
+    monkeypatch.setattr(store, "begin", begin_one)
+    with pytest.raises(OperatorError, match="the disk is full"):
+        create_set(engine)
+    assert begun
     assert announced(engine) == {}
     assert states(engine) == {}
