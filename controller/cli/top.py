@@ -30,7 +30,13 @@ STATES: Final = {
     RolloutState.REVERTED: "yellow",
     RolloutState.COMPLETE: "green",
 }
-WAVES: Final = {WaveState.PROVEN: "green", WaveState.FAILED: "red", WaveState.WAITING: "dim", WaveState.ENDED: "dim"}
+WAVES: Final = {
+    WaveState.PROVEN: "green",
+    WaveState.FAILED: "red",
+    WaveState.STOPPED: "yellow",
+    WaveState.WAITING: "dim",
+    WaveState.ENDED: "dim",
+}
 
 
 @click.command()

@@ -129,7 +129,7 @@ def _state(plan: Plan, tally: Tally, number: int) -> WaveState:
     progress = plan.progress[number]
     if progress.started_at is None:
         if plan.state in _STOPPED:
-            return WaveState.ENDED
+            return _stopped(plan)
         next_one = number == plan.begun and plan.state is RolloutState.ACTIVE
         asks = plan.waves[number].approval and progress.approved_at is None
         before = all(proof(plan, tally, one) is Proof.PROVEN for one in range(number))
@@ -142,17 +142,23 @@ def _state(plan: Plan, tally: Tally, number: int) -> WaveState:
     if found is Proof.PROVEN or was_proven or plan.state is RolloutState.COMPLETE:
         return WaveState.PROVEN
     if plan.state in _STOPPED:
-        return WaveState.ENDED
+        return _stopped(plan)
     moving = tally.number(number, {Verdict.PENDING, Verdict.DEFERRED, Verdict.UPDATING, Verdict.WAITING})
     soaking = tally.number(number, {Verdict.SOAKING})
     return WaveState.SOAKING if soaking and not moving else WaveState.RUNNING
 
 
+def _stopped(plan: Plan) -> WaveState:
+    """How a wave stands that had proven nothing when its rollout was stopped: only what was halted can go on."""
+    return WaveState.STOPPED if plan.state is RolloutState.HALTED else WaveState.ENDED
+
+
 def _wave_because(plan: Plan, tally: Tally, number: int, state: WaveState) -> str:
     match state:
-        case WaveState.ENDED:
+        case WaveState.STOPPED | WaveState.ENDED:
             begun = plan.progress[number].started_at is not None
-            return f"{_over(plan)}; {_result(tally, number) if begun else 'it never began'}"
+            not_begun = "it has not begun" if state is WaveState.STOPPED else "it never began"
+            return f"{_over(plan)}; {_result(tally, number) if begun else not_begun}"
         case WaveState.WAITING:
             return _waiting(plan, tally, number)
         case WaveState.AWAITING_APPROVAL:
@@ -174,10 +180,10 @@ def _waiting(plan: Plan, tally: Tally, number: int) -> str:
 
 
 def _over(plan: Plan) -> str:
-    """Why a wave ended with its rollout."""
+    """Why a wave ended with its rollout, or stopped with it."""
     match plan.state:
         case RolloutState.HALTED:
-            return f"the rollout was halted, and goes on after: flotilla resume {plan.rollout}"
+            return f"goes on after: flotilla resume {plan.rollout}"
         case RolloutState.SUPERSEDED:
             return "a newer rollout took its place"
         case RolloutState.WITHDRAWN:

@@ -16,7 +16,8 @@ class WaveState(StrEnum):
 
     `waiting`: its turn has not come, or it waits for a device. `running`: its devices may start. `soaking`: they say
     that they succeeded, and have to stay well. `proven`: enough of them have. `failed`: it stopped the rollout.
-    `ended`: the rollout was halted or reverted, or is over, before the wave had proven anything.
+    `stopped`: the rollout is halted, and the wave goes on when it is resumed. `ended`: the rollout was reverted, or is
+    over, before the wave had proven anything.
     """
 
     WAITING = "waiting"
@@ -25,6 +26,7 @@ class WaveState(StrEnum):
     SOAKING = "soaking"
     PROVEN = "proven"
     FAILED = "failed"
+    STOPPED = "stopped"
     ENDED = "ended"
 
 

@@ -35,6 +35,7 @@ WAVES: Final[dict[WaveState, Kind]] = {
     WaveState.SOAKING: "working",
     WaveState.PROVEN: "good",
     WaveState.FAILED: "bad",
+    WaveState.STOPPED: "waiting",
     WaveState.ENDED: "aside",
 }
 

@@ -38,14 +38,17 @@ def test_a_reverted_rollout_waits_for_nothing_and_says_who_reverted_it_and_when(
     assert "wait" not in str([seen.because, seen.waves])
 
 
-def test_a_halted_rollout_waits_for_nothing_until_somebody_goes_on(engine: Engine) -> None:
+def test_the_waves_of_a_halted_rollout_are_stopped_until_somebody_goes_on(engine: Engine) -> None:
     fleet(engine, 3)
     rollout = create(engine, ONE_FIRST)
     store = RolloutStore(engine)
     halted = store.set_state(rollout.id, RolloutState.HALTED, LATER, by="token:ci")
     assert halted.because == "halted by the token ci"
-    assert [wave.state for wave in halted.waves] == [WaveState.ENDED, WaveState.ENDED]
-    assert f"flotilla resume {rollout.id}" in halted.waves[1].because
+    assert [wave.state for wave in halted.waves] == [WaveState.STOPPED, WaveState.STOPPED]
+    assert [wave.because for wave in halted.waves] == [
+        f"goes on after: flotilla resume {rollout.id}; 0 succeeded",
+        f"goes on after: flotilla resume {rollout.id}; it has not begun",
+    ]
     assert halted.verdicts == {Verdict.HELD: 3}
     going = store.set_state(rollout.id, RolloutState.ACTIVE, LATER + timedelta(minutes=1), by="user:ben")
     assert [wave.state for wave in going.waves] == [WaveState.RUNNING, WaveState.WAITING]
@@ -65,7 +68,7 @@ def test_what_the_engine_stopped_is_nobody_s_doing_and_is_remembered_when_somebo
     halted = evaluate(engine, rollout, LATER).view
     assert (halted.state, halted.changed_by, halted.changed_at) == (RolloutState.HALTED, None, LATER)
     assert halted.because.startswith("wave 1 of 2 (1 device): 1 rolled back")
-    assert [wave.state for wave in halted.waves] == [WaveState.FAILED, WaveState.ENDED]
+    assert [wave.state for wave in halted.waves] == [WaveState.FAILED, WaveState.STOPPED]
     seen = RolloutStore(engine).set_state(rollout.id, RolloutState.REVERTED, LATER, by="user:anna")
     assert seen.because == f"reverted by anna; before that: {halted.because}"
     assert [wave.state for wave in seen.waves] == [WaveState.FAILED, WaveState.ENDED]
