@@ -15,11 +15,10 @@ from controller.cli.common import (
     size_text,
     time_text,
 )
-from controller.cli.planning import WAVE_COLUMNS, wave_rows
+from controller.cli.planning import WAVE_COLUMNS, counts_text, verdict_text, wave_rows
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent, Update
 from controller.http.views import Page, RolloutDetail
-from controller.rollouts.plan import Verdict
 from controller.rollouts.views import Rollout, RolloutDevice
 from schemas.errors import one_line
 from schemas.messages import Desired, Phase, UpdateEvent
@@ -134,7 +133,7 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
         click.echo()
     print_table(
         ("DEVICE", "VERDICT", "FROM", "TIME", "BYTES", "WHAT"),
-        (_device_row(one) for one in detail.devices.items),
+        (device_row(one) for one in detail.devices.items),
         empty="it means no device that has been heard of",
     )
     if detail.devices.next:
@@ -146,10 +145,14 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
             click.echo(f"  | {printable(line)}")
 
 
-def _device_row(one: RolloutDevice) -> tuple[str, ...]:
-    update, verdict = one.update, f"{one.verdict} ({one.asked} asked)" if one.asked else one.verdict
+def device_row(one: RolloutDevice) -> tuple[str, ...]:
+    """A device in a table of a rollout."""
+    update, verdict = one.update, verdict_text(one.verdict)
+    if one.asked:
+        verdict = f"{verdict} ({one.asked} asked)"
+    newer = f"{verdict_text(one.newer)} in the newer rollout" if one.newer else ""
     if update is None:
-        return (one.device, verdict, "-", "-", "-", "-")
+        return (one.device, verdict, "-", "-", "-", newer or "-")
     from_version = update.from_version or "-"
     return (
         one.device,
@@ -157,7 +160,7 @@ def _device_row(one: RolloutDevice) -> tuple[str, ...]:
         from_version,
         time_text(update.at),
         size_text(update.wire_bytes),
-        update_text(update),
+        f"{update_text(update)}; {newer}" if newer else update_text(update),
     )
 
 
@@ -229,11 +232,6 @@ def _moment_text(said: object) -> str:
 def installed_text(view: Device) -> str:
     """`tacho 1.1.0, base 2.0.0`."""
     return ", ".join(f"{name} {package.version}" for name, package in sorted(view.packages.items())) or "-"
-
-
-def counts_text(counts: Mapping[Verdict, int]) -> str:
-    """`succeeded 5, failed 1`."""
-    return ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "no device"
 
 
 def update_text(update: Update | None) -> str:

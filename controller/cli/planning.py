@@ -1,18 +1,19 @@
-"""In which waves a release goes out: the options that say so, and a rollout's waves as a table."""
+"""In which waves a release goes out: the options that say so, and a rollout's waves and verdicts as text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from controller.cli.common import time_text
+from controller.rollouts.plan import Verdict
 from controller.rollouts.waves import OnFailure
 from schemas.errors import OperatorError
 
 if TYPE_CHECKING:
-    from controller.rollouts.views import Rollout, WaveView
+    from controller.rollouts.views import Rollout
     from controller.rollouts.waves import RolloutPlan
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,7 +68,7 @@ def wave_rows(view: Rollout) -> Iterator[tuple[str, ...]]:
             str(wave.number),
             wave.share,
             wave.state.value.replace("_", " "),
-            _counts(wave),
+            counts_text(wave.verdicts, "-"),
             time_text(wave.started_at),
             time_text(wave.proven_at),
             time_text(wave.deadline),
@@ -75,5 +76,11 @@ def wave_rows(view: Rollout) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _counts(wave: WaveView) -> str:
-    return ", ".join(f"{name} {count}" for name, count in wave.verdicts.items()) or "-"
+def counts_text(counts: Mapping[Verdict, int], nothing: str = "no device") -> str:
+    """`succeeded 5, failed 1`."""
+    return ", ".join(f"{verdict_text(one)} {count}" for one, count in counts.items() if count) or nothing
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """A verdict for people: what ended before a device had begun is not to read as if the device had ended it."""
+    return "not begun" if verdict is Verdict.ENDED else verdict.value

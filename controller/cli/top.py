@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from controller.cli.common import controller_options, printable
-from controller.cli.fleet import collect, counts_text
-from controller.cli.planning import wave_rows
+from controller.cli.fleet import collect
+from controller.cli.planning import counts_text, wave_rows
 from controller.client import ControllerClient
 from controller.rollouts.plan import ENDED, RolloutState
 from controller.rollouts.views import Rollout, WaveState

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Engine, Select, and_, func, select
@@ -16,7 +16,7 @@ from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.naming import strangers
 from controller.rollouts.plan import Mark, Plan, RolloutState, Verdict
-from controller.rollouts.tables import rollout_devices, rollouts
+from controller.rollouts.tables import announcements, rollout_devices, rollouts
 from controller.rollouts.tally import Tally
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
 from controller.rollouts.waves import RolloutPlan
@@ -109,7 +109,9 @@ class RolloutReader:
         with reading(self._engine) as connection:
             rows = connection.execute(found).mappings().all()
             asked = _asked(connection, rollout, {row["device"] for row in rows})
-            return [_device(row, asked.get(row["device"])) for row in rows]
+            not_begun = [row["device"] for row in rows if row["verdict"] == Verdict.ENDED.value]
+            newer = in_newer(connection, rollout, not_begun)
+            return [_device(row, asked.get(row["device"]), newer.get(row["device"])) for row in rows]
 
     def unanswered(self, rollout: str) -> int:
         """How many devices have been asked to stop or to try again, and have not answered."""
@@ -202,12 +204,45 @@ def _words() -> Select[Any]:
     )
 
 
+class Standing(NamedTuple):
+    """How a device stands in another rollout: `verdict` as a row has it, and its last word there."""
+
+    rollout: str
+    verdict: Verdict
+    phase: Phase | None
+
+
+def in_newer(connection: Connection, rollout: str, some: Collection[str]) -> dict[str, Standing]:
+    """How devices stand in the rollout that took this one's place; nobody where it is announced, or nothing is.
+
+    Args:
+        connection: to read from.
+        rollout: the id of the older one.
+        some: ids of devices, at most a page of them.
+    """
+    if not some:
+        return {}
+    topic = and_(announcements.c.channel == rollouts.c.channel, announcements.c.package == rollouts.c.package)
+    told = and_(announcements.c.payload.is_not(None), announcements.c.rollout != rollouts.c.id)
+    found = (
+        select(_word.device, _word.rollout, _word.verdict, _word.phase)
+        .select_from(rollouts)
+        .join(announcements, and_(topic, told))
+        .join(rollout_devices, _word.rollout == announcements.c.rollout)
+        .where(rollouts.c.id == rollout, _word.device.in_(sorted(some)))
+    )
+    return {
+        device: Standing(newer, Verdict(verdict or Verdict.UPDATING), None if phase is None else Phase(phase))
+        for device, newer, verdict, phase in connection.execute(found)
+    }
+
+
 def _asked(connection: Connection, rollout: str, some: Collection[str] | None) -> dict[str, Asked]:
     row = connection.execute(select(rollouts).where(rollouts.c.id == rollout)).mappings().first()
     return asked_of(connection, row, some) if row is not None else {}
 
 
-def _device(row: Any, asked: Asked | None = None) -> RolloutDevice:
+def _device(row: Any, asked: Asked | None = None, newer: Standing | None = None) -> RolloutDevice:
     event = kept_event(row["payload"]) if row["payload"] else None
     verdict = Verdict(row["verdict"]) if row["verdict"] else Verdict.UPDATING
     return RolloutDevice(
@@ -218,6 +253,7 @@ def _device(row: Any, asked: Asked | None = None) -> RolloutDevice:
         update=update_view(event, row) if event else None,
         asked=asked.verb if asked else None,
         asked_at=asked.at if asked else None,
+        newer=newer.verdict if newer else None,
     )
 
 

@@ -45,7 +45,7 @@ VERDICTS: Final[dict[str, Look]] = {
     "waiting": Look(code="i", label="waits for its wave", kind="waiting"),
     "pending": Look(code="p", label="may start", kind="waiting"),
     "held": Look(code="h", label="held", kind="aside"),
-    "ended": Look(code="v", label="never started", kind="aside"),
+    "ended": Look(code="v", label="not begun", kind="aside"),
     "missed": Look(code="m", label="missed it", kind="aside"),
     "unreached": Look(code="n", label="not reached", kind="aside"),
     "asleep": Look(code="z", label="asleep as usual", kind="aside"),

@@ -8,8 +8,8 @@ from sqlalchemy import Connection, Engine, func, select
 
 from controller.database import from_db, reading, to_db
 from controller.fleet.tables import devices
-from controller.rollouts.plan import RolloutState
-from controller.rollouts.reader import unknown_rollout
+from controller.rollouts.plan import RolloutState, Verdict
+from controller.rollouts.reader import Standing, in_newer, unknown_rollout
 from controller.rollouts.tables import rollout_devices, rollouts
 from controller.web.pace import Pace, Tally, bucket_s, pace
 from controller.web.phases import Kind, Look, code_column, kinds, letters_of, look_of, with_code
@@ -108,7 +108,12 @@ def device_at(engine: Engine, rollout: str, place: int) -> str | None:
 
 
 class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One device in one rollout, as a list shows it."""
+    """One device in one rollout, as a list shows it.
+
+    Attributes:
+        newer: the rollout that took this one's place before the device had begun, and means it; None otherwise.
+        newer_look: how it stands there.
+    """
 
     device: str
     look: Look
@@ -119,6 +124,8 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
     bytes_done: int | None
     bytes_total: int | None
     wire_bytes: int | None
+    newer: str | None = None
+    newer_look: Look | None = None
 
 
 def device_rows(
@@ -142,10 +149,13 @@ def device_rows(
     if only is not None:
         found = found.where(_word.device == only)
     with reading(engine) as connection:
-        return [_row(row) for row in connection.execute(found.order_by(_word.device).limit(limit)).mappings()]
+        rows = connection.execute(found.order_by(_word.device).limit(limit)).mappings().all()
+        not_begun = [row["device"] for row in rows if row["verdict"] == Verdict.ENDED.value]
+        newer = in_newer(connection, rollout, not_begun)
+        return [_row(row, newer.get(row["device"])) for row in rows]
 
 
-def _row(row: Any) -> DeviceRow:
+def _row(row: Any, newer: Standing | None) -> DeviceRow:
     return DeviceRow(
         device=row["device"],
         look=look_of(row["verdict"], row["phase"]),
@@ -156,6 +166,8 @@ def _row(row: Any) -> DeviceRow:
         bytes_done=row["bytes_done"],
         bytes_total=row["bytes_total"],
         wire_bytes=row["wire_bytes"],
+        newer=newer.rollout if newer else None,
+        newer_look=look_of(newer.verdict, newer.phase) if newer else None,
     )
 
 

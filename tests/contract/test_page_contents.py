@@ -138,3 +138,14 @@ def test_every_action_is_confirmed_before_it_is_done(seen: Seen) -> None:
     assert re.search(r'<form [^>]*method="post"', seen.source(f"{seen.rollout}/do/halt"))
     # having been asked changes nothing
     assert "active" in seen.text(seen.rollout)
+
+
+def test_a_device_that_had_not_begun_when_a_newer_rollout_came_is_shown_by_how_it_stands_there(seen: Seen) -> None:
+    rollouts = RolloutStore(seen.app.engine)
+    wish = {"package": "basis", "channel": "stable", "repository": ["http://r"]}
+    first = rollouts.create(**wish, version="1.0.0", plan=RolloutPlan(waves=[Wave(upto=100)]))
+    second = rollouts.create(**wish, version="1.1.0", plan=RolloutPlan(waves=[Wave(devices=["pi-1"]), Wave(upto=100)]))
+    listed = seen.text(f"/rollouts/{first.id}").partition("List of devices")[2]
+    assert "pi-1 not begun in the newer rollout : may start" in listed
+    assert "pi-2 not begun in the newer rollout : waits for its wave" in listed
+    assert f'href="/rollouts/{second.id}"' in seen.source(f"/rollouts/{first.id}/cell/0")

@@ -170,7 +170,7 @@ async def test_watching_a_canary_fail_finding_the_reason_and_reverting_it(
         await expect(waves.last).to_contain_text("ended")
         await expect(waves.last).to_contain_text("the rollout was reverted; it never began")
         await expect(grid).to_have_attribute("data-cells", re.compile("^kvv$"))
-        await expect(page.locator(".legend")).to_contain_text("never started")
+        await expect(page.locator(".legend")).to_contain_text("not begun")
 
 
 async def test_saying_go_to_the_next_wave(controller: ControllerProcess, broker: Broker, unique: Unique) -> None:

@@ -8,9 +8,11 @@ import msgspec
 import pytest
 
 from controller.cli.common import parse_day, print_json, print_table, size_text, time_text
-from controller.cli.fleet import counts_text, event_text, update_text
+from controller.cli.fleet import device_row, event_text, update_text
+from controller.cli.planning import counts_text
 from controller.fleet.views import update_view
 from controller.rollouts.plan import Verdict
+from controller.rollouts.views import RolloutDevice
 from schemas.messages import ErrorReport, Phase, Progress
 from tests.unit.fleet.builders import event
 
@@ -61,7 +63,25 @@ def test_a_date_that_utc_does_not_have_is_wrong_usage(text: str) -> None:
 
 def test_counts_leave_out_what_is_none() -> None:
     assert counts_text({Verdict.SUCCEEDED: 5, Verdict.FAILED: 0, Verdict.PENDING: 1}) == "succeeded 5, pending 1"
+    assert counts_text({Verdict.ENDED: 2, Verdict.ROLLED_BACK: 1}) == "not begun 2, rolled_back 1"
     assert counts_text({}) == "no device"
+
+
+@pytest.mark.parametrize(
+    ("phase", "newer", "what"),
+    [
+        (None, Verdict.HELD, "held in the newer rollout"),
+        (None, None, "-"),
+        (Phase.DEFERRED, Verdict.ROLLED_BACK, "tacho 2.0.0 deferred; rolled_back in the newer rollout"),
+    ],
+)
+def test_a_device_that_had_not_begun_when_a_newer_rollout_came_is_shown_by_how_it_stands_there(
+    phase: Phase | None, newer: Verdict | None, what: str
+) -> None:
+    word = update_view(event(phase=phase)) if phase else None
+    one = RolloutDevice(device="pi-1", wave=2, verdict=Verdict.ENDED, online=True, update=word, newer=newer)
+    row = device_row(one)
+    assert (row[1], row[-1]) == ("not begun", what)
 
 
 def test_an_update_is_told_in_a_few_words() -> None:

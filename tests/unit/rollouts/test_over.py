@@ -2,17 +2,21 @@
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 from sqlalchemy import Engine
 
+from controller.fleet.orders import OrderStore
 from controller.rollouts.explaining import person
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import WaveState
 from controller.rollouts.waves import RolloutPlan, Wave
+from controller.web.phases import VERDICTS
+from controller.web.rollout_reading import device_rows
 from schemas.errors import OperatorError
-from schemas.messages import ErrorReport, Phase
+from schemas.messages import ErrorReport, Phase, Targets
 from tests.unit.fleet.builders import NOW, event_in, succeeded_in
 from tests.unit.rollouts.test_waves_kept import chosen, create, evaluate, fleet, take_in
 
@@ -83,6 +87,26 @@ def test_a_rollout_that_another_took_the_place_of_waits_for_nothing(engine: Engi
     assert [wave.state for wave in seen.waves] == [WaveState.ENDED, WaveState.ENDED]
     assert seen.waves[0].because == "a newer rollout took its place; 0 succeeded"
     assert seen.verdicts == {Verdict.ENDED: 2}
+
+
+def test_whoever_had_not_begun_when_another_took_its_place_is_shown_by_how_it_stands_there(engine: Engine) -> None:
+    fleet(engine, 4)
+    first = create(engine, ONE_FIRST)
+    begun = chosen(engine)
+    held, waiting, left_out = (one for one in ("pi-1", "pi-2", "pi-3", "pi-4") if one != begun)
+    take_in(engine, *succeeded_in(begun, 1, rollout=first.id))
+    OrderStore(engine).change_desired(held, lambda told: msgspec.structs.replace(told, hold=True))
+    everybody = RolloutPlan(waves=[Wave(upto=100)])
+    second = create(engine, everybody, version="2.1.0", targets=Targets(exclude=[left_out]), now=LATER)
+    rows = {one.device: one.newer for one in RolloutReader(engine).devices(first.id)}
+    assert rows == {begun: None, held: Verdict.HELD, waiting: Verdict.PENDING, left_out: None}
+    shown = {one.device: (one.look.label, one.newer, one.newer_look) for one in device_rows(engine, first.id)}
+    assert shown[held] == ("not begun", second.id, VERDICTS["held"])
+    assert shown[waiting] == ("not begun", second.id, VERDICTS["pending"])
+    assert shown[left_out] == ("not begun", None, None)
+    assert (shown[begun][1], [one.newer for one in RolloutReader(engine).devices(second.id)]) == (None, [None] * 3)
+    RolloutStore(engine).withdraw("stable", "tacho", LATER)
+    assert {one.newer for one in RolloutReader(engine).devices(first.id)} == {None}
 
 
 @pytest.mark.parametrize("wanted", [RolloutState.REVERTED, RolloutState.HALTED])
