@@ -29,7 +29,9 @@ MAX_VERSION: Final = 256
 class Updates(Protocol):
     """The part of the update manager that this needs."""
 
-    async def cancel(self, package: str, *, rollout: str | None = None, version: str | None = None) -> Cancelled:
+    async def cancel(
+        self, package: str, *, rollout: str | None = None, version: str | None = None, ended: str | None = None
+    ) -> Cancelled:
         """Stop what has not begun to switch; with `rollout` only what belongs to that."""
         ...
 
@@ -115,11 +117,14 @@ class Commands:
                 await self._check()
             case Verb.RETRY:
                 args = command.args
-                again = await self._updates.retry(_package(args), any_size=_any_size(args), rollout=_rollout(args))
+                rollout = _id(args, "rollout")
+                again = await self._updates.retry(_package(args), any_size=_any_size(args), rollout=rollout)
                 outcome = again.answer.value if again else "nothing ended badly"
             case Verb.CANCEL:
                 args = command.args
-                made = await self._updates.cancel(_package(args), rollout=_rollout(args), version=_version(args))
+                made = await self._updates.cancel(
+                    _package(args), rollout=_id(args, "rollout"), version=_version(args), ended=_id(args, "ended")
+                )
                 outcome = made.value
             case Verb.ROLLBACK:
                 outcome = f"update {await self._updates.rollback(_package(command.args))}"
@@ -133,11 +138,11 @@ def _package(args: dict[str, Any]) -> str:
     return name
 
 
-def _rollout(args: dict[str, Any]) -> str | None:
-    rollout = args.get("rollout")
-    if rollout is not None and not (isinstance(rollout, str) and matches(UUID7_PATTERN, rollout)):
-        raise ContractError("message.json", "args.rollout is not the id of a rollout")
-    return rollout
+def _id(args: dict[str, Any], name: str) -> str | None:
+    found = args.get(name)
+    if found is not None and not (isinstance(found, str) and matches(UUID7_PATTERN, found)):
+        raise ContractError("message.json", f"args.{name} is not an id")
+    return found
 
 
 def _version(args: dict[str, Any]) -> str | None:

@@ -149,13 +149,16 @@ class UpdateManager:
             begun = await self._queue.begin(request, judgement.begin, judgement.error)
             return Submitted(answer=judgement.answer, update=begun)
 
-    async def cancel(self, package: str, *, rollout: str | None = None, version: str | None = None) -> Cancelled:
+    async def cancel(
+        self, package: str, *, rollout: str | None = None, version: str | None = None, ended: str | None = None
+    ) -> Cancelled:
         """Stop what has not begun to switch. Returns when it has ended, within half a minute.
 
         Args:
             rollout: only what belongs to that.
             version: what the rollout is of. Where nothing of the rollout was ever begun here, an update that is
                 cancelled from the start says so: whoever asked hears of it, and the release is not begun later.
+            ended: an update of which it is known how it ended. Where nothing was begun after it, one says so likewise.
 
         Raises:
             PublisherError: `version.bad`.
@@ -168,8 +171,8 @@ class UpdateManager:
             if rollout is not None and version is not None and not unfinished:
                 parse(version)
                 history = await in_thread(self._journal.history, package, MAX_UPDATES)
-                if all(update.rollout != rollout for update in history):
-                    unbegun = UpdateRequest(package=package, version=version, rollout=rollout)
+                unbegun = wishes.cancelled_anew(package, version, rollout, ended=ended, history=history)
+                if unbegun is not None:
                     await self._queue.begin(unbegun, Outcome.CANCEL, error)
                     return Cancelled.CANCELLED
         if any(stopped):

@@ -107,7 +107,7 @@ class UpdateQueue:
 
     async def begin(self, request: UpdateRequest, outcome: Outcome, error: FlotillaError | None = None) -> str:
         """Journal a new update; gives its id."""
-        if request.group is not None:
+        if request.group is not None and outcome is not Outcome.CANCEL:
             await self._sets.begin_anew(request.group)
         now = self._clock.now()
         update = uuid7(int(now.timestamp() * 1000), self._random_bytes(10))

@@ -89,6 +89,22 @@ def superseded(unfinished: Iterable[Update], rollout: str) -> list[Update]:
     return [u for u in unfinished if u.rollout not in (None, rollout) and can_be_replaced(u)]
 
 
+def cancelled_anew(
+    package: str, version: str, rollout: str, *, ended: str | None, history: Iterable[Update]
+) -> UpdateRequest | None:
+    """The wish to write down as cancelled where nothing of a rollout is under way; None where its end was told already.
+
+    Args:
+        ended: the update of which whoever asks knows how it ended, and has wanted another try since.
+        history: the package's updates, newest first.
+    """
+    of_rollout = [update for update in history if update.rollout == rollout]
+    if of_rollout and of_rollout[0].id != ended:
+        return None
+    unbegun = UpdateRequest(package=package, version=version, rollout=rollout)
+    return next((update.request for update in of_rollout if not update.goes_back), unbegun)
+
+
 def superseded_by(package: str, version: str, update: Update) -> DeviceError:
     """Why an update stops when another version of its package is wanted."""
     return DeviceError("conflict.superseded", f"{package} {version} takes the place of {update.version}")

@@ -262,7 +262,9 @@ class Command(Message, frozen=True, kw_only=True):
     """`devices/{id}/commands`, not retained: asks a device for something until `expires_at`.
 
     `args` by verb: `replay` `{after_seq}`; `retry`, `cancel` and `rollback` `{package}`; the others none. With
-    `rollout` besides, `retry` and `cancel` concern the updates of that rollout only.
+    `rollout` besides, `retry` and `cancel` concern the updates of that rollout only. `cancel` may have the rollout's
+    `version`, so that a device that never began it can say that it will not, and `ended`, the id of an update whose
+    last word is known and that was to be tried again: so that word is no answer.
     """
 
     id: Uuid7

@@ -178,16 +178,8 @@ class OrderStore:
 
     def ask_to_report(self, asked: Iterable[str], *, expires_in: timedelta, now: datetime) -> int:
         """Ask many devices at once to report; those that were never heard of are left out. Returns how many."""
-        times = {"created_at": to_db(now), "expires_at": to_db(now + expires_in), "sent_at": None}
-        common = {"verb": Verb.REPORT.value, "args": "{}", **times}
-        rows: list[dict[str, Any]] = []
         with writing(self._engine) as connection:
-            for some in chunks(list(asked)):
-                known = connection.scalars(select(devices.c.id).where(devices.c.id.in_(some)).order_by(devices.c.id))
-                rows += [{"id": uuid7(to_db(now) // 1000, secrets.token_bytes(10)), "device": one} for one in known]
-            if rows:
-                connection.execute(insert(commands), [row | common for row in rows])
-        return len(rows)
+            return ask_to_report(connection, asked, expires_in=expires_in, now=now)
 
     def commands(self, device: str, *, limit: int = 50) -> list[SentCommand]:
         """The latest commands to a device, the newest first."""
@@ -222,6 +214,19 @@ class OrderStore:
             )
             connection.execute(grown)
             return connection.scalar(select(counters.c.value).where(counters.c.name == SESSIONS)) or 1
+
+
+def ask_to_report(connection: Connection, asked: Iterable[str], *, expires_in: timedelta, now: datetime) -> int:
+    """See `OrderStore.ask_to_report`; in a writing transaction."""
+    times = {"created_at": to_db(now), "expires_at": to_db(now + expires_in), "sent_at": None}
+    common = {"verb": Verb.REPORT.value, "args": "{}", **times}
+    rows: list[dict[str, Any]] = []
+    for some in chunks(list(asked)):
+        known = connection.scalars(select(devices.c.id).where(devices.c.id.in_(some)).order_by(devices.c.id))
+        rows += [{"id": uuid7(to_db(now) // 1000, secrets.token_bytes(10)), "device": one} for one in known]
+    if rows:
+        connection.execute(insert(commands), [row | common for row in rows])
+    return len(rows)
 
 
 def _require(connection: Connection, device: str, *, locked: bool = False) -> None:

@@ -13,9 +13,10 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
 
 from controller.database import from_db, to_db
+from controller.fleet.orders import ask_to_report
 from controller.fleet.sql import chunks, insert_into, map_of
 from controller.fleet.tables import commands, devices
-from controller.rollouts.plan import ENDED, RolloutState
+from controller.rollouts.plan import ENDED, STARTING, RolloutState
 from controller.rollouts.tables import rollout_asks, rollout_devices, rollouts
 from schemas.ids import uuid7
 from schemas.messages import LAST_WORDS, Targets, Verb
@@ -43,7 +44,7 @@ _WITH_WORDS: Final = rollout_asks.outerjoin(
 _ANY: Final = select(_ask.rollout).limit(1)
 _OPEN: Final = (
     select(_ask.rollout, _ask.device, _ask.verb, _ask.expires_at, _ANSWERED.label("answered"))
-    .add_columns(devices.c.online, devices.c.missing)
+    .add_columns(devices.c.online, devices.c.missing, _word.update_id, _word.phase)
     .add_columns(rollouts.c.package, rollouts.c.version, rollouts.c.state)
     .select_from(_WITH_WORDS)
     .join(devices, devices.c.id == _ask.device)
@@ -68,11 +69,14 @@ def ask(connection: Connection, rollout: Any, verb: Verb, asked: Iterable[str], 
     """
     names = sorted(asked)
     words: dict[str, tuple[int, int]] = {}
+    ended: dict[str, str | None] = {}
     for some in chunks(names):
-        found = select(_word.device, _word.life, _word.seq).where(
+        found = select(_word.device, _word.life, _word.seq, _word.update_id, _word.phase).where(
             _word.rollout == rollout["id"], _word.device.in_(some)
         )
-        words |= {device: (life, seq) for device, life, seq in connection.execute(found)}
+        for device, life, seq, update_id, phase in connection.execute(found):
+            words[device] = (life, seq)
+            ended[device] = _taken_back(update_id, phase)
     times = {"asked_at": to_db(now), "expires_at": to_db(now + EXPIRY)}
     rows = [
         {"rollout": rollout["id"], "device": device, "verb": verb.value, "life": life, "seq": seq, **times}
@@ -85,7 +89,7 @@ def ask(connection: Connection, rollout: Any, verb: Verb, asked: Iterable[str], 
         connection.execute(
             statement.on_conflict_do_update(index_elements=[_ask.rollout, _ask.device], set_=changed), rows
         )
-        _send(connection, rollout, [(verb, device) for device in names], now)
+        _send(connection, rollout, [(verb, device, ended.get(device)) for device in names], now)
 
 
 def review(connection: Connection, heard: Collection[str], reported: Collection[str], now: datetime) -> int:
@@ -107,7 +111,8 @@ def review(connection: Connection, heard: Collection[str], reported: Collection[
         for row in connection.execute(_OPEN.where(_ask.device.in_(some))).mappings().all():
             # one that lasts longer than any can is from before the clock was put back
             over = not to_db(now) < row["expires_at"] <= to_db(now + EXPIRY)
-            lost = over and row["device"] in reported
+            starts = RolloutState(row["state"]) in STARTING or row["verb"] == Verb.CANCEL.value
+            lost = over and starts and row["device"] in reported
             # nobody starts in what a newer rollout took the place of, and devices stop by themselves what waits of it
             void = RolloutState(row["state"]) in (_OVER if row["verb"] == Verb.RETRY.value else ENDED)
             if row["answered"] or void:
@@ -140,21 +145,45 @@ def asked_of(connection: Connection, rollout: Any, some: Collection[str] | None 
     """
     found = open_asks(connection, rollout["id"], some)
     moment = rollout["cancel_asked_at"]
+    for row in _to_stop(connection, rollout):
+        if some is None or row["id"] in some:
+            found.setdefault(row["id"], Asked(Verb.CANCEL, from_db(moment)))
+    return found
+
+
+def ask_all_to_stop(connection: Connection, rollout: Any, now: datetime) -> None:
+    """Have those report that say nothing by themselves when all of a rollout is to stop: nothing of it is under way.
+
+    Such a device is pinned, for instance, or takes no such package. A retry that was asked for, and has not been
+    answered, is taken back with it.
+
+    Args:
+        connection: in a writing transaction.
+        rollout: its row, halted and with the moment since when all of it is to stop.
+        now: the controller's clock.
+    """
+    connection.execute(delete(rollout_asks).where(_ask.rollout == rollout["id"], _ask.verb == Verb.RETRY.value))
+    quiet = [one["id"] for one in _to_stop(connection, rollout) if one["phase"] is None and one["online"]]
+    ask_to_report(connection, quiet, expires_in=EXPIRY, now=now)
+
+
+def _to_stop(connection: Connection, rollout: Any) -> list[Any]:
+    """The devices that have yet to say that they stopped, or (`phase` is None) to be heard of, as all of it is to."""
+    moment = rollout["cancel_asked_at"]
     if moment is None or rollout["state"] != RolloutState.HALTED.value:
-        return found
+        return []
     targets = msgspec.json.decode(rollout["targets"], type=Targets)
-    known = (devices.c.id, devices.c.last_seen, devices.c.tags, devices.c.facts)
+    known = (devices.c.id, devices.c.last_seen, devices.c.online, devices.c.tags, devices.c.facts)
     question = (
         select(*known, _word.phase)
         .join(rollout_devices, _word.device == devices.c.id)
         .where(_word.rollout == rollout["id"], or_(_word.phase.is_(None), _word.phase.not_in(_ENDED)))
     )
-    for row in connection.execute(question).mappings():
-        if some is not None and row["id"] not in some:
-            continue
-        if row["phase"] is not None or (row["last_seen"] < moment and _is_meant(targets, rollout["id"], row)):
-            found.setdefault(row["id"], Asked(Verb.CANCEL, from_db(moment)))
-    return found
+    return [
+        row
+        for row in connection.execute(question).mappings()
+        if row["phase"] is not None or (row["last_seen"] < moment and _is_meant(targets, rollout["id"], row))
+    ]
 
 
 def _is_meant(targets: Targets, rollout: str, row: Any) -> bool:
@@ -166,15 +195,23 @@ def _ask_again(connection: Connection, row: Any, now: datetime) -> None:
     key = (_ask.rollout == row["rollout"], _ask.device == row["device"])
     connection.execute(update(rollout_asks).where(*key).values(expires_at=to_db(now + EXPIRY)))
     rollout = {"id": row["rollout"], "package": row["package"], "version": row["version"]}
-    _send(connection, rollout, [(Verb(row["verb"]), row["device"])], now)
+    ended = _taken_back(row["update_id"], row["phase"])
+    _send(connection, rollout, [(Verb(row["verb"]), row["device"], ended)], now)
 
 
-def _send(connection: Connection, rollout: Any, asked: list[tuple[Verb, str]], now: datetime) -> None:
+def _taken_back(update_id: str | None, phase: str | None) -> str | None:
+    """The update whose last word is known and was taken back by a retry; None where there is no such word."""
+    return update_id if phase is None else None
+
+
+def _send(connection: Connection, rollout: Any, asked: list[tuple[Verb, str, str | None]], now: datetime) -> None:
     rows = []
-    for verb, device in asked:
+    for verb, device, ended in asked:
         args = {"package": rollout["package"], "rollout": rollout["id"]}
         if verb is Verb.CANCEL:
             args["version"] = rollout["version"]
+            # without it the device would take its word of then for the answer, and say no more
+            args |= {"ended": ended} if ended else {}
         rows.append(
             {
                 "id": uuid7(to_db(now) // 1000, secrets.token_bytes(10)),

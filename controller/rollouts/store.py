@@ -20,7 +20,7 @@ from controller.rollouts.plan_files import default_plan
 from controller.rollouts.reader import read_rollout, unknown_rollout
 from controller.rollouts.standing import Standings
 from controller.rollouts.tables import rollouts
-from controller.rollouts.taking_back import cancel_device, note_cancel, retry
+from controller.rollouts.taking_back import cancel_all, cancel_device, note_cancel, retry
 from controller.rollouts.views import Rollout, WaveState
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, check_plan
 from schemas.errors import OperatorError, one_line
@@ -177,7 +177,7 @@ class RolloutStore:
             if device is None:
                 _turn(connection, row, RolloutState.HALTED, now, by)
                 for one in (row, *others):
-                    note_cancel(connection, one["id"], now)
+                    cancel_all(connection, one["id"], now)
             else:
                 cancel_device(connection, row, device, now)
                 for one in others:

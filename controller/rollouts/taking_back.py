@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, update
 from controller.database import to_db
 from controller.fleet.sql import chunks
 from controller.fleet.tables import devices
-from controller.rollouts.asks import ask
+from controller.rollouts.asks import ask, ask_all_to_stop
 from controller.rollouts.evaluating import settle
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.plan import ENDED, STARTING, Plan, RolloutState, Verdict
@@ -65,6 +65,13 @@ def cancel_device(connection: Connection, row: Any, device: str, now: datetime) 
         raise OperatorError("input.bad", f"an announcement can leave out {MOST_EXCLUDED} devices; halt the rollout")
     ask(connection, row, Verb.CANCEL, [device], now)
     settle(connection, row, _excluding(plan, excluded), now, before=plan)
+
+
+def cancel_all(connection: Connection, rollout: str, now: datetime) -> None:
+    """Ask all of a rollout, which was just halted, to stop; in a writing transaction."""
+    note_cancel(connection, rollout, now)
+    row = connection.execute(select(rollouts).where(rollouts.c.id == rollout)).mappings().one()
+    ask_all_to_stop(connection, row, now)
 
 
 def retry(connection: Connection, row: Any, device: str | None, now: datetime) -> list[str]:

@@ -101,15 +101,18 @@ class SimulatedUpdates:
         begun = self._begin(request, judgement.begin, judgement.error)
         return Submitted(answer=judgement.answer, update=begun)
 
-    async def cancel(self, package: str, *, rollout: str | None = None, version: str | None = None) -> Cancelled:
+    async def cancel(
+        self, package: str, *, rollout: str | None = None, version: str | None = None, ended: str | None = None
+    ) -> Cancelled:
         """As `UpdateManager.cancel`."""
         error = DeviceError("conflict.cancelled", f"the update of {package} was cancelled")
         unfinished = [update for update in self._unfinished(package) if rollout in (None, update.rollout)]
         stopped = [self._stop(update, error) for update in unfinished]
         if rollout is not None and version is not None and not unfinished:
             parse(version)
-            if all(update.rollout != rollout for update in self._journal.history(package)):
-                unbegun = UpdateRequest(package=package, version=version, rollout=rollout)
+            history = self._journal.history(package)
+            unbegun = wishes.cancelled_anew(package, version, rollout, ended=ended, history=history)
+            if unbegun is not None:
                 self._begin(unbegun, Outcome.CANCEL, error)
                 return Cancelled.CANCELLED
         if any(stopped):

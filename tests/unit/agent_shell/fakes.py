@@ -84,8 +84,11 @@ class RecordingUpdates:
     def hold(self, on: bool) -> None:
         self.held = on
 
-    async def cancel(self, package: str, *, rollout: str | None = None, version: str | None = None) -> Cancelled:
-        self.asked.append(("cancel", package if rollout is None else (package, rollout, version)))
+    async def cancel(
+        self, package: str, *, rollout: str | None = None, version: str | None = None, ended: str | None = None
+    ) -> Cancelled:
+        wanted = (package, rollout, version, ended) if ended else (package, rollout, version)
+        self.asked.append(("cancel", package if rollout is None else wanted))
         return Cancelled.CANCELLED
 
     async def rollback(self, package: str) -> str:

@@ -15,6 +15,8 @@ from schemas.messages import Command, Verb
 from tests.support.links import until
 from tests.unit.agent_shell.fakes import NOW, ROLLOUT, MemoryNotes, RecordingUpdates
 
+UPDATE = uuid7(9, b"9" * 10)
+
 
 class Bench:
     """Commands with recording parts around them."""
@@ -76,8 +78,13 @@ async def test_a_retry_may_take_whatever_it_takes(bench: Bench) -> None:
 async def test_what_is_asked_for_one_rollout_concerns_that_only(bench: Bench) -> None:
     await bench.commands.take(command(1, Verb.RETRY, package="tacho", rollout=ROLLOUT))
     await bench.commands.take(command(2, Verb.CANCEL, package="tacho", rollout=ROLLOUT, version="1.1.0"))
-    await until(lambda: len(bench.updates.asked) == 2)
-    assert bench.updates.asked == [("retry", ("tacho", ROLLOUT)), ("cancel", ("tacho", ROLLOUT, "1.1.0"))]
+    await bench.commands.take(command(3, Verb.CANCEL, package="tacho", rollout=ROLLOUT, version="1.1.0", ended=UPDATE))
+    await until(lambda: len(bench.updates.asked) == 3)
+    assert bench.updates.asked == [
+        ("retry", ("tacho", ROLLOUT)),
+        ("cancel", ("tacho", ROLLOUT, "1.1.0")),
+        ("cancel", ("tacho", ROLLOUT, "1.1.0", UPDATE)),
+    ]
 
 
 async def test_the_same_command_counts_once_and_an_expired_one_not_at_all(bench: Bench) -> None:

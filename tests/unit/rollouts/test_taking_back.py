@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+import msgspec
 import pytest
 from sqlalchemy import Engine
 
@@ -60,6 +61,63 @@ def test_a_whole_rollout_is_halted_and_its_devices_are_asked_until_they_have_ans
     assert stands(engine, rollout, "pi-1") == (Verdict.UPDATING, Verb.CANCEL)
     take_in(engine, event_in("pi-1", 2, Phase.CANCELLED, rollout=rollout.id, error=CANCELLED))
     assert stands(engine, rollout, "pi-1") == (Verdict.CANCELLED, None)
+
+
+def test_who_says_nothing_by_itself_to_the_end_of_a_rollout_is_asked_to_report(engine: Engine) -> None:
+    fleet(engine, 3)
+    take_in(engine, presence_in("pi-3", online=False))
+    OrderStore(engine).change_desired("pi-1", lambda told: msgspec.structs.replace(told, pins={"tacho": "1.0.0"}), NOW)
+    rollout = create(engine, plan=None)
+    take_in(engine, event_in("pi-2", 1, Phase.FETCHING, rollout=rollout.id))
+    later = NOW + timedelta(minutes=1)
+    RolloutStore(engine).cancel(rollout.id, now=later)
+    # one is pinned, one stops by itself, and of one that is away nobody knows
+    assert [(one.device, one.verb) for one in OrderStore(engine).pending(later)] == [("pi-1", Verb.REPORT)]
+    assert [stands(engine, rollout, one)[1] for one in ("pi-1", "pi-2", "pi-3")] == [Verb.CANCEL] * 3
+    take_in(engine, reported_in("pi-1"), at=later)
+    assert [stands(engine, rollout, one)[1] for one in ("pi-1", "pi-2", "pi-3")] == [None, Verb.CANCEL, Verb.CANCEL]
+
+
+def test_a_retry_that_was_not_answered_is_taken_back_with_all_of_its_rollout(engine: Engine) -> None:
+    fleet(engine, 1)
+    rollout = create(engine, plan=None)
+    take_in(engine, event_in("pi-1", 1, Phase.ROLLED_BACK, rollout=rollout.id, error=CANCELLED))
+    RolloutStore(engine).retry(rollout.id, now=NOW)
+    RolloutStore(engine).cancel(rollout.id, now=NOW)
+    assert stands(engine, rollout, "pi-1") == (Verdict.HELD, None)
+
+
+@pytest.mark.parametrize("state", [RolloutState.PAUSED, RolloutState.HALTED])
+def test_nobody_is_asked_again_to_retry_as_long_as_nobody_may_start(engine: Engine, state: RolloutState) -> None:
+    fleet(engine, 1)
+    rollout = create(engine, plan=None)
+    take_in(engine, event_in("pi-1", 1, Phase.ROLLED_BACK, rollout=rollout.id, error=CANCELLED))
+    store, late = RolloutStore(engine), NOW + 2 * EXPIRY
+    store.retry(rollout.id, now=NOW)
+    store.set_state(rollout.id, state, NOW)
+    with writing(engine) as connection:
+        assert review(connection, ["pi-1"], ["pi-1"], late) == 0
+    store.set_state(rollout.id, RolloutState.ACTIVE, late)
+    with writing(engine) as connection:
+        assert review(connection, ["pi-1"], ["pi-1"], late) == 1
+
+
+def test_a_device_is_told_which_word_of_it_does_not_answer_a_cancel(engine: Engine) -> None:
+    fleet(engine, 1)
+    rollout = create(engine, plan=None)
+    failed = event_in("pi-1", 1, Phase.ROLLED_BACK, rollout=rollout.id, error=CANCELLED)
+    take_in(engine, failed)
+    store, late = RolloutStore(engine), NOW + 2 * EXPIRY
+    store.retry(rollout.id, now=NOW)
+    store.cancel(rollout.id, "pi-1", NOW)
+    with writing(engine) as connection:
+        review(connection, ["pi-1"], ["pi-1"], late)
+    cancels = [one for one in OrderStore(engine).commands("pi-1") if one.verb is Verb.CANCEL]
+    assert [one.args.get("ended") for one in cancels] == [failed.event.update] * 2
+    # what it says while it tries again may be its last word, on its way
+    take_in(engine, event_in("pi-1", 2, Phase.FETCHING, rollout=rollout.id))
+    store.cancel(rollout.id, "pi-1", late + EXPIRY)
+    assert "ended" not in OrderStore(engine).commands("pi-1")[0].args
 
 
 def test_what_failed_is_open_again_and_nobody_else_is_asked(engine: Engine) -> None:
