@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
+from sqlalchemy.dialects import postgresql
 
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.store import RolloutStore
-from tests.unit.fleet.builders import NOW
+from schemas.messages import Phase
+from tests.unit.fleet.builders import NOW, event_in
+from tests.unit.rollouts.test_waves_kept import fleet, take_in
 
 SITE = ["http://127.0.0.1:1/repo"]
 
@@ -53,3 +56,27 @@ def test_the_rollout_is_locked_before_its_topic(engine: Engine, change: Callable
     change(store, rollout)
     assert "topic" in asked
     assert asked[0] == "rollout"
+
+
+def test_what_a_device_says_while_it_is_asked_to_retry_counts_after_that(engine: Engine) -> None:
+    """Its row is locked before the number of its last word is read, and taken back: a newer word waits for the end."""
+    fleet(engine, 1)
+    store = RolloutStore(engine)
+    rollout = release(store, "1.0.0")
+    take_in(engine, event_in("pi-1", 1, Phase.ROLLED_BACK, rollout=rollout))
+    asked: list[str] = []
+
+    def note(_connection: Any, statement: Any, *_: Any) -> None:
+        if not (statement.is_select or statement.is_update):
+            return
+        text = " ".join(str(statement.compile(dialect=postgresql.dialect())).split())
+        if "FROM rollout_devices WHERE" in text and text.endswith("FOR UPDATE"):
+            asked.append("locked")
+        elif "rollout_devices.seq" in text and "rollout_asks" not in text:
+            asked.append("read")
+        elif text.startswith("UPDATE rollout_devices"):
+            asked.append("taken back")
+
+    event.listen(engine, "before_execute", note)
+    store.retry(rollout, now=NOW)
+    assert asked[: asked.index("taken back") + 1] == ["locked", "read", "taken back"]
