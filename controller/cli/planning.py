@@ -61,6 +61,21 @@ def chosen_plan(plan: str | None, waves: tuple[str, ...], on_failure: str | None
     return load_plan(plan)
 
 
+def wave_text(share: str, soak_s: float, *more: str) -> str:
+    """Whom a wave means, and how long its devices have to stay well: `1 device (soak 10m)`, after `more`."""
+    about = [*more, *([f"soak {length_text(soak_s)}"] if soak_s else [])]
+    return f"{share} ({', '.join(about)})" if about else share
+
+
+def length_text(length_s: float) -> str:
+    """Seconds as a plan has them: `90s` is `1m30s`."""
+    left, parts = int(length_s), []
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, left = divmod(left, length)
+        parts += [f"{number}{unit}"] if number else []
+    return "".join(parts) or "0s"
+
+
 def wave_rows(view: Rollout) -> Iterator[tuple[str, ...]]:
     """The waves of a rollout as rows of `WAVE_COLUMNS`."""
     for wave in view.waves:

@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from controller.cli.common import print_json, print_table, printable, size_text, tell_warnings, time_text
+from controller.cli.planning import wave_text
 from controller.client import ControllerClient
 from controller.http.views import ReleaseWish
 from controller.preflight.views import ForeseenDevice, Preflight
@@ -43,7 +44,7 @@ def summary_lines(seen: Preflight) -> Iterator[str]:
     if seen.obstacles:
         yield "would not  " + ", ".join(f"{count} {code}" for code, count in seen.obstacles.items())
     if len(seen.waves) > 1 or not all_of_them:
-        told = ", ".join(f"{wave.share} ({wave.devices})" for wave in seen.waves)
+        told = ", ".join(wave_text(wave.share, wave.soak_s, str(wave.devices)) for wave in seen.waves)
         yield f"waves      {told}, by the plan {seen.plan}"
     ends = seen.estimate
     yield f"end        {f'about {time_text(ends.ends_at)}: ' if ends.ends_at else ''}{ends.basis}"

@@ -1,6 +1,7 @@
 """`flotilla release` and `publish`: announcing a version to a channel."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -8,11 +9,11 @@ import msgspec
 
 from controller.cli.bundles import wait_for_bundles, wait_options
 from controller.cli.common import controller_options, json_option, print_json, printable, tell_warnings
-from controller.cli.planning import chosen_plan, plan_options
+from controller.cli.planning import chosen_plan, plan_options, wave_text
 from controller.client import ControllerClient
 from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.rollouts.views import Rollout
-from controller.rollouts.waves import RolloutPlan
+from controller.rollouts.waves import RolloutPlan, seconds
 from schemas.errors import OperatorError
 from schemas.messages import BUCKETS, RolloutPolicy, Targets
 from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, KEY_PATTERN, PACKAGE_PATTERN, matches
@@ -231,13 +232,19 @@ def _targets(conditions: tuple[str, ...], devices: tuple[str, ...], excluded: tu
     return Targets(upto=upto, devices=list(devices), where=where, exclude=list(excluded))
 
 
+def plan_lines(rollout: Rollout) -> Iterator[str]:
+    """The waves of what was announced; nothing where all devices may start and count at once."""
+    waves = [(wave.share, seconds(wave.soak)) for wave in rollout.plan.waves]
+    if len(waves) > 1 or waves[0][1]:
+        yield f"plan {rollout.plan.name}: {' → '.join(wave_text(*wave) for wave in waves)}; {rollout.because}"
+
+
 def _tell(rollout: Announced, *, as_json: bool) -> None:
     tell_warnings(rollout.warnings)
     if as_json:
         print_json(rollout)
         return
     click.echo(f"announced {rollout.package} {rollout.version} on channel {rollout.channel}, rollout {rollout.id}")
-    if len(rollout.waves) > 1:
-        shares = " → ".join(wave.share for wave in rollout.waves)
-        click.echo(printable(f"plan {rollout.plan.name}: {shares}; {rollout.because}"))
+    for text in plan_lines(rollout):
+        click.echo(printable(text))
     click.echo(f"follow it with: flotilla watch, or flotilla rollout {rollout.id}")

@@ -255,7 +255,9 @@ def test_it_says_how_many_start_now_and_how_many_later(
     assert (seen.ready, seen.starting, seen.later) == (18, starting, later)
     assert words in lines[0]
     assert "would not  2 offline" in lines
-    assert any(line.startswith("waves  ") for line in lines) is (len(plan.waves) > 1 or starting + later < 18)
+    told = [line for line in lines if line.startswith("waves  ")]
+    assert bool(told) is (len(plan.waves) > 1 or starting + later < 18)
+    assert ("(1, soak 10m)" in str(told)) is (plan.name == "canary")
 
 
 @pytest.mark.parametrize(

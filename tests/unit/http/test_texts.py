@@ -10,11 +10,13 @@ import pytest
 from controller.cli.common import parse_day, print_json, print_table, size_text, time_text
 from controller.cli.fleet import device_row, event_text, update_text
 from controller.cli.planning import counts_text
+from controller.cli.releases import plan_lines
 from controller.fleet.views import update_view
-from controller.rollouts.plan import Verdict
-from controller.rollouts.views import RolloutDevice
-from schemas.messages import ErrorReport, Phase, Progress
-from tests.unit.fleet.builders import event
+from controller.rollouts.plan import RolloutState, Verdict
+from controller.rollouts.views import Rollout, RolloutDevice
+from controller.rollouts.waves import RolloutPlan, Wave
+from schemas.messages import ErrorReport, Phase, Progress, RolloutPolicy, Targets
+from tests.unit.fleet.builders import NOW, ROLLOUT, event
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,44 @@ def test_what_is_no_date_is_wrong_usage(text: str) -> None:
 def test_a_date_that_utc_does_not_have_is_wrong_usage(text: str) -> None:
     with pytest.raises(click.BadParameter, match="2026-03-01"):
         parse_day(text, "--until")
+
+
+def released(*waves: Wave) -> Rollout:
+    plan = RolloutPlan(name="mine", waves=list(waves))
+    return Rollout(
+        id=ROLLOUT,
+        package="tacho",
+        version="2.0.0",
+        channel="stable",
+        state=RolloutState.ACTIVE,
+        revision=1,
+        targets=Targets(),
+        policy=RolloutPolicy(),
+        repository=[],
+        created_at=NOW,
+        changed_at=NOW,
+        because="it waits",
+        plan=plan,
+        wave=1,
+        waves=[],
+        verdicts={},
+        phases={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("waves", "lines"),
+    [
+        ([Wave(upto=100)], []),
+        ([Wave(upto=100, soak="90m")], ["plan mine: everybody (soak 1h30m); it waits"]),
+        (
+            [Wave(devices=1, soak="600s"), Wave(upto=50), Wave(upto=100, soak="36h")],
+            ["plan mine: 1 device (soak 10m) → up to 50 % → everybody (soak 1d12h); it waits"],
+        ),
+    ],
+)
+def test_what_is_announced_says_how_long_its_devices_have_to_stay_well(waves: list[Wave], lines: list[str]) -> None:
+    assert list(plan_lines(released(*waves))) == lines
 
 
 def test_counts_leave_out_what_is_none() -> None:
