@@ -2,9 +2,10 @@
 
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck
@@ -12,6 +13,7 @@ from hypothesis import settings as property_settings
 
 from tests.support.broker import Broker, ProductionBroker, new_broker, new_production_broker
 
+T = TypeVar("T")
 _BROKERS = {"broker", "make_broker", "production_broker", "make_production_broker"}
 
 
@@ -27,12 +29,37 @@ def pytest_configure() -> None:
             signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever uses one of the brokers has the marker `broker`; what takes long begins first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whoever uses one of the brokers has the marker `broker`; what takes long begins first, on each worker."""
     for item in items:
         if _BROKERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.broker)
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = dealt(sorted(items, key=_length_s, reverse=True), sum(map(bool, map(_length_s, items))), workers)
+
+
+def _length_s(item: pytest.Item) -> float:
+    """What the marker `long` says; 0 without it."""
+    marker = item.get_closest_marker("long")
+    return float(marker.args[0]) if marker is not None else 0.0
+
+
+def dealt(items: Sequence[T], first: int, workers: int) -> list[T]:
+    """In an order in which each worker begins with its share of the first items.
+
+    `--dist worksteal` gives each worker one stretch of the list, of the same length, and takes from the end of the
+    longest queue for whoever is done. So what takes long would all be the first worker's, were it only sorted: it has
+    to stand at the beginning of each stretch, or it is the last that goes on while the other workers have nothing left.
+    """
+    long, rest = list(items[:first]), list(items[first:])
+    order: list[T] = []
+    for number in range(workers):
+        room = (len(items) - len(order)) // (workers - number)
+        mine = long[number::workers]
+        fill = max(room - len(mine), 0)
+        order += [*mine, *rest[:fill]]
+        rest = rest[fill:]
+    return order
 
 
 @pytest.fixture

@@ -216,6 +216,7 @@ def test_installed_services_run_again_with_the_next_agent(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.long(35)
 def test_an_idle_agent_needs_at_most_40_mib_and_sleeps(
     options: list[str], export: Callable[[str], Path], broker: Broker, tmp_path: Path
 ) -> None:

@@ -127,6 +127,7 @@ def assert_nothing_is_left(ended: Demo) -> None:
     assert list(ended.folder.iterdir()) == []
 
 
+@pytest.mark.long(42)
 def test_the_demo_tells_its_story_and_leaves_nothing(tmp_path: Path) -> None:
     # as it is installed, not as it lies here: all that it needs is in the wheel
     with demo(tmp_path / "demo", variables=laid_out(tmp_path)) as running:

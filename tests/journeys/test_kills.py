@@ -73,6 +73,7 @@ KILLS = {
 }
 
 
+@pytest.mark.long(33)
 @pytest.mark.parametrize("kill", [pytest.param(kill, id=name) for name, kill in KILLS.items()])
 def test_an_agent_killed_in_any_phase_ends_on_a_whole_release(world: World, repository: Front, kill: Kill) -> None:
     gate, cure = Gate(world.folder / "gate"), world.folder / "cured"

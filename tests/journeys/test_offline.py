@@ -63,6 +63,7 @@ class Shelf:
         return repository.export(NAME, version, "any", self._world.folder / "expired.release", 1)
 
 
+@pytest.mark.long(45)
 def test_files_are_installed_taken_back_and_run_without_controller_and_broker(world: World) -> None:
     shelf = Shelf(world, "1.0.0", "1.1.0", "1.2.0", "1.3.0", sick="1.2.0")
     port = free_port()

@@ -211,6 +211,7 @@ def test_a_fetch_is_cancelled_at_once_and_goes_on_when_asked_for(world: World, r
     fleet.assert_runs("1.1.0")
 
 
+@pytest.mark.long(37)
 def test_a_canary_that_is_not_healthy_goes_back_and_takes_the_rollout_with_it(world: World) -> None:
     world.start_controller()
     fleet = Fleet(world, DEVICE, "pi-2", "pi-3")

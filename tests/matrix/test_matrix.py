@@ -7,7 +7,7 @@ All points: `FLOTILLA_MATRIX=all pytest tests/matrix`; otherwise a spread sample
 import os
 import shutil
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ EVERYTHING = os.environ.get("FLOTILLA_MATRIX") == "all"
 FAULTS = ("SIGKILL", "ENOSPC", "EIO", "EROFS")
 SAMPLE = {"SIGKILL": 20, "ENOSPC": 5, "EIO": 5, "EROFS": 5}
 """Points of each story in the sample: 5 times 35, 175 in all."""
+LONGEST = ("rollback", "SIGKILL")
 BATCHES = 8 if EVERYTHING else 1
 
 pytestmark = [
@@ -63,8 +64,13 @@ def _note(text: str) -> None:
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("story", SCENARIOS)
+@pytest.mark.parametrize(
+    ("story", "fault"),
+    [
+        pytest.param(*case, id="-".join(case), marks=[pytest.mark.long(39)] if case == LONGEST else [])
+        for case in product(SCENARIOS, FAULTS)
+    ],
+)
 def test_no_cut_and_no_refusal_leaves_a_device_half_way(matrix: Matrix, story: str, fault: str, batch: int) -> None:
     scenario = SCENARIOS[story]
     points = chosen(matrix.points(scenario), fault)[batch::BATCHES]

@@ -128,6 +128,7 @@ async def test_a_power_cut_at_any_call_to_a_seam(make_device: MakeDevice, sick: 
 
 @pytest.mark.parametrize("sick", [False, True], ids=["healthy", "sick"])
 @pytest.mark.timeout(600)
+@pytest.mark.long(44)
 async def test_a_power_cut_at_any_change_of_the_disk(make_device: MakeDevice, sick: bool) -> None:
     points = await points_of(make_device, sick=sick, disk=True)
     numbers = [n for n, point in enumerate(points, 1) if point.split()[1] in DISK_CALLS]

@@ -65,6 +65,7 @@ def check(operation: Any) -> str | None:
     return None
 
 
+@pytest.mark.long(44)
 def test_whatever_is_sent_the_answer_is_one_that_is_described(api: Any) -> None:
     operations = [result.ok() for result in api.get_all_operations()]
     assert len(operations) > 30
