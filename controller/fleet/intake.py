@@ -12,9 +12,8 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from controller.database import utc_now
+from controller.fleet.halving import store_but_unfit
 from controller.fleet.incoming import EventIn, Incoming, Reader
 from controller.fleet.intake_store import IntakeStore, Outcome
 from controller.fleet.patience import patiently, reason
@@ -112,27 +111,19 @@ class Intake:
             except ContractError as error:
                 self.refusals.refuse(topic, error, now)
         if batch:
-            await self._commit(batch)
+            await store_but_unfit(batch, self._commit, self._leave_out)
         if self._recall is not None:
             await self._recall.take(own, self.refusals)
 
     async def _commit(self, batch: Sequence[Incoming]) -> None:
         work = partial(self._commit_here, batch, asyncio.get_running_loop())
-        try:
-            await patiently(work, doing="intake")
-        except (SQLAlchemyError, ValueError, ArithmeticError) as error:
-            # One message must not hold up all others for ever: find it, say so, go on without it.
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                await self._commit(batch[:middle])
-                await self._commit(batch[middle:])
-                return
-            (one,) = batch
-            what = f"event {one.event.seq}" if isinstance(one, EventIn) else type(one).__name__
-            self.refusals.counts["internal.error"] += 1
-            extra = told("refused", device=one.device, code="internal.error")
-            why = reason(error)
-            log.error("device %s: %s can't be stored and is left out: %s", one.device, what, why, extra=extra)  # noqa: TRY400 - one line, and it says which message
+        await patiently(work, doing="intake")
+
+    def _leave_out(self, one: Incoming, error: Exception) -> None:
+        what = f"event {one.event.seq}" if isinstance(one, EventIn) else type(one).__name__
+        self.refusals.counts["internal.error"] += 1
+        extra = told("refused", device=one.device, code="internal.error")
+        log.error("device %s: %s can't be stored and is left out: %s", one.device, what, reason(error), extra=extra)
 
     def _commit_here(self, batch: Sequence[Incoming], loop: asyncio.AbstractEventLoop) -> None:
         """In a thread that nothing cancels: what is committed is always told."""

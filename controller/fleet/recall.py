@@ -14,10 +14,9 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from controller.fleet.halving import UNFIT, store_but_unfit
 from controller.fleet.patience import patiently, reason
-from controller.fleet.recall_store import Recalled, RecallStore, Said
+from controller.fleet.recall_store import Announced, Greeted, Recalled, RecallStore, Said, Told
 from controller.fleet.refusals import Refusals
 from controller.logs import told
 from schemas.codec import decode
@@ -106,7 +105,7 @@ class Recall:
                 anything: the others count.
             refusals: counts those that are left alone.
         """
-        said = Said(announcements=[], desired=[])
+        said: list[Said] = []
         greeted = False
         for message in messages:
             try:
@@ -116,39 +115,34 @@ class Recall:
                 continue
             if presence is not None:
                 greeted = greeted or self._is_greeting(presence)
-                said.session = max(said.session, presence.session)
-        if said.number:
-            await self._learn(said, refusals)
+                said.append(Greeted(presence.session))
+
+        def leave_alone(one: Said, error: Exception) -> None:
+            refusals.counts["internal.error"] += 1
+            extra = told("refused", code="internal.error")
+            log.error("what is retained of %s is left alone: %s", one, reason(error), extra=extra)
+
+        if said:
+            await store_but_unfit(said, self._learn, leave_alone, unfit=(OperatorError, *UNFIT))
         if greeted:
             self._over.set()
         self._heard.set()
 
-    async def _learn(self, said: Said, refusals: Refusals) -> None:
-        try:
-            recalled = await patiently(partial(self._store.learn, said, self._clock()), doing="recalling")
-        except (OperatorError, SQLAlchemyError, ValueError, ArithmeticError) as error:
-            # One message must not keep the controller from speaking: find it, say so, go on without it.
-            if said.number > 1:
-                for half in said.halves():
-                    await self._learn(half, refusals)
-                return
-            refusals.counts["internal.error"] += 1
-            extra = told("refused", code="internal.error")
-            log.error("what is retained of %s is left alone: %s", said.what, reason(error), extra=extra)  # noqa: TRY400 - one line, and it says which message
-            return
+    async def _learn(self, said: Sequence[Said]) -> None:
+        recalled = await patiently(partial(self._store.learn, said, self._clock()), doing="recalling")
         if recalled.changed:
             self._on_recalled(recalled)
 
-    def _read(self, message: Message, said: Said) -> Presence | None:
+    def _read(self, message: Message, said: list[Said]) -> Presence | None:
         if not message.payload:
             return None
         match self._topics.parse(message.topic):
             case ReleaseTopic(channel, package):
                 announcement = decode(message.payload, Announcement)
                 if (announcement.channel, announcement.package) == (channel, package):
-                    said.announcements.append((announcement, _text(message)))
+                    said.append(Announced(announcement, _text(message)))
             case DeviceTopic(device, "desired"):
-                said.desired.append((device, (decode(message.payload, Desired), _text(message))))
+                said.append(Told(device, decode(message.payload, Desired), _text(message)))
             case _:
                 return decode(message.payload, Presence)
         return None

@@ -4,6 +4,7 @@
 topic the later one is what somebody wanted last.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -38,36 +39,41 @@ _STRICTER: Final = (
 """States of a rollout that is announced, each with fewer who may start, or stay, than the one before."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Said:
-    """What the controller has said, with the payloads as they are retained; `session` is its highest, 0 for none."""
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A release that the controller has announced, with the payload as it is retained."""
 
-    announcements: list[tuple[Announcement, str]]
-    desired: list[tuple[str, tuple[Desired, str]]]
-    session: int = 0
+    announcement: Announcement
+    payload: str
 
-    @property
-    def number(self) -> int:
-        """How many things were said."""
-        return len(self.announcements) + len(self.desired) + (self.session > 0)
+    def __str__(self) -> str:
+        return f"{self.announcement.package} on channel {self.announcement.channel}"
 
-    @property
-    def what(self) -> str:
-        """What it is about, for a person; of one thing."""
-        for announcement, _ in self.announcements:
-            return f"{announcement.package} on channel {announcement.channel}"
-        for device, _ in self.desired:
-            return f"device {device}"
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What it has told one device, with the payload as it is retained."""
+
+    device: str
+    desired: Desired
+    payload: str
+
+    def __str__(self) -> str:
+        return f"device {self.device}"
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """The number of one of its connections."""
+
+    session: int
+
+    def __str__(self) -> str:
         return f"the controller's session {self.session}"
 
-    def halves(self) -> tuple["Said", "Said"]:
-        """The same in two parts, neither of them empty; of two things or more."""
-        first = (self.number + 1) // 2
-        told = max(first - len(self.announcements), 0)
-        return (
-            Said(announcements=self.announcements[:first], desired=self.desired[:told]),
-            Said(announcements=self.announcements[first:], desired=self.desired[told:], session=self.session),
-        )
+
+Said = Announced | Told | Greeted
+"""Something that the controller has said; as text what it is about, for a person."""
 
 
 @dataclass(slots=True)
@@ -96,16 +102,18 @@ class RecallStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def learn(self, said: Said, now: datetime) -> Recalled:
+    def learn(self, said: Sequence[Said], now: datetime) -> Recalled:
         """Take over what is newer than the database, all of it or nothing; most often that is nothing."""
         recalled = Recalled()
         with writing(self._engine) as connection:
-            for announcement, payload in said.announcements:
-                _announcement(connection, announcement, payload, now, recalled)
-            for device, told in said.desired:
-                _desired(connection, device, told, now, recalled)
-            if said.session:
-                _session(connection, said.session)
+            for one in said:
+                match one:
+                    case Announced(announcement, payload):
+                        _announcement(connection, announcement, payload, now, recalled)
+                    case Told():
+                        _desired(connection, one, now, recalled)
+                    case Greeted(session):
+                        _session(connection, session)
         return recalled
 
 
@@ -212,8 +220,8 @@ def _announce_again(connection: Connection, rollout: str, now: datetime) -> None
     connection.execute(update(rollouts).where(rollouts.c.id == rollout).values(revision=revision))
 
 
-def _desired(connection: Connection, device: str, told: tuple[Desired, str], now: datetime, recalled: Recalled) -> None:
-    said, payload = told
+def _desired(connection: Connection, told: Told, now: datetime, recalled: Recalled) -> None:
+    device, said, payload = told.device, told.desired, told.payload
     row = connection.execute(select(desired).where(desired.c.device == device).with_for_update()).mappings().first()
     known = row["rev"] if row else 0
     if said.rev < known or (row is not None and said.rev == known and row["payload"] == payload):

@@ -12,7 +12,7 @@ from controller.database import open_database, sqlite_url
 from controller.fleet.incoming import Incoming
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
-from controller.fleet.recall_store import Recalled, RecallStore, Said
+from controller.fleet.recall_store import Announced, Recalled, RecallStore, Told
 from controller.rollouts.announcing import AnnouncementStore
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.store import RolloutStore
@@ -82,8 +82,7 @@ def hear(engine: Engine, other: Engine) -> Recalled:
     """Let a database hear what another one has announced last."""
     (topic,) = AnnouncementStore(other).topics(changed_only=False)
     assert topic.payload is not None
-    said = Said(announcements=[(decode(topic.payload, Announcement), topic.payload.decode())], desired=[])
-    return RecallStore(engine).learn(said, NOW)
+    return RecallStore(engine).learn([Announced(decode(topic.payload, Announcement), topic.payload.decode())], NOW)
 
 
 def test_whoever_was_let_in_since_stays_in(site: Site) -> None:
@@ -195,8 +194,8 @@ def test_what_a_device_was_told_since_stays_and_goes_on_from_there(site: Site) -
     yesterday = site.back_up()
     today.set_desired("pi-1", pins={"tacho": "1.0.0"})
     (row,) = today.desired_rows(changed_only=False)
-    said = Said(announcements=[], desired=[("pi-1", (decode(row.payload, Desired), row.payload.decode()))])
-    assert RecallStore(yesterday).learn(said, NOW).channels == {"stable"}
+    said = Told("pi-1", decode(row.payload, Desired), row.payload.decode())
+    assert RecallStore(yesterday).learn([said], NOW).channels == {"stable"}
     again = OrderStore(yesterday)
     told = again.desired("pi-1")
     assert told is not None
