@@ -21,6 +21,7 @@ from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import Insert, execute_many, insert_of, text_of, time_of
 from controller.fleet.tables import events
 from controller.rollouts.asks import review
+from controller.rollouts.standing import Words
 from controller.rollouts.words import note_words, set_right
 from schemas.messages import Presence, Reported, UpdateEvent
 
@@ -47,7 +48,7 @@ class Outcome:
         new_lives: device to the number of the life that its journal began with this batch.
         tracks: device to what is known of its numbers, for every device that was heard of.
         journal_fell: devices whose report is behind an earlier one, so that their journal began again.
-        rollouts: ids of rollouts that devices spoke of, and which devices did.
+        rollouts: ids of rollouts that devices spoke of, and what which devices said.
         to_send: commands that are to be sent again.
         channels: channels of which devices changed in a way that a rollout may look at, and which devices.
     """
@@ -59,7 +60,7 @@ class Outcome:
     new_lives: dict[str, int] = field(default_factory=dict)
     tracks: dict[str, SeqTrack] = field(default_factory=dict)
     journal_fell: set[str] = field(default_factory=set)
-    rollouts: dict[str, set[str]] = field(default_factory=dict)
+    rollouts: dict[str, Words] = field(default_factory=dict)
     channels: dict[str, set[str]] = field(default_factory=dict)
     to_send: int = 0
 

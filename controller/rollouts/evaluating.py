@@ -1,6 +1,5 @@
 """Has the engine look at one rollout, and keeps what it decides: verdicts, how far it is, and what is announced."""
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -17,7 +16,7 @@ from controller.rollouts.keeping import intention_of, plan_of, save, stamp_of
 from controller.rollouts.observing import observe, write_marks
 from controller.rollouts.plan import ENDED, Plan, RolloutState
 from controller.rollouts.reader import view_of
-from controller.rollouts.standing import Standing
+from controller.rollouts.standing import Standing, Words
 from controller.rollouts.tables import rollouts
 from controller.rollouts.tally import Tally
 from controller.rollouts.views import Rollout
@@ -48,7 +47,7 @@ def look(
     now: datetime,
     *,
     standing: Standing | None = None,
-    changed: Collection[str] | None = None,
+    changed: Words | None = None,
 ) -> tuple[Evaluation, Standing] | None:
     """Let the engine look at a rollout; None for one that is not known here.
 
@@ -57,13 +56,13 @@ def look(
         rollout: its id.
         now: the controller's clock.
         standing: of the last look, if there was one.
-        changed: the devices that changed since then; None for anybody.
+        changed: the devices that changed since then, see `standing.Words`; None for anybody.
     """
     row = row_of(connection, rollout)
     if row is None:
         return None
     if standing is not None and changed is not None and standing.stamp == stamp_of(row):
-        number = _look_at_some(connection, row, standing, {*changed, *standing.take_due(now)}, now)
+        number = _look_at_some(connection, row, standing, standing.to_judge(changed) | standing.take_due(now), now)
         if next_step(standing.plan, standing.tally) is None:
             return _told(row, row, standing, number), standing
     plan = plan_of(row)

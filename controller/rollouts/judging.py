@@ -192,6 +192,9 @@ class Judge:
     ) -> Mark:
         """A device that has begun: `verdict` as long as it is waited for, something else when that time is over."""
         now = self._now
+        if now <= gone and (end is None or now <= end):
+            # a sign of life puts off the time when it is not waited for any more; only a soak may end by it
+            return Mark(verdict, wave, due=_next([gone, end], now), listen=verdict is Verdict.SOAKING, phase=seen.phase)
         back_by = seen.last_seen + GRACE
         if now > gone:
             verdict = Verdict.SILENT

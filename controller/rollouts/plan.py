@@ -91,6 +91,9 @@ class Verdict(StrEnum):
 BUSY: Final = frozenset({Verdict.PENDING, Verdict.DEFERRED, Verdict.UPDATING, Verdict.SOAKING})
 """Verdicts of devices that may do something and are waited for."""
 
+UNDER_WAY: Final = frozenset(Phase) - LAST_WORDS - {Phase.DEFERRED}
+"""Words of a device that has begun and goes on: from one of them to the next its verdict stays."""
+
 OPEN: Final = BUSY | {Verdict.WAITING}
 """Verdicts that hold a rollout open: something is still going to happen."""
 

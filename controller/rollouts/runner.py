@@ -15,6 +15,7 @@ from typing import Final
 from controller.database import utc_now
 from controller.fleet.patience import patiently
 from controller.logs import told
+from controller.rollouts.standing import Words
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
 from schemas.errors import FlotillaError, one_line
@@ -62,8 +63,8 @@ class RolloutRunner:
         self._on_change = on_change
         self._ask = ask
         self._clock = clock
-        self._rollouts: dict[str, set[str] | None] = {}
-        self._channels: dict[str, set[str] | None] = {}
+        self._rollouts: dict[str, Words | None] = {}
+        self._channels: dict[str, Words | None] = {}
         self._heard: set[str] = set()
         self._asked: dict[str, datetime] = {}
         self._touched = asyncio.Event()
@@ -72,19 +73,22 @@ class RolloutRunner:
     def touch(
         self,
         *,
-        rollouts: Iterable[str] | Mapping[str, set[str]] = (),
+        rollouts: Iterable[str] | Mapping[str, Words] = (),
         channels: Iterable[str] | Mapping[str, set[str]] = (),
         heard: Iterable[str] = (),
     ) -> None:
         """These rollouts, and those announced on these channels, are to be looked at soon.
 
         Args:
-            rollouts: ids; as a mapping, each with the only devices that changed.
-            channels: likewise.
+            rollouts: ids; as a mapping, each with what the only devices said that changed.
+            channels: likewise, with the devices.
             heard: devices that gave a sign of life, whatever else they said.
         """
-        _note(self._rollouts, rollouts)
-        _note(self._channels, channels)
+        for rollout in rollouts:
+            _merge(self._rollouts, rollout, rollouts[rollout] if isinstance(rollouts, Mapping) else None)
+        for channel in channels:
+            some = dict.fromkeys(channels[channel]) if isinstance(channels, Mapping) else None
+            _merge(self._channels, channel, some)
         self._heard.update(heard)
         if self._rollouts or self._channels or self._heard:
             self._touched.set()
@@ -148,19 +152,19 @@ class RolloutRunner:
             asked = await patiently(self._store.asking, doing="the rollout engine")
         await self._ask_for(asked)
 
-    async def _found(self, channels: dict[str, set[str] | None], heard: set[str]) -> dict[str, set[str] | None]:
+    async def _found(self, channels: dict[str, Words | None], heard: set[str]) -> dict[str, Words | None]:
         """The rollouts that are to be looked at because of their channel, of a sign of life, or of the time."""
-        found: dict[str, set[str] | None] = {}
+        found: dict[str, Words | None] = {}
         for channel, devices in channels.items():
             question = partial(self._store.announced, {channel})
             for rollout in await patiently(question, doing="the rollout engine"):
                 _merge(found, rollout, devices)
         matter = await patiently(lambda: self._store.to_look_at(heard, self._clock()), doing="the rollout engine")
         for rollout, some in matter.items():
-            _merge(found, rollout, some)
+            _merge(found, rollout, dict.fromkeys(some))
         return found
 
-    async def _look(self, rollout: str, devices: set[str] | None) -> None:
+    async def _look(self, rollout: str, devices: Words | None) -> None:
         found = await patiently(
             lambda: self._store.evaluate(rollout, self._clock(), changed=devices),
             doing=f"the engine's look at rollout {rollout}",
@@ -192,12 +196,11 @@ class RolloutRunner:
             self._asked |= dict.fromkeys(devices, now)
 
 
-def _note(kept: dict[str, set[str] | None], new: Iterable[str] | Mapping[str, set[str]]) -> None:
-    for name in new:
-        _merge(kept, name, new[name] if isinstance(new, Mapping) else None)
-
-
-def _merge(kept: dict[str, set[str] | None], name: str, devices: set[str] | None) -> None:
-    """Add to what is to be looked at; None stands for every device."""
-    before = kept.get(name, set())
-    kept[name] = None if devices is None or before is None else before | devices
+def _merge(kept: dict[str, Words | None], name: str, words: Words | None) -> None:
+    """Add to what is to be looked at; None stands for every device, and for what more than a device's steps changed."""
+    before = kept.setdefault(name, {})
+    if words is None or before is None:
+        kept[name] = None
+        return
+    for device, phase in words.items():
+        before[device] = phase if before.get(device, phase) is not None else None

@@ -9,8 +9,13 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
-from controller.rollouts.plan import Mark, Plan
+from controller.rollouts.plan import Mark, Plan, Verdict
 from controller.rollouts.tally import Tally
+from schemas.messages import Phase
+
+Words = dict[str, Phase | None]
+"""Device to the last step of its update that it spoke of; None where it said something else, or something else about it
+changed."""
 
 MOST_MARKS: Final = 100_000
 """Devices kept, over all rollouts: some 40 MiB. Rollouts beyond that are judged from the database at every look."""
@@ -55,6 +60,22 @@ class Standing:
         if len(self._due) > 4 * len(self._marks) + 1000:
             self._due = [(mark.due, device) for device, mark in self._marks.items() if mark.due is not None]
             heapq.heapify(self._due)
+
+    def to_judge(self, words: Mapping[str, Phase | None]) -> set[str]:
+        """The devices whose mark may be another because of what they said; of the others only their word is noted.
+
+        Args:
+            words: device to what it said, see `Words`.
+        """
+        found: set[str] = set()
+        for device, phase in words.items():
+            mark = self._marks.get(device)
+            if phase is None or mark is None or mark.verdict is not Verdict.UPDATING:
+                found.add(device)
+            elif mark.phase is not phase:
+                self.tally.move(mark, phase)
+                self._marks[device] = mark._replace(phase=phase)
+        return found
 
     def next_due(self) -> datetime | None:
         """When the first of the marks may change by itself; None for never."""

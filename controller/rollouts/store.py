@@ -18,7 +18,7 @@ from controller.rollouts.keeping import intention_of, plan_of, text_of
 from controller.rollouts.plan import ENDED, MOVES, RolloutState
 from controller.rollouts.plan_files import default_plan
 from controller.rollouts.reader import read_rollout, unknown_rollout
-from controller.rollouts.standing import Standings
+from controller.rollouts.standing import Standings, Words
 from controller.rollouts.tables import rollouts
 from controller.rollouts.taking_back import cancel_all, cancel_device, note_cancel, retry
 from controller.rollouts.views import Rollout, WaveState
@@ -275,15 +275,14 @@ class RolloutStore:
                 _move(connection, row, list(urls), now)
             return len(moving)
 
-    def evaluate(
-        self, rollout: str, now: datetime | None = None, *, changed: Collection[str] | None = None
-    ) -> Evaluation | None:
+    def evaluate(self, rollout: str, now: datetime | None = None, *, changed: Words | None = None) -> Evaluation | None:
         """Let the engine look at a rollout and keep what it decides; None for one that is not known here.
 
         Args:
             rollout: its id.
             now: the controller's clock.
-            changed: the devices that were heard of since the last look here; None for anybody, which reads them all.
+            changed: the devices that were heard of since the last look here, see `standing.Words`; None for anybody,
+                which reads them all.
         """
         now = now or utc_now()
         with self._looking:

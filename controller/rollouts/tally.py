@@ -28,6 +28,12 @@ class Tally:
         if mark.phase is not None:
             self._phases[mark.phase] -= 1
 
+    def move(self, before: Mark, phase: Phase) -> None:
+        """One that said `before.phase` has said this since; nothing else about it has changed."""
+        if before.phase is not None:
+            self._phases[before.phase] -= 1
+        self._phases[phase] += 1
+
     def wave(self, number: int) -> Mapping[Verdict, int]:
         """Counts of one wave's devices."""
         return self._waves.get(number, Counter())

@@ -9,6 +9,8 @@ from sqlalchemy import Connection, and_, case, func, or_, update
 from controller.database import to_db
 from controller.fleet.sql import Insert, bigint_of, chunks, execute_many, insert_of, int_of, text_of, time_of
 from controller.fleet.views import wire_bytes
+from controller.rollouts.plan import UNDER_WAY
+from controller.rollouts.standing import Words
 from controller.rollouts.tables import rollout_devices
 from schemas.messages import UpdateEvent
 
@@ -21,7 +23,7 @@ _Bytes = tuple[int | None, int | None, int | None]
 _NO_BYTES: Final = (None, None, None)
 
 
-def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]], now: datetime) -> dict[str, set[str]]:
+def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]], now: datetime) -> dict[str, Words]:
     """Take in what events say about rollouts; an event that is older than the word kept changes nothing.
 
     Args:
@@ -30,16 +32,17 @@ def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]]
         now: the controller's clock.
 
     Returns:
-        Ids of the rollouts that were spoken of, and by which devices.
+        Ids of the rollouts that were spoken of, and what by which devices.
     """
     said: dict[tuple[str, str], list[tuple[int, UpdateEvent]]] = {}
     for one in events:
         event = one[1]
         if event.rollout is not None:
             said.setdefault((event.rollout, event.device), []).append(one)
-    spoken_of: dict[str, set[str]] = {}
-    for rollout, device in said:
-        spoken_of.setdefault(rollout, set()).add(device)
+    spoken_of: dict[str, Words] = {}
+    for (rollout, device), words in said.items():
+        goes_on = all(event.phase in UNDER_WAY for _, event in words)
+        spoken_of.setdefault(rollout, {})[device] = words[-1][1].phase if goes_on else None
     heard_at = to_db(now)
     execute_many(connection, _write, _COLUMNS, [_latest(said[key], heard_at) for key in sorted(said)])
     return spoken_of

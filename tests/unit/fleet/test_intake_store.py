@@ -192,7 +192,7 @@ def test_tombstones_take_a_device_out_of_service_and_keep_its_history(engine: En
 def test_the_latest_word_about_a_rollout_is_kept_with_its_bytes(engine: Engine) -> None:
     fetching = event_in(seq=2, phase=Phase.FETCHING, progress=Progress(bytes_done=5, bytes_total=9))
     outcome = take_in(engine, event_in(seq=1), fetching, event_in(seq=3, phase=Phase.STAGED, detail={"wire_bytes": 7}))
-    assert outcome.rollouts == {ROLLOUT: {"pi-1"}}
+    assert outcome.rollouts == {ROLLOUT: {"pi-1": Phase.STAGED}}
     failed = ErrorReport(code="hook.failed", message="hook said no")
     take_in(engine, event_in(seq=5, phase=Phase.FAILED, error=failed))
     take_in(engine, event_in(seq=4, phase=Phase.SWITCHED))

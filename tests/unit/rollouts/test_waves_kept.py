@@ -282,24 +282,24 @@ def test_a_look_at_what_changed_reads_nothing_else(engine: Engine, monkeypatch: 
 
     monkeypatch.setattr(evaluating, "observe", counting)
     take_in(engine, *succeeded_in("pi-7", rollout=rollout.id))
-    changed = store.evaluate(rollout.id, NOW, changed={"pi-7", "stranger"})
+    changed = store.evaluate(rollout.id, NOW, changed=dict.fromkeys(["pi-7", "stranger"]))
     assert changed is not None
     assert (changed.verdicts, read) == (1, [1])
     assert changed.view == RolloutReader(engine).rollout(rollout.id)
     # nobody is read when nothing changed, and one is when its time has come
-    store.evaluate(rollout.id, NOW, changed=set())
+    store.evaluate(rollout.id, NOW, changed={})
     assert read == [1]
     assert store.next_due() == NOW + timedelta(minutes=10, microseconds=1)
     soaked = NOW + timedelta(minutes=11)
     assert store.to_look_at(set(), soaked) == {rollout.id: set()}
-    store.evaluate(rollout.id, soaked, changed=set())
+    store.evaluate(rollout.id, soaked, changed={})
     assert read == [1, 1]
     assert store.asking() == {rollout.id: {"pi-7"}}
     assert store.to_look_at({"pi-7", "pi-8"}, soaked) == {rollout.id: {"pi-7", "pi-8"}}
     # an operator's word makes everything new
     RolloutStore(engine).set_state(rollout.id, RolloutState.PAUSED, soaked)
     read.clear()
-    paused = store.evaluate(rollout.id, soaked, changed={"pi-8"})
+    paused = store.evaluate(rollout.id, soaked, changed={"pi-8": None})
     assert paused is not None
     assert read == [50]
     assert paused.view == RolloutReader(engine).rollout(rollout.id)
@@ -316,7 +316,7 @@ def test_a_canary_that_waited_for_somebody_begins_as_soon_as_a_device_is_there(
     assert announced(engine).targets.devices == []
     take_in(engine, presence_in("pi-2", session=2))
     assert store.to_look_at({"pi-2"}, NOW) == {rollout.id: {"pi-2"}}
-    store.evaluate(rollout.id, NOW, changed={"pi-2"})
+    store.evaluate(rollout.id, NOW, changed={"pi-2": None})
     assert chosen(engine) == "pi-2"
 
 
@@ -332,9 +332,9 @@ def test_what_a_failed_look_knew_is_forgotten(engine: Engine, monkeypatch: pytes
 
     with monkeypatch.context() as broken, pytest.raises(OperatorError):
         broken.setattr(evaluating, "_told", fail)
-        store.evaluate(rollout.id, NOW, changed={"pi-1"})
+        store.evaluate(rollout.id, NOW, changed={"pi-1": None})
     assert RolloutReader(engine).rollout(rollout.id).verdicts == {Verdict.PENDING: 3}
     assert store.unseen() == [rollout.id]
-    found = store.evaluate(rollout.id, NOW, changed=set())
+    found = store.evaluate(rollout.id, NOW, changed={})
     assert found is not None
     assert found.view.verdicts == {Verdict.PENDING: 2, Verdict.SUCCEEDED: 1}

@@ -1,0 +1,130 @@
+"""A look at what devices said comes to what a look at everything comes to, and reads only whom it has to judge."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, event
+
+from controller.fleet.intake_store import IntakeStore
+from controller.rollouts.plan import UNDER_WAY, Verdict
+from controller.rollouts.reader import RolloutReader
+from controller.rollouts.runner import RolloutRunner
+from controller.rollouts.standing import Words
+from controller.rollouts.store import RolloutStore
+from controller.rollouts.views import Rollout
+from controller.rollouts.waves import ALL_AT_ONCE
+from schemas.messages import Phase
+from tests.unit.fleet.builders import NOW, an_id, event_in, reported_in
+
+PACKAGES = (f"package-{number}" for number in itertools.count())
+
+
+def begun(engine: Engine, *devices: str) -> tuple[RolloutStore, Rollout]:
+    IntakeStore(engine).take_in([reported_in(name) for name in devices], NOW)
+    store = RolloutStore(engine)
+    repository = ["http://127.0.0.1:1/repo"]
+    package = next(PACKAGES)
+    rollout = store.create(
+        package=package, version="2.0.0", channel="stable", repository=repository, plan=ALL_AT_ONCE, now=NOW
+    )
+    return store, rollout
+
+
+@pytest.fixture
+def read(engine: Engine) -> Callable[[], int]:
+    """How often devices were read since it was asked for last."""
+    questions: list[str] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(_connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT devices."):
+            questions.append(statement)
+
+    def asked() -> int:
+        number = len(questions)
+        questions.clear()
+        return number
+
+    return asked
+
+
+def test_a_step_that_leaves_the_verdict_is_counted_and_its_device_is_not_read(
+    engine: Engine, read: Callable[[], int]
+) -> None:
+    store, rollout = begun(engine, "pi-1", "pi-2")
+    phases = (Phase.ACCEPTED, Phase.FETCHING, Phase.STAGED, Phase.ROLLED_BACK)
+    reads = []
+    for seq, phase in enumerate(phases, 1):
+        step = event_in("pi-1", seq, phase, update=an_id(1), rollout=rollout.id, package=rollout.package)
+        said = IntakeStore(engine).take_in([step], NOW).rollouts[rollout.id]
+        read()
+        store.evaluate(rollout.id, NOW, changed=said)
+        reads.append(read())
+    assert reads == [1, 0, 0, 1]
+    assert RolloutReader(engine).rollout(rollout.id).verdicts == {Verdict.PENDING: 1, Verdict.ROLLED_BACK: 1}
+
+
+steps = st.lists(st.tuples(st.sampled_from(["pi-1", "pi-2"]), st.sampled_from(Phase)), max_size=12)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(steps, st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 3))
+def test_it_comes_to_the_same_as_looking_at_everybody(
+    engine: Engine, said: list[tuple[str, Phase]], sizes: list[int], looks_after: int
+) -> None:
+    """Whatever devices say, in batches of any size, and however many of those are looked at together."""
+    store, rollout = begun(engine, "pi-1", "pi-2")
+    runner = RolloutRunner(store, lambda _rollout, _announced: None, clock=lambda: NOW)
+    seqs = {
+        name: itertools.count(RolloutReader(engine).rollout(rollout.id).revision * 1000) for name in ("pi-1", "pi-2")
+    }
+    left = list(said)
+    for number, size in enumerate(itertools.cycle(sizes)):
+        now, left = left[:size], left[size:]
+        if not now:
+            break
+        batch = [
+            event_in(name, next(seqs[name]), phase, update=an_id(1), rollout=rollout.id, package=rollout.package)
+            for name, phase in now
+        ]
+        runner.touch(rollouts=IntakeStore(engine).take_in(batch, NOW).rollouts)
+        if number % looks_after == 0 or not left:
+            words: dict[str, Words | None] = runner._rollouts
+            runner._rollouts = {}
+            store.evaluate(rollout.id, NOW, changed=words.get(rollout.id, {}))
+    partly = store.evaluate(rollout.id, NOW, changed={})
+    whole = RolloutStore(engine).evaluate(rollout.id, NOW)
+    assert partly is not None
+    assert whole is not None
+    assert whole.verdicts == 0
+    assert partly.view == whole.view
+
+
+def test_a_last_word_counts_though_a_step_from_before_it_comes_later() -> None:
+    runner = RolloutRunner(None, lambda _rollout, _announced: None)  # type: ignore[arg-type]  # it is only told
+    runner.touch(rollouts={"one": {"pi-1": Phase.STAGED, "pi-2": Phase.STAGED}})
+    runner.touch(rollouts={"one": {"pi-1": None}})
+    runner.touch(rollouts={"one": {"pi-1": Phase.FETCHING, "pi-2": Phase.PROBATION}})
+    assert runner._rollouts == {"one": {"pi-1": None, "pi-2": Phase.PROBATION}}
+
+
+def test_what_is_told_of_devices_is_not_changed_by_what_comes_later() -> None:
+    runner = RolloutRunner(None, lambda _rollout, _announced: None)  # type: ignore[arg-type]  # it is only told
+    said: Words = {"pi-1": Phase.STAGED}
+    runner.touch(rollouts={"one": said})
+    runner.touch(rollouts={"one": {"pi-1": None}})
+    assert said == {"pi-1": Phase.STAGED}
+
+
+def test_steps_under_way_are_those_without_an_end_and_a_wait() -> None:
+    assert {
+        Phase.ACCEPTED,
+        Phase.FETCHING,
+        Phase.STAGED,
+        Phase.SWITCHED,
+        Phase.PROBATION,
+        Phase.ROLLING_BACK,
+    } == UNDER_WAY
