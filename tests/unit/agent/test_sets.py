@@ -11,6 +11,7 @@ from device_agent.lifecycle import MAX_RESTARTS
 from device_agent.service_watch import installs_at_rest
 from device_agent.set_runner import SetRunner
 from device_agent.sets import WAIT_S
+from device_agent.updates import Cancelled
 from schemas.errors import DeviceError, NetworkError
 from schemas.manifest import Health, Requires
 from schemas.messages import Phase, ReleaseSet
@@ -268,6 +269,21 @@ async def test_a_retry_tries_the_whole_set(installed: Device) -> None:
     installed.hooks.failing.clear()
     assert await announce(installed) == []  # hearing of it again is no news
     await installed.manager.retry("tacho")
+    await at_rest(installed)
+    installed.assert_runs(*AFTER, previous=PREVIOUS)
+
+
+async def test_a_set_that_failed_and_was_cancelled_is_still_tried_as_a_whole(installed: Device) -> None:
+    installed.hooks.failing.add(("post_switch", "2.0.0"))
+    await announce(installed)
+    await at_rest(installed)
+    failed = {one.package: one.id for one in installed.journal.history(limit=2)}
+    for package, number in (("engine", 11), ("tacho", 12)):
+        made = installed.manager.cancel(package, rollout=rollout(number), version="2.0.0", ended=failed[package])
+        assert await made is Cancelled.CANCELLED
+    assert {end[0] for end in ends(installed).values()} == {"cancelled"}
+    installed.hooks.failing.clear()
+    await installed.manager.retry("tacho", rollout=rollout(12))
     await at_rest(installed)
     installed.assert_runs(*AFTER, previous=PREVIOUS)
 
