@@ -26,7 +26,9 @@ def write_packages(connection: Connection, reports: Mapping[str, Mapping[str, In
     if not reports:
         return set()
     found = select(device_packages).where(among(connection, _KEY[0], sorted(reports)))
-    before: dict[tuple[str, str], tuple[Any, ...]] = {(row[0], row[1]): tuple(row) for row in connection.execute(found)}
+    before: dict[tuple[str, str], tuple[Any, ...]] = {
+        (row[0], row[1]): tuple(row) for row in connection.execute(found).all()
+    }
     after = {
         (device, package): _values(device, package, installed)
         for device, packages in reports.items()
