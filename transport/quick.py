@@ -147,6 +147,24 @@ class QuickClient(Client):
         """Whether reading may bring something: there are such bytes, or the socket was not seen empty."""
         return not self._is_empty or self.holds_more
 
+    def loop_write(self) -> MQTTErrorCode:
+        """Write what there is to write: one piece of ours here, if that is all and goes at once, else in paho's way."""
+        waiting = self._out_packet
+        first = waiting[0] if len(waiting) == 1 else None
+        if first is not None and first["command"] == _PUBLISH and first["info"] is None and first["pos"] == 0:
+            try:
+                written = self._sock_send(first["packet"])
+            except OSError:
+                return super().loop_write()  # it will meet with the same, and knows what to do
+            first["pos"] = written
+            first["to_process"] -= written
+            if first["to_process"] == 0:
+                waiting.clear()
+                self._last_msg_out = time.monotonic()
+                self._call_socket_unregister_write()
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return super().loop_write()
+
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Take in what the socket has: plain packets here, up to a bound, or else one packet in paho's way."""
         if self.on_hold:

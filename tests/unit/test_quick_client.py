@@ -88,9 +88,9 @@ def test_anything_else_is_left_to_paho_or_read_as_it_reads_it(
         assert read is None or read == paho_reads(command, bytes(some))
 
 
-REPLACED = ["loop_read", "_sock_recv", "_handle_publish", "_handle_pubackcomp"]
+REPLACED = ["loop_read", "loop_write", "_sock_recv", "_handle_publish", "_handle_pubackcomp"]
 CALLED = ["_mid_generate", "_pack_remaining_length", "_protocol", "_sock", "_in_packet", "_out_packet"]
-CALLED += ["_last_bytes_received"]
+CALLED += ["_sock_send", "_call_socket_unregister_write", "_last_bytes_received", "_last_msg_out"]
 
 
 @pytest.mark.parametrize("name", REPLACED + CALLED)
@@ -158,6 +158,33 @@ def test_packets_that_are_made_together_are_written_together_and_keep_their_plac
     client.send_publish(b"\0\1t", 4, b"\0", b"x", retain=False)
     firsts = [packet["packet"][0] & 0xF0 for packet in client._out_packet]
     assert firsts == [0x30, 0x80, 0x40, 0xE0, 0x30]
+
+
+@pytest.mark.parametrize("size", [10, 50_000, 1_000_000])
+def test_all_of_it_is_written_in_its_order_however_little_the_socket_takes(size: int) -> None:
+    client = unconnected(QuickClient)
+    assert isinstance(client, QuickClient)
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        there.setblocking(False)
+        client._sock = here  # what connecting would do
+        client._last_msg_out = 0.0
+        for mid in (1, 2, 3):
+            client.send_publish(b"\0\1t", mid, b"\0", bytes(size), retain=False)
+        client.subscribe("a")
+        client.send_publish(b"\0\1t", 4, b"\0", bytes(size), retain=False)
+        every, read = queued(client), b""
+        while len(read) < len(every):
+            assert client.loop_write() == MQTTErrorCode.MQTT_ERR_SUCCESS
+            with contextlib.suppress(BlockingIOError):
+                read += there.recv(len(every))
+        client.send_publish(b"\0\1t", 5, b"\0", b"x", retain=False)
+        last = queued(client)
+        assert client.loop_write() == MQTTErrorCode.MQTT_ERR_SUCCESS
+        assert (read, there.recv(1000)) == (every, last)
+        assert not client.want_write()
+        assert client._last_msg_out > 0
 
 
 def test_a_packet_id_that_is_still_in_use_is_left_out() -> None:
