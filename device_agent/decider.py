@@ -109,7 +109,7 @@ class Decider:
         if is_older(announcement, before.known() if before else None):
             logger().info(line("ignored", "older than what is known", **_names(announcement)))
             return
-        heard = await in_thread(self._heard.keep_announcement, announcement, self._now())
+        heard = await in_thread(self._heard.keep_announcement, announcement, self._now(), before=before)
         await self._supersede(announcement, device)
         await self._act(announcement, self._decision(announcement, device, heard), news=heard != before)
 

@@ -65,9 +65,14 @@ class Heard:
         found = self._notes.notes(_ANNOUNCEMENT)
         return [msgspec.json.decode(found[key], type=HeardAnnouncement) for key in sorted(found)]
 
-    def keep_announcement(self, announcement: Announcement, now: datetime) -> HeardAnnouncement:
-        """Take the place of what was heard before; the time at which its rollout was first heard of stays."""
-        before = self.announcement(announcement.channel, announcement.package)
+    def keep_announcement(
+        self, announcement: Announcement, now: datetime, *, before: HeardAnnouncement | None
+    ) -> HeardAnnouncement:
+        """Take the place of what was heard before; the time at which its rollout was first heard of stays.
+
+        Args:
+            before: what `announcement` gives for its topic.
+        """
         same = before is not None and before.rollout == announcement.rollout
         heard = HeardAnnouncement(
             rollout=announcement.rollout,

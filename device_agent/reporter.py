@@ -5,7 +5,6 @@ and is published anew after each change, a few changes at once where they come t
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final, Protocol
@@ -216,15 +215,25 @@ class Reporter:
 
     async def _events_first(self, seq: int) -> None:
         """Wait until the broker has the events up to this one, but not for ever: it may refuse them."""
+        self._sent.clear()
         if await in_thread(self._has_events, seq):
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(EVENTS_FIRST_S):
-                while True:
-                    self._sent.clear()
-                    if await in_thread(self._has_events, seq):
-                        return
-                    await self._sent.wait()
+        is_late = False
+
+        def give_up() -> None:
+            nonlocal is_late
+            is_late = True
+            self._sent.set()
+
+        timer = asyncio.get_running_loop().call_later(EVENTS_FIRST_S, give_up)
+        try:
+            while not is_late:
+                await self._sent.wait()
+                self._sent.clear()
+                if await in_thread(self._has_events, seq):
+                    return
+        finally:
+            timer.cancel()
 
     def _has_events(self, seq: int) -> bool:
         waiting = self._outbox.unsent(1)

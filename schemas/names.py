@@ -1,6 +1,7 @@
 """What names may look like. Each pattern is the whole rule: nothing else is checked anywhere."""
 
 import re
+from functools import cache
 from typing import Annotated, Final
 
 import msgspec
@@ -35,7 +36,10 @@ ANY_PLATFORM: Final = "any"
 
 def matches(pattern: str, text: str) -> bool:
     """Whether the whole of `text` has the form of `pattern`."""
-    return re.search(pattern, text) is not None
+    return _compiled(pattern).search(text) is not None
+
+
+_compiled: Final = cache(re.compile)  # what `re` keeps by itself takes three times as long to find
 
 
 def platform_fits(package_platform: str, device_platform: str) -> bool:

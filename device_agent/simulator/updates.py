@@ -239,8 +239,10 @@ class SimulatedUpdates:
     def _following(self) -> tuple[float, tuple[str, ...]] | None:
         """Seconds until the next step, and the updates that it is about: none where it is only to look again."""
         while not self._ended:
-            now, rows = self._now(), self._journal.unfinished()
-            broken = False
+            rows = self._journal.unfinished()
+            if not rows:
+                break
+            now, broken = self._now(), False
             for members in self._sets(rows):
                 match judge(members, self._journal.installs(), now):
                     case Broken(moves):
@@ -298,6 +300,7 @@ class SimulatedUpdates:
 
     def _step(self, ids: tuple[str, ...]) -> bool:
         """False where the device falls silent."""
+        now = self._now()
         for update in ids:
             row = self._journal.get(update)
             if row is None or row.phase in LAST_WORDS:
@@ -306,9 +309,9 @@ class SimulatedUpdates:
             if course.silent and row.phase is Phase.FETCHING:
                 self._fall_silent_soon()
                 return False
-            move = self._outcome(row, course)
+            move = self._outcome(row, course, now)
             if move is not None:
-                self._move(row, move)
+                self._move(row, move, now)
         return True
 
     def _fall_silent_soon(self) -> None:
@@ -319,11 +322,10 @@ class SimulatedUpdates:
         elif not self._ended:
             self._timer = asyncio.get_running_loop().call_later(_BREATH_S, self._fall_silent_soon)
 
-    def _outcome(self, row: Update, course: Course) -> Move | None:
+    def _outcome(self, row: Update, course: Course, now: datetime) -> Move | None:
         failure = course.failure
         if failure is not None and failure.phase is row.phase and not row.goes_back:
             return Move(outcome=_ENDS[failure.phase], error=failure.error)
-        now = self._now()
         match lifecycle.step_for(row.phase):
             case Step.WAIT:
                 move: Move | None = self._wait_over(row, now)
@@ -384,11 +386,11 @@ class SimulatedUpdates:
             detail={"route": "objects", "wire_bytes": wire},
         )
 
-    def _move(self, row: Update, move: Move) -> None:
+    def _move(self, row: Update, move: Move, at: datetime | None = None) -> None:
         self._journal.advance(
             row.id,
             move.outcome,
-            at=self._now(),
+            at=at or self._now(),
             error=move.error,
             detail=move.detail,
             progress=move.progress,
