@@ -275,7 +275,7 @@ class FleetService:
         for line in recalled.lines:
             log.warning("%s", line)
         self._announcer.wake()
-        self._runner.touch(rollouts=recalled.rollouts, channels=recalled.channels)
+        self._runner.touch(rollouts=dict.fromkeys(recalled.rollouts), channels=dict.fromkeys(recalled.channels))
 
     def _rollout_changed(self, rollout: Rollout, announced: bool) -> None:
         self.feed.publish(RolloutChanged(rollout))

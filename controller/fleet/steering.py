@@ -206,14 +206,14 @@ class Steering:
         """Time counts for it from now on. On the event loop."""
         self._on_change(rollout, True)
         # nobody in it changed since; where more is to be looked at, the store has forgotten what it knew
-        self._runner.touch(rollouts={rollout.id: set()})
+        self._runner.touch(rollouts={rollout.id: {}})
 
     def _turned(self, rollout: Rollout) -> None:
         """Others of its set may have changed with it. On the event loop."""
         self._on_change(rollout, True)
-        self._runner.touch(channels=[rollout.channel])
+        self._runner.touch(channels={rollout.channel: None})
 
     def _desired_changed(self, channel: str | None) -> None:
         """On the event loop."""
         self._announcer.wake()
-        self._runner.touch(channels=[channel] if channel else [])
+        self._runner.touch(channels={channel: None} if channel else {})

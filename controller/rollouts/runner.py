@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from controller.database import utc_now
 from controller.fleet.patience import patiently
@@ -37,6 +37,8 @@ cost less for each, and nobody waits long for the last verdict."""
 _QUIET_S: Final = 0.25
 """A pause ends early when nothing more came for so long, or for as long as the round took: longer than what mostly lies
 between two batches, so that this is the end of what devices had to say and not a gap in it."""
+
+_NONE: Final[Mapping[str, Any]] = {}
 
 log = logging.getLogger(__name__)
 
@@ -73,22 +75,21 @@ class RolloutRunner:
     def touch(
         self,
         *,
-        rollouts: Iterable[str] | Mapping[str, Words] = (),
-        channels: Iterable[str] | Mapping[str, set[str]] = (),
+        rollouts: Mapping[str, Words | None] = _NONE,
+        channels: Mapping[str, set[str] | None] = _NONE,
         heard: Iterable[str] = (),
     ) -> None:
         """These rollouts, and those announced on these channels, are to be looked at soon.
 
         Args:
-            rollouts: ids; as a mapping, each with what the only devices said that changed.
+            rollouts: ids, each with what the devices said that changed; None for anybody.
             channels: likewise, with the devices.
             heard: devices that gave a sign of life, whatever else they said.
         """
-        for rollout in rollouts:
-            _merge(self._rollouts, rollout, rollouts[rollout] if isinstance(rollouts, Mapping) else None)
-        for channel in channels:
-            some = dict.fromkeys(channels[channel]) if isinstance(channels, Mapping) else None
-            _merge(self._channels, channel, some)
+        for rollout, words in rollouts.items():
+            _merge(self._rollouts, rollout, words)
+        for channel, devices in channels.items():
+            _merge(self._channels, channel, None if devices is None else dict.fromkeys(devices))
         self._heard.update(heard)
         if self._rollouts or self._channels or self._heard:
             self._touched.set()
@@ -103,10 +104,12 @@ class RolloutRunner:
             began = clock()
             if read_at is None or began - read_at > READ_AGAIN_S:
                 read_at = began
-                self.touch(rollouts=await patiently(self._store.announced, doing="the rollout engine"))
+                announced = await patiently(self._store.announced, doing="the rollout engine")
+                self.touch(rollouts=dict.fromkeys(announced))
             elif began - again_at >= LOOK_AGAIN_S:
                 again_at = began
-                self.touch(rollouts=await patiently(self._store.unseen, doing="the rollout engine"))
+                unseen = await patiently(self._store.unseen, doing="the rollout engine")
+                self.touch(rollouts=dict.fromkeys(unseen))
                 await self._ask_for(await patiently(self._store.asking, doing="the rollout engine"))
             await self._round()
             await self._pause(clock() - began)

@@ -156,6 +156,8 @@ class ControllerProcess:
             except subprocess.TimeoutExpired:
                 self.kill()
         self._process = None
+        # what a callback raises ends nothing, and nobody would see it
+        assert "Exception in callback" not in self.log_text(), self.log_text()
 
     def until(self, condition: Callable[[], Any], bound_s: float = STOP_S) -> None:
         """Wait until a condition holds; fails with the log when it does not in time, or when the process ends."""

@@ -60,10 +60,10 @@ async def test_only_what_was_touched_and_changed_is_told(engine: Engine) -> None
     told: Told = []
     async with running(engine, told) as runner:
         IntakeStore(engine).take_in([event_in("pi-1", 1, Phase.FETCHING, rollout=first.id)], NOW)
-        runner.touch(rollouts=[first.id, second.id, "unknown"])
+        runner.touch(rollouts=dict.fromkeys([first.id, second.id, "unknown"]))
         await until(lambda: bool(told))
         IntakeStore(engine).take_in([reported_in("pi-3")], NOW)
-        runner.touch(channels=["stable", "beta"])
+        runner.touch(channels={"stable": None, "beta": None})
         await until(lambda: len(told) == 3)
     # the look that the first touch began may see the new device at the second rollout already
     assert [(one.id, announced) for one, announced in told[:1]] == [(first.id, False)]
