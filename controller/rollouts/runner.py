@@ -7,6 +7,8 @@ database is the truth at the start, whenever a rollout itself changed, and every
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
@@ -35,8 +37,11 @@ _SHARE: Final = 5
 """A round is followed by a pause so many times as long, `_LONGEST_PAUSE_S` at most: rounds of many devices together
 cost less for each, and nobody waits long for the last verdict."""
 _QUIET_S: Final = 0.25
-"""A pause ends early when nothing more came for so long, or for as long as the round took: longer than what mostly lies
-between two batches, so that this is the end of what devices had to say and not a gap in it."""
+_LEAST_QUIET_S: Final = 0.05
+"""A pause ends early when nothing more came for twice as long as lay between two batches lately, within these bounds,
+and for as long as the round took: then it is the end of what devices had to say and not a gap in it."""
+_FORGET: Final = 0.7
+"""Of the longest time between two batches, what is left after each further one."""
 
 _NONE: Final[Mapping[str, Any]] = {}
 
@@ -69,6 +74,8 @@ class RolloutRunner:
         self._channels: dict[str, Words | None] = {}
         self._heard: set[str] = set()
         self._asked: dict[str, datetime] = {}
+        self._touched_at = -math.inf
+        self._gap_s = _QUIET_S
         self._touched = asyncio.Event()
         self._more = asyncio.Event()
 
@@ -91,6 +98,10 @@ class RolloutRunner:
         for channel, devices in channels.items():
             _merge(self._channels, channel, None if devices is None else dict.fromkeys(devices))
         self._heard.update(heard)
+        now = time.monotonic()
+        gap_s, self._touched_at = now - self._touched_at, now
+        if gap_s < _QUIET_S:
+            self._gap_s = max(gap_s, self._gap_s * _FORGET)
         if self._rollouts or self._channels or self._heard:
             self._touched.set()
             self._more.set()
@@ -117,7 +128,7 @@ class RolloutRunner:
 
     async def _pause(self, took_s: float) -> None:
         """Wait after a round that took so long; not to the end where there is something to do and no more comes."""
-        quiet_s = max(_QUIET_S, took_s)
+        quiet_s = max(min(2 * self._gap_s, _QUIET_S), _LEAST_QUIET_S, took_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(max(_SHARE * took_s, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S)):
                 await self._touched.wait()

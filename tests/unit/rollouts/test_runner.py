@@ -115,6 +115,18 @@ async def test_a_pause_ends_early_once_nothing_more_comes(engine: Engine, monkey
         await runner._pause(0.0)
 
 
+async def test_it_waits_for_more_only_as_long_as_batches_lie_apart(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_SHORTEST_PAUSE_S", "_LONGEST_PAUSE_S", "_QUIET_S"):
+        monkeypatch.setattr(runner_module, name, 3600.0)
+    runner = resting(engine)
+    for _ in range(100):
+        runner.touch(heard=["pi-1"])
+    async with asyncio.timeout(30):
+        await runner._pause(0.0)
+
+
 async def test_a_pause_ends_though_more_comes_all_the_time(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "_QUIET_S", 3600.0)
     runner = resting(engine)
