@@ -3,16 +3,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Update, bindparam, select, update
+from sqlalchemy import Connection, Select, Update, bindparam, select, update
 
 from controller.database import to_db
 from controller.fleet.hours import marked
 from controller.fleet.progress import SeqTrack
-from controller.fleet.sql import Insert, among, execute_many, insert_of, map_of, text_of, time_of
+from controller.fleet.sql import Insert, among, execute_many, insert_of, listed, map_of, text_of, time_of
 from controller.fleet.tables import devices
 from schemas.messages import FactValue, Presence, Reported
 
@@ -191,11 +192,16 @@ class DeviceRow:
 
 def load_rows(connection: Connection, ids: set[str], now: datetime) -> dict[str, DeviceRow]:
     """The rows of these devices, locked against other writers; new ones for those never heard of."""
-    found = select(devices).where(among(connection, devices.c.id, sorted(ids))).order_by(devices.c.id)
-    rows = {row[_ID]: DeviceRow(row) for row in connection.execute(found.with_for_update()).all()}
+    dialect = connection.dialect.name
+    rows = {row[_ID]: DeviceRow(row) for row in connection.execute(_of(dialect), listed(dialect, ids)).all()}
     for device in ids - rows.keys():
         rows[device] = DeviceRow.new(device, now)
     return rows
+
+
+@cache
+def _of(dialect: str) -> Select[Any]:
+    return select(devices).where(among(dialect, devices.c.id)).order_by(devices.c.id).with_for_update()
 
 
 def save_rows(connection: Connection, rows: Iterable[DeviceRow]) -> None:

@@ -1,11 +1,12 @@
 """What each device reported to have installed, one row a package."""
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Select, delete, select
 
-from controller.fleet.sql import Insert, among, chunks, execute_many, insert_of, text_of, time_of
+from controller.fleet.sql import Insert, among, chunks, execute_many, insert_of, listed, text_of, time_of
 from controller.fleet.tables import device_packages
 from schemas.messages import InstalledPackage
 
@@ -25,10 +26,9 @@ def write_packages(connection: Connection, reports: Mapping[str, Mapping[str, In
     """
     if not reports:
         return set()
-    found = select(device_packages).where(among(connection, _KEY[0], sorted(reports)))
-    before: dict[tuple[str, str], tuple[Any, ...]] = {
-        (row[0], row[1]): tuple(row) for row in connection.execute(found).all()
-    }
+    dialect = connection.dialect.name
+    rows: list[tuple[Any, ...]] = list(map(tuple, connection.execute(_of(dialect), listed(dialect, reports)).all()))
+    before = {row[:2]: row for row in rows}
     after = {
         (device, package): _values(device, package, installed)
         for device, packages in reports.items()
@@ -40,6 +40,11 @@ def write_packages(connection: Connection, reports: Mapping[str, Mapping[str, In
         connection.execute(delete(device_packages).where(_KEY[0] == device, _KEY[1] == package))
     execute_many(connection, _upsert, _COLUMNS, changed)
     return {row[0] for row in changed} | {device for device, _ in gone}
+
+
+@cache
+def _of(dialect: str) -> Select[Any]:
+    return select(device_packages).where(among(dialect, device_packages.c.device))
 
 
 def forget_packages(connection: Connection, gone: Iterable[str]) -> None:

@@ -74,16 +74,26 @@ def _prepared(
     return compiled.string, None if tuple(order) == names else itemgetter(*map(names.index, order))
 
 
-def among(connection: Connection, column: Column[str], values: Sequence[str]) -> ColumnElement[bool]:
-    """Whether a column of text is one of these values, however many.
+AMONG: Final = "among"
+"""Name of the parameter that `among` asks for."""
 
-    They go to the database as one value: SQLAlchemy writes an IN (…) anew for each value of each question, which for
-    hundreds of devices takes longer than the database takes to find them.
+
+def among(dialect: str, column: Column[str]) -> ColumnElement[bool]:
+    """Whether a column of text is one of the values that `AMONG` is given (see `listed`), however many.
+
+    They go to the database as one value, and the statement can be made once and for all: SQLAlchemy writes an IN (…)
+    anew for each value of each question, which for hundreds of devices takes longer than finding them does.
     """
-    if connection.dialect.name == "sqlite":
-        listed = func.json_each(msgspec.json.encode(values).decode()).table_valued("value")
-        return column.in_(select(listed.c.value))
-    return column == any_(bindparam(None, list(values), type_=postgresql.ARRAY(String)))
+    if dialect == "sqlite":
+        values = func.json_each(bindparam(AMONG)).table_valued("value")
+        return column.in_(select(values.c.value))
+    return column == any_(bindparam(AMONG, type_=postgresql.ARRAY(String)))
+
+
+def listed(dialect: str, values: Iterable[str]) -> dict[str, Any]:
+    """Values for `among`, as the statement's parameters."""
+    given = list(values)
+    return {AMONG: msgspec.json.encode(given).decode() if dialect == "sqlite" else given}
 
 
 def chunks(values: list[str]) -> list[list[str]]:
