@@ -73,8 +73,8 @@ class QuickClient(Client):
             if mid not in taken:
                 return mid
 
-    def send_publish(self, topic: bytes, mid: int, details: bytes, payload: bytes, *, retain: bool) -> bool:
-        """Queue a PUBLISH of QoS 1; its PUBACK goes to `on_taken` or `on_answered`.
+    def publish_packet(self, topic: bytes, mid: int, details: bytes, payload: bytes, *, retain: bool) -> bytes:
+        """A PUBLISH of QoS 1; its PUBACK goes to `on_taken` or `on_answered`.
 
         Args:
             topic: with its length before it.
@@ -82,37 +82,35 @@ class QuickClient(Client):
             details: properties, with their length before them.
             payload: at most what a packet can hold.
             retain: as in the packet.
-
-        Returns:
-            False where the connection is closed.
         """
         length = len(topic) + 2 + len(details) + len(payload)
-        return self._queue(
-            b"".join(
-                (
-                    bytes((_PUBLISH | _QOS_1 | retain,)),
-                    bytes((length,)) if length < 0x80 else self._pack_remaining_length(bytearray(), length),
-                    topic,
-                    mid.to_bytes(2, "big"),
-                    details,
-                    payload,
-                )
+        return b"".join(
+            (
+                bytes((_PUBLISH | _QOS_1 | retain,)),
+                bytes((length,)) if length < 0x80 else self._pack_remaining_length(bytearray(), length),
+                topic,
+                mid.to_bytes(2, "big"),
+                details,
+                payload,
             )
         )
 
     def acknowledge(self, mids: Sequence[int]) -> None:
         """Queue PUBACK, with success, for messages of QoS 1 that came."""
-        self._queue(b"".join([_TAKEN + mid.to_bytes(2, "big") for mid in mids]))
+        self.send(b"".join([_TAKEN + mid.to_bytes(2, "big") for mid in mids]))
 
-    def _queue(self, packet: bytes) -> bool:
+    def send(self, packets: bytes) -> bool:
+        """Queue whole packets that have been made here; False where the connection is closed."""
         if self._sock is None:
             return False
+        if not packets:
+            return True
         waiting = self._out_packet
         last = waiting[-1] if waiting else None
         ours = last is not None and last["command"] == _PUBLISH and last["info"] is None
         if last is not None and ours and last["to_process"] < _CHUNK:
-            last["packet"] += packet
-            last["to_process"] += len(packet)
+            last["packet"] += packets
+            last["to_process"] += len(packets)
         else:
             # for paho it is one packet, and one that it need not look after once it has gone out
             waiting.append(
@@ -121,8 +119,8 @@ class QuickClient(Client):
                     "mid": 0,
                     "qos": 1,
                     "pos": 0,
-                    "to_process": len(packet),
-                    "packet": bytearray(packet),
+                    "to_process": len(packets),
+                    "packet": bytearray(packets),
                     "info": None,
                 }
             )

@@ -15,6 +15,8 @@ from transport.quick import QuickClient
 __all__ = ["Batch", "Sender"]
 
 _LONGEST_TEXT: Final = 0xFFFF
+_PIECE_BYTES: Final = 64 * 1024
+"""Packets are joined up to about this size, so that large ones are not copied together."""
 
 
 class Batch:
@@ -77,6 +79,10 @@ class Batch:
         return LinkTimeout(f"message on {self.topic}: no answer from the broker within {self.timeout_s:g} s")
 
 
+_Message = tuple[Batch, int, bytes]
+"""One message: which of its batch it is, and the payload."""
+
+
 class Sender:
     """The messages of one connection.
 
@@ -88,7 +94,7 @@ class Sender:
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._under_way: dict[int, tuple[Batch, int]] = {}
-        self._waiting: deque[tuple[Batch, int, bytes]] = deque()
+        self._waiting: deque[_Message] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._is_lost = False
         self.maximum = maximum
@@ -115,11 +121,10 @@ class Sender:
         if self._is_lost or not payloads:
             batch.end()
             return batch
-        for place, payload in enumerate(payloads):
-            if self._waiting or len(self._under_way) >= self.maximum:
-                self._waiting.append((batch, place, payload))
-            else:
-                self._send(batch, place, payload)
+        now = 0 if self._waiting else max(self.maximum - len(self._under_way), 0)
+        if now:
+            self._send([(batch, place, payload) for place, payload in enumerate(payloads[:now])])
+        self._waiting.extend((batch, place, payload) for place, payload in enumerate(payloads[now:], now))
         self._watch(batch.deadline)
         return batch
 
@@ -148,16 +153,32 @@ class Sender:
         self._waiting.clear()
 
     def _send_waiting(self) -> None:
-        while self._waiting and len(self._under_way) < self.maximum:
-            batch, place, payload = self._waiting.popleft()
-            if not batch.done.done():  # its caller may have given up
-                self._send(batch, place, payload)
+        following: list[_Message] = []
+        while self._waiting and len(self._under_way) + len(following) < self.maximum:
+            message = self._waiting.popleft()
+            if not message[0].done.done():  # its caller may have given up
+                following.append(message)
+        if following:
+            self._send(following)
 
-    def _send(self, batch: Batch, place: int, payload: bytes) -> None:
-        mid = self._client.free_mid(self._under_way)
-        if self._client.send_publish(batch.head, mid, batch.details, payload, retain=batch.retain):
-            self._under_way[mid] = batch, place
-        else:
+    def _send(self, messages: Sequence[_Message]) -> None:
+        client, under_way = self._client, self._under_way
+        packets: list[bytes] = []
+        size = 0
+        for batch, place, payload in messages:
+            mid = client.free_mid(under_way)
+            under_way[mid] = batch, place
+            packets.append(client.publish_packet(batch.head, mid, batch.details, payload, retain=batch.retain))
+            size += len(payload)
+            if size > _PIECE_BYTES:
+                client.send(b"".join(packets))
+                packets, size = [], 0
+        if not client.send(b"".join(packets)):
+            self._refuse(messages)
+
+    def _refuse(self, messages: Sequence[_Message]) -> None:
+        """They are not on their way, because paho has closed the connection, of which it will tell."""
+        for batch, place, _ in messages:
             batch.answer(place, LinkLost("the connection to the broker is closed"))
 
     def _watch(self, deadline: float) -> None:

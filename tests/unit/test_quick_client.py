@@ -141,7 +141,7 @@ def test_messages_and_acknowledgements_are_packed_as_paho_packs_them(
         plain.ack(mid, 1)
         name = len(topic.encode()).to_bytes(2, "big") + topic.encode()
         assert quick.free_mid(()) == mid
-        assert quick.send_publish(name, mid, packed(content_type, expiry_s), payload, retain=retain)
+        assert quick.send(quick.publish_packet(name, mid, packed(content_type, expiry_s), payload, retain=retain))
         quick.acknowledge([mid])
     assert queued(quick) == queued(plain)
 
@@ -150,12 +150,12 @@ def test_packets_that_are_made_together_are_written_together_and_keep_their_plac
     client = unconnected(QuickClient)
     assert isinstance(client, QuickClient)
     for mid in (1, 2):
-        client.send_publish(b"\0\1t", mid, b"\0", b"x", retain=False)
+        client.send(client.publish_packet(b"\0\1t", mid, b"\0", b"x", retain=False))
     client.subscribe("a")
     client.acknowledge([7])
-    client.send_publish(b"\0\1t", 3, b"\0", b"x", retain=False)
+    client.send(client.publish_packet(b"\0\1t", 3, b"\0", b"x", retain=False))
     client.disconnect()
-    client.send_publish(b"\0\1t", 4, b"\0", b"x", retain=False)
+    client.send(client.publish_packet(b"\0\1t", 4, b"\0", b"x", retain=False))
     firsts = [packet["packet"][0] & 0xF0 for packet in client._out_packet]
     assert firsts == [0x30, 0x80, 0x40, 0xE0, 0x30]
 
@@ -171,15 +171,15 @@ def test_all_of_it_is_written_in_its_order_however_little_the_socket_takes(size:
         client._sock = here  # what connecting would do
         client._last_msg_out = 0.0
         for mid in (1, 2, 3):
-            client.send_publish(b"\0\1t", mid, b"\0", bytes(size), retain=False)
+            client.send(client.publish_packet(b"\0\1t", mid, b"\0", bytes(size), retain=False))
         client.subscribe("a")
-        client.send_publish(b"\0\1t", 4, b"\0", bytes(size), retain=False)
+        client.send(client.publish_packet(b"\0\1t", 4, b"\0", bytes(size), retain=False))
         every, read = queued(client), b""
         while len(read) < len(every):
             assert client.loop_write() == MQTTErrorCode.MQTT_ERR_SUCCESS
             with contextlib.suppress(BlockingIOError):
                 read += there.recv(len(every))
-        client.send_publish(b"\0\1t", 5, b"\0", b"x", retain=False)
+        client.send(client.publish_packet(b"\0\1t", 5, b"\0", b"x", retain=False))
         last = queued(client)
         assert client.loop_write() == MQTTErrorCode.MQTT_ERR_SUCCESS
         assert (read, there.recv(1000)) == (every, last)
@@ -196,7 +196,7 @@ def test_a_packet_id_that_is_still_in_use_is_left_out() -> None:
 
 def test_nothing_is_sent_where_there_is_no_connection() -> None:
     client = QuickClient(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
-    assert not client.send_publish(b"\0\1t", 1, b"\0", b"x", retain=False)
+    assert not client.send(client.publish_packet(b"\0\1t", 1, b"\0", b"x", retain=False))
     assert not client.want_write()
 
 
