@@ -46,11 +46,12 @@ class DueReport:
         truth: what a report would tell now; called in a thread.
     """
 
-    __slots__ = ("_asked", "_due", "_last_at", "_stirred", "_timer", "_truth")
+    __slots__ = ("_asked", "_due", "_last_at", "_loop", "_stirred", "_timer", "_truth")
 
     def __init__(self, truth: Callable[[], Told]) -> None:
         self._truth = truth
         self._asked = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # that of the connection
         self._due = 0.0
         self._last_at = float("-inf")
         self._stirred = asyncio.Event()
@@ -86,7 +87,8 @@ class DueReport:
         Args:
             told: the last report on this connection.
         """
-        clock = asyncio.get_running_loop().time
+        loop = self._loop = asyncio.get_running_loop()
+        clock = loop.time
         if told is None:
             self._last_at = float("-inf")  # how often is a matter of one connection
         self._due = life = clock() + SIGN_OF_LIFE_S
@@ -97,18 +99,18 @@ class DueReport:
                 return self._chosen(true)
             changed = told is None or self._asked or true.packages != told.packages
             if changed:
-                self._due = min(self._due, self._earliest(COALESCE_S))
+                self._be_due_in(COALESCE_S)
             elif told is not None and true.seq != told.seq:
-                self._due = min(self._due, clock() + SEQ_ONLY_S)
+                self._be_due_in(SEQ_ONLY_S)
             if clock() >= self._due:  # a wait that something ends each time never comes to its own end
                 if changed or true != told or self._due == life:
                     return self._chosen(true)
                 self._due = life  # the event was counted already when the last report was made
-            await self._wait()
+            await self._wait(loop)
 
-    async def _wait(self) -> None:
+    async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         """Until it is due, or something may be due at once."""
-        self._timer = asyncio.get_running_loop().call_at(self._due, self._stirred.set)
+        self._timer = loop.call_at(self._due, self._stirred.set)
         try:
             await self._stirred.wait()
         finally:
@@ -116,15 +118,15 @@ class DueReport:
             self._timer = None
 
     def _be_due_in(self, seconds: float) -> None:
-        due = self._earliest(seconds)
+        loop = self._loop
+        if loop is None:
+            return  # with the first connection all is told
+        due = max(loop.time() + seconds, self._last_at + REPORT_EVERY_S)
         if due < self._due:
             self._due = due
             if self._timer is not None:
                 self._timer.cancel()
-                self._timer = asyncio.get_running_loop().call_at(due, self._stirred.set)
-
-    def _earliest(self, seconds: float) -> float:
-        return max(asyncio.get_running_loop().time() + seconds, self._last_at + REPORT_EVERY_S)
+                self._timer = loop.call_at(due, self._stirred.set)
 
     def _chosen(self, true: Told) -> Told:
         self._asked = False

@@ -7,9 +7,11 @@ manager's to say when it is asked to install; asking twice changes nothing.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
+
+import msgspec
 
 from device_agent.windows import next_in_all
 from schemas.errors import PublisherError
@@ -21,8 +23,7 @@ _LATEST: Final = datetime(9990, 1, 1, tzinfo=UTC)
 """What is put off for longer is put off until then: beyond the year 9999 there is no calendar to count with."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceView:
+class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
     """The device as rollouts see it; what `Desired` says instead of the configuration is already in it.
 
     Attributes:
@@ -39,9 +40,9 @@ class DeviceView:
     packages: frozenset[str] = frozenset()
     every_package: bool = True
     installed: frozenset[str] = frozenset()
-    pins: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    facts: Mapping[str, FactValue] = field(default_factory=dict)
+    pins: Mapping[str, str] = {}
+    tags: Mapping[str, str] = {}
+    facts: Mapping[str, FactValue] = {}
     zone: tzinfo = UTC
     windows: Sequence[Window] = ()
 
@@ -49,7 +50,7 @@ class DeviceView:
         """The same device after `desired` took the place of its configuration."""
         if desired is None:
             return self
-        return replace(
+        return msgspec.structs.replace(
             self,
             channel=self.channel if desired.channel is None else desired.channel,
             tags=self.tags if desired.tags is None else desired.tags,

@@ -48,6 +48,8 @@ def next_in_all(sets: Sequence[Sequence[Window]], moment: datetime, zone: tzinfo
     them: asked again then, the answer is later still.
     """
     found = moment.astimezone(UTC)
+    if not any(sets):
+        return found
     while found < moment + _SEARCH:
         following = max((next_in_any(windows, found, zone) for windows in sets), default=found)
         if following == found:
