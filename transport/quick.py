@@ -226,8 +226,9 @@ class QuickClient(Client):
         return False
 
     def _sock_recv(self, bufsize: int) -> bytes:
-        if self._failure is not None:
-            raise self._failure
+        failure, self._failure = self._failure, None  # kept, it would lead back to this client by its traceback
+        if failure is not None:
+            raise failure
         if self._at == len(self._chunk):
             self._chunk, self._at = self._received(max(bufsize, _CHUNK)), 0
         piece = self._chunk[self._at : self._at + bufsize]

@@ -187,6 +187,33 @@ def test_all_of_it_is_written_in_its_order_however_little_the_socket_takes(size:
         assert client._last_msg_out > 0
 
 
+class Breaking(Unwritable):
+    """A socket whose connection breaks, which it says once."""
+
+    broken = False
+
+    def recv(self, _size: int) -> bytes:
+        if self.broken:
+            return b""
+        self.broken = True
+        raise ConnectionResetError("reset by the broker")
+
+
+def test_why_a_connection_broke_is_told_and_that_it_has_ended_is_noticed() -> None:
+    client, said = unconnected(QuickClient), list[str]()
+    client._sock = Breaking()  # type: ignore[assignment]  # nothing is written to it
+    client.on_log = lambda _client, _userdata, _level, text: said.append(text)
+    assert client.loop_read() == MQTTErrorCode.MQTT_ERR_CONN_LOST
+    assert [text for text in said if "reset by the broker" in text]
+    here, there = socket.socketpair()
+    with here:
+        here.setblocking(False)
+        ended = unconnected(QuickClient)
+        ended._sock = here  # what connecting would do
+        there.close()
+        assert ended.loop_read() == MQTTErrorCode.MQTT_ERR_CONN_LOST
+
+
 def test_a_packet_id_that_is_still_in_use_is_left_out() -> None:
     client = unconnected(QuickClient)
     assert isinstance(client, QuickClient)
