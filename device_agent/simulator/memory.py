@@ -35,6 +35,7 @@ class MemoryJournal:
 
     __slots__ = (
         "_arrived",
+        "_awaited",
         "_boot_id",
         "_device",
         "_events",
@@ -75,6 +76,7 @@ class MemoryJournal:
         self._last_seq = 0
         self._session = 0
         self._arrived = asyncio.Event()
+        self._awaited = False
 
     def begin(
         self, request: UpdateRequest, outcome: Outcome, *, update: str, at: datetime, error: ErrorReport | None = None
@@ -198,11 +200,13 @@ class MemoryJournal:
         """Wait until there is an event above `after_seq`."""
         if self._last_seq <= after_seq:
             self._arrived.clear()
+            self._awaited = True
             # no `asyncio.timeout`: that costs more than what is waited for
             late = asyncio.get_running_loop().call_later(timeout_s, self._arrived.set)
             try:
                 await self._arrived.wait()
             finally:
+                self._awaited = False
                 late.cancel()
         return self._last_seq > after_seq
 
@@ -251,5 +255,8 @@ class MemoryJournal:
         )
         kept = self._unsent[event.seq] = KeptEvent(event.seq, encode(event))
         self._events.append(kept)
-        self._arrived.set()
+        if self._awaited:
+            # a turn of the loop later, as the agent's own does from its thread: what is written by then goes with it
+            self._awaited = False
+            asyncio.get_running_loop().call_soon(self._arrived.set)
         self._on_event(event)

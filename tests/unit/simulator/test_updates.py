@@ -19,7 +19,7 @@ class Bench:
 
     def __init__(self, course: Course) -> None:
         self.told: list[Phase] = []
-        journal = MemoryJournal(
+        self.journal = journal = MemoryJournal(
             device="pi-1", boot_id="boot-1", on_begun=lambda: None, on_event=self._told, on_confirmed=lambda *_: None
         )
         self.updates = SimulatedUpdates(
@@ -60,3 +60,25 @@ async def test_what_is_put_off_begins_in_time_and_nothing_begins_after_the_end()
     bench.updates.end()
     await asyncio.sleep(0.05)  # what must not happen has no condition to wait for
     assert bench.told[-1] is Phase.ACCEPTED
+
+
+async def test_whoever_waits_for_events_finds_all_that_were_written_in_the_same_moment() -> None:
+    bench = Bench(Course(size=1))
+    waiting = asyncio.create_task(bench.journal.wait_for_events(0, 10))
+    await asyncio.sleep(0)
+    await bench.updates.submit(UpdateRequest(package="tacho", version="1.0.0"))
+    assert await waiting
+    assert len(bench.journal.unsent()) == len(WELL)
+    assert await bench.journal.wait_for_events(len(WELL) - 1, 10)
+
+
+async def test_a_wait_for_events_has_an_end_and_the_next_one_hears_of_them_again() -> None:
+    bench = Bench(Course(size=1))
+    assert not await bench.journal.wait_for_events(0, 0.01)
+    given_up = asyncio.create_task(bench.journal.wait_for_events(0, 10))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    waiting = asyncio.create_task(bench.journal.wait_for_events(0, 10))
+    await asyncio.sleep(0)
+    await bench.updates.submit(UpdateRequest(package="tacho", version="1.0.0"))
+    assert await waiting
