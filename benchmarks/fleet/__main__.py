@@ -85,6 +85,7 @@ def measure(devices: int, processes: int, *, kills: bool) -> Figures:
         for _ in range(ANSWERS):
             field.page(first)
         time.sleep(3)  # the last reports again, and what the fleet says of itself
+        field.catch_up()
         before, cpu = field.told, cpu_seconds(field.controller)
         began = time.monotonic()
         rollout = field.release(SECOND)
@@ -102,6 +103,7 @@ def measure(devices: int, processes: int, *, kills: bool) -> Figures:
         finally:
             over.set()
             reader.join()
+        field.catch_up()
         field.wait(lambda: field.stored()[0] >= field.sent, "storing every event", 120)
         spent = cpu_seconds(field.controller) - cpu - len(answers) * _cost_of_an_answer(field, rollout)
         after = field.told

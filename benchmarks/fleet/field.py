@@ -40,6 +40,7 @@ class Field:
         self._http = http
         self._processes = Processes(folder / "logs")
         self._fleet: subprocess.Popen[str] | None = None
+        self._lines = 0
         self.told: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -123,6 +124,11 @@ class Field:
         all_of_them, different = self._ask("SELECT COUNT(*), COUNT(DISTINCT device || '/' || seq) FROM events")
         return all_of_them, different
 
+    def catch_up(self) -> None:
+        """Wait until the fleet has said what it has done up to now: it does so now and then, and not at every event."""
+        enough = self._lines + 3  # one may be on its way, and one be made of what its processes said before
+        self.wait(lambda: self._lines >= enough, "a word of the fleet", 30)
+
     @property
     def sent(self) -> int:
         """Events that devices have written."""
@@ -161,3 +167,4 @@ class Field:
         assert fleet.stdout is not None
         for line in fleet.stdout:
             self.told = json.loads(line)
+            self._lines += 1
