@@ -45,7 +45,7 @@ __all__ = [
     "writing",
 ]
 
-CACHE_KIB: Final = 16 * 1024
+CACHE_KIB: Final = 8 * 1024
 """Of each connection, in place of SQLite's own 2 MiB. Searches among very many releases have `searching` beside it."""
 
 MAPPED_BYTES: Final = 1 << 30
