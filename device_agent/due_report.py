@@ -5,6 +5,7 @@ where a look is due soon enough already.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -52,8 +53,8 @@ class DueReport:
         self._truth = truth
         self._asked = False
         self._loop: asyncio.AbstractEventLoop | None = None  # that of the connection
-        self._due = 0.0
-        self._last_at = float("-inf")
+        self._due = math.inf
+        self._last_at = -math.inf
         self._stirred = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -90,26 +91,35 @@ class DueReport:
         loop = self._loop = asyncio.get_running_loop()
         clock = loop.time
         if told is None:
-            self._last_at = float("-inf")  # how often is a matter of one connection
-        self._due = life = clock() + SIGN_OF_LIFE_S
+            self._last_at = -math.inf  # how often is a matter of one connection
+            self._stirred.set()
+        life = clock() + SIGN_OF_LIFE_S
+        # what was stirred while the last one was on its way did not know when that would be
+        self._due = min(max(self._due, self._last_at + REPORT_EVERY_S), life)
         while True:
+            await self._wait(loop)
+            # what is stirred from here on may be told by the next report only
             self._stirred.clear()
+            due, self._due = self._due, math.inf
             true = await in_thread(self._truth)
             if told is not None and true.has_ended(told):
                 return self._chosen(true)
             changed = told is None or self._asked or true.packages != told.packages
             if changed:
-                self._be_due_in(COALESCE_S)
+                due = min(due, self._earliest(clock(), COALESCE_S))
             elif told is not None and true.seq != told.seq:
-                self._be_due_in(SEQ_ONLY_S)
-            if clock() >= self._due:  # a wait that something ends each time never comes to its own end
-                if changed or true != told or self._due == life:
-                    return self._chosen(true)
-                self._due = life  # the event was counted already when the last report was made
-            await self._wait(loop)
+                due = min(due, clock() + SEQ_ONLY_S)
+            if clock() < due:
+                self._due = min(self._due, due)
+            elif changed or true != told or due == life:
+                return self._chosen(true)
+            else:
+                self._due = min(self._due, life)  # the event was counted already when the last report was made
 
     async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         """Until it is due, or something may be due at once."""
+        if self._stirred.is_set():
+            return
         self._timer = loop.call_at(self._due, self._stirred.set)
         try:
             await self._stirred.wait()
@@ -121,12 +131,15 @@ class DueReport:
         loop = self._loop
         if loop is None:
             return  # with the first connection all is told
-        due = max(loop.time() + seconds, self._last_at + REPORT_EVERY_S)
+        due = self._earliest(loop.time(), seconds)
         if due < self._due:
             self._due = due
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = loop.call_at(due, self._stirred.set)
+
+    def _earliest(self, now: float, seconds: float) -> float:
+        return max(now + seconds, self._last_at + REPORT_EVERY_S)
 
     def _chosen(self, true: Told) -> Told:
         self._asked = False

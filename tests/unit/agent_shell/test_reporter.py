@@ -247,6 +247,47 @@ async def test_nobody_looks_at_what_is_true_for_events_that_change_nothing_of_it
     assert [one.seq for one in reports(link)] == [0, 6, 7]
 
 
+async def test_nobody_looks_again_after_a_report_unless_something_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox, link = MemoryOutbox(), FakeLink()
+    looks, truth = 0, outbox.installed
+
+    def counted() -> dict[str, InstalledPackage]:
+        nonlocal looks
+        looks += 1
+        return truth()
+
+    monkeypatch.setattr(outbox, "installed", counted)
+    async with running(make_reporter(outbox), link):
+        await until(lambda: len(reports(link)) == 1)
+        await asyncio.sleep(0.05)  # what must not happen has no condition to wait for
+    assert looks == 2, "at first, and when it was due"
+
+
+async def test_a_report_keeps_its_distance_from_one_that_was_long_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SlowLink(FakeLink):
+        gate = asyncio.Event()
+
+        async def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 10.0) -> None:
+            await super().publish(topic, payload, retain=retain, timeout_s=timeout_s)
+            await self.gate.wait()
+
+    outbox, link = MemoryOutbox(), SlowLink()
+    outbox.packages["tacho"] = TACHO
+    reporter = make_reporter(outbox)
+    async with running(reporter, link):
+        await until(lambda: len(reports(link)) == 1)
+        outbox.packages["tacho"] = structs.replace(TACHO, version="1.1.0", phase=Phase.PROBATION)
+        reporter.stir(Phase.SWITCHED)
+        monkeypatch.setattr(due_report, "REPORT_EVERY_S", 3600.0)
+        link.gate.set()
+        await asyncio.sleep(0.1)  # what must not happen has no condition to wait for
+        assert len(reports(link)) == 1
+        outbox.packages["tacho"] = structs.replace(TACHO, version="1.1.0")
+        reporter.stir(Phase.SUCCEEDED)
+        await until(lambda: len(reports(link)) == 2)
+    assert reports(link)[1].packages["tacho"].phase is Phase.SUCCEEDED
+
+
 async def test_events_that_change_nothing_but_the_number_are_reported_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
