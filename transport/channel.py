@@ -122,13 +122,14 @@ class Channel:
         if self.lost is not None:
             raise self.loss()
         mids: list[int] = []
+        this, open_ones = id(self), self._unacknowledged  # those of QoS 0 are never among them
         try:
             for message in messages:
                 connection, mid = message.handle
-                if connection != id(self):
+                if connection != this:
                     raise LinkLost(f"message on {message.topic}: came on an earlier connection, it will come again")
-                if message.qos > 0 and mid in self._unacknowledged:
-                    self._unacknowledged.remove(mid)
+                if mid in open_ones:
+                    open_ones.remove(mid)
                     mids.append(mid)
         finally:
             if mids:

@@ -1,14 +1,18 @@
 """What is read from a topic, and what is refused with one line."""
 
 import json
+from typing import Any
 
+import msgspec
 import pytest
 
+from controller.fleet import incoming
 from controller.fleet.incoming import ClearedIn, EventIn, PresenceIn, Reader, ReportedIn
 from schemas.codec import MAX_PAYLOAD, encode
 from schemas.errors import ContractError
+from schemas.messages import UpdateEvent
 from schemas.topics import Topics
-from tests.unit.fleet.builders import event, presence, reported
+from tests.unit.fleet.builders import an_id, event, presence, reported
 
 reader = Reader(Topics())
 
@@ -51,3 +55,39 @@ def test_what_breaks_the_contract_is_refused_in_one_line(topic: str, payload: by
         reader.read(f"flotilla/v1/{topic}", payload)
     assert caught.value.code == code
     assert "\n" not in str(caught.value)
+
+
+NAMES = ("device", "package", "update", "rollout")
+
+
+def said(value: UpdateEvent) -> dict[str, Any]:
+    return msgspec.to_builtins(value)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_name_that_breaks_the_contract_is_refused_whatever_was_read_before(times: int) -> None:
+    fresh = Reader(Topics())
+    for _ in range(times):
+        fresh.quickly("flotilla/v1/devices/pi-1/events", encode(event()))
+    for name in NAMES:
+        for wrong in ("Pi 1", "", "x" * 64, 7):
+            broken = json.dumps(said(event()) | {name: wrong}).encode()
+            with pytest.raises(ContractError, match=f"UpdateEvent: .*{name}") as caught:
+                fresh.quickly("flotilla/v1/devices/pi-1/events", broken)
+            assert caught.value.code == "message.json"
+
+
+def test_events_are_the_same_the_first_time_and_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "MOST_KNOWN", 3)
+    fresh = Reader(Topics())
+    detail = {"wire_bytes": 7}
+    for number in (1, 2, 1, 3, 4, 5, 1, 1):
+        for rollout in (None, an_id(900 + number)):
+            wanted = event(f"pi-{number}", number, update=an_id(number), rollout=rollout, detail=detail)
+            read = fresh.quickly(f"flotilla/v1/devices/pi-{number}/events", encode(wanted))
+            assert isinstance(read, EventIn)
+            assert isinstance(read.event, UpdateEvent)
+            assert said(read.event) == said(wanted)
+            assert encode(read.event) == encode(wanted)
+            assert len(fresh._names) <= 5
+            assert len(fresh._ids) <= 6
