@@ -354,6 +354,8 @@ class UpdateManager:
         return self._trouble
 
     async def _judge(self, request: UpdateRequest) -> wishes.Judgement:
+        # first what is under way: what ends meanwhile is then either found there or has its verdict
+        unfinished = await self._queue.unfinished(request.package)
         verdict = None
         if request.rollout is not None:
             verdict = await in_thread(self._journal.verdict, request.package, request.rollout, request.version)
@@ -361,7 +363,7 @@ class UpdateManager:
         return wishes.judge(
             request,
             install=installs.get(request.package),
-            unfinished=await self._queue.unfinished(request.package),
+            unfinished=unfinished,
             verdict=verdict,
             now=self._clock.now(),
         )

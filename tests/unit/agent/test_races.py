@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -20,13 +21,15 @@ ONE, TWO = build(version="1.0.0"), build(version="1.1.0")
 class SlowMove:
     """Holds the journal back right before or after it has written that the update under way moves by `outcome`."""
 
-    def __init__(self, device: Device, outcome: Outcome, *, version: str, written: bool) -> None:
+    def __init__(
+        self, device: Device, outcome: Outcome, *, version: str, written: bool, phase: Phase = Phase.PROBATION
+    ) -> None:
         self.reached, self.go_on = threading.Event(), threading.Event()
         real = device.journal.advance
 
         def advance(update: str, move: Outcome, **more: Any) -> Any:
             row = device.journal.get(update)
-            held = move is outcome and row is not None and row.version == version and row.phase is Phase.PROBATION
+            held = move is outcome and row is not None and row.version == version and row.phase is phase
             if not held:
                 return real(update, move, **more)
             moved = real(update, move, **more) if written else None
@@ -54,6 +57,28 @@ async def test_going_back_is_not_lost_while_success_is_written_down(updated: Dev
     slow.go_on.set()
     await updated.end_of(await asked)
     updated.assert_runs(ONE)
+
+
+async def test_what_is_announced_again_while_success_is_written_down_is_not_begun_again(updated: Device) -> None:
+    # another rollout of what runs already: there is nothing to install, and the installation stays the first one's
+    slow = SlowMove(updated, Outcome.DONE, version="1.0.0", written=False, phase=Phase.ACCEPTED)
+    first = await updated.submit(ONE, 2)
+    await until(slow.reached.is_set)
+    real = updated.journal.verdict
+
+    def verdict(package: str, of: str, version: str) -> Any:
+        found = real(package, of, version)
+        slow.go_on.set()
+        give_up = time.monotonic() + 30
+        while first.update in {row.id for row in updated.journal.unfinished()}:
+            assert time.monotonic() < give_up
+            time.sleep(0.005)
+        return found
+
+    updated.journal.verdict = verdict  # type: ignore[method-assign]  # it ends between two looks at the journal
+    again = await updated.submit(ONE, 2)
+    assert again.update in (first.update, None)
+    assert len(updated.journal.history("tacho")) == 2
 
 
 @pytest.mark.parametrize("written", [False, True])
