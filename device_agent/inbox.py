@@ -90,9 +90,8 @@ class Inbox:
         while True:
             for message in messages:
                 await self._take_in(link, message)
-            # a package that is subscribed to by its name and with all others comes twice, and at once
-            messages, outdated = self._newest(await link.batch(_BATCH))
-            await _acknowledge(link, outdated)
+            messages, again = self._once(await link.batch(_BATCH))
+            await _acknowledge(link, again)
 
     async def _pile(self, link: Link) -> list[Message]:
         """What the broker has kept and what is retained, in order; of each release the last message only."""
@@ -118,6 +117,19 @@ class Inbox:
             void = place < last[message.topic] and self._is_release(message.topic)
             (outdated if void else counts).append(message)
         return counts, outdated
+
+    def _once(self, messages: list[Message]) -> tuple[list[Message], list[Message]]:
+        """Without, and only, announcements that come again: those of a package that is subscribed to in two ways."""
+        if len(messages) == 1:
+            return messages, []
+        seen: set[tuple[str, bytes]] = set()
+        first: list[Message] = []
+        again: list[Message] = []
+        for message in messages:
+            known = (message.topic, message.payload) in seen and self._is_release(message.topic)
+            (again if known else first).append(message)
+            seen.add((message.topic, message.payload))
+        return first, again
 
     def _is_release(self, topic: str) -> bool:
         try:

@@ -102,7 +102,6 @@ def _client(settings: LinkSettings, will: Will | None, address: Address) -> Quic
         manual_ack=True,
     )
     client.connect_timeout = settings.connect_timeout_s
-    client.max_inflight_messages = 0  # Channel counts, so that paho never queues
     client.username = settings.username
     client.password = settings.secret()
     if address.tls:

@@ -50,7 +50,7 @@ class QuickClient(Client):
 
     Attributes:
         on_published: called with each PUBLISH that was decoded here; the others go to `on_message`.
-        on_taken: called with the packet id of each PUBACK that says success and nothing else.
+        on_taken: called with the packet id of each PUBACK that says that the broker has the message, and nothing else.
         on_answered: called with the packet id, the reason and the properties of any other PUBACK.
         on_to_write: called when there is something to write.
         on_hold: nothing more is to be handled for now, though it was taken off the socket already.
@@ -108,7 +108,8 @@ class QuickClient(Client):
         waiting = self._out_packet
         last = waiting[-1] if waiting else None
         ours = last is not None and last["command"] == _PUBLISH and last["info"] is None
-        if last is not None and ours and last["to_process"] < _CHUNK:
+        # what is partly gone is not added to: where the socket is always full it would never be let go of
+        if last is not None and ours and last["pos"] == 0 and last["to_process"] < _CHUNK:
             last["packet"] += packets
             last["to_process"] += len(packets)
         else:

@@ -114,8 +114,10 @@ def measure(devices: int, processes: int, *, kills: bool) -> Figures:
         count = max(1, round((events + others) / devices))
         host, port = "127.0.0.1", field.broker.port
         CONSOLE.print(f"{devices} devices: {seconds:.1f} s, {events} events and {others} other messages")
-        bare_seconds, bare_cpu = bare.measure(host, port, clients=devices, sizes=[each] * count, processes=processes)
         load, sent, stored = os.getloadavg()[0], field.sent, field.stored()
+        field.stop_fleet()  # a broker may have too few file descriptors for both
+        time.sleep(3)  # their goodbyes
+        bare_seconds, bare_cpu = bare.measure(host, port, clients=devices, sizes=[each] * count, processes=processes)
     return Figures(
         devices=devices,
         messages=events + others,

@@ -31,7 +31,7 @@ class Field:
     """Everything that runs for one fleet; a context manager that ends it all."""
 
     def __init__(self, folder: Path, devices: int) -> None:
-        allow_connections(2 * devices + 1000)  # the broker's: as many bare clients come beside the fleet
+        allow_connections(devices + 1000)  # the broker's
         (http,) = free_ports(1)
         self.broker = MosquittoProcess(folder / "broker", save_every_s=SAVE_EVERY_S)
         self.client = ControllerClient(f"http://127.0.0.1:{http}")
@@ -58,9 +58,7 @@ class Field:
         return self
 
     def __exit__(self, *caught: object) -> None:
-        if self._fleet is not None:
-            self._fleet.terminate()
-            self._fleet.wait(60)
+        self.stop_fleet()
         self._stack.close()
 
     def start_controller(self) -> None:
@@ -93,6 +91,13 @@ class Field:
         threading.Thread(target=self._listen, args=(self._fleet,), daemon=True).start()
         self.wait(lambda: self.told.get("connected") == self._devices, "connecting the fleet", 600)
         self.wait(lambda: self._known() == self._devices, "the controller's knowing the fleet", 600)
+
+    def stop_fleet(self) -> None:
+        """Have all devices say goodbye; harmless where there are none."""
+        if self._fleet is not None:
+            self._fleet.terminate()
+            self._fleet.wait(60)
+            self._fleet = None
 
     def release(self, version: str) -> str:
         """Announce it to everybody at once; gives the rollout."""

@@ -83,7 +83,8 @@ class Reader:
     def __init__(self, topics: Topics) -> None:
         self._parse = topics.parse
         self._devices = f"{topics.root}/devices/"
-        self._names: set[str] = set()
+        self._known_devices: set[str] = set()
+        self._packages: set[str] = set()
         self._ids: set[str | None] = {None}
 
     def quickly(self, topic: str, payload: bytes, *, retained: bool = False) -> Incoming | None:
@@ -104,17 +105,17 @@ class Reader:
 
     def _event(self, payload: bytes) -> EventIn:
         """As `decode`, which is asked the first time that a name comes: devices say the same few again and again."""
-        names, ids = self._names, self._ids
+        devices, packages, ids = self._known_devices, self._packages, self._ids
         with contextlib.suppress(ContractError):  # which is told by `decode`, in its words
             event = decode(payload, _Unchecked)
-            if event.device in names and event.package in names and event.update in ids and event.rollout in ids:
+            if event.device in devices and event.package in packages and {event.update, event.rollout} <= ids:
                 return EventIn(event, payload)
         checked = decode(payload, UpdateEvent)
-        if len(names) > MOST_KNOWN:
-            names.clear()
-        if len(ids) > MOST_KNOWN:
-            ids.clear()
-        names.update((checked.device, checked.package))
+        for known in (devices, packages, ids):
+            if len(known) > MOST_KNOWN:
+                known.clear()
+        devices.add(checked.device)
+        packages.add(checked.package)
         ids.update((None, checked.update, checked.rollout))
         return EventIn(checked, payload)
 

@@ -113,9 +113,13 @@ def _take_events(
     values: list[tuple[Any, ...]] = []
     placed: list[tuple[int, UpdateEvent]] = []
     received_at = to_db(now)
+    out_of_order: set[str] = set()
     for one in batch:
         event = one.event
-        life = place(event, rows[event.device], known)
+        row = rows[event.device]
+        if row.life > 1 or event.seq != row.track.highest + 1:
+            out_of_order.add(event.device)
+        life = place(event, row, known)
         if life is None:
             outcome.repeated += 1
             continue
@@ -124,7 +128,7 @@ def _take_events(
     outcome.new_lives = {row.id: row.life for row in rows.values() if row.life_began}
     if values:
         outcome.stored = _insert_events(connection, values, placed)
-        outcome.rollouts = note_words(connection, placed, now)
+        outcome.rollouts = note_words(connection, placed, now, out_of_order=out_of_order)
 
 
 def _may_be_here(event: UpdateEvent, row: DeviceRow) -> bool:

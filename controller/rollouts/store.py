@@ -18,7 +18,7 @@ from controller.rollouts.keeping import intention_of, plan_of, text_of
 from controller.rollouts.plan import ENDED, MOVES, RolloutState
 from controller.rollouts.plan_files import default_plan
 from controller.rollouts.reader import read_rollout, unknown_rollout
-from controller.rollouts.standing import Standings, Words
+from controller.rollouts.standing import Standing, Standings, Words
 from controller.rollouts.tables import rollouts
 from controller.rollouts.taking_back import cancel_all, cancel_device, note_cancel, retry
 from controller.rollouts.views import Rollout, WaveState
@@ -87,8 +87,17 @@ class RolloutStore:
             with writing(self._engine) as connection:
                 waves = plan or default_plan(meant(connection, channel, intention.targets))
                 rollout, standing = begin(connection, intention, waves, now)
-            self._standings.keep(rollout.id, standing)
+            self._keep_new(rollout, standing)
         return rollout
+
+    def _keep_new(self, rollout: Rollout, standing: Standing) -> None:
+        """Spare the first look at a new rollout the reading of its devices.
+
+        Only where nobody else wrote since they were read for it: elsewhere the intake may have taken something in
+        that asked for no look, because the rollout was not there yet.
+        """
+        if self._engine.dialect.name == "sqlite":
+            self._standings.keep(rollout.id, standing)
 
     def create_set(
         self,
@@ -135,7 +144,7 @@ class RolloutStore:
                 _lock_all(connection, filter(None, replaced))
                 begun = [begin(connection, intention, ALL_AT_ONCE, now) for intention in intentions]
             for rollout, standing in begun:
-                self._standings.keep(rollout.id, standing)
+                self._keep_new(rollout, standing)
                 made[rollout.package] = rollout
         return [made[package] for package in packages]
 

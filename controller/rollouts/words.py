@@ -23,13 +23,20 @@ _Bytes = tuple[int | None, int | None, int | None]
 _NO_BYTES: Final = (None, None, None)
 
 
-def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]], now: datetime) -> dict[str, Words]:
+def note_words(
+    connection: Connection,
+    events: Iterable[tuple[int, UpdateEvent]],
+    now: datetime,
+    *,
+    out_of_order: Collection[str] = (),
+) -> dict[str, Words]:
     """Take in what events say about rollouts; an event that is older than the word kept changes nothing.
 
     Args:
         connection: in a writing transaction.
         events: each with the life of the device's journal that it belongs to.
         now: the controller's clock.
+        out_of_order: devices of which an event came that is not the next one: what it says may be known better already.
 
     Returns:
         Ids of the rollouts that were spoken of, and what by which devices.
@@ -41,7 +48,7 @@ def note_words(connection: Connection, events: Iterable[tuple[int, UpdateEvent]]
             said.setdefault((event.rollout, event.device), []).append(one)
     spoken_of: dict[str, Words] = {}
     for (rollout, device), words in said.items():
-        goes_on = all(event.phase in UNDER_WAY for _, event in words)
+        goes_on = device not in out_of_order and all(event.phase in UNDER_WAY for _, event in words)
         spoken_of.setdefault(rollout, {})[device] = words[-1][1].phase if goes_on else None
     heard_at = to_db(now)
     execute_many(connection, _write, _COLUMNS, [_latest(said[key], heard_at) for key in sorted(said)])

@@ -256,7 +256,7 @@ class MemoryJournal:
         kept = self._unsent[event.seq] = KeptEvent(event.seq, encode(event))
         self._events.append(kept)
         if self._awaited:
-            # a turn of the loop later, as the agent's own does from its thread: what is written by then goes with it
+            # a turn of the loop later: what is written by then goes with it
             self._awaited = False
             asyncio.get_running_loop().call_soon(self._arrived.set)
         self._on_event(event)

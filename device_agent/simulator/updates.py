@@ -15,7 +15,7 @@ from device_agent.lifecycle import Outcome, Step
 from device_agent.readiness import HOLD
 from device_agent.reports import report
 from device_agent.requirements import check_downgrade
-from device_agent.sets import Broken, Members, Ready, group_members, judge, together
+from device_agent.sets import Broken, Members, Ready, because_of, group_members, judge, together
 from device_agent.simulator.course import Course, manifest_of
 from device_agent.simulator.memory import MemoryJournal
 from device_agent.steps.move import Move, leave
@@ -245,7 +245,7 @@ class SimulatedUpdates:
             now, broken = self._now(), False
             for members in self._sets(rows):
                 match judge(members, self._journal.installs(), now):
-                    case Broken(moves):
+                    case Broken(moves) if moves:
                         for update, outcome, why in moves:
                             self._move(update, Move(outcome=outcome, error=why))
                         broken = True
@@ -301,6 +301,7 @@ class SimulatedUpdates:
     def _step(self, ids: tuple[str, ...]) -> bool:
         """False where the device falls silent."""
         now = self._now()
+        steps: list[tuple[Update, Move]] = []
         for update in ids:
             row = self._journal.get(update)
             if row is None or row.phase in LAST_WORDS:
@@ -311,7 +312,9 @@ class SimulatedUpdates:
                 return False
             move = self._outcome(row, course, now)
             if move is not None:
-                self._move(row, move, now)
+                steps.append((row, move))
+        for row, move in _together(steps):
+            self._move(row, move, now)
         return True
 
     def _fall_silent_soon(self) -> None:
@@ -398,6 +401,16 @@ class SimulatedUpdates:
             install=move.install,
             uninstall=move.uninstall,
         )
+
+
+def _together(steps: list[tuple[Update, Move]]) -> list[tuple[Update, Move]]:
+    """The steps of a set's members: where one goes back, all of them do."""
+    culprit = next(((row, move) for row, move in steps if move.outcome is Outcome.GO_BACK), None)
+    if culprit is None:
+        return steps
+    row, move = culprit
+    others = Move(outcome=Outcome.GO_BACK, error=because_of(f"{row.package} {row.version}", move.error))
+    return [step if step is culprit or step[1].outcome is Outcome.GO_BACK else (step[0], others) for step in steps]
 
 
 _ENDS: Final = {

@@ -153,25 +153,27 @@ async def test_of_what_piled_up_only_the_last_word_about_a_release_counts() -> N
     assert link.acknowledged == [kept[0], *kept[1:], *retained, later]
 
 
-async def test_of_what_comes_at_once_only_the_last_word_about_a_release_counts() -> None:
+async def test_an_announcement_that_comes_twice_at_once_is_acted_on_once() -> None:
     """Subscriptions overlap, so what is announced of an installed package comes twice."""
     decisions = Decisions()
-    wish, halted = encode(announced(revision=3)), encode(announced(revision=4, state="halted"))
-    wishes = TOPICS.device("pi-1", "desired")
-    twice = [message(RELEASE, wish), message(RELEASE, wish)]
-    more = [
-        message(RELEASE, wish),
-        message(wishes, encode(Desired(rev=1))),
-        message(wishes, b""),
-        message(RELEASE, b""),
-    ]
-    apart = [[message(RELEASE, wish)], [message(RELEASE, halted)]]
-    link = FakeLink(later=[twice, more, *apart])
+    wish = encode(announced(revision=3))
+    desired = (TOPICS.device("pi-1", "desired"), encode(Desired(rev=1)))
+    twice = [message(RELEASE, wish), message(*desired), message(RELEASE, wish), message(*desired)]
+    apart = [[message(RELEASE, wish)], [message(RELEASE, wish)]]
+    link = FakeLink(later=[twice, *apart])
     await run_to_its_end(inbox_for(decisions), link)
-    withdrawn = ("stable", "tacho")
-    last = announced(revision=4, state="halted")
-    assert decisions.taken == [announced(revision=3), Desired(rev=1), None, withdrawn, announced(revision=3), last]
-    assert link.acknowledged == [*twice, *more, *apart[0], *apart[1]]
+    taken = announced(revision=3)
+    assert decisions.taken == [taken, Desired(rev=1), Desired(rev=1), taken, taken]
+    assert link.acknowledged == [twice[2], twice[0], twice[1], twice[3], *apart[0], *apart[1]]
+
+
+async def test_a_broken_announcement_does_not_keep_the_device_from_the_one_before_it() -> None:
+    decisions = Decisions()
+    at_once = [message(RELEASE, encode(announced())), message(RELEASE, b"{}")]
+    link = FakeLink(later=[at_once])
+    await run_to_its_end(inbox_for(decisions), link)
+    assert decisions.taken == [announced()]
+    assert link.acknowledged == at_once
 
 
 async def test_an_announcement_that_was_withdrawn_while_the_device_was_away_is_not_begun() -> None:

@@ -89,5 +89,5 @@ def test_events_are_the_same_the_first_time_and_afterwards(monkeypatch: pytest.M
             assert isinstance(read.event, UpdateEvent)
             assert said(read.event) == said(wanted)
             assert encode(read.event) == encode(wanted)
-            assert len(fresh._names) <= 5
+            assert len(fresh._known_devices) <= 4
             assert len(fresh._ids) <= 6

@@ -19,6 +19,7 @@ from controller.rollouts.waves import ALL_AT_ONCE
 from schemas.messages import Phase
 from tests.unit.fleet.builders import NOW, an_id, event_in, reported_in
 
+EXAMPLES = itertools.count()
 PACKAGES = (f"package-{number}" for number in itertools.count())
 
 
@@ -67,28 +68,43 @@ def test_a_step_that_leaves_the_verdict_is_counted_and_its_device_is_not_read(
     assert RolloutReader(engine).rollout(rollout.id).verdicts == {Verdict.PENDING: 1, Verdict.ROLLED_BACK: 1}
 
 
-steps = st.lists(st.tuples(st.sampled_from(["pi-1", "pi-2"]), st.sampled_from(Phase)), max_size=12)
+@st.composite
+def steps(draw: st.DrawFn) -> list[tuple[str, int, Phase]]:
+    """What two devices say, numbered as they say it, in the order in which it comes in: now and then another one."""
+    said = draw(st.lists(st.tuples(st.sampled_from(["pi-1", "pi-2"]), st.sampled_from(Phase)), max_size=12))
+    counts = {"pi-1": itertools.count(1), "pi-2": itertools.count(1)}
+    numbered = [(name, next(counts[name]), phase) for name, phase in said]
+    return draw(st.just(numbered) | st.permutations(numbered))
+
+
+def test_a_step_that_comes_late_does_not_count_for_a_later_one(engine: Engine) -> None:
+    store, rollout = begun(engine, "pi-1")
+    for seq, phase in ((1, Phase.ACCEPTED), (3, Phase.STAGED), (2, Phase.FETCHING)):
+        step = event_in("pi-1", seq, phase, update=an_id(1), rollout=rollout.id, package=rollout.package)
+        said = IntakeStore(engine).take_in([step], NOW).rollouts[rollout.id]
+        evaluation = store.evaluate(rollout.id, NOW, changed=said)
+    assert evaluation is not None
+    assert evaluation.view == RolloutReader(engine).rollout(rollout.id)
+    assert evaluation.view.phases == {"staged": 1}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
-@given(steps, st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 3))
+@given(steps(), st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 3))
 def test_it_comes_to_the_same_as_looking_at_everybody(
-    engine: Engine, said: list[tuple[str, Phase]], sizes: list[int], looks_after: int
+    engine: Engine, said: list[tuple[str, int, Phase]], sizes: list[int], looks_after: int
 ) -> None:
     """Whatever devices say, in batches of any size, and however many of those are looked at together."""
-    store, rollout = begun(engine, "pi-1", "pi-2")
+    example = next(EXAMPLES)  # the engine is the same for all of them
+    store, rollout = begun(engine, f"{example}-pi-1", f"{example}-pi-2")
     runner = RolloutRunner(store, lambda _rollout, _announced: None, clock=lambda: NOW)
-    seqs = {
-        name: itertools.count(RolloutReader(engine).rollout(rollout.id).revision * 1000) for name in ("pi-1", "pi-2")
-    }
     left = list(said)
     for number, size in enumerate(itertools.cycle(sizes)):
         now, left = left[:size], left[size:]
         if not now:
             break
         batch = [
-            event_in(name, next(seqs[name]), phase, update=an_id(1), rollout=rollout.id, package=rollout.package)
-            for name, phase in now
+            event_in(f"{example}-{name}", seq, phase, update=an_id(1), rollout=rollout.id, package=rollout.package)
+            for name, seq, phase in now
         ]
         runner.touch(rollouts=IntakeStore(engine).take_in(batch, NOW).rollouts)
         if number % looks_after == 0 or not left:

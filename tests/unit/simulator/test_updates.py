@@ -4,12 +4,13 @@ import asyncio
 import os
 from datetime import UTC, datetime, timedelta
 
-from device_agent.simulator.course import Course
+from device_agent.simulator.course import FAILURES, Course
 from device_agent.simulator.memory import MemoryJournal
 from device_agent.simulator.updates import SimulatedUpdates
 from device_agent.updates import UpdateRequest
-from schemas.messages import Phase, UpdateEvent
+from schemas.messages import Phase, ReleaseSet, UpdateEvent
 from tests.support.links import until
+from tests.unit.fleet.builders import an_id
 
 WELL = [Phase.ACCEPTED, Phase.FETCHING, Phase.STAGED, Phase.SWITCHED, Phase.PROBATION, Phase.SUCCEEDED]
 
@@ -60,6 +61,34 @@ async def test_what_is_put_off_begins_in_time_and_nothing_begins_after_the_end()
     bench.updates.end()
     await asyncio.sleep(0.05)  # what must not happen has no condition to wait for
     assert bench.told[-1] is Phase.ACCEPTED
+
+
+async def test_where_one_of_a_set_goes_back_all_of_it_does_and_nothing_stands_still() -> None:
+    told: list[tuple[str, Phase]] = []
+    courses = {"engine": Course(size=1), "tacho": Course(size=1, failure=FAILURES[0])}
+    updates = SimulatedUpdates(
+        MemoryJournal(
+            device="pi-1",
+            boot_id="boot-1",
+            on_begun=lambda: None,
+            on_event=lambda event: told.append((event.package, event.phase)),
+            on_confirmed=lambda *_: None,
+        ),
+        course=lambda package, _version: courses[package],
+        now=lambda: datetime.now(UTC),
+        random_bytes=os.urandom,
+        fall_silent=lambda: None,
+    )
+    group = ReleaseSet(id=an_id(1), packages=dict.fromkeys(courses, "1.0.0"))
+    for number, package in enumerate(courses, 2):
+        await updates.submit(UpdateRequest(package=package, version="1.0.0", rollout=an_id(number), group=group))
+    await until(lambda: {told_last(told, package) for package in courses} == {Phase.ROLLED_BACK})
+    assert Phase.SUCCEEDED not in {phase for _, phase in told}
+    assert Phase.PROBATION in {phase for _, phase in told}
+
+
+def told_last(told: list[tuple[str, Phase]], package: str) -> Phase | None:
+    return next((phase for name, phase in reversed(told) if name == package), None)
 
 
 async def test_whoever_waits_for_events_finds_all_that_were_written_in_the_same_moment() -> None:
