@@ -24,7 +24,11 @@ HANGS = "wait()"
 PROGRAM = f"""#!{sys.executable} -IS
 import os, signal, sys, time
 def say(*lines): os.write(int(os.environ[{PIPE!r}]), "".join(one + "\\n" for one in lines).encode())
-def wait(): signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(600)
+def wait():
+    # not a handler and a sleep: a signal just before the sleep would not end it
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    signal.sigwait([signal.SIGTERM])
+    sys.exit(0)
 with open({{log!r}}, "a") as log: log.write(os.environ["FLOTILLA_AGENT_RELEASE"] + " " + " ".join(sys.argv[1:]) + "\\n")
 pid = {{log!r}} + ".pid"
 with open(pid + "~", "w") as one: one.write(str(os.getpid()))

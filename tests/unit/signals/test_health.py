@@ -87,7 +87,7 @@ async def test_the_intake_knows_for_how_long_a_message_has_waited(engine: Engine
 
         def __init__(self) -> None:
             self.acknowledged = 0
-            self.messages = [replace(message("pi-1", 1), arrived=1.0)]
+            self.messages = [message("pi-1", 1)._replace(arrived=1.0)]
 
         async def batch(self, _: int) -> list[object]:
             if self.messages:
