@@ -116,7 +116,10 @@ def move(connection: Connection, row: Any, state: RolloutState, now: datetime, *
         else:
             since = from_db(row["changed_at"])
             plan = replace(plan, stopped=how_it_was(before, tally, by=row["changed_by"], since=since))
-    settle(connection, row, plan, now, before=before, by=by)
+    if state in ENDED:
+        _close(connection, row, plan, now, before=before, by=by)
+    else:
+        settle(connection, row, plan, now, before=before, by=by)
 
 
 def row_of(connection: Connection, rollout: str) -> Any | None:
@@ -138,6 +141,14 @@ def current_row(connection: Connection, channel: str, package: str) -> Any | Non
         if announcing.current_rollout(connection, channel, package) == rollout:
             return row
     return None
+
+
+def _close(connection: Connection, row: Any, plan: Plan, now: datetime, *, before: Plan, by: str | None) -> None:
+    """Keep that a rollout is over: nothing is decided on any more, and most devices have their verdict already."""
+    observed = observe(connection, plan, channel=row["channel"], package=row["package"], unsettled=True)
+    judge = Judge(plan, now)
+    _keep(connection, row, plan, now, before=before, by=by)
+    write_marks(connection, plan.rollout, observed, {one.device: judge.mark(one) for one in observed.observations})
 
 
 def _keep(connection: Connection, row: Any, plan: Plan, now: datetime, *, before: Plan, by: str | None) -> None:

@@ -6,12 +6,12 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import BindParameter, Connection, Select, and_, bindparam, delete, null, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, Select, and_, bindparam, delete, null, or_, select
 
 from controller.database import from_db
 from controller.fleet.sql import Insert, among, chunks, execute_many, insert_of, listed, map_of
 from controller.fleet.tables import desired, device_packages, devices
-from controller.rollouts.plan import ENDED, Mark, Observation, Plan, Verdict
+from controller.rollouts.plan import ENDED, FINAL, Mark, Observation, Plan, Verdict
 from controller.rollouts.tables import rollout_asks, rollout_devices
 from schemas.messages import Phase, Verb
 
@@ -32,16 +32,23 @@ class Observed:
 
 
 def observe(
-    connection: Connection, plan: Plan, *, channel: str, package: str, only: Collection[str] | None = None
+    connection: Connection,
+    plan: Plan,
+    *,
+    channel: str,
+    package: str,
+    only: Collection[str] | None = None,
+    unsettled: bool = False,
 ) -> Observed:
     """What is known of every device that the rollout may concern, or of those in `only` that it may.
 
     Those are the devices of its channel and whoever said something about it. Once the channel announces
-    something else, it concerns only those whom it concerned till then.
+    something else, it concerns only those whom it concerned till then; with `unsettled`, those of them whose verdict is
+    not their last word already.
     """
     over = plan.state in ENDED
     dialect = connection.dialect.name
-    found = _question(dialect, with_facts=_asks_for_facts(plan), over=over, only=only is not None)
+    found = _question(dialect, with_facts=_asks_for_facts(plan), over=over, only=only is not None, unsettled=unsettled)
     values = {"rollout": plan.rollout, "package": package}
     if only is not None:
         values |= listed(dialect, only)
@@ -82,7 +89,7 @@ class _Row(NamedTuple):
 
 
 @cache
-def _question(dialect: str, *, with_facts: bool, over: bool, only: bool) -> Select[Any]:
+def _question(dialect: str, *, with_facts: bool, over: bool, only: bool, unsettled: bool) -> Select[Any]:
     """As `_Row`, of `rollout` and `package`: of the devices that are listed, of those that `channel` has, or of all.
 
     Made once: to put it together anew takes as long as a small fleet's answer.
@@ -112,7 +119,11 @@ def _question(dialect: str, *, with_facts: bool, over: bool, only: bool) -> Sele
     ).select_from(joined)
     if only:
         return found.where(among(dialect, devices.c.id))
-    spoke = _word.device.is_not(None)
+    spoke: ColumnElement[bool] = _word.device.is_not(None)
+    if unsettled:
+        spoke = and_(
+            spoke, or_(_word.phase.is_(None), _word.phase.not_in(_LAST), _word.verdict.is_distinct_from(_word.phase))
+        )
     return found.where(spoke if over else or_(devices.c.channel == bindparam("channel"), spoke))
 
 
@@ -120,6 +131,7 @@ def _asks_for_facts(plan: Plan) -> bool:
     return bool(plan.base.where) or any(one.where or one.concurrency_per for one in plan.waves)
 
 
+_LAST: Final = sorted(str(phase) for phase in FINAL)
 _NOTHING_TOLD: Final = _Told()
 _NONE: Final[Mapping[str, Any]] = {}
 _PHASES: Final = {phase.value: phase for phase in Phase}

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event
 
 from controller.fleet.intake_store import IntakeStore
-from controller.rollouts.plan import UNDER_WAY, Verdict
+from controller.rollouts import evaluating
+from controller.rollouts.observing import Observed
+from controller.rollouts.plan import UNDER_WAY, Plan, Verdict
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.runner import RolloutRunner
 from controller.rollouts.standing import Words
@@ -117,6 +120,32 @@ def test_it_comes_to_the_same_as_looking_at_everybody(
     assert whole is not None
     assert whole.verdicts == 0
     assert partly.view == whole.view
+
+
+def test_of_what_a_newer_release_replaces_only_those_are_read_whose_verdict_may_change(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, rollout = begun(engine, "pi-1", "pi-2", "pi-3")
+    about = {"rollout": rollout.id, "package": rollout.package}
+    IntakeStore(engine).take_in(
+        [event_in("pi-1", 1, Phase.FAILED, **about), event_in("pi-2", 1, Phase.FETCHING, **about)], NOW
+    )
+    store.evaluate(rollout.id, NOW)
+    read: list[str] = []
+    observe = evaluating.observe
+
+    def noting(connection: Connection, plan: Plan, **more: Any) -> Observed:
+        found = observe(connection, plan, **more)
+        read.extend(one.device for one in found.observations)
+        return found
+
+    monkeypatch.setattr(evaluating, "observe", noting)
+    store.create(
+        package=rollout.package, version="3.0.0", channel="stable", repository=["http://r"], plan=ALL_AT_ONCE, now=NOW
+    )
+    assert sorted(read) == ["pi-2", "pi-3"]
+    ended = RolloutReader(engine).rollout(rollout.id)
+    assert ended.verdicts == {Verdict.ENDED: 1, Verdict.FAILED: 1, Verdict.UPDATING: 1}
 
 
 def test_a_last_word_counts_though_a_step_from_before_it_comes_later() -> None:
