@@ -96,6 +96,10 @@ class DeviceRow:
         """Whether it was heard of at a time that is still to come: the controller's clock has been put back since."""
         return self._last_seen > moment + _JUMP_US
 
+    def awaits(self, seq: int) -> bool:
+        """Whether an event is the next one of a journal that never began again, as nearly all are."""
+        return self.life == 1 and seq == self.track.highest + 1
+
     def often(self) -> tuple[Any, ...] | None:
         """As `_OFTEN_AND_OF`, where nothing but that has changed; None where the whole row is to be written."""
         stored = self._stored

@@ -91,7 +91,6 @@ class IntakeStore:
             set_right(connection, [row.id for row in rows.values() if row.is_ahead(moment)], now)
             _take_events(connection, [one for one in batch if isinstance(one, EventIn)], rows, now, outcome)
             _take_state(connection, [one for one in batch if not isinstance(one, EventIn)], rows, outcome)
-            moment = to_db(now)
             hour = hour_number(moment)
             for device in {one.device for one in batch if one.live}:
                 rows[device].heard(moment, hour)
@@ -109,7 +108,13 @@ def _take_events(
         return
     # In a first life an event that is not here for all that is known is new without asking; the others are looked up.
     known = StoredEvents(connection)
-    known.load([(one.event.device, one.event.seq) for one in batch if _may_be_here(one.event, rows[one.event.device])])
+    known.load(
+        [
+            (event.device, event.seq)
+            for event in (one.event for one in batch)
+            if rows[event.device].life > 1 or not rows[event.device].track.lacks(event.seq)
+        ]
+    )
     values: list[tuple[Any, ...]] = []
     placed: list[tuple[int, UpdateEvent]] = []
     received_at = to_db(now)
@@ -117,7 +122,7 @@ def _take_events(
     for one in batch:
         event = one.event
         row = rows[event.device]
-        if row.life > 1 or event.seq != row.track.highest + 1:
+        if not row.awaits(event.seq):
             out_of_order.add(event.device)
         life = place(event, row, known)
         if life is None:
@@ -129,11 +134,6 @@ def _take_events(
     if values:
         outcome.stored = _insert_events(connection, values, placed)
         outcome.rollouts = note_words(connection, placed, now, out_of_order=out_of_order)
-
-
-def _may_be_here(event: UpdateEvent, row: DeviceRow) -> bool:
-    track = row.track
-    return row.life > 1 or (event.seq <= track.highest and not track.lacks(event.seq))
 
 
 _COLUMNS: Final = tuple(column.name for column in events.columns if column.name != "id")

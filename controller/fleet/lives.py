@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import Connection, select, tuple_
 
 from controller.fleet.device_rows import DeviceRow
-from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import MAX_PARAMETERS
 from controller.fleet.tables import events
 from schemas.messages import UpdateEvent
@@ -58,12 +57,11 @@ def place(event: UpdateEvent, row: DeviceRow, known: StoredEvents) -> int | None
     An event whose number another update has taken belongs to the life of its own update, where that is
     known and has room for it, and begins the device's next life otherwise.
     """
-    track = row.track
-    if row.life == 1 and event.seq == track.highest + 1:
-        # the next one of a journal that never began again, as nearly all are: no other can have its number
-        known.add(row.id, event.seq, 1, event.update)
-        row.track = SeqTrack(event.seq, track.missing)
-        return 1
+    if row.awaits(event.seq):
+        # no other can have its number
+        known.add(row.id, event.seq, row.life, event.update)
+        row.track = row.track.add(event.seq)
+        return row.life
     taken = known.updates(row.id, event.seq)
     if event.update in taken.values():
         if event.seq <= row.track.highest:

@@ -133,7 +133,6 @@ def _asks_for_facts(plan: Plan) -> bool:
 
 _LAST: Final = sorted(str(phase) for phase in FINAL)
 _NOTHING_TOLD: Final = _Told()
-_NONE: Final[Mapping[str, Any]] = {}
 _PHASES: Final = {phase.value: phase for phase in Phase}
 
 
@@ -154,8 +153,8 @@ def _observation(row: _Row, package: str, channel: str) -> Observation:
         online=row.online,
         last_seen=from_db(row.last_seen),
         hours=row.hours,
-        tags=map_of(row.tags) if row.tags else _NONE,
-        facts=map_of(row.facts) if row.facts else _NONE,
+        tags=map_of(row.tags),
+        facts=map_of(row.facts),
     )
 
 

@@ -61,7 +61,7 @@ class Standing:
             self._due = [(mark.due, device) for device, mark in self._marks.items() if mark.due is not None]
             heapq.heapify(self._due)
 
-    def to_judge(self, words: Mapping[str, Phase | None]) -> set[str]:
+    def to_judge(self, words: Words) -> set[str]:
         """The devices whose mark may be another because of what they said; of the others only their word is noted.
 
         Args:

@@ -410,7 +410,7 @@ def _together(steps: list[tuple[Update, Move]]) -> list[tuple[Update, Move]]:
         return steps
     row, move = culprit
     others = Move(outcome=Outcome.GO_BACK, error=because_of(f"{row.package} {row.version}", move.error))
-    return [step if step is culprit or step[1].outcome is Outcome.GO_BACK else (step[0], others) for step in steps]
+    return [step if step[1].outcome is Outcome.GO_BACK else (step[0], others) for step in steps]
 
 
 _ENDS: Final = {

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -227,18 +228,24 @@ def test_nothing_is_sent_where_there_is_no_connection() -> None:
     assert not client.want_write()
 
 
-async def test_plain_messages_do_not_take_pahos_way_and_others_arrive_in_their_place(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def decoded_by_paho(monkeypatch: pytest.MonkeyPatch, function: str) -> list[int]:
+    """The ids of the packets that this function of paho's decodes from now on."""
     decoded: list[int] = []
-    original = _packet.decode_publish
+    original = getattr(_packet, function)
 
-    def counted(header: int, packet: bytes | bytearray, protocol: MQTTProtocolVersion) -> _packet.PublishPacket:
-        read = original(header, packet, protocol)
+    def counted(*given: Any) -> Any:
+        read = original(*given)
         decoded.append(read.mid)
         return read
 
-    monkeypatch.setattr(_packet, "decode_publish", counted)
+    monkeypatch.setattr(_packet, function, counted)
+    return decoded
+
+
+async def test_plain_messages_do_not_take_pahos_way_and_others_arrive_in_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded = decoded_by_paho(monkeypatch, "decode_publish")
 
     async def script(peer: Peer) -> None:
         await peer.greet()
@@ -260,15 +267,7 @@ async def test_plain_messages_do_not_take_pahos_way_and_others_arrive_in_their_p
 async def test_plain_acknowledgements_do_not_take_pahos_way_and_others_count_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    decoded: list[int] = []
-    original = _packet.decode_puback
-
-    def counted(header: int, packet: bytes | bytearray, protocol: MQTTProtocolVersion) -> _packet.PubackPacket:
-        read = original(header, packet, protocol)
-        decoded.append(read.mid)
-        return read
-
-    monkeypatch.setattr(_packet, "decode_puback", counted)
+    decoded = decoded_by_paho(monkeypatch, "decode_puback")
 
     async def script(peer: Peer) -> None:
         await peer.greet()
