@@ -75,6 +75,8 @@ def _waves_of(plan: Plan, new: Sequence[Observation], places: Mapping[str, int])
 def _names(plan: Plan, number: int, one: Observation, place: int) -> bool:
     """Whether a wave's own words let the device in by its name."""
     wave = plan.waves[number]
+    if one.device in plan.progress[number].chosen:
+        return True
     if isinstance(wave.devices, list):
         return one.device in wave.devices
     if wave.where is not None:
@@ -85,11 +87,14 @@ def _names(plan: Plan, number: int, one: Observation, place: int) -> bool:
 
 
 def _chosen(plan: Plan, number: int) -> int:
-    """How many devices the engine itself may have picked for a wave since; those of one that had begun are known."""
-    wave = plan.waves[number]
-    if plan.progress[number].started_at is not None or isinstance(wave.devices, list):
+    """How many devices the engine itself may have picked for a wave since; those of one that had begun are known.
+
+    Unless it was itself taken over from an announcement, and lets one after the other in.
+    """
+    wave, progress = plan.waves[number], plan.progress[number]
+    if isinstance(wave.devices, list) or (progress.started_at and (wave.concurrency is None or progress.chosen)):
         return 0
-    return wave.devices or (1 if wave.upto is not None else 0)
+    return max((wave.devices or (1 if wave.upto is not None else 0)) - len(progress.devices), 0)
 
 
 def _wave_of_share(plan: Plan, upto: int) -> int:

@@ -46,10 +46,10 @@ class Judge:
         self._now = now
         self._over = plan.state in ENDED
         self._starting = plan.state in STARTING
-        self._given = [(frozenset(one.devices), one.upto) for one in plan.progress]
+        self._given = [(frozenset(one.devices).union(one.chosen), one.upto) for one in plan.progress]
         self._begun = [one.started_at is not None for one in plan.progress]
         self._upto = max((one.upto for one in plan.progress), default=0)
-        self._named = frozenset().union(*(ids for ids, _ in self._given))
+        self._named = frozenset().union(*(one.devices for one in plan.progress))
         self._left_out = frozenset(plan.base.exclude)
         self._base_named = frozenset(plan.base.devices)
         self._lists = [frozenset(one.devices) if isinstance(one.devices, list) else None for one in plan.waves]

@@ -163,6 +163,7 @@ class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         upto: buckets below this are in because of it.
         devices: ids that are in because of it: chosen, named, or found by its conditions.
         accepted: devices without success in spite of which an operator has gone on.
+        chosen: ids that were picked for it when it began, where not all of them may begin at a time.
     """
 
     started_at: datetime | None = None
@@ -171,6 +172,7 @@ class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     upto: int = 0
     devices: list[str] = []
     accepted: int = 0
+    chosen: list[str] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

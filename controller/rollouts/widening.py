@@ -37,6 +37,9 @@ def let_in(plan: Plan, wave: int, seen: Sequence[Observation], now: datetime) ->
     named = list(before.devices) if before.started_at else widening.chosen()
     if named is None:
         return None
+    if named and not before.started_at and plan.waves[wave].concurrency is not None:
+        # from now on they wait for their turn as all others of such a wave do
+        return {"started_at": now, "chosen": widening.to_list(named, 0)}
     if plan.waves[wave].concurrency is None:
         upto = max(before.upto, plan.share(wave))
         named += widening.waiting() + widening.listed()

@@ -384,6 +384,22 @@ def test_one_device_at_a_time_for_each_site() -> None:
     assert new < {"pi-1", "pi-2", "pi-3"}
 
 
+def test_devices_that_are_picked_for_a_wave_begin_one_after_the_other_where_it_says_so() -> None:
+    waves = in_waves(Wave(devices=3, concurrency=1), Wave(upto=100))
+    seen = fleet(6)
+    now = decide(waves, seen, NOW)
+    began: list[str] = []
+    while now.plan.begun == 1:
+        assert now.plan.state is RolloutState.ACTIVE
+        (going,) = (one for one, verdict in now.verdicts.items() if verdict is Verdict.PENDING)
+        assert going not in began
+        began.append(going)
+        seen = [done(one.device) if one.device == going else one for one in seen]
+        now = decide(now.plan, seen, NOW)
+    assert len(began) == 3
+    assert now.verdicts["pi-2"] is Verdict.PENDING
+
+
 def test_a_wave_with_a_condition_means_whoever_meets_it() -> None:
     waves = in_waves(Wave(where={"site": ["bern", "basel"]}), Wave(upto=100))
     sites = {"pi-1": "bern", "pi-2": "chur", "pi-3": "basel"}
