@@ -19,6 +19,7 @@ from device_agent.reporter import Reporter
 from device_agent.simulator.course import Course, Kind, course_of, facts_of, tags_of
 from device_agent.simulator.memory import MemoryJournal
 from device_agent.simulator.tally import Tally
+from device_agent.simulator.turns import InTurn, Turns
 from device_agent.simulator.updates import SimulatedUpdates
 from device_agent.version import VERSION
 from schemas.errors import NetworkError
@@ -59,6 +60,7 @@ class SimulatedDevice:
     Args:
         name: its id.
         number: its place in the fleet.
+        turns: of all devices of this process.
         twin: whether it is the second one with this id.
     """
 
@@ -83,7 +85,15 @@ class SimulatedDevice:
     )
 
     def __init__(
-        self, name: str, number: int, kind: Kind, rules: FleetRules, tally: Tally, *, twin: bool = False
+        self,
+        name: str,
+        number: int,
+        kind: Kind,
+        rules: FleetRules,
+        tally: Tally,
+        *,
+        turns: Turns,
+        twin: bool = False,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -107,9 +117,9 @@ class SimulatedDevice:
             random_bytes=self._chance.randbytes,
             fall_silent=self._fall_silent,
         )
-        self._assemble(boot_id)
+        self._assemble(boot_id, turns)
 
-    def _assemble(self, boot_id: str) -> None:
+    def _assemble(self, boot_id: str, turns: Turns) -> None:
         rules = self._rules
         heard = self._heard = Heard(self.journal)
         self._reporter = _CountingReporter(
@@ -132,7 +142,8 @@ class SimulatedDevice:
             report=self._reporter.report_soon,
             check=self._check,
         )
-        inbox = Inbox(topics=rules.topics, device=self.name, decisions=decider, take_command=self._commands.take)
+        decisions = InTurn(decider, turns)
+        inbox = Inbox(topics=rules.topics, device=self.name, decisions=decisions, take_command=self._commands.take)
         self._connection = Connection(
             settings=replace(rules.link, client_id=self.name),
             topics=rules.topics,

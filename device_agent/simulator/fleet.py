@@ -13,6 +13,7 @@ from typing import Final
 from device_agent.simulator.course import Kind, kinds_of
 from device_agent.simulator.device import FleetRules, SimulatedDevice
 from device_agent.simulator.tally import Tally
+from device_agent.simulator.turns import Turns
 from device_agent.threads import nothing_blocks
 
 GOODBYE_S: Final = 30.0
@@ -52,8 +53,10 @@ class SimulatedFleet:
 
     def __init__(self, members: Iterable[Member], rules: FleetRules, *, per_s: float) -> None:
         self._tally = Tally()
+        turns = Turns()
         self._devices = [
-            SimulatedDevice(one.name, one.number, one.kind, rules, self._tally, twin=one.twin) for one in members
+            SimulatedDevice(one.name, one.number, one.kind, rules, self._tally, turns=turns, twin=one.twin)
+            for one in members
         ]
         self._per_s = per_s
 
