@@ -15,7 +15,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -45,8 +45,8 @@ __all__ = [
     "writing",
 ]
 
-CACHE_KIB: Final = 8 * 1024
-"""Of each connection, in place of SQLite's own 2 MiB. Searches among very many releases have `searching` beside it."""
+CACHE_KIB: Final = 16 * 1024
+"""Of the connection that writes, in place of SQLite's own 2 MiB, which those that read are left with."""
 
 MAPPED_BYTES: Final = 1 << 30
 """Of the file, what connections that search map. Reading one page after the other took half of a search's time."""
@@ -79,6 +79,7 @@ _SQLITE: Final[dict[str, Any]] = {
     "pool_use_lifo": True,
     "connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
 }
+_readers: Final[WeakKeyDictionary[Engine, Engine]] = WeakKeyDictionary()
 _searching: Final[WeakKeyDictionary[Engine, Engine]] = WeakKeyDictionary()
 _turns: Final[WeakKeyDictionary[Engine, threading.Lock]] = WeakKeyDictionary()
 _making: Final = threading.Lock()
@@ -161,7 +162,8 @@ def writing(engine: Engine) -> Iterator[Connection]:
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads: it sees one state of the database and waits for nobody. Raises as `writing`."""
-    with _failures(engine), engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
+    readers = _readers.get(engine, engine)
+    with _failures(engine), readers.connect().execution_options(**{_READ_ONLY: True}) as connection:
         yield connection
 
 
@@ -179,10 +181,16 @@ def searching(engine: Engine) -> Engine:
     with _making:
         twin = _searching.get(engine)
         if twin is None:
-            twin = _searching[engine] = create_engine(engine.url, **_SQLITE)
-            event.listen(twin, "connect", _on_searching_connect)
-            event.listen(twin, "begin", _on_sqlite_begin)
-            event.listen(engine, "engine_disposed", lambda _engine: twin.dispose())
+            twin = _searching[engine] = _twin(engine, _on_searching_connect)
+    return twin
+
+
+def _twin(engine: Engine, on_connect: Callable[[DBAPIConnection, ConnectionPoolEntry], None]) -> Engine:
+    """Other connections to the same SQLite file, which end with the engine's."""
+    twin = create_engine(engine.url, **_SQLITE)
+    event.listen(twin, "connect", on_connect)
+    event.listen(twin, "begin", _on_sqlite_begin)
+    event.listen(engine, "engine_disposed", lambda _engine: twin.dispose())
     return twin
 
 
@@ -231,9 +239,12 @@ def _make_engine(url: str) -> Engine:
         raise OperatorError(
             "config.missing", f"the database needs the Python module {error.name!r}; install it beside Flotilla"
         ) from error
-    event.listen(engine, "connect", _on_sqlite_connect)
+    event.listen(engine, "connect", _on_writing_connect)
     event.listen(engine, "begin", _on_sqlite_begin)
     _turns[engine] = threading.Lock()
+    # Whoever writes through another connection makes SQLite forget what this one's cache holds. As transactions that
+    # write take turns, one connection is enough for all of them, and its cache stays good.
+    _readers[engine] = _twin(engine, _on_reading_connect)
     return engine
 
 
@@ -269,25 +280,29 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _on_sqlite_connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+def _on_writing_connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    _set_up(dbapi_connection, f"cache_size=-{CACHE_KIB}")
+
+
+def _on_reading_connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    _set_up(dbapi_connection, "query_only=ON")
+
+
+def _on_searching_connect(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    _set_up(dbapi_connection, "query_only=ON", f"mmap_size={MAPPED_BYTES}")
+
+
+def _set_up(dbapi_connection: DBAPIConnection, *pragmas: str) -> None:
     # None: the driver begins no transactions of its own, `_on_sqlite_begin` does.
     sqlite: Any = dbapi_connection
     sqlite.isolation_level = None
     cursor = sqlite.cursor()
     try:
         _set_wal(cursor)
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", *pragmas):
+            cursor.execute(f"PRAGMA {pragma}")
     finally:
         cursor.close()
-
-
-def _on_searching_connect(dbapi_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    _on_sqlite_connect(dbapi_connection, record)
-    sqlite: Any = dbapi_connection
-    sqlite.execute(f"PRAGMA mmap_size={MAPPED_BYTES}").close()
-    sqlite.execute("PRAGMA query_only=ON").close()
 
 
 def _set_wal(cursor: sqlite3.Cursor) -> None:

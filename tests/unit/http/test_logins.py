@@ -14,7 +14,7 @@ from controller.accounts.people import IDLE, People
 from controller.accounts.roles import Role
 from controller.accounts.tables import sessions
 from controller.accounts.throttle import PAIR
-from controller.database import to_db, utc_now, writing
+from controller.database import reading, to_db, utc_now, writing
 from controller.http import access
 from controller.http.guard import COOKIE
 from controller.http.login import local_path
@@ -286,7 +286,9 @@ def test_a_name_that_no_account_can_have_is_not_looked_up(app: Application) -> N
         if "FROM users" in statement:
             asked.append(repr(parameters))
 
-    event.listen(app.engine, "before_cursor_execute", note)
+    with reading(app.engine) as connection:
+        asking = connection.engine
+    event.listen(asking, "before_cursor_execute", note)
     problem(log_in(app, name="bert"), 401, "auth.refused")
     assert any("bert" in one for one in asked)
     problem(log_in(app, name="an na"), 401, "auth.refused")

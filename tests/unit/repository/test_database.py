@@ -121,6 +121,28 @@ def test_transactions_that_write_take_turns_instead_of_asking_sqlite_again_and_a
         assert connection.scalar(select(func.count()).select_from(channels)) == 2
 
 
+def test_whoever_writes_uses_the_connection_that_wrote_before_and_readers_have_others(engine: Engine) -> None:
+    def writer() -> object:
+        with writing(engine) as connection:
+            connection.execute(insert(channels).values(package="a", channel="b", version="1.0.0", set_at=1))
+            connection.rollback()
+            return connection.connection.dbapi_connection
+
+    first = writer()
+    with reading(engine) as one, reading(engine) as another:
+        pages = {connection.connection.dbapi_connection for connection in (one, another)}
+        assert first not in pages
+        assert writer() is first
+    assert writer() is first
+    with pytest.raises(OperatorError, match="readonly"), reading(engine) as connection:
+        connection.execute(insert(channels).values(package="b", channel="b", version="1.0.0", set_at=1))
+    with reading(engine) as connection:
+        there = connection.connection.dbapi_connection
+    engine.dispose()
+    with reading(engine) as connection:
+        assert connection.connection.dbapi_connection is not there
+
+
 def test_searches_map_the_same_database_and_cannot_write(engine: Engine) -> None:
     with writing(engine) as connection:
         connection.execute(insert(channels).values(package="a", channel="b", version="1.0.0", set_at=1))

@@ -104,9 +104,11 @@ def questions(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
         if statement.startswith("SELECT"):
             asked.append((statement, parameters))
 
-    event.listen(engine, "before_cursor_execute", note)
+    with reading(engine) as connection:
+        asking = connection.engine
+    event.listen(asking, "before_cursor_execute", note)
     yield asked
-    event.remove(engine, "before_cursor_execute", note)
+    event.remove(asking, "before_cursor_execute", note)
 
 
 READINGS: list[Callable[[Engine], object]] = [
