@@ -144,6 +144,10 @@ class Channel:
         if not self._inbox and self.lost is None:
             self._arrived.clear()
             await self._arrived.wait()
+        return self.waiting(limit)
+
+    def waiting(self, limit: int) -> list[Message]:
+        """As `take`, without waiting for any."""
         if self.lost is not None:
             raise self.loss()
         taken = [self._inbox.popleft() for _ in range(min(limit, len(self._inbox)))]

@@ -159,6 +159,14 @@ class Link:
         """
         return await self._channel.take(limit)
 
+    def waiting(self, limit: int) -> list[Message]:
+        """The messages that are there, up to `limit`, in the order they came; maybe none.
+
+        Raises:
+            LinkLost: as for `messages`.
+        """
+        return self._channel.waiting(limit)
+
     async def acknowledge(self, message: Message) -> None:
         """Tell the broker that the message is durable here and need not come again. Again is harmless.
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from controller.database import reading
 from controller.fleet.incoming import EventIn, Incoming, Reader
-from controller.fleet.intake import LINGER_S, LONGEST_LINGER_S, MAX_BATCH, Intake, gather, linger_after
+from controller.fleet.intake import MAX_BATCH, Intake, gather
 from controller.fleet.intake_store import IntakeStore, Outcome
 from controller.fleet.orders import OrderStore
 from controller.fleet.patience import passes, patiently
@@ -152,33 +152,37 @@ async def test_a_message_of_another_device_than_its_topics_is_refused(engine: En
         assert connection.execute(select(events)).all() == []
 
 
-class Burst:
-    """A link on which messages come one by one, and then no more."""
+class Stream:
+    """A link on which a message is there whenever it is looked at, and then no more."""
 
     def __init__(self, messages: int) -> None:
         self.left = [message("pi-1", seq) for seq in range(1, messages + 1)]
 
     async def batch(self, limit: int) -> list[Message]:
-        await asyncio.sleep(0)
-        if not self.left:
-            await asyncio.Event().wait()
+        return self.waiting(limit)
+
+    def waiting(self, limit: int) -> list[Message]:
         taken, self.left = self.left[: min(limit, 1)], self.left[min(limit, 1) :]
         return taken
 
 
 async def test_messages_that_come_nearly_at_once_are_one_batch() -> None:
     async with asyncio.timeout(10):
-        together = await gather(cast("Link", Burst(3)), 1.0)
+        together = await gather(cast("Link", Stream(3)))
     assert [one.handle for one in together] == [(0, 1), (0, 2), (0, 3)]
 
 
-async def test_a_batch_is_bounded_though_messages_go_on_coming() -> None:
-    burst = Burst(MAX_BATCH + 5)
+async def test_a_batch_is_bounded_though_messages_go_on_coming(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.fleet.intake.LINGER_S", 0.0)
+    monkeypatch.setattr("controller.fleet.intake.LONGEST_S", 600.0)
+    stream = Stream(MAX_BATCH + 5)
     async with asyncio.timeout(30):
-        assert len(await gather(cast("Link", burst), 600.0)) == MAX_BATCH
-    assert len(burst.left) == 5
+        assert len(await gather(cast("Link", stream))) == MAX_BATCH
+    assert len(stream.left) == 5
 
 
-def test_a_batch_waits_as_long_as_the_one_before_took_within_bounds() -> None:
-    between = (LINGER_S + LONGEST_LINGER_S) / 2
-    assert [linger_after(took) for took in (0.0, between, 60.0)] == [LINGER_S, between, LONGEST_LINGER_S]
+async def test_a_batch_does_not_wait_for_ever_though_messages_go_on_coming(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.fleet.intake.LONGEST_S", 0.05)
+    stream = Stream(MAX_BATCH)
+    async with asyncio.timeout(10):
+        assert 1 < len(await gather(cast("Link", stream))) < MAX_BATCH
