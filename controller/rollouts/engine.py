@@ -6,7 +6,7 @@ step; it is repeated until there is none. Who only has new marks for some device
 as long as that is None, nothing but those devices' verdicts has changed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -20,6 +20,7 @@ from controller.rollouts.plan import (
     STOPS,
     UNPROVEN,
     Decisions,
+    Mark,
     Observation,
     Plan,
     RolloutState,
@@ -29,6 +30,7 @@ from controller.rollouts.plan import (
 from controller.rollouts.proving import Proof, proof, too_many
 from controller.rollouts.tally import Tally
 from controller.rollouts.widening import TooManyIdsError, let_in
+from schemas.targeting import bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,12 @@ def decide(plan: Plan, observations: Iterable[Observation], now: datetime) -> De
         now: the controller's time, with a zone.
     """
     seen = list(observations)
+    places = {one.device: bucket(plan.rollout, one.device) for one in seen}
     while True:
-        judge = Judge(plan, now)
+        judge = Judge(plan, now, places)
         marks = {one.device: judge.mark(one) for one in seen}
         step = next_step(plan, Tally(marks.values()))
-        after = plan if step is None else _taken(plan, step, seen, now)
+        after = plan if step is None else _taken(plan, step, seen, now, marks=marks, places=places)
         if after == plan:
             return Decisions(plan=plan, marks=marks)
         plan = after
@@ -142,7 +145,15 @@ def _has_room(plan: Plan, tally: Tally, wave: int) -> bool:
     return tally.number(wave, BUSY - {Verdict.SOAKING}) < wanted.concurrency
 
 
-def _taken(plan: Plan, step: Step, seen: list[Observation], now: datetime) -> Plan:
+def _taken(
+    plan: Plan,
+    step: Step,
+    seen: list[Observation],
+    now: datetime,
+    *,
+    marks: Mapping[str, Mark],
+    places: Mapping[str, int],
+) -> Plan:
     """The plan after a step; the same one where the step has to wait for devices."""
     match step:
         case Stop():
@@ -155,7 +166,7 @@ def _taken(plan: Plan, step: Step, seen: list[Observation], now: datetime) -> Pl
             return _with(plan, step.wave, accepted=step.accepted)
         case LetIn():
             try:
-                given = let_in(plan, step.wave, seen, now)
+                given = let_in(plan, step.wave, seen, now, marks=marks, places=places)
             except TooManyIdsError as error:
                 return replace(plan, state=RolloutState.PAUSED, stopped=str(error))
             return plan if given is None else _with(plan, step.wave, **given)

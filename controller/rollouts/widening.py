@@ -4,12 +4,12 @@ What is let in stays in: every answer holds all that the wave held before.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from controller.rollouts.judging import Judge
-from controller.rollouts.plan import BUSY, Observation, Plan, Verdict
+from controller.rollouts.plan import BUSY, Mark, Observation, Plan, Verdict
 from controller.rollouts.waves import MAX_IDS
 from schemas.messages import Phase
 from schemas.targeting import bucket
@@ -21,7 +21,15 @@ class TooManyIdsError(Exception):
     """An announcement can list no more devices than so many; the text is for people."""
 
 
-def let_in(plan: Plan, wave: int, seen: Sequence[Observation], now: datetime) -> dict[str, Any] | None:
+def let_in(
+    plan: Plan,
+    wave: int,
+    seen: Sequence[Observation],
+    now: datetime,
+    *,
+    marks: Mapping[str, Mark],
+    places: Mapping[str, int],
+) -> dict[str, Any] | None:
     """What `WaveProgress` says of a wave after it let in whom it can now; None where that is nobody.
 
     Args:
@@ -29,11 +37,15 @@ def let_in(plan: Plan, wave: int, seen: Sequence[Observation], now: datetime) ->
         wave: its number; it has begun, or is the next one.
         seen: every device that the rollout may concern.
         now: the controller's time.
+        marks: of those devices; `places`, their buckets.
 
     Raises:
         TooManyIdsError: the announcement cannot list all of them.
     """
-    before, widening = plan.progress[wave], _Widening(plan, wave, seen, now)
+    before, widening = (
+        plan.progress[wave],
+        _Widening(plan, wave, seen, judge=Judge(plan, now, places), marks=marks, places=places),
+    )
     named = list(before.devices) if before.started_at else widening.chosen()
     if named is None:
         return None
@@ -53,13 +65,22 @@ def let_in(plan: Plan, wave: int, seen: Sequence[Observation], now: datetime) ->
 
 
 class _Widening:
-    def __init__(self, plan: Plan, wave: int, seen: Sequence[Observation], now: datetime) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        wave: int,
+        seen: Sequence[Observation],
+        *,
+        judge: Judge,
+        marks: Mapping[str, Mark],
+        places: Mapping[str, int],
+    ) -> None:
         self._plan = plan
         self._number = wave
         self._wave = plan.waves[wave]
-        self._judge = Judge(plan, now)
-        self._marks = {one.device: self._judge.mark(one) for one in seen}
-        self._places = {one.device: bucket(plan.rollout, one.device) for one in seen}
+        self._judge = judge
+        self._marks = marks
+        self._places = places
         self._order = sorted(seen, key=lambda one: (self._places[one.device], one.device))
 
     def chosen(self) -> list[str] | None:
