@@ -100,6 +100,12 @@ class DeviceRow:
         """Whether an event is the next one of a journal that never began again, as nearly all are."""
         return self.life == 1 and seq == self.track.highest + 1
 
+    def may_have(self, seq: int) -> bool:
+        """Whether the event with this number may be here, for all that the row knows."""
+        if self.life > 1:
+            return True
+        return seq <= self.track.highest and not self.track.lacks(seq)
+
     def often(self) -> tuple[Any, ...] | None:
         """As `_OFTEN_AND_OF`, where nothing but that has changed; None where the whole row is to be written."""
         stored = self._stored

@@ -1,6 +1,5 @@
 """From a topic and its payload to a typed value, or one line that says why not. The edge: no I/O."""
 
-import contextlib
 from typing import ClassVar, Final
 
 import msgspec
@@ -8,7 +7,7 @@ import msgspec
 from schemas.codec import decode
 from schemas.errors import ContractError, one_line
 from schemas.messages import Presence, Reported, UpdateEvent
-from schemas.names import RESERVED_DEVICES
+from schemas.names import RESERVED_DEVICES, UUID7_PATTERN, matches
 from schemas.topics import DeviceTopic, Topics
 
 INTAKE_KINDS = ("events", "reported", "status")
@@ -105,19 +104,30 @@ class Reader:
 
     def _event(self, payload: bytes) -> EventIn:
         """As `decode`, which is asked the first time that a name comes: devices say the same few again and again."""
-        devices, packages, ids = self._known_devices, self._packages, self._ids
-        with contextlib.suppress(ContractError):  # which is told by `decode`, in its words
+        try:
             event = decode(payload, _Unchecked)
-            if event.device in devices and event.package in packages and {event.update, event.rollout} <= ids:
+        except ContractError:
+            return EventIn(decode(payload, UpdateEvent), payload)  # which says so in its words
+        devices, packages, ids = self._known_devices, self._packages, self._ids
+        if event.device in devices and event.package in packages and event.rollout in ids:
+            if event.update in ids:
+                return EventIn(event, payload)
+            # the first word of an update, of which nothing else is new
+            if matches(UUID7_PATTERN, event.update):
+                self._bound()
+                ids.add(event.update)
                 return EventIn(event, payload)
         checked = decode(payload, UpdateEvent)
-        for known in (devices, packages, ids):
-            if len(known) > MOST_KNOWN:
-                known.clear()
+        self._bound()
         devices.add(checked.device)
         packages.add(checked.package)
         ids.update((None, checked.update, checked.rollout))
         return EventIn(checked, payload)
+
+    def _bound(self) -> None:
+        for known in (self._known_devices, self._packages, self._ids):
+            if len(known) > MOST_KNOWN:
+                known.clear()
 
     def read(self, topic: str, payload: bytes, *, retained: bool = False) -> Incoming:
         """The value in a message.

@@ -86,13 +86,16 @@ class IntakeStore:
         """
         outcome = Outcome()
         with writing(self._engine) as connection:
-            rows = load_rows(connection, {one.device for one in batch}, now)
+            said = [one for one in batch if isinstance(one, EventIn)]
+            others = [one for one in batch if not isinstance(one, EventIn)]
+            alive = {one.event.device for one in said}
+            rows = load_rows(connection, alive.union(one.device for one in others), now)
             moment = to_db(now)
             set_right(connection, [row.id for row in rows.values() if row.is_ahead(moment)], now)
-            _take_events(connection, [one for one in batch if isinstance(one, EventIn)], rows, now, outcome)
-            _take_state(connection, [one for one in batch if not isinstance(one, EventIn)], rows, outcome)
+            _take_events(connection, said, rows, now, outcome)
+            _take_state(connection, others, rows, outcome)
             hour = hour_number(moment)
-            for device in {one.device for one in batch if one.live}:
+            for device in alive.union(one.device for one in others if one.live):
                 rows[device].heard(moment, hour)
             save_rows(connection, rows.values())
             reported = {one.device for one in outcome.reports}
@@ -108,32 +111,22 @@ def _take_events(
         return
     # In a first life an event that is not here for all that is known is new without asking; the others are looked up.
     known = StoredEvents(connection)
-    known.load(
-        [
-            (event.device, event.seq)
-            for event in (one.event for one in batch)
-            if rows[event.device].life > 1 or not rows[event.device].track.lacks(event.seq)
-        ]
-    )
+    events_in = [one.event for one in batch]
+    known.load([(event.device, event.seq) for event in events_in if rows[event.device].may_have(event.seq)])
     values: list[tuple[Any, ...]] = []
-    placed: list[tuple[int, UpdateEvent]] = []
     received_at = to_db(now)
-    out_of_order: set[str] = set()
     for one in batch:
         event = one.event
-        row = rows[event.device]
-        if not row.awaits(event.seq):
-            out_of_order.add(event.device)
-        life = place(event, row, known)
+        life = place(event, rows[event.device], known)
         if life is None:
             outcome.repeated += 1
             continue
-        placed.append((life, event))
+        known.placed.append((life, event))
         values.append(_event_values(one, life, received_at))
     outcome.new_lives = {row.id: row.life for row in rows.values() if row.life_began}
     if values:
-        outcome.stored = _insert_events(connection, values, placed)
-        outcome.rollouts = note_words(connection, placed, now, out_of_order=out_of_order)
+        outcome.stored = _insert_events(connection, values, known.placed)
+        outcome.rollouts = note_words(connection, known.placed, now, out_of_order=known.out_of_order)
 
 
 _COLUMNS: Final = tuple(column.name for column in events.columns if column.name != "id")

@@ -17,10 +17,18 @@ from schemas.messages import UpdateEvent
 
 
 class StoredEvents:
-    """What the database holds under the numbers in question, and what this batch adds to it."""
+    """What the database holds under the numbers in question, and what this batch adds to it.
+
+    Attributes:
+        placed: events of this batch that are new, each with its life, for the caller to add to.
+        out_of_order: devices of which an event came that is not the next one.
+    """
 
     def __init__(self, connection: Connection) -> None:
+        self.placed: list[tuple[int, UpdateEvent]] = []
+        self.out_of_order: set[str] = set()
         self._connection = connection
+        self._noted = 0
         self._updates: dict[tuple[str, int], dict[int, str]] = {}
 
     def load(self, keys: Iterable[tuple[str, int]]) -> None:
@@ -39,6 +47,9 @@ class StoredEvents:
 
     def updates(self, device: str, seq: int) -> Mapping[int, str]:
         """Life to the update that the event with this number belongs to; several after a journal began again."""
+        for life, event in self.placed[self._noted :]:
+            self.add(event.device, event.seq, life, event.update)
+        self._noted = len(self.placed)
         return self._updates.get((device, seq), {})
 
     def life_of(self, device: str, update: str) -> int | None:
@@ -52,16 +63,16 @@ class StoredEvents:
 
 
 def place(event: UpdateEvent, row: DeviceRow, known: StoredEvents) -> int | None:
-    """The life that an event belongs to, or None for one that is here already; takes note of it in both.
+    """The life that an event belongs to, or None for one that is here already; takes note of it in its device's row.
 
     An event whose number another update has taken belongs to the life of its own update, where that is
     known and has room for it, and begins the device's next life otherwise.
     """
     if row.awaits(event.seq):
         # no other can have its number
-        known.add(row.id, event.seq, row.life, event.update)
         row.track = row.track.add(event.seq)
         return row.life
+    known.out_of_order.add(row.id)
     taken = known.updates(row.id, event.seq)
     if event.update in taken.values():
         if event.seq <= row.track.highest:
@@ -76,7 +87,6 @@ def place(event: UpdateEvent, row: DeviceRow, known: StoredEvents) -> int | None
     if life in taken:
         earlier = known.life_of(row.id, event.update)
         life = earlier if earlier is not None and earlier not in taken else row.begin_life()
-    known.add(row.id, event.seq, life, event.update)
     if life == row.life:
         row.track = row.track.add(event.seq)
     return life

@@ -123,4 +123,6 @@ def bigint_of(value: int) -> int:
 
 def time_of(value: datetime) -> int:
     """A moment from outside as the database keeps it, within what `from_db` can give back in any zone."""
+    if 1 < value.year < 9999:  # a day from either end, as any zone is
+        return to_db(value)
     return max(_YEAR_1, min(to_db(value), _YEAR_9999))

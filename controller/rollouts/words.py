@@ -76,9 +76,11 @@ def _latest(said: list[tuple[int, UpdateEvent]], heard_at: int) -> tuple[Any, ..
     life, event = said[-1]
     counts = _bytes(event)
     for _, before in reversed(said[:-1]):
-        if before.update != event.update:
+        if before.update != event.update or None not in counts:
             break
         earlier = _bytes(before)
+        if earlier is _NO_BYTES:
+            continue
         counts = tuple(old if new is None else new for new, old in zip(counts, earlier, strict=True))  # type: ignore[assignment]
     return (
         event.rollout,
