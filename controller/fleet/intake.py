@@ -66,6 +66,8 @@ class Intake:
         self._aside = aside
         self._clock = clock
         self._oldest: float | None = None
+        self.more = False
+        """Whether messages were still coming when the batch was closed that is taken in, or was last."""
         self.refusals = Refusals()
 
     def delay_s(self) -> float:
@@ -79,7 +81,7 @@ class Intake:
             LinkLost: what is not acknowledged comes again on the next link.
         """
         while True:
-            messages = await gather(link)
+            messages, self.more = await gather(link)
             self._oldest = messages[0].arrived
             try:
                 await self.take_in(messages)
@@ -128,8 +130,11 @@ class Intake:
         loop.call_soon_threadsafe(self._on_outcome, outcome)
 
 
-async def gather(link: Link) -> list[Message]:
+async def gather(link: Link) -> tuple[list[Message], bool]:
     """At least one message, and what comes until nothing does for `LINGER_S`; see `LONGEST_S`, `MAX_BATCH`.
+
+    Returns:
+        The messages, and whether more were still coming.
 
     Raises:
         LinkLost: the connection is gone.
@@ -140,6 +145,6 @@ async def gather(link: Link) -> list[Message]:
         await asyncio.sleep(LINGER_S)
         more = link.waiting(MAX_BATCH - len(messages))
         if not more:
-            break
+            return messages, False
         messages += more
-    return messages
+    return messages, True

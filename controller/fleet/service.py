@@ -269,7 +269,9 @@ class FleetService:
         self.feed.publish_all(map(ReportTaken, outcome.reports), len(outcome.reports))
         for observer in self._observers:
             observer.taken_in(outcome)
-        self._runner.touch(rollouts=outcome.rollouts, channels=outcome.channels, heard=outcome.tracks)
+        self._runner.touch(
+            rollouts=outcome.rollouts, channels=outcome.channels, heard=outcome.tracks, more=self._intake.more
+        )
 
     def _recalled(self, recalled: Recalled) -> None:
         for line in recalled.lines:

@@ -7,8 +7,6 @@ database is the truth at the start, whenever a rollout itself changed, and every
 import asyncio
 import contextlib
 import logging
-import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
@@ -31,17 +29,12 @@ READ_AGAIN_S: Final = 600.0
 ASK_AGAIN: Final = timedelta(minutes=10)
 """A device that did not answer is asked to report again after this time."""
 
-_SHORTEST_PAUSE_S: Final = 0.05
+_LEAST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _SHARE: Final = 5
-"""A round is followed by a pause so many times as long, `_LONGEST_PAUSE_S` at most: rounds of many devices together
-cost less for each, and nobody waits long for the last verdict."""
-_QUIET_S: Final = 0.25
-_LEAST_QUIET_S: Final = 0.05
-"""A pause ends early when nothing more came for twice as long as lay between two batches lately, within these bounds,
-and for as long as the round took: then it is the end of what devices had to say and not a gap in it."""
-_FORGET: Final = 0.7
-"""Of the longest time between two batches, what is left after each further one."""
+"""As long as devices have more to say, a round is followed by a pause so many times as long, `_LONGEST_PAUSE_S` at
+most: rounds of many devices together cost less for each. When they have said it all nobody waits for the last
+verdict, but for a moment that is as long as the round."""
 
 _NONE: Final[Mapping[str, Any]] = {}
 
@@ -74,10 +67,9 @@ class RolloutRunner:
         self._channels: dict[str, Words | None] = {}
         self._heard: set[str] = set()
         self._asked: dict[str, datetime] = {}
-        self._touched_at = -math.inf
-        self._gap_s = _QUIET_S
         self._touched = asyncio.Event()
-        self._more = asyncio.Event()
+        self._all_said = asyncio.Event()
+        self._all_said.set()
 
     def touch(
         self,
@@ -85,6 +77,7 @@ class RolloutRunner:
         rollouts: Mapping[str, Words | None] = _NONE,
         channels: Mapping[str, set[str] | None] = _NONE,
         heard: Iterable[str] = (),
+        more: bool = False,
     ) -> None:
         """These rollouts, and those announced on these channels, are to be looked at soon.
 
@@ -92,19 +85,19 @@ class RolloutRunner:
             rollouts: ids, each with what the devices said that changed; None for anybody.
             channels: likewise, with the devices.
             heard: devices that gave a sign of life, whatever else they said.
+            more: whether this is the middle of what devices have to say, and the rest comes in a moment.
         """
         for rollout, words in rollouts.items():
             _merge(self._rollouts, rollout, words)
         for channel, devices in channels.items():
             _merge(self._channels, channel, None if devices is None else dict.fromkeys(devices))
         self._heard.update(heard)
-        now = time.monotonic()
-        gap_s, self._touched_at = now - self._touched_at, now
-        if gap_s < _QUIET_S:
-            self._gap_s = max(gap_s, self._gap_s * _FORGET)
+        if more:
+            self._all_said.clear()
+        else:
+            self._all_said.set()
         if self._rollouts or self._channels or self._heard:
             self._touched.set()
-            self._more.set()
 
     async def run(self) -> None:
         """Look at everything that is announced, then at whatever is touched or due; until cancelled."""
@@ -123,22 +116,18 @@ class RolloutRunner:
                 self.touch(rollouts=dict.fromkeys(unseen))
                 await self._ask_for(await patiently(self._store.asking, doing="the rollout engine"))
             await self._round()
-            await self._pause(clock() - began)
+            ended = clock()
             await self._something()
+            await self._pause(ended, ended - began)
 
-    async def _pause(self, took_s: float) -> None:
-        """Wait after a round that took so long; not to the end where there is something to do and no more comes."""
-        quiet_s = max(min(2 * self._gap_s, _QUIET_S), _LEAST_QUIET_S, took_s)
+    async def _pause(self, ended: float, took_s: float) -> None:
+        """Wait after a round that ended then and took so long, while devices have more to say, and for a moment."""
+        loop, least = asyncio.get_running_loop(), ended + max(took_s, _LEAST_PAUSE_S)
+        longest = max(loop.time(), ended) + max(_SHARE * took_s, _LEAST_PAUSE_S)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(max(_SHARE * took_s, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S)):
-                await self._touched.wait()
-                while True:
-                    self._more.clear()
-                    try:
-                        async with asyncio.timeout(quiet_s):
-                            await self._more.wait()
-                    except TimeoutError:
-                        return
+            async with asyncio.timeout_at(min(longest, loop.time() + _LONGEST_PAUSE_S)):
+                await asyncio.sleep(least - loop.time())
+                await self._all_said.wait()
 
     async def _something(self) -> None:
         """Wait until there is something to look at, or for `LOOK_AGAIN_S`."""

@@ -168,8 +168,9 @@ class Stream:
 
 async def test_messages_that_come_nearly_at_once_are_one_batch() -> None:
     async with asyncio.timeout(10):
-        together = await gather(cast("Link", Stream(3)))
+        together, more = await gather(cast("Link", Stream(3)))
     assert [one.handle for one in together] == [(0, 1), (0, 2), (0, 3)]
+    assert not more
 
 
 async def test_a_batch_is_bounded_though_messages_go_on_coming(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,12 +178,14 @@ async def test_a_batch_is_bounded_though_messages_go_on_coming(monkeypatch: pyte
     monkeypatch.setattr("controller.fleet.intake.LONGEST_S", 600.0)
     stream = Stream(MAX_BATCH + 5)
     async with asyncio.timeout(30):
-        assert len(await gather(cast("Link", stream))) == MAX_BATCH
-    assert len(stream.left) == 5
+        messages, more = await gather(cast("Link", stream))
+    assert (len(messages), len(stream.left), more) == (MAX_BATCH, 5, True)
 
 
 async def test_a_batch_does_not_wait_for_ever_though_messages_go_on_coming(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.fleet.intake.LONGEST_S", 0.05)
     stream = Stream(MAX_BATCH)
     async with asyncio.timeout(10):
-        assert 1 < len(await gather(cast("Link", stream))) < MAX_BATCH
+        messages, more = await gather(cast("Link", stream))
+    assert 1 < len(messages) < MAX_BATCH
+    assert more

@@ -105,47 +105,45 @@ def resting(engine: Engine) -> RolloutRunner:
     return RolloutRunner(RolloutStore(engine), lambda _rollout, _announced: None, clock=lambda: NOW)
 
 
-async def test_a_pause_ends_early_once_nothing_more_comes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "_SHORTEST_PAUSE_S", 3600.0)
+async def test_what_devices_have_said_to_the_end_is_looked_at_at_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runner_module, "_LONGEST_PAUSE_S", 3600.0)
-    monkeypatch.setattr(runner_module, "_QUIET_S", 0.01)
     runner = resting(engine)
     runner.touch(heard=["pi-1"])
     async with asyncio.timeout(30):
-        await runner._pause(0.0)
+        await runner._pause(asyncio.get_running_loop().time(), 0.0)
 
 
-async def test_it_waits_for_more_only_as_long_as_batches_lie_apart(
+async def test_the_middle_of_what_devices_have_to_say_is_not_looked_at_before_its_end(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("_SHORTEST_PAUSE_S", "_LONGEST_PAUSE_S", "_QUIET_S"):
+    for name in ("_SHARE", "_LONGEST_PAUSE_S"):
         monkeypatch.setattr(runner_module, name, 3600.0)
+    monkeypatch.setattr(runner_module, "_LEAST_PAUSE_S", 0.0)
     runner = resting(engine)
-    for _ in range(100):
-        runner.touch(heard=["pi-1"])
+    runner.touch(heard=["pi-1"], more=True)
+    pausing = asyncio.create_task(runner._pause(asyncio.get_running_loop().time(), 0.001))
+    done, _ = await asyncio.wait({pausing}, timeout=0.1)
+    assert not done
+    runner.touch(heard=["pi-1"])
     async with asyncio.timeout(30):
-        await runner._pause(0.0)
+        await pausing
 
 
-async def test_a_pause_ends_though_more_comes_all_the_time(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "_QUIET_S", 3600.0)
+async def test_a_pause_ends_though_more_comes_all_the_time(engine: Engine) -> None:
     runner = resting(engine)
-
-    async def touch_again_and_again() -> None:
-        while True:
-            runner.touch(heard=["pi-1"])
-            await asyncio.sleep(0)
-
-    touching = asyncio.create_task(touch_again_and_again())
+    runner.touch(heard=["pi-1"], more=True)
     async with asyncio.timeout(30):
-        await runner._pause(0.001)
-    touching.cancel()
+        await runner._pause(asyncio.get_running_loop().time(), 0.01)
 
 
-async def test_a_pause_with_nothing_to_look_at_is_a_whole_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "_SHORTEST_PAUSE_S", 0.2)
-    monkeypatch.setattr(runner_module, "_QUIET_S", 0.0)
-    clock = asyncio.get_running_loop().time
+async def test_a_round_is_followed_by_a_moment_s_pause_whatever_was_said(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "_LEAST_PAUSE_S", 0.2)
+    clock, runner = asyncio.get_running_loop().time, resting(engine)
     began = clock()
-    await resting(engine)._pause(0.0)
+    runner.touch(heard=["pi-1"])
+    await runner._pause(began, 0.0)
     assert clock() - began >= 0.19
