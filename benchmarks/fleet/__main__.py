@@ -29,7 +29,7 @@ GROWTH = 1.25
 """The processor time for an event may be this much more for ten times the devices: it grows linearly."""
 MEMORY_MIB = 200.0
 ANSWER_MS = 200.0
-POLL_S = 0.05
+POLL_S = 0.02
 ASK_EVERY_S = 0.25
 ANSWERS = 30
 BOUND_S = 900.0
