@@ -1,6 +1,7 @@
 """The beginning of a rollout: it takes its topic over, in one revision, with whom its first wave means."""
 
 import secrets
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,8 +25,9 @@ from controller.rollouts.views import Rollout
 from controller.rollouts.waves import MAX_IDS, RolloutPlan
 from schemas.errors import OperatorError
 from schemas.ids import uuid7
-from schemas.messages import BUCKETS, RolloutPolicy, Targets
+from schemas.messages import BUCKETS, ReleaseSet, RolloutPolicy, Targets
 from schemas.targeting import where_holds
+from schemas.versions import parse
 
 
 def begin(
@@ -74,6 +76,43 @@ def begin(
     write_marks(connection, plan.rollout, observed, decisions.marks)
     standing = Standing(stamp_of(row_of(connection, plan.rollout)), plan, decisions.marks)
     return read_rollout(connection, plan.rollout), standing
+
+
+def intentions_of_set(
+    packages: Mapping[str, str],
+    *,
+    channel: str,
+    repository: Sequence[str],
+    targets: Targets,
+    policy: RolloutPolicy,
+    now: datetime,
+) -> list[announcing.Intention]:
+    """What to announce of each package (name to version) of a set, in the order of their names.
+
+    Raises:
+        PublisherError: `version.bad`.
+        OperatorError: `input.bad` for a share of the devices, or for a single package.
+    """
+    if targets.upto not in (0, BUCKETS):
+        raise OperatorError("input.bad", "a set cannot be for a share of the devices; name devices or conditions")
+    if len(packages) < 2:
+        raise OperatorError("input.bad", "a set has at least two packages")
+    together = msgspec.structs.replace(policy, set=ReleaseSet(id=new_id(now), packages=dict(packages)))
+    intentions = []
+    for package, version in sorted(packages.items()):  # whatever order the sets have that are made at once
+        parse(version)
+        intentions.append(
+            announcing.Intention(
+                rollout=new_id(now),
+                package=package,
+                version=version,
+                channel=channel,
+                targets=targets,
+                policy=together,
+                repository=list(repository),
+            )
+        )
+    return intentions
 
 
 def meant(connection: Connection, channel: str, targets: Targets) -> int:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, select, update
 
 from controller.database import reading, to_db, utc_now, writing
 from controller.rollouts import announcing
-from controller.rollouts.beginning import begin, meant, new_id
+from controller.rollouts.beginning import begin, intentions_of_set, meant, new_id
 from controller.rollouts.engine import approved
 from controller.rollouts.evaluating import Evaluation, current_row, look, move, settle
 from controller.rollouts.keeping import intention_of, plan_of, text_of
@@ -24,7 +24,7 @@ from controller.rollouts.taking_back import cancel_all, cancel_device, note_canc
 from controller.rollouts.views import Rollout, WaveState
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, check_plan
 from schemas.errors import OperatorError, one_line
-from schemas.messages import BUCKETS, ReleaseSet, RolloutPolicy, Targets
+from schemas.messages import RolloutPolicy, Targets
 from schemas.versions import parse
 
 __all__ = ["Evaluation", "RolloutStore"]
@@ -117,26 +117,14 @@ class RolloutStore:
                 those are depends on the rollout's id, so each package would mean other ones.
         """
         now = now or utc_now()
-        targets, policy = targets or Targets(), policy or RolloutPolicy()
-        if targets.upto not in (0, BUCKETS):
-            raise OperatorError("input.bad", "a set cannot be for a share of the devices; name devices or conditions")
-        if len(packages) < 2:
-            raise OperatorError("input.bad", "a set has at least two packages")
-        together = msgspec.structs.replace(policy, set=ReleaseSet(id=new_id(now), packages=dict(packages)))
-        intentions = []
-        for package, version in sorted(packages.items()):  # whatever order the sets have that are made at once
-            parse(version)
-            intentions.append(
-                announcing.Intention(
-                    rollout=new_id(now),
-                    package=package,
-                    version=version,
-                    channel=channel,
-                    targets=targets,
-                    policy=together,
-                    repository=list(repository),
-                )
-            )
+        intentions = intentions_of_set(
+            packages,
+            channel=channel,
+            repository=repository,
+            targets=targets or Targets(),
+            policy=policy or RolloutPolicy(),
+            now=now,
+        )
         made = {}
         with self._looking:
             with writing(self._engine) as connection:
