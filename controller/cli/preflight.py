@@ -19,8 +19,7 @@ SHOWN = 500
 def tell_preflight(client: ControllerClient, wish: ReleaseWish, *, as_json: bool) -> None:
     """Ask what a release would do, and print it."""
     seen = _ask(client, wish, most=None if as_json else SHOWN)
-    unmeant = [] if seen.meant else ["no device that was heard of is meant"]
-    tell_warnings([*seen.warnings, *unmeant])
+    tell_warnings(seen.warnings)
     if as_json:
         print_json(seen)
         return

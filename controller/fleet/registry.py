@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, RowMapping, and_, func, select
 
 from controller.database import from_db, reading
+from controller.fleet.following import nobody_follows
 from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import bigint_of, chunks, map_of
 from controller.fleet.tables import device_packages, devices, events
@@ -43,6 +44,11 @@ class DeviceRegistry:
             found = found.where(devices.c.online == online)
         with reading(self._engine) as connection:
             return _views(connection, connection.execute(found).mappings().all())
+
+    def nobody_follows(self, channel: str) -> str | None:
+        """See `following.nobody_follows`."""
+        with reading(self._engine) as connection:
+            return nobody_follows(connection, channel)
 
     def device(self, device: str) -> Device:
         """One device; raises `OperatorError` (`device.unknown`)."""

@@ -34,8 +34,9 @@ class Releasing:
         """As `start`, with what an operator should know about it."""
         rollout = self.start(wish)
         warnings = []
-        if not wish.targets.devices and not self._fleet.registry.devices(after="", limit=1, channel=wish.channel):
-            warnings.append(f"no device that was heard of follows channel {wish.channel}")
+        nobody = None if wish.targets.devices else self._fleet.registry.nobody_follows(wish.channel)
+        if nobody is not None:
+            warnings.append(f"{nobody}; to take it back: flotilla withdraw {wish.package} --channel {wish.channel}")
         if unknown := self._fleet.rollouts.strangers(wish.targets, rollout.plan):
             warnings.append(never_heard_of(unknown))
         return Announced(**msgspec.structs.asdict(rollout), warnings=warnings)

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, select
 
 from controller.database import from_db, reading, utc_now
+from controller.fleet.following import nobody_follows
 from controller.fleet.sql import map_of
 from controller.fleet.tables import desired, device_packages, devices
 from controller.preflight.pace import estimate, pace_of
@@ -90,6 +91,7 @@ class Preflights:
             unknown = strangers(connection, targets, plan)
             number = meant(connection, channel, targets)
             pace = pace_of(connection, channel, package)
+            nobody = nobody_follows(connection, channel)
         plan = plan or default_plan(number)
         sure = [certain_wave(plan, one.id, tags=one.tags, facts=one.facts) for one in known]
         foreseen = [
@@ -121,7 +123,7 @@ class Preflights:
             plan=plan.name,
             waves=waves,
             estimate=ends,
-            warnings=list(_warnings(targets, channel, foreseen, unknown)),
+            warnings=list(_warnings(targets, channel, foreseen, unknown, nobody=nobody)),
             devices=page[:limit],
             next=page[limit - 1].device if len(page) > limit else None,
         )
@@ -202,8 +204,12 @@ def _whole_s(
     return max(0.0, begins_in) + waves_s(plan, waves, device_s, policy.jitter_s or plan.jitter_s)
 
 
-def _warnings(targets: Targets, channel: str, foreseen: list[ForeseenDevice], unknown: list[str]) -> Iterator[str]:
-    if not foreseen:
+def _warnings(
+    targets: Targets, channel: str, foreseen: list[ForeseenDevice], unknown: list[str], *, nobody: str | None
+) -> Iterator[str]:
+    if nobody is not None:
+        yield nobody
+    elif not foreseen:
         yield f"no device that was heard of on channel {channel} is meant"
     if unknown:
         yield never_heard_of(unknown)

@@ -187,6 +187,20 @@ def test_of_several_named_devices_those_never_heard_of_are_told_from_those_elsew
     assert bench.look(plan=wave).warnings == ["pi-9 was never heard of"]
 
 
+def test_a_release_that_would_mean_nobody_is_warned_of(bench: Bench) -> None:
+    assert bench.look(channel="stabel").warnings == ["no device that was heard of follows channel stabel"]
+    for device in ("pi-1", "pi-2"):
+        bench.device(device)
+    bench.intake.take_in([reported_in("pi-7", channel="beta")], NOW)
+    assert bench.look(channel="stabel").warnings == [
+        "no device that was heard of follows channel stabel; devices follow stable, beta"
+    ]
+    assert bench.look(targets=Targets(where={"site": "nowhere"})).warnings == [
+        "no device that was heard of on channel stable is meant"
+    ]
+    assert bench.look().warnings == []
+
+
 def test_devices_come_in_pages_and_are_counted_all(bench: Bench) -> None:
     for number in range(5):
         bench.device(f"pi-{number}")

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from controller.fleet.intake_store import IntakeStore
 from controller.http.releasing import Releasing
 from controller.http.views import ReleaseWish, SetWish
 from controller.rollouts.views import Rollout
 from controller.settings import ControllerSettings, HttpAddress
 from schemas.errors import OperatorError
+from tests.support.in_process import FILE_TOKEN, application, bearer
+from tests.support.repository import add_release
+from tests.unit.fleet.builders import NOW, reported_in
 
 SETTINGS = ControllerSettings(data=Path("unused"), http=HttpAddress(host="127.0.0.1", port=1), broker=None)
 
@@ -136,3 +140,17 @@ def test_one_release_is_announced_before_the_next_one_touches_the_channel() -> N
     first.join(10)
     second.join(10)
     assert recorder.said == ["channel 1.0.0", "announced 1.0.0", "channel 1.1.0", "announced 1.1.0"]
+
+
+def test_a_release_on_a_channel_that_nobody_follows_says_which_are_followed_and_how_to_take_it_back(
+    tmp_path: Path,
+) -> None:
+    with application(tmp_path) as app:
+        add_release(app.repository, "tacho", "1.0.0", {"a": "a"})
+        IntakeStore(app.engine).take_in([reported_in("pi-1")], NOW)
+        nobody = "no device that was heard of follows channel stabel; devices follow stable"
+        undo = "to take it back: flotilla withdraw tacho --channel stabel"
+        for channel, warnings in (("stable", []), ("stabel", [f"{nobody}; {undo}"])):
+            wish = {"package": "tacho", "version": "1.0.0", "channel": channel}
+            made = app.client.post("/api/v1/releases", json=wish, headers=bearer(FILE_TOKEN))
+            assert (made.status_code, made.json()["warnings"]) == (201, warnings)

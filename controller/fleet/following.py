@@ -1,0 +1,22 @@
+"""Whether any device follows a channel: a typing error in a channel's name reaches nobody, and says so nowhere else."""
+
+from typing import Final
+
+from sqlalchemy import Connection, func, select
+
+from controller.fleet.tables import devices
+from schemas.errors import one_line
+
+NAMED: Final = 5
+"""Channels that are named in place of one that nobody follows."""
+
+
+def nobody_follows(connection: Connection, channel: str) -> str | None:
+    """One line where no device that was heard of follows the channel, with those that most devices do; else None."""
+    follows = devices.c.channel
+    if connection.scalar(select(devices.c.id).where(follows == channel).limit(1)) is not None:
+        return None
+    most = select(follows).where(follows.is_not(None)).group_by(follows).order_by(func.count().desc(), follows)
+    named = list(connection.scalars(most.limit(NAMED)))
+    others = f"; devices follow {', '.join(named)}" if named else ""
+    return f"no device that was heard of follows channel {one_line(channel)}{others}"
