@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select, union
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, not_, select, union
 
 from controller.database import from_db, reading, to_db
 from controller.fleet.tables import OFFLINE, desired, device_packages, devices, events
@@ -209,12 +209,19 @@ def _versions(connection: Connection) -> dict[str, list[VersionCount]]:
 
 
 def _bad_words() -> Any:
-    """Bad last words in rollouts that are announced and not taken back."""
+    """Bad last words in rollouts that are announced.
+
+    In one that was reverted a device that has gone back by itself, or took nothing, is where it is wanted.
+    """
+    where_wanted = and_(
+        rollouts.c.state == RolloutState.REVERTED.value,
+        _word.verdict.in_([Verdict.ROLLED_BACK.value, Verdict.REJECTED.value]),
+    )
     return (
         select(_word.device, _word.rollout, _word.verdict, _word.error_code, _word.at, rollouts.c.package)
         .add_columns(rollouts.c.version)
         .join(rollouts, rollouts.c.id == _word.rollout)
-        .where(_OPEN, _word.verdict.in_([verdict.value for verdict in BAD]))
+        .where(_OPEN, _word.verdict.in_([verdict.value for verdict in BAD]), not_(where_wanted))
         .subquery()
     )
 

@@ -85,6 +85,24 @@ def test_a_list_has_the_devices_that_fit_page_by_page_and_counts_them(
     assert paged == found
 
 
+@pytest.mark.parametrize(("phase", "found"), [(Phase.ROLLED_BACK, []), (Phase.FAILED, ["pi-4"])])
+def test_who_went_back_by_itself_needs_no_attention_any_more_once_the_rollout_is_reverted(
+    tmp_path: Path, phase: Phase, found: list[str]
+) -> None:
+    engine = open_database(sqlite_url(tmp_path / "other.db"))
+    intake, store = IntakeStore(engine), RolloutStore(engine)
+    intake.take_in([presence_in("pi-4"), reported_in("pi-4", packages={"tacho": installed("1.0.0")})], NOW)
+    rollout = store.create(package="tacho", version="2.0.0", channel="stable", repository=["http://a/repo"], now=NOW)
+    intake.take_in([event_in("pi-4", 1, phase, rollout=rollout.id)], NOW)
+    store.evaluate(rollout.id, NOW)
+    wanted = Wanted(needs="attention")
+    assert [line.id for line in FleetReading(engine).page(wanted, NOW)] == ["pi-4"]
+    store.set_state(rollout.id, RolloutState.REVERTED, NOW)
+    assert [line.id for line in FleetReading(engine).page(wanted, NOW)] == found
+    assert FleetReading(engine).numbers(NOW).troubled == len(found)
+    engine.dispose()
+
+
 def test_the_overview_s_numbers(engine: Engine) -> None:
     numbers = FleetReading(engine).numbers(LONG_AFTER)
     assert (numbers.devices, numbers.online, numbers.channels) == (3, 2, {"stable": 2, "beta": 1})
