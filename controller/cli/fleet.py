@@ -15,6 +15,7 @@ from controller.cli.common import (
     size_text,
     time_text,
 )
+from controller.cli.connection import tell_as_of_then
 from controller.cli.planning import WAVE_COLUMNS, counts_text, verdict_text, wave_rows
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent, Update
@@ -42,6 +43,7 @@ WORDS = 500
 def devices(limit: int, client: ControllerClient, *, as_json: bool) -> None:
     """List the devices that were ever heard of, by id."""
     found = collect(client, Device, "devices", limit)
+    tell_as_of_then(client)
     if as_json:
         print_json(found)
         return
@@ -71,6 +73,7 @@ def device(device_id: str, client: ControllerClient, *, as_json: bool) -> None:
     view = client.get(Device, "devices", device_id)
     told = client.get(Desired, "devices", device_id, "desired")
     history = client.get(Page[TakenEvent], "devices", device_id, "events", query={"limit": EVENTS_SHOWN, "newest": 1})
+    tell_as_of_then(client)
     if as_json:
         print_json({"device": view, "told": told, "events": history.items})
         return
@@ -96,6 +99,7 @@ def device(device_id: str, client: ControllerClient, *, as_json: bool) -> None:
 def rollouts(limit: int, client: ControllerClient, *, as_json: bool) -> None:
     """List the rollouts, newest first."""
     found = collect(client, Rollout, "rollouts", limit)
+    tell_as_of_then(client)
     if as_json:
         print_json(found)
         return
@@ -116,6 +120,7 @@ def rollouts(limit: int, client: ControllerClient, *, as_json: bool) -> None:
 def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None:
     """Show one rollout: every device's verdict, and the failures grouped by their code."""
     detail = client.get(RolloutDetail, "rollouts", rollout_id)
+    tell_as_of_then(client)
     if as_json:
         print_json(detail)
         return

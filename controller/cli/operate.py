@@ -3,6 +3,7 @@
 import click
 
 from controller.cli.common import controller_options, json_option, print_json, printable, tell_warnings
+from controller.cli.connection import tell_stored
 from controller.client import ControllerClient
 from controller.http.views import Asked, CommandWish, DesiredWish, StateWish, Told
 from controller.rollouts.plan import RolloutState
@@ -22,6 +23,7 @@ def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
             print_json(rollout)
         else:
             click.echo(f"{rollout.package} {rollout.version} on channel {rollout.channel} is {rollout.state}")
+        tell_stored(client)
 
     return command
 
@@ -43,6 +45,7 @@ def approve(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
         print_json(rollout)
     else:
         click.echo(printable(f"{rollout.package} {rollout.version} on channel {rollout.channel}: {rollout.because}"))
+    tell_stored(client)
 
 
 @click.command()
@@ -87,6 +90,7 @@ def ask(
     else:
         click.echo(f"asked {device} to {verb}; what comes of it shows in: flotilla device {device}")
     tell_warnings(sent.warnings)
+    tell_stored(client)
 
 
 @click.command()
@@ -118,6 +122,7 @@ def tell(
     else:
         click.echo(f"told {device}, revision {desired.rev}")
     tell_warnings(desired.warnings)
+    tell_stored(client)
 
 
 @click.command()

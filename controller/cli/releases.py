@@ -9,6 +9,7 @@ import msgspec
 
 from controller.cli.bundles import wait_for_bundles, wait_options
 from controller.cli.common import controller_options, json_option, print_json, printable, tell_warnings
+from controller.cli.connection import tell_as_of_then, tell_stored
 from controller.cli.planning import chosen_plan, plan_options, wave_text
 from controller.client import ControllerClient
 from controller.http.views import Announced, ReleaseWish, SetWish
@@ -97,6 +98,7 @@ def release(
         policy = RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade)
         together = SetWish(packages=members, channel=channel, targets=targets, policy=policy)
         _tell_set(client.send("POST", list[Rollout], "releases", "sets", body=together), as_json=as_json)
+        tell_stored(client)
         return
     wish = release_wish(
         name, version, channel, targets, RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade), wanted_plan
@@ -105,8 +107,10 @@ def release(
         from controller.cli.preflight import tell_preflight  # noqa: PLC0415 - `release` is to start at once
 
         tell_preflight(client, wish, as_json=as_json)
+        tell_as_of_then(client)
         return
     _tell(client.send("POST", Announced, "releases", body=wish), as_json=as_json)
+    tell_stored(client)
 
 
 @click.command()
@@ -151,6 +155,7 @@ def publish(
         wait_for_bundles(client, record.package, record.version, wait_limit)
     made = announce(client, name=record.package, version=record.version, channel=channel, plan=wanted_plan)
     _tell(made, as_json=as_json)
+    tell_stored(client)
 
 
 def announce(

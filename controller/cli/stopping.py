@@ -3,6 +3,7 @@
 import click
 
 from controller.cli.common import controller_options, json_option, print_json
+from controller.cli.connection import tell_stored
 from controller.client import ControllerClient
 from controller.http.views import DeviceChoice, RolloutDetail
 from controller.rollouts.views import Rollout
@@ -19,6 +20,7 @@ def cancel(rollout_id: str, device: str | None, client: ControllerClient, *, as_
     It is done on a device when that says so; until then it is shown as asked for.
     """
     rollout = client.send("POST", Rollout, "rollouts", rollout_id, "cancel", body=DeviceChoice(device=device))
+    tell_stored(client)
     if as_json:
         print_json(rollout)
         return
@@ -38,6 +40,7 @@ def cancel(rollout_id: str, device: str | None, client: ControllerClient, *, as_
 def retry(rollout_id: str, device: str | None, client: ControllerClient, *, as_json: bool) -> None:
     """Have devices on which a rollout failed, was rolled back, rejected or cancelled try again, once each."""
     rollout = client.send("POST", Rollout, "rollouts", rollout_id, "retry", body=DeviceChoice(device=device))
+    tell_stored(client)
     if as_json:
         print_json(rollout)
         return

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from controller.cli.common import controller_options, printable
+from controller.cli.connection import tell_as_of_then
 from controller.cli.fleet import collect
 from controller.cli.planning import counts_text, wave_rows
 from controller.client import ControllerClient
@@ -54,6 +55,7 @@ def top(rollout_id: str | None, limit: int, client: ControllerClient) -> None:
         (rollout_id,) = known  # the whole id, of which the beginning may have been given
     if not console.is_terminal:
         console.print(draw(known.values(), limit))
+        tell_as_of_then(client)
         return
     with Live(draw(known.values(), limit), console=console, auto_refresh=False, screen=True) as live:
         drawn = 0.0

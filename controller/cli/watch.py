@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from controller.cli.common import controller_options, printable, time_text
+from controller.cli.connection import tell_as_of_then
 from controller.cli.fleet import event_text
 from controller.client import ControllerClient
 from schemas.errors import NetworkError
@@ -33,6 +34,7 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
     """Show what devices report, live, until Ctrl-C."""
     console = Console(highlight=False)
     changes = client.follow("watch")
+    tell_as_of_then(client)
     click.echo("watching; Ctrl-C ends it", err=True)
     told: dict[str, object] = {}
     for kind, data in changes:

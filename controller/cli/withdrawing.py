@@ -3,6 +3,7 @@
 import click
 
 from controller.cli.common import controller_options, json_option, print_json, tell_warnings
+from controller.cli.connection import tell_stored
 from controller.client import ControllerClient
 from controller.http.views import YankView, YankWish
 from controller.rollouts.views import Rollout
@@ -42,3 +43,4 @@ def withdraw(name: str, channel: str, client: ControllerClient, *, as_json: bool
         print_json(rollout)
     else:
         click.echo(f"channel {channel} announces {name} no more; it was {rollout.version}, rollout {rollout.id}")
+    tell_stored(client)

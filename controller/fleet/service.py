@@ -175,6 +175,11 @@ class FleetService:
         """Whether the broker is there, and everything runs."""
         return self._attending
 
+    @property
+    def away(self) -> str | None:
+        """Why devices hear of nothing now, and nothing is heard of them; None while the broker is there."""
+        return None if self.connected else self._error or "not connected yet"
+
     def status(self) -> FleetStatus:
         """How the service is doing; from any thread."""
         return FleetStatus(

@@ -277,6 +277,7 @@ async def about_controller(fleet: FleetService, settings: ControllerSettings, br
         version=VERSION,
         broker=broker_url,
         connected=fleet.connected,
+        error=fleet.away,
         topic_root=settings.topic_root,
         repository=list(settings.repository_urls),
     )

@@ -165,11 +165,13 @@ class ControllerView(View, frozen=True, kw_only=True):
     Attributes:
         broker: its address, without credentials.
         connected: whether the controller is connected to it.
+        error: why it is not; None where it is.
         repository: base URLs that announcements name.
     """
 
     version: str
     broker: str
     connected: bool
+    error: str | None = None
     topic_root: str
     repository: list[str]

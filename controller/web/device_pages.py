@@ -20,7 +20,7 @@ from controller.web.desk import Desk
 from controller.web.guarding import fields_of
 from controller.web.live import live
 from controller.web.models import lasting, readings
-from controller.web.rendering import Asked, page
+from controller.web.rendering import Asked, away_part, page
 from controller.web.visitor import Visitor
 from schemas.errors import FlotillaError, OperatorError, one_line
 from schemas.messages import LAST_WORDS, OF_PACKAGE, Desired, UpdateEvent
@@ -94,7 +94,8 @@ async def device_live(request: Asked, desk: Desk, visitor: Visitor, environment:
 
     async def parts() -> tuple[int, dict[str, str]]:
         read = await desk.fresh.get(("device", device_id), lambda: _look(desk, device_id))
-        return read.generation, {"device": template.render(now=utc_now(), visitor=visitor, **_shown(read.value))}
+        shown = {"device": template.render(now=utc_now(), visitor=visitor, **_shown(read.value))}
+        return read.generation, shown | away_part(environment)
 
     return live(parts, lambda: desk.fleet.feed.published, ending_of(request))
 

@@ -15,7 +15,7 @@ from controller.web.desk import Desk
 from controller.web.fleet_reading import Numbers, RolloutLine, Wanted, rollout_lines
 from controller.web.live import live
 from controller.web.models import RolloutCard, VersionBar, rollout_card, version_bars
-from controller.web.rendering import Asked, page
+from controller.web.rendering import Asked, away_part, page
 from controller.web.visitor import Visitor
 
 DEVICES_A_PAGE = 50
@@ -39,7 +39,8 @@ async def overview_live(request: Asked, desk: Desk, environment: Environment) ->
 
     async def parts() -> tuple[int, dict[str, str]]:
         generation, numbers, running = await _glance(desk)
-        return generation, {"overview": template.render(now=utc_now(), **_overview(numbers, running))}
+        shown = {"overview": template.render(now=utc_now(), **_overview(numbers, running))}
+        return generation, shown | away_part(environment)
 
     return live(parts, lambda: desk.fleet.feed.published, ending_of(request))
 

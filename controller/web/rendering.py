@@ -54,6 +54,7 @@ def make_environment(statics: Statics) -> Environment:
     made.filters |= {"duration": duration, "plural": plural, "person": person}
     made.globals |= {
         "static": statics.url,
+        "away": lambda: None,
         "flotilla_version": VERSION,
         "look_of": phases.look_of,
         "looks": phases.LOOKS,
@@ -62,6 +63,11 @@ def make_environment(statics: Statics) -> Environment:
         "RolloutState": RolloutState,
     }
     return made
+
+
+def away_part(environment: Environment) -> dict[str, str]:
+    """What every live page says of the connection to the broker: time goes by, and no change tells of it."""
+    return {"away": environment.get_template("away.html").render()}
 
 
 def template_config(environment: Environment) -> TemplateConfig[JinjaTemplateEngine]:

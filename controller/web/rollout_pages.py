@@ -32,7 +32,7 @@ from controller.web.desk import Desk
 from controller.web.fleet_reading import rollout_lines
 from controller.web.live import live
 from controller.web.models import cells_of, chart, legend, rollout_card, segments, wave_card
-from controller.web.rendering import Asked, page
+from controller.web.rendering import Asked, away_part, page
 from controller.web.rollout_reading import Board, device_at, device_rows, read_board
 from controller.web.visitor import Visitor
 from schemas.errors import FlotillaError
@@ -109,7 +109,7 @@ async def rollout_live(
     async def parts() -> tuple[int, dict[str, str]]:
         # drawn once for all who may do the same
         read = await desk.fresh.get(("rollout live", rollout_id, visitor.may_act), drawn)
-        return read.generation, read.value
+        return read.generation, read.value | away_part(environment)
 
     return live(parts, lambda: desk.fleet.feed.published, ending_of(request))
 

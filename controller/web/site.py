@@ -62,6 +62,7 @@ class Site:
         Args:
             desk: what they show and ask.
         """
+        self.environment.globals["away"] = lambda: desk.fleet.away
         return Router(
             "/",
             route_handlers=PAGES,

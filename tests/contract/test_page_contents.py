@@ -10,6 +10,7 @@ import pytest
 from controller.database import utc_now
 from controller.fleet.incoming import Incoming
 from controller.fleet.intake_store import IntakeStore
+from controller.fleet.service import FleetService
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.messages import ErrorReport, InstalledPackage, Phase
@@ -80,6 +81,21 @@ def test_the_overview_shows_the_fleet_what_it_runs_and_who_needs_attention(seen:
     assert "1.0.0 4" in shown
     assert "pi-1" in shown
     assert "health.http" in shown
+
+
+@pytest.mark.parametrize("path", ["/", "/rollouts", "ROLLOUT", "/devices", "/devices/pi-1", "/packages", "/audit"])
+def test_every_page_says_that_the_broker_is_away(seen: Seen, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    path = seen.rollout if path == "ROLLOUT" else path
+    assert seen.text(path).count("not connected to the broker (not connected yet)") == 1
+    monkeypatch.setattr(FleetService, "away", None)
+    assert "not connected to the broker" not in seen.text(path)
+
+
+@pytest.mark.parametrize("path", ["/", "ROLLOUT", "/devices/pi-1"])
+def test_a_live_page_hears_of_the_broker_as_long_as_it_is_shown(seen: Seen, path: str) -> None:
+    source = seen.source(seen.rollout if path == "ROLLOUT" else path)
+    live = source[source.index('sse-connect="') :]
+    assert re.search(r'<div sse-swap="away">\s*<p class="because bad" role="status">', live), live
 
 
 def test_a_rollouts_page_has_a_cell_for_each_device_by_its_phase(seen: Seen) -> None:

@@ -195,6 +195,16 @@ def test_controllers_with_different_topics_share_a_broker(
 async def test_without_a_broker_it_serves_and_says_so(tmp_path: Path) -> None:
     port = free_port()
     with controller_process(tmp_path / "data", f"mqtt://127.0.0.1:{port}", connected=False) as alone:
+        alone.until(lambda: "no broker: " in alone.log_text())
+        asked = flotilla("rollouts", env={"FLOTILLA_URL": alone.url})
+        assert asked.status == 0
+        assert f"not connected to the broker (mqtt://127.0.0.1:{port}: no connection" in asked.stderr
+        live = http.client.HTTPConnection("127.0.0.1", alone.port, timeout=20)
+        live.request("GET", "/live")
+        events = live.getresponse()
+        assert any(line == b"event: away\n" for line in iter(events.readline, b""))
+        assert f"not connected to the broker (mqtt://127.0.0.1:{port}: " in events.readline().decode()
+        live.close()
         answer = alone.call("GET", "/readyz")
         assert (answer.status, answer.json()["checks"]["broker"]["ok"]) == (503, False)
         package = make_package(tmp_path, "tacho", "1.0.0", {"a": "a"})

@@ -9,7 +9,7 @@ from controller.accounts.roles import Role
 from controller.accounts.views import AuditEntry
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent
-from controller.http.views import Page
+from controller.http.views import ControllerView, Page
 from schemas.messages import Desired, ErrorReport, Phase
 from tests.support.command import flotilla
 from tests.unit.fleet.builders import NOW, event
@@ -17,9 +17,14 @@ from tests.unit.fleet.builders import NOW, event
 PLAN = '{"waves":[' + ",".join(['{"upto":10,"soak_s":600}'] * 50) + "]}"
 
 
+HERE = ControllerView(version="1.0.0", broker="mqtt://b", connected=True, topic_root="flotilla/v1", repository=[])
+
+
 def answer(monkeypatch: pytest.MonkeyPatch, facts: Any) -> None:
     for method in ("get", "send"):
-        monkeypatch.setattr(ControllerClient, method, lambda *_args, **_more: facts)
+        monkeypatch.setattr(
+            ControllerClient, method, lambda _self, *args, **_more: HERE if ControllerView in args else facts
+        )
 
 
 def test_a_row_of_the_audit_log_is_cut_for_people_and_whole_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +73,7 @@ def test_a_devices_newest_log_is_under_its_events(monkeypatch: pytest.MonkeyPatc
         missing=0,
         update=None,
     )
-    answers = {"desired": Desired(rev=0), "events": Page(items=taken, next=None)}
+    answers = {"controller": HERE, "desired": Desired(rev=0), "events": Page(items=taken, next=None)}
     monkeypatch.setattr(ControllerClient, "get", lambda _self, _type, *path, **_more: answers.get(path[-1], view))
     shown = flotilla("device", "pi-1").text
     assert shown.endswith("log of event 2, tacho 2.0.0 rolled_back:\n  | a\n  | b\n")
