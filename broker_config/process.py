@@ -92,6 +92,11 @@ class MosquittoProcess:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
+    def ended_with(self) -> int | None:
+        """What the process ended with that nobody stopped here, below 0 for a signal; None while it runs."""
+        return self._process.poll() if self._process is not None else None
+
+    @property
     def _pid_file(self) -> Path:
         return self._folder / "mosquitto.pid"
 

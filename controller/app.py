@@ -5,20 +5,19 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
-from broker_config.errors import BrokerError
-from broker_config.process import MosquittoProcess
 from controller.accounts.answers import Answers
 from controller.accounts.audit import AuditLog
 from controller.accounts.people import People
 from controller.accounts.tokens import Tokens
 from controller.database import open_database, utc_now
+from controller.embedded_broker import embedded_broker
 from controller.fleet.pruning import Pruner
 from controller.fleet.running import running_versions
 from controller.fleet.service import FleetService
@@ -46,7 +45,7 @@ from controller.signals.metrics import Metrics, new_registry
 from controller.signals.numbers import read_numbers
 from controller.signals.upkeep import Upkeep
 from controller.version import VERSION
-from schemas.errors import OperatorError, one_line
+from schemas.errors import OperatorError
 from schemas.topics import Topics
 from transport import LinkSettings
 from transport.errors import SettingsError
@@ -67,7 +66,11 @@ async def run_controller(settings: ControllerSettings) -> None:
     with contextlib.ExitStack() as stack:
         listeners = stack.enter_context(listening(settings.http))
         stack.enter_context(only_one(settings.data))
-        broker = settings.broker or stack.enter_context(_embedded_broker(settings))
+        broker = settings.broker
+        embedded = None
+        if broker is None:
+            embedded = stack.enter_context(embedded_broker(settings.data / "broker", settings.embedded_port))
+            broker = LinkSettings(url=embedded.url, client_id=client_id(settings.topic_root))
         engine = open_database(settings.database_url)
         stack.callback(engine.dispose)
         keys = settings.data / "keys"
@@ -145,6 +148,8 @@ async def run_controller(settings: ControllerSettings) -> None:
             "bundles": lambda: bundle_maker.run(stop),
             "upkeep": lambda: upkeep.run(stop),
         }
+        if embedded is not None:
+            parts["broker"] = partial(embedded.watch, stop)
         if notifier is not None:
             parts["notify"] = lambda: notifier.run(stop)
         await _run_all(parts, server, stop)
@@ -216,17 +221,3 @@ async def _part(name: str, start: Callable[[], Awaitable[None]]) -> None:
 def page_address(address: HttpAddress) -> str:
     """Where a browser on this machine finds the page."""
     return f"http://{HttpAddress(host='127.0.0.1', port=address.port) if address.listens_everywhere else address}/"
-
-
-@contextlib.contextmanager
-def _embedded_broker(settings: ControllerSettings) -> Iterator[LinkSettings]:
-    broker = MosquittoProcess(settings.data / "broker", name="development.conf", port=settings.embedded_port)
-    try:
-        broker.start()
-    except BrokerError as error:
-        raise OperatorError("broker.unreachable", f"the embedded broker: {one_line(error)}") from error
-    try:
-        log.info("embedded broker at %s, for this machine only", broker.url, extra=told("broker", broker=broker.url))
-        yield LinkSettings(url=broker.url, client_id=client_id(settings.topic_root))
-    finally:
-        broker.stop()

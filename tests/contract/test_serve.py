@@ -390,3 +390,25 @@ def test_a_controller_that_was_killed_leaves_no_broker_in_the_way(tmp_path: Path
         controller.kill()
         controller.start()
         assert controller.call("GET", "/healthz").status == 200
+
+
+async def test_an_embedded_broker_that_died_is_started_again_with_what_it_kept(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"mqtt://127.0.0.1:{port}"
+    arguments = ("--embedded-broker", "--embedded-port", str(port))
+    pid_file = tmp_path / "data" / "broker" / "mosquitto.pid"
+    with controller_process(tmp_path / "data", None, arguments=arguments) as controller:
+        async with connect(settings(url, "writer")) as link:
+            await link.publish("kept", b"still here", retain=True)
+        first = pid_file.read_text()
+        os.kill(int(first), signal.SIGKILL)
+        await asyncio.to_thread(controller.until, lambda: pid_file.read_text() != first and answers("127.0.0.1", port))
+        async with connect(settings(url, "reader")) as link:
+            await link.subscribe(["kept"])
+            assert [message.payload for message in await take(link, 1)] == [b"still here"]
+        await asyncio.to_thread(controller.until, lambda: controller.health() == 200)
+        said = [line for line in controller.log_text().splitlines() if "the embedded broker" in line]
+        assert len(said) == 1, said
+        assert "was ended by signal 9; it is started again in 1 s" in said[0]
+        assert controller.stop() == 0
+    assert not answers("127.0.0.1", port)
