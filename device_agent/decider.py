@@ -40,6 +40,10 @@ class Updates(Protocol):
         """What other rollouts wanted of the package, and has not switched, stops."""
         ...
 
+    async def unpin(self, package: str) -> None:
+        """What only the package's pin wanted, and has not switched, stops."""
+        ...
+
     async def pause(self, rollout: str) -> None:
         """Nothing of the rollout starts."""
         ...
@@ -148,6 +152,7 @@ class Decider:
         """Begin each pin once: what became of it is in the journal, and `retry` is how to try it again."""
         begun = await in_thread(self._heard.pins_begun)
         for package in begun.keys() - device.pins.keys():
+            await self._updates.unpin(package)
             await in_thread(self._heard.note_pin, package, None)
         for package, version in device.pins.items():
             problem = version_problem(version)

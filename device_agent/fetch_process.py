@@ -37,6 +37,7 @@ from device_agent.seams import (
     WantedObject,
     Way,
 )
+from device_agent.sources import Nowhere
 from device_agent.threads import in_thread
 from schemas.errors import DeviceError, one_line
 from schemas.manifest import decode_manifest
@@ -71,7 +72,7 @@ class ProcessSources:
         """See `SourceFactory`."""
         from_file = len(addresses) == 1 and addresses[0].startswith("/")
         every = addresses if from_file else dict.fromkeys([*self._repositories, *addresses])
-        return _ProcessSource(self._bench, tuple(every))
+        return _ProcessSource(self._bench, tuple(every)) if every else Nowhere()
 
     async def close(self) -> None:
         """End the process that waits, if one does. Bounded."""

@@ -19,7 +19,7 @@ from device_agent.seams import (
     WantedObject,
     Way,
 )
-from schemas.errors import TrustError
+from schemas.errors import NetworkError, TrustError
 from schemas.layout import FileHead
 
 MAX_ROOT_BYTES: Final = 512_000
@@ -54,6 +54,8 @@ def source_factory(
         if len(addresses) == 1 and addresses[0].startswith("/"):
             return _LoadedLater(lambda: _file_source(Path(addresses[0]), root, trusted_root(), now))
         bases = list(dict.fromkeys([*repositories, *addresses]))
+        if not bases:
+            return Nowhere()
         return _LoadedLater(lambda: _http_source(bases, root, trusted_root(), now, bandwidth))
 
     return make
@@ -88,6 +90,29 @@ def exported_head(path: Path) -> FileHead:
     archive = Archive(path)
     archive.close()
     return archive.head
+
+
+class Nowhere:
+    """The source where neither the configuration nor an announcement names a repository."""
+
+    async def resolve(
+        self, package: str, version: str, platform: str, at_hand: AtHand = NOTHING_AT_HAND
+    ) -> SignedManifest:
+        """See `ReleaseSource`; raises `NetworkError` (`fetch.unreachable`)."""
+        del version, platform, at_hand
+        raise NetworkError(
+            "fetch.unreachable",
+            f"{package}: this device has heard no announcement that says where to fetch it from; "
+            "check the package's name, or set repositories in agent.toml",
+        )
+
+    async def fetch(self, wanted: Sequence[WantedObject], on_bytes: OnBytes, way: Way = ONE_BY_ONE) -> str:
+        """See `ReleaseSource`; raises `NetworkError` (`fetch.unreachable`)."""
+        del wanted, on_bytes, way
+        raise NetworkError("fetch.unreachable", "there is no repository address; set repositories in agent.toml")
+
+    async def close(self) -> None:
+        """There is nothing to close."""
 
 
 class _LoadedLater:

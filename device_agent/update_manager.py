@@ -281,6 +281,15 @@ class UpdateManager:
             for update in wishes.superseded(await self._queue.unfinished(package), rollout):
                 await self._queue.stop(update, wishes.superseded_by(package, version, update))
 
+    async def unpin(self, package: str) -> None:
+        """The package's pin is gone: what only that asked for, and has not begun to switch, stops.
+
+        It ends with `conflict.cancelled`.
+        """
+        async with self._queue.choosing:
+            for update in wishes.of_a_pin(await self._queue.unfinished(package)):
+                await self._queue.stop(update, wishes.unpinned(package))
+
     async def pause(self, rollout: str) -> None:
         """The rollout is paused: its updates that have not started are withdrawn (`conflict.halted`)."""
         async with self._queue.choosing:

@@ -105,6 +105,16 @@ def cancelled_anew(
     return next((update.request for update in of_rollout if not update.goes_back), unbegun)
 
 
+def of_a_pin(unfinished: Iterable[Update]) -> list[Update]:
+    """Of a package's updates those that stop when its pin is taken back: nothing else asked for them, and untouched."""
+    return [u for u in unfinished if _is_pins(u.request) and can_be_replaced(u)]
+
+
+def unpinned(package: str) -> DeviceError:
+    """Why an update stops when the pin that asked for it is gone."""
+    return DeviceError("conflict.cancelled", f"{package} is not pinned any more")
+
+
 def superseded_by(package: str, version: str, update: Update) -> DeviceError:
     """Why an update stops when another version of its package is wanted."""
     return DeviceError("conflict.superseded", f"{package} {version} takes the place of {update.version}")
@@ -127,6 +137,10 @@ def wish_to_leave(install: Install, origin: Origin) -> UpdateRequest:
 def is_held(update: Update) -> bool:
     """Whether nothing but the end of the hold is waited for."""
     return update.phase is Phase.DEFERRED and update.waiting is not None and update.waiting.reason == HOLD
+
+
+def _is_pins(request: UpdateRequest) -> bool:
+    return request.rollout is None and request.origin is Origin.ANNOUNCEMENT
 
 
 def _is_due(update: Update, now: datetime) -> bool:

@@ -157,6 +157,11 @@ class SimulatedUpdates:
         for update in wishes.superseded(self._unfinished(package), rollout):
             self._stop(update, wishes.superseded_by(package, version, update))
 
+    async def unpin(self, package: str) -> None:
+        """As `UpdateManager.unpin`."""
+        for update in wishes.of_a_pin(self._unfinished(package)):
+            self._stop(update, wishes.unpinned(package))
+
     async def pause(self, rollout: str) -> None:
         """As `UpdateManager.pause`."""
         for update in self._journal.unfinished():

@@ -226,6 +226,19 @@ async def test_errors_of_a_resolve_are_the_same(device: Device, tmp_path: Path) 
     assert (await both(device, str(tmp_path / "other"), "tacho", "1.0.0")).code == "package.format"
 
 
+async def test_where_nobody_has_said_where_to_fetch_from_the_error_says_so(device: Device, started: Started) -> None:
+    with pytest.raises(NetworkError) as caught:
+        await resolved(device.source())
+    assert caught.value.code == "fetch.unreachable"
+    assert caught.value.message == (
+        "tacho: this device has heard no announcement that says where to fetch it from; "
+        "check the package's name, or set repositories in agent.toml"
+    )
+    assert started.all == []
+    with pytest.raises(NetworkError, match="heard no announcement"):
+        await resolved(device.here())
+
+
 async def test_errors_of_a_fetch_are_the_same(device: Device) -> None:
     with device.fleet.serving() as url:
         signed = await resolved(device.here(url))

@@ -12,7 +12,7 @@ import pytest
 from device_agent import local_changes, snapshots
 from device_agent.runner import Runner
 from device_agent.updates import Answer, Cancelled
-from schemas.errors import OperatorError
+from schemas.errors import NetworkError, OperatorError
 from schemas.messages import Phase
 from tests.unit.agent.device import LIMIT_S, Device, rollout, until
 from tests.unit.agent.releases import build
@@ -28,8 +28,8 @@ async def updated(device: Device) -> Device:
     return device
 
 
-async def under_way(device: Device, phase: Phase) -> str:
-    """Start the update to 1.1.0 and have it stand still in a phase; gives its id."""
+async def under_way(device: Device, phase: Phase, number: int = 2) -> str:
+    """Start the update to 1.1.0 of a rollout and have it stand still in a phase; gives its id."""
     if phase is Phase.FETCHING:
         device.shelf.block = asyncio.Event()
     elif phase is Phase.STAGED:
@@ -41,7 +41,7 @@ async def under_way(device: Device, phase: Phase) -> str:
     elif phase is Phase.SWITCHED:
         device.clock.running.clear()
         device.probe.sick.add("1.1.0")
-    submitted = await device.submit(TWO, 2)
+    submitted = await device.submit(TWO, number)
     assert submitted.update is not None
     await until(lambda: any(u.phase is phase for u in device.journal.unfinished()))
     if phase is Phase.FETCHING:
@@ -73,6 +73,45 @@ async def test_before_the_switch_a_cancelled_update_ends_at_once(updated: Device
     updated.assert_runs(ONE, spare_objects=True)
     assert updated.shelf.open_sources == 0
     assert (await updated.submit(TWO, 2)).answer is Answer.GIVEN_UP
+
+
+@pytest.mark.parametrize("phase", [Phase.DEFERRED, Phase.FETCHING, Phase.STAGED])
+async def test_what_only_a_pin_asked_for_is_cancelled_with_it(updated: Device, phase: Phase) -> None:
+    update = await under_way(updated, phase, number=0)
+    await updated.manager.unpin("tacho")
+    updated.manager.hold(False)
+    await updated.rest()
+    assert updated.story(update) == [*way_to(phase), "cancelled"]
+    assert last_code(updated) == "conflict.cancelled"
+    updated.assert_runs(ONE, spare_objects=True)
+
+
+async def test_a_pin_whose_fetch_failed_is_not_tried_again_once_it_is_gone(updated: Device) -> None:
+    updated.clock.running.clear()
+    updated.shelf.resolve_errors.append(NetworkError("fetch.unreachable", "nobody knows where it is"))
+    submitted = await updated.submit(TWO, 0)
+    assert submitted.update is not None
+    await until(lambda: updated.story(submitted.update) == ["accepted", "deferred"])
+    await updated.manager.unpin("tacho")
+    updated.clock.running.set()
+    await updated.rest()
+    assert updated.story(submitted.update) == ["accepted", "deferred", "cancelled"]
+    updated.assert_runs(ONE)
+
+
+async def test_a_pin_that_is_gone_stops_nothing_else(updated: Device) -> None:
+    update = await under_way(updated, Phase.DEFERRED)
+    await updated.manager.unpin("tacho")
+    await updated.manager.unpin("camera")
+    updated.manager.hold(False)
+    assert (await updated.end_of(update)).phase is Phase.SUCCEEDED
+
+
+async def test_a_pin_that_has_been_switched_to_is_not_undone_when_it_is_gone(updated: Device) -> None:
+    update = await under_way(updated, Phase.PROBATION, number=0)
+    await updated.manager.unpin("tacho")
+    updated.clock.running.set()
+    assert (await updated.end_of(update)).phase is Phase.SUCCEEDED
 
 
 async def test_a_deferred_update_is_cancelled(updated: Device) -> None:

@@ -57,6 +57,7 @@ class RecordingUpdates:
         self.asked: list[tuple[str, object]] = []
         self.requests: list[UpdateRequest] = []
         self.superseding: list[tuple[str, str, str]] = []
+        self.unpinned: list[str] = []
         self.held: bool | None = None
         self.fault: Exception | None = None
         self.retried: Submitted | None = None
@@ -70,6 +71,9 @@ class RecordingUpdates:
 
     async def supersede(self, package: str, version: str, rollout: str) -> None:
         self.superseding.append((package, version, rollout))
+
+    async def unpin(self, package: str) -> None:
+        self.unpinned.append(package)
 
     async def pause(self, rollout: str) -> None:
         self.asked.append(("pause", rollout))

@@ -163,6 +163,18 @@ async def test_without_its_pin_a_package_follows_its_channel_again(desk: Desk) -
     assert [r.version for r in desk.updates.requests if r.rollout is None] == ["1.0.0", "1.0.0"]
 
 
+async def test_what_only_a_pin_asked_for_stops_with_the_pin_and_is_not_looked_for_again(desk: Desk) -> None:
+    await desk.decider.take_desired(Desired(rev=1, pins={"taco": "1.0.0", "tacho": "1.0.0"}))
+    assert desk.updates.unpinned == []
+    await desk.decider.take_desired(Desired(rev=2, pins={"tacho": "1.0.0"}))
+    assert desk.updates.unpinned == ["taco"]
+    later = desk.restarted()
+    await later.decider.take_desired(None)
+    assert later.updates.unpinned == ["tacho"]
+    await later.decider.reconsider()
+    assert later.updates.unpinned == ["tacho"]
+
+
 async def test_a_pin_to_what_is_no_version_is_said_and_left_alone(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     await desk.decider.take_desired(Desired(rev=1, pins={"tacho": "latest"}))
     assert desk.updates.requests == []

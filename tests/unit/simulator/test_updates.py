@@ -51,6 +51,20 @@ async def test_a_step_that_takes_its_time_is_waited_for() -> None:
     await until(lambda: bench.told == WELL)
 
 
+async def test_what_only_a_pin_asked_for_stops_with_it_and_nothing_else_does() -> None:
+    bench = Bench(Course(size=1, fetch_s=60.0))
+    await bench.updates.submit(UpdateRequest(package="tacho", version="1.0.0"))
+    await asyncio.sleep(0)
+    await bench.updates.unpin("radio")
+    assert bench.told[-1] is Phase.FETCHING
+    await bench.updates.unpin("tacho")
+    assert bench.told[-1] is Phase.CANCELLED
+    await bench.updates.submit(UpdateRequest(package="tacho", version="1.1.0", rollout=an_id(1)))
+    await bench.updates.unpin("tacho")
+    assert bench.told[-1] is Phase.ACCEPTED
+    bench.updates.end()
+
+
 async def test_what_is_put_off_begins_in_time_and_nothing_begins_after_the_end() -> None:
     bench = Bench(Course(size=1))
     soon = datetime.now(UTC) + timedelta(seconds=0.05)
