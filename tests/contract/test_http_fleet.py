@@ -348,6 +348,7 @@ def test_the_controller_says_where_its_parts_are(controller: ControllerProcess, 
     assert said == {
         "broker": broker.url,
         "connected": True,
+        "error": None,
         "topic_root": controller.topic_root,
         "repository": [f"{controller.url}/repo"],
     }
