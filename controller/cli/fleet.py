@@ -129,6 +129,8 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
     if view.changed_by:
         click.echo(printable(f"{view.state} since {time_text(view.changed_at)}, by {view.changed_by}"))
     click.echo(printable(view.because))
+    if view.advice:
+        click.echo(printable(view.advice))
     click.echo(counts_text(view.verdicts))
     if detail.unanswered:
         click.echo(f"asked, and not answered yet: {detail.unanswered}")

@@ -23,6 +23,8 @@ def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
             print_json(rollout)
         else:
             click.echo(f"{rollout.package} {rollout.version} on channel {rollout.channel} is {rollout.state}")
+            if rollout.advice:
+                click.echo(printable(rollout.advice))
         tell_stored(client)
 
     return command

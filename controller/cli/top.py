@@ -88,6 +88,8 @@ def _head(one: Rollout) -> Text:
     text.append(one.state.value, style=STATES.get(one.state, ""))
     text.append(f"  {counts_text(one.verdicts)}  {one.id}\n", style="")
     text.append(printable(one.because), style="dim")
+    if one.advice:
+        text.append(f"\n{printable(one.advice)}", style="dim")
     return text
 
 

@@ -50,6 +50,23 @@ def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
             return f"{plan.state.value} by {person(by)}{before}"
 
 
+def advice(plan: Plan, *, package: str, channel: str) -> str:
+    """One line on what can be done about a rollout that was stopped; empty for any other."""
+    match plan.state:
+        case RolloutState.PAUSED | RolloutState.HALTED:
+            return (
+                f"flotilla resume {plan.rollout} goes on with it;"
+                f" flotilla revert {plan.rollout} sends back everybody who took it"
+            )
+        case RolloutState.REVERTED:
+            return (
+                "devices that join later have nothing announced until a version is released anew:"
+                f" flotilla release {package} VERSION --channel {channel}"
+            )
+        case _:
+            return ""
+
+
 def how_it_was(plan: Plan, tally: Tally, *, by: str | None, since: datetime) -> str:
     """What there is to remember of a rollout that was stopped, once another takes its place; empty for nothing."""
     if plan.state not in REMEMBERED:
@@ -183,7 +200,7 @@ def _over(plan: Plan) -> str:
     """Why a wave ended with its rollout, or stopped with it."""
     match plan.state:
         case RolloutState.HALTED:
-            return f"goes on after: flotilla resume {plan.rollout}"
+            return "goes on when the rollout is resumed"
         case RolloutState.SUPERSEDED:
             return "a newer rollout took its place"
         case RolloutState.WITHDRAWN:

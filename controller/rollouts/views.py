@@ -62,6 +62,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         changed_at: when it came to its state.
         changed_by: who brought it there, as the audit log names them; None where it came about by itself.
         because: what it waits for, or why it stopped, in one line.
+        advice: what can be done where it was stopped, with the commands, in one line; empty where it goes on.
         cancel_asked_at: since when an operator wants all of it stopped; who has yet to answer is asked for apart.
         plan: its waves as they were asked for.
         wave: how many waves have begun.
@@ -84,6 +85,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     changed_by: str | None = None
     cancel_asked_at: datetime | None = None
     because: str
+    advice: str = ""
     plan: RolloutPlan
     wave: int
     waves: list[WaveView]

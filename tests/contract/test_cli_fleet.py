@@ -158,7 +158,9 @@ async def test_an_operator_pauses_resumes_halts_and_reverts(
 ) -> None:
     rollout = run("release", pushed, "1.0.0", "--channel", channel, "--json").json()["id"]
     for command, state in (("pause", "paused"), ("resume", "active"), ("halt", "halted"), ("revert", "reverted")):
-        assert run(command, rollout).text == f"{pushed} 1.0.0 on channel {channel} is {state}\n"
+        text = run(command, rollout).text
+        assert text.startswith(f"{pushed} 1.0.0 on channel {channel} is {state}"), text
+        assert (f"flotilla revert {rollout}" in text) is (state in ("paused", "halted")), text
         await device.until(partial(heard, device, state))
     shown = run("rollout", rollout[:-6]).text
     assert re.search(r"^reverted since \S+ \S+, by local:loopback$", shown, re.MULTILINE), shown

@@ -11,6 +11,7 @@ from controller.database import utc_now
 from controller.fleet.incoming import Incoming
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.service import FleetService
+from controller.rollouts.plan import RolloutState
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.messages import ErrorReport, InstalledPackage, Phase
@@ -154,6 +155,14 @@ def test_every_action_is_confirmed_before_it_is_done(seen: Seen) -> None:
     assert re.search(r'<form [^>]*method="post"', seen.source(f"{seen.rollout}/do/halt"))
     # having been asked changes nothing
     assert "active" in seen.text(seen.rollout)
+
+
+@pytest.mark.parametrize("state", [RolloutState.PAUSED, RolloutState.HALTED])
+def test_the_page_of_a_rollout_that_was_stopped_names_what_gets_everybody_back(seen: Seen, state: RolloutState) -> None:
+    rollouts = RolloutStore(seen.app.engine)
+    made = rollouts.create(package=state.value, version="1.0.0", channel="stable", repository=["http://r"])
+    rollouts.set_state(made.id, state)
+    assert f"flotilla revert {made.id} sends back everybody who took it" in seen.text(f"/rollouts/{made.id}")
 
 
 def test_a_device_that_had_not_begun_when_a_newer_rollout_came_is_shown_by_how_it_stands_there(seen: Seen) -> None:

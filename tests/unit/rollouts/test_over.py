@@ -50,13 +50,33 @@ def test_the_waves_of_a_halted_rollout_are_stopped_until_somebody_goes_on(engine
     assert halted.because == "halted by the token ci"
     assert [wave.state for wave in halted.waves] == [WaveState.STOPPED, WaveState.STOPPED]
     assert [wave.because for wave in halted.waves] == [
-        f"goes on after: flotilla resume {rollout.id}; 0 succeeded",
-        f"goes on after: flotilla resume {rollout.id}; it has not begun",
+        "goes on when the rollout is resumed; 0 succeeded",
+        "goes on when the rollout is resumed; it has not begun",
     ]
     assert halted.verdicts == {Verdict.HELD: 3}
     going = store.set_state(rollout.id, RolloutState.ACTIVE, LATER + timedelta(minutes=1), by="user:ben")
     assert [wave.state for wave in going.waves] == [WaveState.RUNNING, WaveState.WAITING]
     assert (going.changed_by, going.verdicts) == ("user:ben", {Verdict.PENDING: 1, Verdict.WAITING: 2})
+
+
+@pytest.mark.parametrize("state", [RolloutState.PAUSED, RolloutState.HALTED])
+def test_a_rollout_that_was_stopped_says_how_to_go_on_and_how_to_get_everybody_back(
+    engine: Engine, state: RolloutState
+) -> None:
+    fleet(engine, 3)
+    rollout, store = create(engine, ONE_FIRST), RolloutStore(engine)
+    assert rollout.advice == ""
+    stopped = store.set_state(rollout.id, state, LATER)
+    assert stopped.advice == (
+        f"flotilla resume {rollout.id} goes on with it; flotilla revert {rollout.id} sends back everybody who took it"
+    )
+    reverted = store.set_state(rollout.id, RolloutState.REVERTED, LATER)
+    assert reverted.advice == (
+        "devices that join later have nothing announced until a version is released anew:"
+        " flotilla release tacho VERSION --channel stable"
+    )
+    create(engine, ONE_FIRST, version="2.1.0", now=LATER)
+    assert RolloutReader(engine).rollout(rollout.id).advice == ""
 
 
 def test_cancelling_all_says_who_did(engine: Engine) -> None:
