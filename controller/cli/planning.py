@@ -34,7 +34,8 @@ def plan_options(command: F) -> F:
             "waves",
             multiple=True,
             metavar="KEY=VALUE,…",
-            help="One wave, e.g. upto=10,soak=10m,max_failures=0; repeatable, in order, instead of --plan.",
+            help="One wave, e.g. upto=10,soak=10m,max_failures=0; repeatable, in order, instead of --plan. Ids are "
+            "devices=pi-1,devices=pi-2; a tag or fact is where.site=bern, more values where.site=bern,where.site=thun.",
         ),
         click.option(
             "--plan",

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from controller.packaging.toml_keys import unknown_key
+from controller.rollouts import plan_words
 from controller.rollouts.waves import OnFailure, RolloutPlan, check_plan
 from schemas.errors import OperatorError, one_line
 
@@ -18,8 +19,6 @@ CANARY_FROM: Final = 20
 """Devices from which on a release is tried on one of them first, where no plan is named."""
 
 MAX_BYTES: Final = 1 << 20
-_LENGTHS: Final = (".soak", ".deadline", ".jitter")
-"""Of time."""
 
 
 def ready_plan(name: str) -> RolloutPlan:
@@ -67,7 +66,7 @@ def parse_plan(text: str, where: str) -> RolloutPlan:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise OperatorError("input.bad", f"plan {one_line(where)}: {one_line(error)}") from error
-    return _converted(data, where)
+    return _converted(data, f"plan {one_line(where)}")
 
 
 def plan_of_flags(waves: tuple[str, ...], on_failure: str | None) -> RolloutPlan:
@@ -75,29 +74,18 @@ def plan_of_flags(waves: tuple[str, ...], on_failure: str | None) -> RolloutPlan
     data: dict[str, Any] = {"wave": [_wave_of(text) for text in waves]}
     if on_failure is not None:
         data["on_failure"] = OnFailure(on_failure)
-    return _converted(data, "--wave", strict=False)
+    return _converted(data, "--wave", flags=True)
 
 
-def _converted(data: dict[str, Any], where: str, *, strict: bool = True) -> RolloutPlan:
+def _converted(data: dict[str, Any], where: str, *, flags: bool = False) -> RolloutPlan:
     if problem := unknown_key(data, RolloutPlan):
-        raise OperatorError("input.bad", f"plan {one_line(where)}: {problem}")
+        raise OperatorError("input.bad", f"{where}: {plan_words.unknown(problem)}")
     try:
-        plan = msgspec.convert(data, RolloutPlan, strict=strict)
+        plan = msgspec.convert(data, RolloutPlan, strict=not flags)
     except msgspec.ValidationError as error:
-        raise OperatorError("input.bad", f"plan {one_line(where)}: {_why(error)}") from error
-    check_plan(plan)
+        raise OperatorError("input.bad", f"{where}: {plan_words.why(error, data, flags=flags)}") from error
+    check_plan(plan, where)
     return plan
-
-
-def _why(error: msgspec.ValidationError) -> str:
-    """What is wrong, in words that say what would be right."""
-    said = one_line(error)
-    what, at, place = said.rpartition(" - at ")
-    if "matching regex" in what and place.strip("`").endswith(_LENGTHS):
-        return f"expected a length of time such as 90s, 10m, 2h or 1h30m{at}{place}"
-    if what.startswith("Invalid enum value") and place.strip("`").endswith(".on_failure"):
-        return f"{what}, expected {', '.join(OnFailure)}{at}{place}"
-    return said
 
 
 def _wave_of(text: str) -> dict[str, Any]:

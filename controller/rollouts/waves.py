@@ -129,19 +129,23 @@ def seconds(duration: str) -> float:
     return float(sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([smhd])", duration)))
 
 
-def check_plan(plan: RolloutPlan) -> None:
+def check_plan(plan: RolloutPlan, where: str = "") -> None:
     """Refuse what its types allow and makes no sense.
+
+    Args:
+        where: what the error calls the plan, instead of its name.
 
     Raises:
         OperatorError: `input.bad`, in one line that names the wave.
     """
     highest = 0.0
+    where = where or f"plan {one_line(plan.name, 64)!r}"
     for number, wave in enumerate(plan.waves, start=1):
         if problem := _problem(wave, highest):
-            raise OperatorError("input.bad", f"plan {one_line(plan.name, 64)!r}, wave {number}: {problem}")
+            raise OperatorError("input.bad", f"{where}, wave {number}: {problem}")
         highest = wave.upto or highest
     if plan.jitter_s > _LONGEST.total_seconds():
-        raise OperatorError("input.bad", f"plan {one_line(plan.name, 64)!r}: jitter is longer than a year")
+        raise OperatorError("input.bad", f"{where}: jitter is longer than a year")
 
 
 def _problem(wave: Wave, highest: float) -> str:

@@ -107,7 +107,10 @@ def test_flags_say_the_same_as_a_file() -> None:
         ("[[wave]]\nupto = 101", "upto"),
         ("[[wave]]\nuppto = 5", "did you mean 'upto'"),
         ("[[wave]]\nupto = 5\nsoak = '10'", "soak"),
-        ("[[wave]]\nupto = 5\nsoak = '10 minutes'", "such as 90s, 10m, 2h or 1h30m - at `.*soak"),
+        (
+            "[[wave]]\nupto = 5\nsoak = '10 minutes'",
+            "wave 1: soak = '10 minutes'; it must be .* such as 90s, 10m, 2h or 1h30m",
+        ),
         ("[[wave]]\nupto = 5\nsoak = '9999d'", "longer than a year"),
         ("[[wave]]\nupto = 5\nwhere = { a = 'b' }", "exactly one of"),
         ("[[wave]]\nsoak = '1h'", "has none"),
@@ -117,8 +120,8 @@ def test_flags_say_the_same_as_a_file() -> None:
         ("[[wave]]\ndevices = ['../x']", "devices"),
         ("[[wave]]\ndevices = 4000", "devices"),
         ("[[wave]]\nupto = 5\nconcurrency_per = 'site'", "how many"),
-        ("on_failure = 'pray'\n[[wave]]\nupto = 5", "'pray', expected pause, halt, revert - at `.*on_failure"),
-        ("not_before = 2026-03-01T22:00:00\n[[wave]]\nupto = 5", "timezone"),
+        ("on_failure = 'pray'\n[[wave]]\nupto = 5", "on_failure = 'pray'; it must be one of pause, halt, revert"),
+        ("not_before = 2026-03-01T22:00:00\n[[wave]]\nupto = 5", "a time with its offset"),
         ("[[wave]]\nupto = 1\n" * 21, "wave"),
     ],
 )
@@ -127,6 +130,87 @@ def test_a_plan_that_makes_no_sense_gets_one_line(text: str, says: str) -> None:
         parse_plan(text, "night.toml")
     assert caught.value.code == "input.bad"
     assert "\n" not in str(caught.value)
+
+
+PERCENTAGE = "a percentage over 0 and up to 100, e.g. 10"
+IDS = "ids of a-z, 0-9 and '-', first a letter or digit, at most 63"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[[wave]]\nupto = 10\n[[wave]]\nupto = 150", f"wave 2: upto = 150; it must be {PERCENTAGE}"),
+        ("[[wave]]\nupto = '10%'", f"wave 1: upto = '10%'; it must be {PERCENTAGE}"),
+        (
+            "[[wave]]\ndevices = ['A b']",
+            f'wave 1: devices = [\'A b\']; it must be how many, 1 to 3000, or a list of {IDS}, e.g. ["pi-1", "pi-2"]',
+        ),
+        (
+            "[[wave]]\nwhere = 'bern'",
+            (
+                "wave 1: where = 'bern'; it must be a table of tags and facts, e.g. { site = \"bern\" }, "
+                "where a list means any of its values"
+            ),
+        ),
+        ("[[wave]]\nupto = 5\n[[wave]]\nupt = 9", "unknown key 'upt' in wave 2; did you mean 'upto'?"),
+        ("[[wave]]\napproval = 'yes'", "wave 1: approval = 'yes'; it must be true or false"),
+        ("wave = []", "wave must be 1 to 20 waves, each under a line [[wave]]"),
+        ("wave = 3", "wave must be 1 to 20 waves, each under a line [[wave]]"),
+        ("wave = [3]", "wave 1: wave must be 1 to 20 waves, each under a line [[wave]]"),
+        (
+            "",
+            "it has no wave; begin each with a line [[wave]] and say below it for whom it is, e.g. upto = 10",
+        ),
+        (
+            "[[wave]]\nupto = 5\n[window]\nstart = '25:00'\nend = '4:30'",
+            (
+                "window = {'start': '25:00', 'end': '4:30'}; it must be a daily time such as "
+                '{ start = "22:00", end = "04:30" }, maybe with days, where 0 is Monday'
+            ),
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_wave_its_key_and_what_to_write(text: str, says: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        parse_plan(text, "night.toml")
+    assert caught.value.message == f"plan night.toml: {says}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("upto=10", "upto=150"), f"wave 2: upto='150'; it must be {PERCENTAGE}"),
+        (
+            ("where=site=bern",),
+            (
+                "wave 1: where='site=bern'; it must be written where.TAG=VALUE, e.g. where.site=bern; "
+                "several values are where.site=bern,where.site=thun"
+            ),
+        ),
+        (
+            ("devices=sim-0004 pi-1",),
+            (
+                f"wave 1: devices=['sim-0004 pi-1']; it must be how many, 1 to 3000, or {IDS}, "
+                "each with its own key: devices=pi-1,devices=pi-2"
+            ),
+        ),
+        (("pto=10",), "unknown key 'pto' in wave 1; did you mean 'upto'?"),
+    ],
+)
+def test_a_wave_given_as_an_option_is_told_how_options_are_written(flags: tuple[str, ...], says: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        plan_of_flags(flags, None)
+    assert caught.value.message == f"--wave: {says}"
+
+
+def test_a_plan_without_a_name_is_called_by_where_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "night.toml"
+    path.write_text("[[wave]]\nsoak = '1h'")
+    with pytest.raises(OperatorError) as caught:
+        load_plan(str(path))
+    assert caught.value.message.startswith(f"plan {path}, wave 1: it takes exactly one of")
+    with pytest.raises(OperatorError, match=r"^--wave, wave 1: it takes exactly one of"):
+        plan_of_flags(("soak=1h",), None)
 
 
 @pytest.mark.parametrize("flag", ["upto", "upto=", "=5", "upto=5,upto=6", "upto=ten", "soak=1h"])
