@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -14,6 +16,10 @@ from schemas.templates import fill
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 """How much of an answer is searched for `contains`."""
+MAX_REASON: Final = 200
+"""Characters of an answer of the wrong status that are told, where an application may say why."""
+_REASON_BYTES: Final = 4096
+"""How much of such an answer is read."""
 _MAX_HEAD_LINES: Final = 256
 _MAX_LINE_BYTES: Final = 64 * 1024
 
@@ -112,19 +118,53 @@ async def _http(check: HttpCheck, context: ReleaseContext) -> None:
     url = fill(check.url, context.values, where)
     where = f"{where}, {one_line(url)}"
     wanted = check.contains
+    answer = _Answer(limits=dict.fromkeys(check.status, MAX_BODY_BYTES if wanted is not None else 0))
     try:
         address = _address(url)
         async with asyncio.timeout(check.timeout_s):
-            status, body = await _get(address, with_body=wanted is not None)
-    except TimeoutError as error:
-        raise DeviceError("health.http", f"{where}: no answer within {check.timeout_s:g} s") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DeviceError("health.http", f"{where}: {one_line(error) or 'the connection was closed'}") from error
-    if status not in check.status:
+            await _get(address, answer)
+    except (TimeoutError, OSError, ValueError, EOFError) as error:
+        if answer.is_right:
+            why = f"no answer within {check.timeout_s:g} s" if isinstance(error, TimeoutError) else one_line(error)
+            raise DeviceError("health.http", f"{where}: {why or 'the connection was closed'}") from error
+    if not answer.is_right:
         expected = " or ".join(map(str, check.status))
-        raise DeviceError("health.http", f"{where}: answered {status} instead of {expected}")
-    if wanted is not None and wanted.encode() not in body:
+        raise DeviceError("health.http", f"{where}: answered {answer.status} instead of {expected}{_reason(answer)}")
+    if wanted is not None and wanted.encode() not in answer.body:
         raise DeviceError("health.http", f"{where}: the answer does not hold {one_line(wanted, 80)!r}")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Answer:
+    """As much of an answer as has come, whatever becomes of the rest.
+
+    Attributes:
+        limits: by each right status, how much of its body is wanted.
+    """
+
+    limits: Mapping[int, int]
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytearray = field(default_factory=bytearray)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether its status is right, for all that is known."""
+        return self.status is None or self.status in self.limits
+
+    @property
+    def left(self) -> int:
+        """How many bytes of its body are wanted besides."""
+        return self.limits.get(self.status or 0, _REASON_BYTES) - len(self.body)
+
+
+def _reason(answer: _Answer) -> str:
+    """The first line of an answer's body, for the end of a message; a page is not meant for a line."""
+    if "html" in answer.headers.get("content-type", ""):
+        return ""
+    lines = answer.body.decode("utf-8", "replace").splitlines()
+    first = next((text for text in (one_line(text, MAX_REASON) for text in lines) if text), "")
+    return f": {first}" if first else ""
 
 
 def _address(url: str) -> SplitResult:
@@ -137,8 +177,8 @@ def _address(url: str) -> SplitResult:
     return address
 
 
-async def _get(address: SplitResult, *, with_body: bool) -> tuple[int, bytes]:
-    """Status and the body's beginning. No redirect is followed: the manifest says which status is right."""
+async def _get(address: SplitResult, answer: _Answer) -> None:
+    """Fill in the answer as it comes. No redirect is followed: the manifest says which status is right."""
     assert address.hostname is not None  # noqa: S101  # for mypy; `_address` has checked it
     context = ssl.create_default_context() if address.scheme == "https" else None
     port = address.port or (443 if context else 80)
@@ -154,7 +194,9 @@ async def _get(address: SplitResult, *, with_body: bool) -> tuple[int, bytes]:
         status, headers = await _read_head(reader)
         while 100 <= status < 200:
             status, headers = await _read_head(reader)
-        return status, await _read_body(reader, headers) if with_body else b""
+        answer.status, answer.headers = status, headers
+        if answer.left > 0:
+            await _read_body(reader, answer)
     finally:
         await _hang_up(writer)
 
@@ -181,33 +223,30 @@ async def _read_line(reader: asyncio.StreamReader) -> str:
     return line.decode("latin-1").rstrip("\r\n")
 
 
-async def _read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        return await _read_chunks(reader)
-    length = headers.get("content-length", "")
-    limit = MAX_BODY_BYTES
+async def _read_body(reader: asyncio.StreamReader, answer: _Answer) -> None:
+    if answer.headers.get("transfer-encoding", "").lower() == "chunked":
+        await _read_chunks(reader, answer)
+        return
+    length = answer.headers.get("content-length", "")
+    limit = answer.left
     if length.isascii() and length.isdecimal():
         limit = min(limit, int(length[:9]))
-    body = bytearray()
-    while len(body) < limit:
-        piece = await reader.read(limit - len(body))
+    while len(answer.body) < limit:
+        piece = await reader.read(limit - len(answer.body))
         if not piece:
             break
-        body += piece
-    return bytes(body)
+        answer.body += piece
 
 
-async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
-    body = bytearray()
-    while len(body) < MAX_BODY_BYTES:
+async def _read_chunks(reader: asyncio.StreamReader, answer: _Answer) -> None:
+    while answer.left > 0:
         size = int((await _read_line(reader)).partition(";")[0], 16)
         if size <= 0:
             break
-        wanted = min(size, MAX_BODY_BYTES - len(body))
-        body += await reader.readexactly(wanted)
+        wanted = min(size, answer.left)
+        answer.body += await reader.readexactly(wanted)
         if wanted == size:
             await _read_line(reader)
-    return bytes(body)
 
 
 async def _hang_up(writer: asyncio.StreamWriter) -> None:

@@ -1,5 +1,6 @@
 """Errors and details in the form in which events carry them: clean text within the contract's limits."""
 
+from itertools import groupby
 from typing import Any, Final
 
 from schemas.errors import DeviceError, FlotillaError, one_line
@@ -24,6 +25,13 @@ def defect(error: Exception) -> FlotillaError:
 def log_tail(text: str) -> str:
     """The last lines that fit an event. Output may hold bytes that are no text; they become question marks."""
     return _clean(text)[-MAX_LOG:]
+
+
+def folded(text: str) -> str:
+    """A log with lines that are the same as the one before told once, as `line (8 times)`."""
+    counted = ((line, sum(1 for _ in same)) for line, same in groupby(text.splitlines()))
+    told = "\n".join(f"{line} ({count} times)" if line and count > 1 else line for line, count in counted)
+    return told + "\n" if told and text.endswith("\n") else told
 
 
 def detail(values: dict[str, Any]) -> dict[str, Any] | None:

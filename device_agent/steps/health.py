@@ -8,6 +8,7 @@ from device_agent.contexts import Contexts
 from device_agent.gate import trouble_with
 from device_agent.journal import Journal
 from device_agent.lifecycle import Outcome
+from device_agent.reports import folded
 from device_agent.seams import HealthProbe, ReleaseContext, ServiceManager
 from device_agent.steps.move import Move
 from device_agent.threads import in_thread
@@ -159,7 +160,8 @@ class HealthStep:
             if error.log_tail:
                 raise
             output = await in_thread(self._services.output, manifest.package)  # systemd's journal takes a while
-            raise type(error)(error.code, error.message, log_tail=output) from error
+            # most of it may be the application telling of one and the same look at its health
+            raise type(error)(error.code, error.message, log_tail=folded(output)) from error
 
     async def _check_device(self) -> None:
         readings = await in_thread(self._conditions.readings)

@@ -188,6 +188,7 @@ class FakeServices:
         self.broken: set[tuple[str, str]] = set()
         self.unstartable: set[tuple[str, str]] = set()
         self.removed: list[str] = []
+        self.said: dict[str, str] = {}
 
     async def start(self, services: Sequence[Service], context: ReleaseContext) -> None:
         self.power.call(f"start {context.package} {context.version}")
@@ -219,7 +220,7 @@ class FakeServices:
         return ""
 
     def output(self, package: str) -> str:
-        return f"last lines of {package}"
+        return self.said.get(package, f"last lines of {package}")
 
     async def close(self) -> None:
         self.running.clear()

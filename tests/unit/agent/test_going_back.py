@@ -34,6 +34,15 @@ async def test_an_unhealthy_release(updated: Device) -> None:
     assert (told.version, told.phase, told.rollout) == ("1.0.0", Phase.SUCCEEDED, rollout(1))
 
 
+async def test_what_the_application_said_again_and_again_is_told_once(updated: Device) -> None:
+    updated.services.said["tacho"] = "starting\n" + 8 * "/health answered 500\n" + "\n\nno disk\n/health answered 500\n"
+    updated.probe.sick.add("1.1.0")
+    await updated.update_to(TWO, 2)
+    error = updated.events()[-1].error
+    assert error is not None
+    assert error.log_tail == "starting\n/health answered 500 (8 times)\n\nno disk\n/health answered 500\n"
+
+
 async def test_a_release_that_falls_ill_in_probation(updated: Device) -> None:
     updated.probe.results["1.1.0"] = [True, True, False, False, True, False, False, False]
     update = await updated.update_to(TWO, 2)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.checks import MAX_BODY_BYTES, ReleaseProbe
+from device_agent.checks import MAX_BODY_BYTES, MAX_REASON, ReleaseProbe
 from schemas.errors import DeviceError
 from schemas.manifest import CommandCheck, Health, HealthCheck, HttpCheck, SystemdCheck, TcpCheck
 from tests.unit.agent_leaves.builders import is_running, release_context, script
@@ -133,6 +133,33 @@ async def test_an_http_answer_that_does_not_pass(
     assert failed.code == "health.http"
     assert says in failed.message
     assert f"127.0.0.1:{port}" in failed.message
+
+
+ILL = b"HTTP/1.1 503 Oh\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "hold", "says"),
+    [
+        (ILL + b"\r\ndatabase is locked\nTraceback", False, ": database is locked"),
+        (ILL + b"Content-Length: 6\r\n\r\nlockedmore", True, ": locked"),
+        (ILL + b"\r\n\r\n \t\nlocked\x1b[31m\x00\xff by \t me\r\n", False, ": locked?[31m?\ufffd by me"),
+        (ILL + b"Transfer-Encoding: chunked\r\n\r\n5\r\nlocke\r\n1\r\nd\r\n0\r\n\r\n", True, ": locked"),
+        (ILL + b"\r\n" + b"x" * 10_000, True, ": " + "x" * (MAX_REASON - 1) + "\u2026"),
+        (ILL + b"\r\nstill going", True, ": still going"),
+        (ILL + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", False, ""),
+        (ILL + b"Content-Type: text/html\r\n\r\n<!doctype html>", False, ""),
+        (ILL + b"Content-Length: 0\r\n\r\n", True, ""),
+    ],
+)
+async def test_an_answer_of_the_wrong_status_is_told_with_what_the_application_says_of_it(
+    tmp_path: Path, answer: bytes, hold: bool, says: str
+) -> None:
+    async with listening(answering(answer, hold=hold)) as port:
+        url = f"http://127.0.0.1:{port}/"
+        failed = await problem(tmp_path, HttpCheck(url=url, timeout_s=0.5 if says == ": still going" else 10))
+    assert failed is not None
+    assert failed.message == f"health address of tacho 1.0.0, {url}: answered 503 instead of 200{says}"
 
 
 @pytest.mark.parametrize(
