@@ -11,6 +11,7 @@ from datetime import datetime
 import msgspec
 
 from controller.rollouts.plan import Observation, Plan, WaveProgress
+from controller.rollouts.widening import picked
 from schemas.messages import Targets
 from schemas.targeting import bucket, where_holds
 
@@ -41,7 +42,11 @@ def caught_up(plan: Plan, said: Targets, seen: Sequence[Observation], now: datet
     for number in range(last + 1):
         named = [device for device, wave in waves.items() if (last if wave is None else wave) == number]
         progress[number] = _begun(plan, number, min(upto, plan.share(number)), named, now)
-    return replace(plan, progress=tuple(progress))
+    plan = replace(plan, progress=tuple(progress))
+    for number in range(plan.begun):
+        progress[number] = _all_chosen(plan, number, seen, now)
+        plan = replace(plan, progress=tuple(progress))
+    return plan
 
 
 def _base(plan: Plan, said: Targets, places: Mapping[str, int]) -> Targets:
@@ -92,9 +97,25 @@ def _chosen(plan: Plan, number: int) -> int:
     Unless it was itself taken over from an announcement, and lets one after the other in.
     """
     wave, progress = plan.waves[number], plan.progress[number]
-    if isinstance(wave.devices, list) or (progress.started_at and (wave.concurrency is None or progress.chosen)):
+    if isinstance(wave.devices, list):
         return 0
-    return max((wave.devices or (1 if wave.upto is not None else 0)) - len(progress.devices), 0)
+    if progress.started_at is None:
+        return wave.devices or (1 if wave.upto is not None else 0)
+    if wave.devices is None or wave.concurrency is None or progress.chosen:
+        return 0
+    return max(wave.devices - len(progress.devices), 0)
+
+
+def _all_chosen(plan: Plan, number: int, seen: Sequence[Observation], now: datetime) -> WaveProgress:
+    """How far a wave is that has begun; of one that lets one after the other in, with those whose turn is to come.
+
+    An announcement names none of those, and without them the wave would prove itself with fewer than it is to.
+    """
+    wave, progress = plan.waves[number], plan.progress[number]
+    if not isinstance(wave.devices, int) or wave.concurrency is None or progress.chosen or not progress.started_at:
+        return progress
+    more = picked(plan, number, seen, now, wave.devices - len(progress.devices))
+    return msgspec.structs.replace(progress, chosen=sorted({*progress.devices, *more}))
 
 
 def _wave_of_share(plan: Plan, upto: int) -> int:

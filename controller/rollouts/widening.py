@@ -64,6 +64,16 @@ def let_in(
     return {"started_at": before.started_at or now, "devices": ids, "upto": upto}
 
 
+def picked(plan: Plan, wave: int, seen: Sequence[Observation], now: datetime, number: int) -> list[str]:
+    """So many devices at most that a wave may pick beside those that are let in already; `seen` as for `let_in`."""
+    if number <= 0:
+        return []
+    places = {one.device: bucket(plan.rollout, one.device) for one in seen}
+    judge = Judge(plan, now, places)
+    marks = {one.device: judge.mark(one) for one in seen}
+    return _Widening(plan, wave, seen, judge=judge, marks=marks, places=places).fit()[:number]
+
+
 class _Widening:
     def __init__(
         self,
@@ -89,18 +99,25 @@ class _Widening:
         A wave of so many devices, and a share that would be nobody, which is rounded up to one.
         """
         number = self._wave.devices if isinstance(self._wave.devices, int) else 0
-        left = [one for one in self._order if self._may_be_chosen(one)]
+        left = self._left()
         if self._wave.upto is not None:
             if not self._order and self._wave.upto < 100:
                 return None
             number = 1 if left and not any(self._is_own(one) and not _fixed(one) for one in self._order) else 0
         if not number:
             return []
-        # one that has the version already proves nothing
-        fit = [one for one in left if one.online and not self._has_it(one)] or [one for one in left if one.online]
+        fit = self.fit()
         if not fit:
             return None if left or self._number == 0 else []
-        return [one.device for one in fit[:number]]
+        return fit[:number]
+
+    def fit(self) -> list[str]:
+        """Devices that may be picked, in order; one that has the version already proves nothing."""
+        there = [one for one in self._left() if one.online]
+        return [one.device for one in there if not self._has_it(one)] or [one.device for one in there]
+
+    def _left(self) -> list[Observation]:
+        return [one for one in self._order if self._may_be_chosen(one)]
 
     def waiting(self) -> list[str]:
         """Those whose turn it is."""

@@ -10,7 +10,8 @@ from msgspec.structs import replace as changed
 from controller.rollouts.catching_up import caught_up
 from controller.rollouts.engine import approved, decide
 from controller.rollouts.plan import Observation, Plan, RolloutState, WaveProgress
-from schemas.messages import BUCKETS, Targets
+from controller.rollouts.waves import RolloutPlan, Wave
+from schemas.messages import BUCKETS, Phase, Targets
 from schemas.targeting import bucket
 from tests.unit.rollouts.test_laws import NAMES, NOW, ROLLOUT, fleets, meant_by, new_plans
 
@@ -75,6 +76,46 @@ def test_no_more_waves_are_taken_to_have_begun_than_have(history: tuple[Plan, Pl
     everybody = as_they_are([Observation(device=name, last_seen=NOW) for name in NAMES])
     after = caught_up(before, later.targets, everybody, NOW)
     assert before.begun <= after.begun <= max(later.begun, before.begun)
+
+
+def in_waves(*waves: Wave) -> Plan:
+    return Plan(
+        rollout=ROLLOUT,
+        version="2.0.0",
+        state=RolloutState.ACTIVE,
+        plan=RolloutPlan(waves=list(waves)),
+        progress=tuple(WaveProgress() for _ in waves),
+    )
+
+
+def fleet(*succeeded: str) -> list[Observation]:
+    well = {"installed": "2.0.0", "installed_phase": Phase.SUCCEEDED, "reported_since": True}
+    done = {"phase": Phase.SUCCEEDED, "heard_at": NOW, **well}
+    return [Observation(device=name, last_seen=NOW, **(done if name in succeeded else {})) for name in NAMES]
+
+
+def test_a_wave_that_lets_one_after_the_other_in_still_proves_itself_with_all_of_its_devices() -> None:
+    plan = in_waves(Wave(devices=3, concurrency=1), Wave(upto=100))
+    later = decide(plan, fleet(), NOW).plan
+    (first,) = later.targets.devices
+    after = caught_up(plan, later.targets, fleet(), NOW)
+    assert caught_up(after, later.targets, fleet(), NOW) == after
+    began = [first]
+    while after.begun == 1:
+        after = decide(after, fleet(*began), NOW).plan
+        began += [one for one in after.progress[0].devices if one not in began]
+    assert len(began) == 3
+
+
+def test_a_device_that_was_picked_for_a_later_wave_is_none_of_a_share_that_had_begun() -> None:
+    plan = in_waves(Wave(upto=50, concurrency=12), Wave(devices=1), Wave(upto=100))
+    before = decide(plan, fleet(), NOW).plan
+    first = [one.device for one in fleet() if meant_by(before.targets, one)]
+    later = decide(before, fleet(*first), NOW).plan
+    assert (before.begun, later.begun) == (1, 2)
+    after = caught_up(before, later.targets, fleet(*first), NOW)
+    assert [one.devices for one in after.progress] == [one.devices for one in later.progress]
+    assert after.begun == 2
 
 
 def test_a_rollout_that_was_itself_taken_over_grows_with_its_announcement() -> None:
