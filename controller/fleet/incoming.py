@@ -103,7 +103,10 @@ class Reader:
         return incoming if incoming.device == device else None
 
     def _event(self, payload: bytes) -> EventIn:
-        """As `decode`, which is asked the first time that a name comes: devices say the same few again and again."""
+        """As `decode`, which is asked the first time that a name comes, but for the ids of updates.
+
+        Devices say the same few names again and again.
+        """
         try:
             event = decode(payload, _Unchecked)
         except ContractError:

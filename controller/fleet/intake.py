@@ -5,6 +5,7 @@ committed and not acknowledged comes again too, and changes nothing the second t
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ class Intake:
         on_outcome: told what each batch changed, on the event loop, right after its commit and whatever
             happens to the link meanwhile.
         on_batch: told of each batch that is done: how many messages, and seconds since its oldest one arrived.
+        on_quiet: called when what devices had to say is at an end, and taken in.
         recall: takes what the controller itself has said; None where that is not heard.
         aside: takes messages that are not the intake's; True for those.
         clock: the time of day.
@@ -55,6 +57,7 @@ class Intake:
         recall: Recall | None = None,
         *,
         on_batch: Callable[[int, float], None] = lambda _messages, _waited_s: None,
+        on_quiet: Callable[[], None] = lambda: None,
         aside: Callable[[Message], bool] = lambda _message: False,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -62,12 +65,13 @@ class Intake:
         self._reader = reader
         self._on_outcome = on_outcome
         self._on_batch = on_batch
+        self._on_quiet = on_quiet
         self._recall = recall
         self._aside = aside
         self._clock = clock
         self._oldest: float | None = None
         self.more = False
-        """Whether messages were still coming when the batch was closed that is taken in, or was last."""
+        """Whether more is to be expected than the batch that is taken in, or was last: it was closed before an end."""
         self.refusals = Refusals()
 
     def delay_s(self) -> float:
@@ -81,14 +85,26 @@ class Intake:
             LinkLost: what is not acknowledged comes again on the next link.
         """
         while True:
-            messages, self.more = await gather(link)
+            messages, self.more = await gather(link, await self._first(link))
             self._oldest = messages[0].arrived
             try:
                 await self.take_in(messages)
                 self._on_batch(len(messages), self.delay_s())
             finally:
                 self._oldest = None
+            if not self.more:
+                self._on_quiet()
             await link.acknowledge_all(messages)
+
+    async def _first(self, link: Link) -> list[Message]:
+        """The next messages; says so where none come although a batch was closed as if more would."""
+        if self.more:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LONGEST_S):
+                    return await link.batch(MAX_BATCH)
+            self.more = False
+            self._on_quiet()
+        return await link.batch(MAX_BATCH)
 
     async def take_in(self, messages: Sequence[Message]) -> None:
         """Commit a batch; returns when each message is in the database or refused for good."""
@@ -130,16 +146,19 @@ class Intake:
         loop.call_soon_threadsafe(self._on_outcome, outcome)
 
 
-async def gather(link: Link) -> tuple[list[Message], bool]:
-    """At least one message, and what comes until nothing does for `LINGER_S`; see `LONGEST_S`, `MAX_BATCH`.
+async def gather(link: Link, messages: list[Message]) -> tuple[list[Message], bool]:
+    """Add what comes until nothing does for `LINGER_S`; see `LONGEST_S`, `MAX_BATCH`.
+
+    Args:
+        link: where it comes.
+        messages: what has come already; one at least, `MAX_BATCH` at most.
 
     Returns:
-        The messages, and whether more were still coming.
+        The messages, and whether more is to be expected: with `MAX_BATCH` unanswered the broker sends nothing more.
 
     Raises:
         LinkLost: the connection is gone.
     """
-    messages = await link.batch(MAX_BATCH)
     until = time.monotonic() + LONGEST_S
     while len(messages) < MAX_BATCH and time.monotonic() < until:
         await asyncio.sleep(LINGER_S)

@@ -136,6 +136,7 @@ class FleetService:
             self._taken_in,
             self._recall,
             on_batch=self._batch_done,
+            on_quiet=self._runner.touch,
             aside=self._aside,
             clock=clock,
         )

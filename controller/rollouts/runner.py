@@ -32,9 +32,11 @@ ASK_AGAIN: Final = timedelta(minutes=10)
 _LEAST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _SHARE: Final = 5
-"""As long as devices have more to say, a round is followed by a pause so many times as long, `_LONGEST_PAUSE_S` at
-most: rounds of many devices together cost less for each. When they have said it all nobody waits for the last
-verdict, but for a moment that is as long as the round."""
+"""As long as devices have more to say, the next round waits so many times as long as the last one took,
+`_LONGEST_PAUSE_S` at most: rounds of many devices together cost less for each. When they have said it all it waits
+twice as long after the last one, for half a second at most."""
+_SHORTER_SHARE: Final = 2
+_LONGEST_LEAST_S: Final = 0.5
 
 _NONE: Final[Mapping[str, Any]] = {}
 
@@ -121,12 +123,13 @@ class RolloutRunner:
             await self._pause(ended, ended - began)
 
     async def _pause(self, ended: float, took_s: float) -> None:
-        """Wait after a round that ended then and took so long, while devices have more to say, and for a moment."""
-        loop, least = asyncio.get_running_loop(), ended + max(took_s, _LEAST_PAUSE_S)
-        longest = max(loop.time(), ended) + max(_SHARE * took_s, _LEAST_PAUSE_S)
+        """Wait after a round that ended then and took so long, and as long as devices have more to say."""
+        now = asyncio.get_running_loop().time()
+        least = ended + max(min(_SHORTER_SHARE * took_s, _LONGEST_LEAST_S), _LEAST_PAUSE_S)
+        longest = now + min(max(_SHARE * took_s, _LEAST_PAUSE_S), _LONGEST_PAUSE_S)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(min(longest, loop.time() + _LONGEST_PAUSE_S)):
-                await asyncio.sleep(least - loop.time())
+            async with asyncio.timeout_at(longest):
+                await asyncio.sleep(least - now)
                 await self._all_said.wait()
 
     async def _something(self) -> None:

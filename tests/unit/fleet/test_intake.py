@@ -24,6 +24,7 @@ from schemas.errors import ContractError, OperatorError
 from schemas.messages import Verb
 from schemas.topics import Topics
 from tests.unit.fleet.builders import event
+from tests.unit.fleet.serving import make_service
 from transport import Link, Message
 
 
@@ -157,9 +158,15 @@ class Stream:
 
     def __init__(self, messages: int) -> None:
         self.left = [message("pi-1", seq) for seq in range(1, messages + 1)]
+        self.acknowledged: list[int] = []
 
     async def batch(self, limit: int) -> list[Message]:
+        if not self.left:
+            await asyncio.Event().wait()
         return self.waiting(limit)
+
+    async def acknowledge_all(self, messages: Sequence[Message]) -> None:
+        self.acknowledged.append(len(messages))
 
     def waiting(self, limit: int) -> list[Message]:
         taken, self.left = self.left[: min(limit, 1)], self.left[min(limit, 1) :]
@@ -168,8 +175,8 @@ class Stream:
 
 async def test_messages_that_come_nearly_at_once_are_one_batch() -> None:
     async with asyncio.timeout(10):
-        together, more = await gather(cast("Link", Stream(3)))
-    assert [one.handle for one in together] == [(0, 1), (0, 2), (0, 3)]
+        together, more = await gather(cast("Link", Stream(2)), [message("pi-1", 9)])
+    assert [one.handle for one in together] == [(0, 9), (0, 1), (0, 2)]
     assert not more
 
 
@@ -178,7 +185,7 @@ async def test_a_batch_is_bounded_though_messages_go_on_coming(monkeypatch: pyte
     monkeypatch.setattr("controller.fleet.intake.LONGEST_S", 600.0)
     stream = Stream(MAX_BATCH + 5)
     async with asyncio.timeout(30):
-        messages, more = await gather(cast("Link", stream))
+        messages, more = await gather(cast("Link", stream), stream.waiting(1))
     assert (len(messages), len(stream.left), more) == (MAX_BATCH, 5, True)
 
 
@@ -186,6 +193,39 @@ async def test_a_batch_does_not_wait_for_ever_though_messages_go_on_coming(monke
     monkeypatch.setattr("controller.fleet.intake.LONGEST_S", 0.05)
     stream = Stream(MAX_BATCH)
     async with asyncio.timeout(10):
-        messages, more = await gather(cast("Link", stream))
+        messages, more = await gather(cast("Link", stream), stream.waiting(1))
     assert 1 < len(messages) < MAX_BATCH
     assert more
+
+
+@pytest.mark.parametrize(("messages", "batches"), [(2, [2]), (3, [3]), (5, [3, 2])])
+async def test_what_devices_had_to_say_is_at_an_end_when_nothing_more_comes(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, messages: int, batches: list[int]
+) -> None:
+    monkeypatch.setattr("controller.fleet.intake.MAX_BATCH", 3)
+    stream, quiet = Stream(messages), asyncio.Event()
+    expected: list[bool] = []
+    intake = Intake(
+        IntakeStore(engine),
+        Reader(Topics()),
+        lambda _: expected.append(intake.more),
+        on_quiet=lambda: None if stream.left else quiet.set(),
+    )
+    running = asyncio.create_task(intake.run(cast("Link", stream)))
+    async with asyncio.timeout(30):
+        await quiet.wait()
+    assert not intake.more
+    assert expected == [number == 3 for number in batches]
+    running.cancel()
+    await asyncio.wait({running})
+    assert sum(stream.acknowledged) in {messages, messages - batches[-1]}
+
+
+async def test_rollouts_hear_whether_devices_have_more_to_say(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = make_service(engine, "mqtt://127.0.0.1:1", "root", "controller")
+    heard: list[bool] = []
+    monkeypatch.setattr(service._runner, "touch", lambda *, more, **_: heard.append(more))
+    for more in (True, False):
+        service._intake.more = more
+        service._taken_in(Outcome())
+    assert heard == [True, False]

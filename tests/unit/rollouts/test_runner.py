@@ -105,28 +105,30 @@ def resting(engine: Engine) -> RolloutRunner:
     return RolloutRunner(RolloutStore(engine), lambda _rollout, _announced: None, clock=lambda: NOW)
 
 
-async def test_what_devices_have_said_to_the_end_is_looked_at_at_once(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner_module, "_LONGEST_PAUSE_S", 3600.0)
-    runner = resting(engine)
-    runner.touch(heard=["pi-1"])
-    async with asyncio.timeout(30):
-        await runner._pause(asyncio.get_running_loop().time(), 0.0)
-
-
-async def test_the_middle_of_what_devices_have_to_say_is_not_looked_at_before_its_end(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for more than devices have to say waits for an hour."""
     for name in ("_SHARE", "_LONGEST_PAUSE_S"):
         monkeypatch.setattr(runner_module, name, 3600.0)
-    monkeypatch.setattr(runner_module, "_LEAST_PAUSE_S", 0.0)
+
+
+@pytest.mark.usefixtures("long_pauses")
+async def test_what_devices_have_said_to_the_end_is_looked_at_at_once(engine: Engine) -> None:
     runner = resting(engine)
     runner.touch(heard=["pi-1"], more=True)
-    pausing = asyncio.create_task(runner._pause(asyncio.get_running_loop().time(), 0.001))
-    done, _ = await asyncio.wait({pausing}, timeout=0.1)
-    assert not done
     runner.touch(heard=["pi-1"])
+    async with asyncio.timeout(30):
+        await runner._pause(asyncio.get_running_loop().time() - 10, 1.0)
+
+
+@pytest.mark.usefixtures("long_pauses")
+async def test_the_middle_of_what_devices_have_to_say_is_not_looked_at_before_its_end(engine: Engine) -> None:
+    runner = resting(engine)
+    runner.touch(heard=["pi-1"], more=True)
+    pausing = asyncio.create_task(runner._pause(asyncio.get_running_loop().time() - 10, 1.0))
+    done, _ = await asyncio.wait({pausing}, timeout=0.2)
+    assert not done
+    runner.touch()
     async with asyncio.timeout(30):
         await pausing
 
