@@ -48,7 +48,7 @@ def devices(limit: int, client: ControllerClient, *, as_json: bool) -> None:
         print_json(found)
         return
     print_table(
-        ("DEVICE", "ONLINE", "LAST SEEN", "CHANNEL", "PACKAGES", "NEWEST UPDATE"),
+        ("DEVICE", "ONLINE", "LAST SEEN", "CHANNEL", "PACKAGES", "TOLD", "NEWEST UPDATE"),
         (
             (
                 d.id,
@@ -56,6 +56,7 @@ def devices(limit: int, client: ControllerClient, *, as_json: bool) -> None:
                 time_text(d.last_seen),
                 d.channel or "-",
                 installed_text(d),
+                apart_text(d),
                 update_text(d.update),
             )
             for d in found
@@ -158,8 +159,10 @@ def device_row(one: RolloutDevice) -> tuple[str, ...]:
     if one.asked:
         verdict = f"{verdict} ({one.asked} asked)"
     newer = f"{verdict_text(one.newer)} in the newer rollout" if one.newer else ""
+    what = [one.reason, update_text(update) if update else "", newer]
+    said = "; ".join(text for text in what if text) or "-"
     if update is None:
-        return (one.device, verdict, "-", "-", "-", newer or "-")
+        return (one.device, verdict, "-", "-", "-", said)
     from_version = update.from_version or "-"
     return (
         one.device,
@@ -167,7 +170,7 @@ def device_row(one: RolloutDevice) -> tuple[str, ...]:
         from_version,
         time_text(update.at),
         size_text(update.wire_bytes),
-        f"{update_text(update)}; {newer}" if newer else update_text(update),
+        said,
     )
 
 
@@ -239,6 +242,12 @@ def _moment_text(said: object) -> str:
 def installed_text(view: Device) -> str:
     """`tacho 1.1.0, base 2.0.0`."""
     return ", ".join(f"{name} {package.version}" for name, package in sorted(view.packages.items())) or "-"
+
+
+def apart_text(view: Device) -> str:
+    """What its operator keeps it at: `on hold, tacho pinned at 1.1.0`."""
+    told = [*(["on hold"] if view.hold else []), *(f"{name} pinned at {one}" for name, one in view.pins.items())]
+    return ", ".join(told) or "-"
 
 
 def update_text(update: Update | None) -> str:

@@ -7,10 +7,11 @@ import msgspec
 from sqlalchemy import Connection, Engine, RowMapping, and_, func, select
 
 from controller.database import from_db, reading
+from controller.fleet.apart import Apart, apart_of
 from controller.fleet.following import nobody_follows
 from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import bigint_of, chunks, map_of
-from controller.fleet.tables import device_packages, devices, events
+from controller.fleet.tables import desired, device_packages, devices, events
 from controller.fleet.views import Device, FleetStatistics, TakenEvent, Update, kept_event, update_view
 from controller.rollouts.tables import rollout_devices
 from schemas.errors import OperatorError, one_line
@@ -130,7 +131,15 @@ def _views(connection: Connection, rows: Sequence[RowMapping]) -> list[Device]:
     ids = [row["id"] for row in rows]
     packages = _packages(connection, ids)
     updates = _updates(connection, ids)
-    return [_view(row, packages.get(row["id"], {}), updates.get(row["id"])) for row in rows]
+    told = _told(connection, ids)
+    return [
+        _view(row, packages.get(row["id"], {}), updates.get(row["id"]), apart_of(told.get(row["id"]))) for row in rows
+    ]
+
+
+def _told(connection: Connection, ids: list[str]) -> dict[str, str]:
+    found = (select(desired.c.device, desired.c.payload).where(desired.c.device.in_(some)) for some in chunks(ids))
+    return {device: payload for one in found for device, payload in connection.execute(one)}
 
 
 def _packages(connection: Connection, ids: list[str]) -> dict[str, dict[str, InstalledPackage]]:
@@ -174,7 +183,7 @@ def _updates(connection: Connection, ids: list[str]) -> dict[str, Update]:
     return updates
 
 
-def _view(row: RowMapping, packages: dict[str, InstalledPackage], update: Update | None) -> Device:
+def _view(row: RowMapping, packages: dict[str, InstalledPackage], update: Update | None, apart: Apart) -> Device:
     track = SeqTrack.read(row["highest"], row["missing"])
     return Device(
         id=row["id"],
@@ -193,4 +202,6 @@ def _view(row: RowMapping, packages: dict[str, InstalledPackage], update: Update
         seq=track.contiguous,
         missing=sum(last - first + 1 for first, last in track.missing),
         update=update,
+        pins=dict(sorted((apart.pins or {}).items())),
+        hold=bool(apart.hold),
     )

@@ -43,6 +43,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
         seq: the number up to which all its events are here.
         missing: how many events it has beyond that which are not.
         update: what it does, or did last.
+        pins: what it was told to stay at, by package; `hold`, whether it was told to start nothing.
     """
 
     id: str
@@ -61,6 +62,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     missing: int
     update: Update | None
+    pins: dict[str, str] = {}
+    hold: bool = False
 
 
 class TakenEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from controller.rollouts.views import WaveState, WaveView
 
 REMEMBERED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED})
 """One that was in such a state when another took its place remembers who had stopped it, and why."""
+_NOT_BEGUN: Final = frozenset({Verdict.PENDING, Verdict.WAITING})
 _STOPPED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED, *ENDED})
 """Nobody starts any more, and nobody is waited for."""
 
@@ -78,6 +79,30 @@ def how_it_was(plan: Plan, tally: Tally, *, by: str | None, since: datetime) -> 
 
 def _before(plan: Plan) -> str:
     return f"; before that: {plan.stopped}" if plan.stopped else ""
+
+
+def reason(
+    verdict: Verdict | None, state: RolloutState, *, pinned: str | None, hold: bool, leaves: bool, online: bool
+) -> str:
+    """Why one device is held, or that it is away and so has not heard; empty where its verdict says all.
+
+    Args:
+        verdict: of the device.
+        state: of the rollout.
+        pinned: the version that it was told to stay at, if any.
+        hold: whether it was told to start nothing.
+        leaves: whether it was asked to leave the rollout, and has not answered.
+        online: whether it is there.
+    """
+    if verdict in _NOT_BEGUN and not online:
+        return "away"
+    if verdict is not Verdict.HELD:
+        return ""
+    told = [*([f"pinned at {pinned}"] if pinned is not None else []), *(["on hold"] if hold else [])]
+    told += ["asked to leave it"] if leaves else []
+    if state in {RolloutState.PAUSED, RolloutState.HALTED}:
+        told.append(f"the rollout is {state.value}")
+    return ", ".join(told) or "on another channel, or not meant any more"
 
 
 def person(actor: str | None) -> str:

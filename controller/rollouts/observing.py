@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from sqlalchemy import BindParameter, ColumnElement, Connection, Select, and_, bindparam, delete, null, or_, select
 
 from controller.database import from_db
+from controller.fleet.apart import apart_of
 from controller.fleet.sql import Insert, among, chunks, execute_many, insert_of, listed, map_of
 from controller.fleet.tables import desired, device_packages, devices
 from controller.rollouts.plan import ENDED, FINAL, Mark, Observation, Plan, Verdict
@@ -16,11 +16,6 @@ from controller.rollouts.tables import rollout_asks, rollout_devices
 from schemas.messages import Phase, Verb
 
 _word = rollout_devices.c
-
-
-class _Told(msgspec.Struct, frozen=True):
-    pins: dict[str, str] | None = None
-    hold: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +127,11 @@ def _asks_for_facts(plan: Plan) -> bool:
 
 
 _LAST: Final = sorted(str(phase) for phase in FINAL)
-_NOTHING_TOLD: Final = _Told()
 _PHASES: Final = {phase.value: phase for phase in Phase}
 
 
 def _observation(row: _Row, package: str, channel: str) -> Observation:
-    told = msgspec.json.decode(row.told, type=_Told) if row.told else _NOTHING_TOLD
+    apart = apart_of(row.told)
     return Observation(
         device=row.id,
         phase=_PHASES[row.phase] if row.phase else None,
@@ -146,8 +140,8 @@ def _observation(row: _Row, package: str, channel: str) -> Observation:
         installed=row.installed,
         installed_phase=_PHASES[row.installed_phase] if row.installed_phase else None,
         reported_since=_reported_since(row),
-        pinned=told.pins.get(package) if told.pins else None,
-        hold=bool(told.hold),
+        pinned=apart.pinned(package),
+        hold=bool(apart.hold),
         taken_back=row.asked == Verb.CANCEL,
         moved=row.channel not in (None, channel),
         online=row.online,

@@ -8,10 +8,11 @@ import msgspec
 from sqlalchemy import Connection, Engine, Select, and_, func, select
 
 from controller.database import from_db, reading
-from controller.fleet.tables import devices, events
+from controller.fleet.apart import apart_of
+from controller.fleet.tables import desired, devices, events
 from controller.fleet.views import kept_event, update_view
 from controller.rollouts.asks import Asked, asked_of
-from controller.rollouts.explaining import advice, because, wave_views
+from controller.rollouts.explaining import advice, because, reason, wave_views
 from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.naming import strangers
@@ -21,7 +22,7 @@ from controller.rollouts.tally import Tally
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
 from controller.rollouts.waves import RolloutPlan
 from schemas.errors import OperatorError, one_line
-from schemas.messages import Phase, RolloutPolicy, Targets
+from schemas.messages import Phase, RolloutPolicy, Targets, Verb
 
 _word = rollout_devices.c
 
@@ -195,12 +196,17 @@ def view_of(row: Any, plan: Plan, tally: Tally) -> Rollout:
     )
 
 
+_OF_ROLLOUT: Final = (rollouts.c.package, rollouts.c.state)
+
+
 def _words() -> Select[Any]:
-    """Rows of `rollout_devices`, each with its latest event and whether the device is there."""
+    """Rows of `rollout_devices`, each with its latest event, what the device was told, and whether it is there."""
     latest = and_(events.c.device == _word.device, events.c.life == _word.life, events.c.seq == _word.seq)
     return (
-        select(rollout_devices, devices.c.online, events.c.payload)
+        select(rollout_devices, devices.c.online, events.c.payload, desired.c.payload.label("told"), *_OF_ROLLOUT)
         .join(devices, devices.c.id == _word.device)
+        .join(rollouts, rollouts.c.id == _word.rollout)
+        .outerjoin(desired, desired.c.device == _word.device)
         .outerjoin(events, latest)
     )
 
@@ -245,7 +251,7 @@ def _asked(connection: Connection, rollout: str, some: Collection[str] | None) -
 
 def _device(row: Any, asked: Asked | None = None, newer: Standing | None = None) -> RolloutDevice:
     event = kept_event(row["payload"]) if row["payload"] else None
-    verdict = Verdict(row["verdict"]) if row["verdict"] else Verdict.UPDATING
+    verdict, apart = Verdict(row["verdict"]) if row["verdict"] else Verdict.UPDATING, apart_of(row["told"])
     return RolloutDevice(
         device=row["device"],
         wave=None if row["wave"] is None else row["wave"] + 1,
@@ -254,6 +260,14 @@ def _device(row: Any, asked: Asked | None = None, newer: Standing | None = None)
         update=update_view(event, row) if event else None,
         asked=asked.verb if asked else None,
         asked_at=asked.at if asked else None,
+        reason=reason(
+            verdict,
+            RolloutState(row["state"]),
+            pinned=apart.pinned(row["package"]),
+            hold=bool(apart.hold),
+            leaves=asked is not None and asked.verb is Verb.CANCEL,
+            online=row["online"],
+        ),
         newer=newer.verdict if newer else None,
     )
 

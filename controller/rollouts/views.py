@@ -106,6 +106,7 @@ class RolloutDevice(msgspec.Struct, frozen=True, kw_only=True):
         update: None until it says something.
         asked: `cancel` or `retry`, as long as it was asked for that and has not answered: it is not done.
         asked_at: since when, by the controller's clock.
+        reason: why it is held, or `away` where it may start once it is there; empty for any other.
         newer: its verdict in the rollout that took this one's place before it had begun here; None where it did begin,
             and where no rollout that is announced now means it.
     """
@@ -117,6 +118,7 @@ class RolloutDevice(msgspec.Struct, frozen=True, kw_only=True):
     update: Update | None
     asked: Verb | None = None
     asked_at: datetime | None = None
+    reason: str = ""
     newer: Verdict | None = None
 
 

@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, not_, select, union
 
 from controller.database import from_db, reading, to_db
+from controller.fleet.apart import apart_of
 from controller.fleet.tables import OFFLINE, desired, device_packages, devices, events
 from controller.rollouts.plan import ENDED, FAILURES, RolloutState, Verdict
 from controller.rollouts.tables import rollout_devices, rollouts
@@ -94,6 +95,7 @@ class DeviceLine(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         packages: name to version, by name.
         update: package, version and phase of its latest event by its own count; None where it said nothing yet.
+        pins: what it was told to stay at, by package; `hold`, whether it was told to start nothing.
     """
 
     id: str
@@ -102,6 +104,8 @@ class DeviceLine(msgspec.Struct, frozen=True, kw_only=True):
     last_seen: datetime
     packages: dict[str, str]
     update: tuple[str, str, Phase] | None
+    pins: dict[str, str]
+    hold: bool
 
 
 class FleetReading:
@@ -150,8 +154,9 @@ class FleetReading:
         found = (
             select(devices.c.id, devices.c.online, devices.c.channel, devices.c.last_seen, _INSTALLED)
             .select_from(devices)
-            .add_columns(events.c.package, events.c.version, events.c.phase)
+            .add_columns(events.c.package, events.c.version, events.c.phase, desired.c.payload)
             .outerjoin(events, events.c.id == _LAST_EVENT)
+            .outerjoin(desired, desired.c.device == devices.c.id)
             .where(devices.c.id.in_(select(some.order_by(devices.c.id).limit(limit).subquery().c.id)))
             .order_by(devices.c.id)
         )
@@ -181,7 +186,8 @@ _LAST_EVENT: Final = (
 
 
 def _line(row: Any) -> DeviceLine:
-    device, online, channel, last_seen, installed, package, version, phase = row
+    device, online, channel, last_seen, installed, package, version, phase, told = row
+    apart = apart_of(told)
     pairs = [one.partition(" ") for one in installed.split(_BETWEEN)] if installed else []
     return DeviceLine(
         id=device,
@@ -190,6 +196,8 @@ def _line(row: Any) -> DeviceLine:
         last_seen=from_db(last_seen),
         packages=dict(sorted((name, of) for name, _, of in pairs)),
         update=None if package is None else (package, version, Phase(phase)),
+        pins=apart.pins or {},
+        hold=bool(apart.hold),
     )
 
 

@@ -4,16 +4,18 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, and_, func, select
 
 from controller.database import from_db, reading, to_db
-from controller.fleet.tables import devices
+from controller.fleet.apart import apart_of
+from controller.fleet.tables import desired, devices
+from controller.rollouts.explaining import reason
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import Standing, in_newer, unknown_rollout
-from controller.rollouts.tables import rollout_devices, rollouts
+from controller.rollouts.tables import rollout_asks, rollout_devices, rollouts
 from controller.web.pace import Pace, Tally, bucket_s, pace
 from controller.web.phases import Kind, Look, code_column, kinds, letters_of, look_of, with_code
-from schemas.messages import Phase
+from schemas.messages import Phase, Verb
 
 _word: Final = rollout_devices.c
 _LAST: Final = (Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.FAILED, Phase.REJECTED)
@@ -111,6 +113,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
     """One device in one rollout, as a list shows it.
 
     Attributes:
+        reason: why it is held, or that it is away; empty for any other.
         newer: the rollout that took this one's place before the device had begun, and means it; None otherwise.
         newer_look: how it stands there.
     """
@@ -124,6 +127,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
     bytes_done: int | None
     bytes_total: int | None
     wire_bytes: int | None
+    reason: str = ""
     newer: str | None = None
     newer_look: Look | None = None
 
@@ -140,8 +144,12 @@ def device_rows(
         limit: at most this many.
     """
     found = (
-        select(rollout_devices, devices.c.online)
+        select(rollout_devices, devices.c.online, desired.c.payload.label("told"), rollouts.c.package, rollouts.c.state)
+        .join(rollouts, rollouts.c.id == _word.rollout)
+        .add_columns(rollout_asks.c.verb.label("asked"))
         .outerjoin(devices, devices.c.id == _word.device)
+        .outerjoin(desired, desired.c.device == _word.device)
+        .outerjoin(rollout_asks, and_(rollout_asks.c.rollout == _word.rollout, rollout_asks.c.device == _word.device))
         .where(_word.rollout == rollout, _word.device > after)
     )
     if code:
@@ -156,6 +164,7 @@ def device_rows(
 
 
 def _row(row: Any, newer: Standing | None) -> DeviceRow:
+    apart = apart_of(row["told"])
     return DeviceRow(
         device=row["device"],
         look=look_of(row["verdict"], row["phase"]),
@@ -166,6 +175,14 @@ def _row(row: Any, newer: Standing | None) -> DeviceRow:
         bytes_done=row["bytes_done"],
         bytes_total=row["bytes_total"],
         wire_bytes=row["wire_bytes"],
+        reason=reason(
+            Verdict(row["verdict"]) if row["verdict"] else None,
+            RolloutState(row["state"]),
+            pinned=apart.pinned(row["package"]),
+            hold=bool(apart.hold),
+            leaves=row["asked"] == Verb.CANCEL,
+            online=bool(row["online"]),
+        ),
         newer=newer.rollout if newer else None,
         newer_look=look_of(newer.verdict, newer.phase) if newer else None,
     )

@@ -123,6 +123,8 @@ async def test_what_a_device_waits_for_and_what_it_was_told_are_shown(
         "pinned  tacho stays at 1.0.0",
     ):
         assert words in text, text
+    row = next(line for line in run("devices").text.splitlines() if line.startswith(device.id))
+    assert "on hold, tacho pinned at 1.0.0" in row
     assert run("device", device.id, "--json").json()["told"]["pins"] == {"tacho": "1.0.0"}
     await device.say(Phase.SUCCEEDED, update=update)
     await until(lambda: len(controller.get(f"/devices/{device.id}/events").json()["items"]) == 3)

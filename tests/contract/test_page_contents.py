@@ -10,6 +10,7 @@ import pytest
 from controller.database import utc_now
 from controller.fleet.incoming import Incoming
 from controller.fleet.intake_store import IntakeStore
+from controller.fleet.orders import OrderStore
 from controller.fleet.service import FleetService
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.store import RolloutStore
@@ -163,6 +164,17 @@ def test_the_page_of_a_rollout_that_was_stopped_names_what_gets_everybody_back(s
     made = rollouts.create(package=state.value, version="1.0.0", channel="stable", repository=["http://r"])
     rollouts.set_state(made.id, state)
     assert f"flotilla revert {made.id} sends back everybody who took it" in seen.text(f"/rollouts/{made.id}")
+
+
+def test_a_held_device_has_its_reason_in_the_list_and_in_its_cell(seen: Seen) -> None:
+    OrderStore(seen.app.engine).set_desired("pi-4", hold=True, pins={"held": "0.9.0"})
+    made = RolloutStore(seen.app.engine).create(
+        package="held", version="1.0.0", channel="stable", repository=["http://r"]
+    )
+    why = "held pinned at 0.9.0, on hold"
+    assert f"pi-4 {why}" in seen.text(f"/rollouts/{made.id}").partition("List of devices")[2]
+    assert "pinned at 0.9.0, on hold" in seen.source(f"/rollouts/{made.id}/cell/3")
+    assert re.search(r"pi-4 online held stable .* held pinned at 0\.9\.0", seen.text("/devices"))
 
 
 def test_a_device_that_had_not_begun_when_a_newer_rollout_came_is_shown_by_how_it_stands_there(seen: Seen) -> None:

@@ -17,7 +17,7 @@ from controller.web.phases import VERDICTS
 from controller.web.rollout_reading import device_rows
 from schemas.errors import OperatorError
 from schemas.messages import ErrorReport, Phase, Targets
-from tests.unit.fleet.builders import NOW, event_in, succeeded_in
+from tests.unit.fleet.builders import NOW, event_in, presence_in, succeeded_in
 from tests.unit.rollouts.test_waves_kept import chosen, create, evaluate, fleet, take_in
 
 ONE_FIRST = RolloutPlan(waves=[Wave(devices=1, max_failures=0), Wave(upto=100)])
@@ -77,6 +77,35 @@ def test_a_rollout_that_was_stopped_says_how_to_go_on_and_how_to_get_everybody_b
     )
     create(engine, ONE_FIRST, version="2.1.0", now=LATER)
     assert RolloutReader(engine).rollout(rollout.id).advice == ""
+
+
+def test_a_device_that_is_held_or_away_has_a_reason(engine: Engine) -> None:
+    fleet(engine, 5)
+    orders, store = OrderStore(engine), RolloutStore(engine)
+    orders.set_desired("pi-1", pins={"tacho": "1.1.0", "needle": "9.0.0"})
+    orders.set_desired("pi-2", hold=True)
+    orders.set_desired("pi-3", hold=True, pins={"tacho": "1.1.0"})
+    orders.set_desired("pi-4", pins={"needle": "9.0.0"})
+    take_in(engine, presence_in("pi-5", online=False))
+    rollout = create(engine, RolloutPlan(waves=[Wave(upto=100)]))
+    because = {
+        "pi-1": "pinned at 1.1.0",
+        "pi-2": "on hold",
+        "pi-3": "pinned at 1.1.0, on hold",
+        "pi-4": "",
+        "pi-5": "away",
+    }
+    assert {one.device: one.reason for one in RolloutReader(engine).devices(rollout.id)} == because
+    assert {one.device: one.reason for one in device_rows(engine, rollout.id)} == because
+    store.set_state(rollout.id, RolloutState.PAUSED, LATER)
+    now = {one.device: one.reason for one in RolloutReader(engine).devices(rollout.id)}
+    assert (now["pi-1"], now["pi-4"]) == ("pinned at 1.1.0, the rollout is paused", "the rollout is paused")
+    assert {one.device: one.reason for one in device_rows(engine, rollout.id)} == now
+    store.set_state(rollout.id, RolloutState.ACTIVE, LATER)
+    cancelled = store.cancel(rollout.id, "pi-4", LATER)
+    assert cancelled.verdicts[Verdict.HELD] == 4
+    for shown in (RolloutReader(engine).devices(rollout.id), device_rows(engine, rollout.id)):
+        assert {one.device: one.reason for one in shown}["pi-4"] == "asked to leave it"
 
 
 def test_cancelling_all_says_who_did(engine: Engine) -> None:

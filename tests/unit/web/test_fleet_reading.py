@@ -50,12 +50,18 @@ def ids(engine: Engine, wanted: Wanted, **more: Any) -> list[str]:
 
 
 def test_a_line_has_what_the_list_shows(engine: Engine) -> None:
+    OrderStore(engine).set_desired("pi-2", pins={"tacho": "1.1.0"})
     first, second, third = FleetReading(engine).page(Wanted(), LONG_AFTER)
     assert (first.id, first.online, first.channel, first.last_seen) == ("pi-1", True, "stable", LATER)
     assert list(first.packages.items()) == [("needle", "3.0.0"), ("tacho", "1.0.0")]
     assert first.update == ("tacho", "2.0.0", Phase.FETCHING)
     assert second.update == ("tacho", "2.0.0", Phase.FAILED)
     assert (third.online, third.channel, third.update) == (False, "beta", None)
+    assert [(one.hold, one.pins) for one in (first, second, third)] == [
+        (True, {}),
+        (False, {"tacho": "1.1.0"}),
+        (False, {}),
+    ]
 
 
 @pytest.mark.parametrize(
