@@ -134,10 +134,8 @@ class Gate:
             connection: the request.
             noted: whether it counts as a use of the session, which so lasts longer.
         """
-        scheme, _space, given = connection.headers.get("authorization", "").partition(" ")
-        given = given.strip()
         found: Who | None = None
-        if scheme.lower() == "bearer" and given:
+        if given := _bearer(connection):
             if self._file_token is not None and hmac.compare_digest(given.encode(), self._file_token.encode()):
                 return _OF_FILE
             found = await to_thread.run_sync(self._tokens.who, given)
@@ -146,12 +144,24 @@ class Gate:
         return found or (_LOCAL if self._file_token is None else NOBODY)
 
 
+def _bearer(connection: Connection) -> str:
+    """The token that was sent, good or not; empty for none."""
+    scheme, _space, given = connection.headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else ""
+
+
 def _stranger(connection: Connection, *, is_page: bool) -> OperatorError:
     if is_page and "text/html" in connection.headers.get("accept", ""):
         query = connection.scope["query_string"].decode("latin-1")
         is_read = connection.scope["method"] == "GET"  # type: ignore[typeddict-item]  # only HTTP comes here
         wanted = connection.scope["path"] + (f"?{query}" if query else "") if is_read else "/"
         return LoginNeededError(wanted)
+    if _bearer(connection):
+        # the same line for one that never was, was taken back or has a wrong letter: it helps nobody who guesses
+        return OperatorError(
+            "auth.refused",
+            "this controller does not know that token (--token or FLOTILLA_TOKEN); see: flotilla token --help",
+        )
     return OperatorError(
         "auth.refused",
         "this needs a login or a token of the controller (--token or FLOTILLA_TOKEN); the first is in DATA/api-token",

@@ -148,6 +148,15 @@ def test_a_revoked_token_and_one_that_has_ended_are_refused(app: Application) ->
     problem(app.client.get("/api/v1/devices", headers=bearer(made["token"])), 401, "auth.refused")
 
 
+def test_a_token_that_is_not_known_is_told_apart_from_none_and_not_from_another(app: Application) -> None:
+    revoked = app.token(Role.VIEWER, "ci")
+    assert app.client.delete("/api/v1/tokens/ci", headers={**bearer(FILE_TOKEN), **JSON}).status_code == 204
+    wrong = [revoked, bearer("wrong"), bearer(f"{FILE_TOKEN}x"), bearer(FILE_TOKEN[:-1])]
+    said = {problem(app.client.get("/api/v1/devices", headers=one), 401, "auth.refused") for one in wrong}
+    assert said == {"this controller does not know that token (--token or FLOTILLA_TOKEN); see: flotilla token --help"}
+    assert "needs a login or a token" in problem(app.client.get("/api/v1/devices"), 401, "auth.refused")
+
+
 def test_the_token_of_the_data_folder_may_do_everything_and_is_not_revoked_from_here(app: Application) -> None:
     headers = {**bearer(FILE_TOKEN), **JSON}
     assert app.client.get("/api/v1/session", headers=headers).json() == {
