@@ -56,7 +56,11 @@ def _tell_stored(pushed: PushView) -> None:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--version", "version_range", metavar="RANGE", help="Only versions in this range, e.g. '^1.2'.")
-@click.option("--platform", metavar="PLATFORM", help="Only releases that run on this platform, e.g. linux-aarch64.")
+@click.option(
+    "--platform",
+    metavar="PLATFORM",
+    help="Only releases that run on this platform, e.g. linux-aarch64; those for any do.",
+)
 @click.option(
     "--tag", "tags", multiple=True, metavar="TAG", help="Only releases with this tag; all that are given must be there."
 )

@@ -2,11 +2,25 @@
 
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, LargeBinary, and_, bindparam, false, func, literal_column, or_, select, true, tuple_
+from sqlalchemy import (
+    BigInteger,
+    LargeBinary,
+    and_,
+    bindparam,
+    false,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    true,
+    tuple_,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from controller.repository.tables import channels, releases
 from controller.repository.wanted import BEHIND, Shape
+from schemas.names import ANY_PLATFORM
 
 ONE: Final[ColumnElement[int]] = literal_column("1")
 Conditions = list[ColumnElement[bool]]
@@ -28,7 +42,7 @@ def in_order(source: Any, shape: Shape) -> Conditions:
     if shape.name == "prefix":
         conditions += [c.package >= bindparam("prefix"), c.package < bindparam("behind_prefix")]
     if shape.platform:
-        conditions.append(c.platform == bindparam("platform"))
+        conditions.append(c.platform.in_([bindparam("platform"), literal(ANY_PLATFORM)]))
     if shape.spans is not None:
         # around all spans: only this can be looked up in an index, where there are several
         conditions.append(c.newest_first >= bindparam("least", type_=LargeBinary))

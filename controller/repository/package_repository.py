@@ -169,6 +169,7 @@ class PackageRepository:
         Args:
             name: a package's name; `*` and `?` stand for any characters and for one.
             version_range: see `schemas.ranges`.
+            platform: one that the release is for; those for any platform are for it too.
             tags: all of them must be there.
             channel: one that points at the release's version.
             since, until: when it was added, from and up to but not including.

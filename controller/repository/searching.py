@@ -11,7 +11,19 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Connection, Row, Select, bindparam, func, or_, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+)
 
 from controller.repository.conditions import (
     ONE,
@@ -27,6 +39,7 @@ from controller.repository.conditions import (
 )
 from controller.repository.tables import STORED, channels, release_tags, releases
 from controller.repository.wanted import MAX_LIMIT, Shape, Wanted, tag_values
+from schemas.names import ANY_PLATFORM
 
 FEW: Final = {"time": 1200, "versions": 1500}
 """A span of time or a range with no more releases is read whole and sorted; among more of them a page is found soon."""
@@ -99,6 +112,8 @@ def _page(way: str, shape: Shape) -> Select[Any]:
         return _along_order(shape, listed()).limit(bindparam("limit"))
     if way == "tag":
         ids = _along_tag(shape)
+    elif way == "order" and shape.platform:
+        ids = _along_platforms(shape)
     elif way == "order":
         ids = _along_order(shape, select(releases.c.id))
     else:
@@ -108,13 +123,25 @@ def _page(way: str, shape: Shape) -> Select[Any]:
 
 
 def _along_order(shape: Shape, selected: Select[Any]) -> Select[Any]:
-    """All releases, or those of a package or platform, by the index that has them so."""
+    """All releases, or those of a package, by the index that has them so."""
     c = releases.c
     # A sum of the date is in no index, so that the database does not go along dates and then sort.
     query = selected.where(c.state == STORED, *in_order(releases, shape), *dated(c.created_at + 0, shape))
     if shape.channel:
         query = query.where(in_channel())
     return query.where(*not_yanked(c, shape), *tagged(c, shape, 0)).order_by(*order(releases))
+
+
+def _along_platforms(shape: Shape) -> Select[Any]:
+    """The releases for a platform and those for any: a page of each by the index that has one platform's in order."""
+    c = releases.c
+    each = _along_order(shape._replace(platform=False), select(c.id, *order(releases)))
+    own: ColumnElement[str] = bindparam("platform", type_=c.platform.type)
+    other = literal(ANY_PLATFORM)
+    pages = [each.where(c.platform == own), each.where(c.platform == other, own != other)]
+    parts = [select(page.limit(bindparam("limit")).subquery()) for page in pages]
+    both = union_all(*parts).subquery()
+    return select(both.c.id).order_by(*order(both))
 
 
 def _along_few(way: str, shape: Shape) -> Select[Any]:

@@ -84,11 +84,21 @@ def test_a_tag_is_any_text_and_only_itself(repository: PackageRepository, limit:
 
 
 def test_platforms_and_dates(stocked: PackageRepository, clock: Clock) -> None:
-    assert keys(stocked, platform="linux-aarch64") == ["radio 1.0.0", "tacho-tools 1.0.0"]
+    add_release(stocked, "camera", "1.0.0", {"v": "camera"}, platform="linux-armv7")
+    for_any = [f"tacho {v}" for v in ORDERED]
+    assert keys(stocked, platform="linux-aarch64") == ["radio 1.0.0", *for_any, "tacho-tools 1.0.0"]
+    assert keys(stocked, platform="linux-armv7") == ["camera 1.0.0", *for_any]
+    assert keys(stocked, platform="any") == for_any
+    assert keys(stocked, name="tacho", version_range="^1.2", platform="linux-aarch64") == [
+        "tacho 1.10.0",
+        "tacho 1.2.0",
+    ]
+    assert keys(stocked, name="radio", platform="linux-armv7") == []
+    assert keys(stocked, tags=["tools"], platform="linux-armv7") == []
     first = clock.now.replace(day=1)
     assert keys(stocked, until=first.replace(day=2)) == ["tacho 1.2.0"]
     assert keys(stocked, since=first.replace(day=2), until=first.replace(day=3)) == ["tacho 1.10.0"]
-    assert keys(stocked, since=clock.now) == ["radio 1.0.0", "tacho-tools 1.0.0"]
+    assert keys(stocked, since=clock.now) == ["camera 1.0.0", "radio 1.0.0", "tacho-tools 1.0.0"]
 
 
 def test_channels_are_found_and_shown(stocked: PackageRepository) -> None:

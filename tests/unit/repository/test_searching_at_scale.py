@@ -50,7 +50,7 @@ def fits(record: ReleaseRecord, wanted: Wanted) -> bool:
     return (
         (wanted.name is None or record.package == wanted.name)
         and (wanted.version_range is None or wanted.version_range.contains(record.version))
-        and (wanted.platform is None or record.platform == wanted.platform)
+        and (wanted.platform is None or record.platform in (wanted.platform, "any"))
         and set(wanted.tags) <= set(record.tags)
         and (wanted.channel is None or wanted.channel in record.channels)
         and (wanted.since is None or record.created_at >= wanted.since)
@@ -93,6 +93,8 @@ def test_every_way_finds_what_looking_at_each_release_finds(
         {"name": "package-00007", "version_range": Range("^1.1")},
         {"name": "package-00007", "channel": "beta"},
         {"after": "package-00150@1.0.0@any"},
+        {"platform": "any", "after": "package-00150@1.0.0@any"},
+        {"platform": "linux-none", "after": "package-00150@1.0.0@any"},
         {"platform": "linux-armv7", "after": "package-00150@1.0.0@any"},
         {"tags": ["tag-3"], "after": "package-00150@1.0.0@any"},
         {"tags": ["tag-190"]},
