@@ -94,7 +94,7 @@ def unmet_by_age(package: str, version: str, *, installed: str | None, allow_dow
     return Unmet(
         code="requires.downgrade",
         message=f"{package} {version} is older than the installed {installed}; "
-        "allow the downgrade in the rollout's policy if it is meant",
+        "release it with --allow-downgrade if that is meant (allow_downgrade in the rollout's policy)",
     )
 
 

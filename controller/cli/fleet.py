@@ -22,7 +22,7 @@ from controller.fleet.views import Device, TakenEvent, Update
 from controller.http.views import Page, RolloutDetail
 from controller.rollouts.views import Rollout, RolloutDevice
 from schemas.errors import one_line
-from schemas.messages import Desired, Phase, UpdateEvent
+from schemas.messages import Desired, FactValue, Phase, UpdateEvent
 
 T = TypeVar("T")
 
@@ -30,6 +30,8 @@ PAGE = 500
 EVENTS_SHOWN = 50
 LOG_LINES = 20
 """Of the newest log; --json has all that the device sent."""
+_BYTES = frozenset({"disk_free", "memory", "memory_free"})
+"""Facts that agents send as bytes."""
 WORDS = 500
 """Most characters of what a device says in one line; --json has all of it."""
 
@@ -193,10 +195,14 @@ def device_lines(view: Device) -> Iterator[str]:
     yield f"{view.id}: {'online' if view.online else 'offline'}, last seen {time_text(view.last_seen)}"
     yield f"channel {view.channel or '-'}, agent {view.agent_version or '-'}"
     yield "tags    " + (", ".join(f"{key}={value}" for key, value in sorted(view.tags.items())) or "-")
-    yield "facts   " + (", ".join(f"{key}={value}" for key, value in sorted(view.facts.items())) or "-")
+    yield "facts   " + (", ".join(f"{key}={_fact_text(key, fact)}" for key, fact in sorted(view.facts.items())) or "-")
     for name, package in sorted(view.packages.items()):
         before = f", before it {package.previous}" if package.previous else ""
         yield f"runs    {name} {package.version} ({package.phase}) since {time_text(package.installed_at)}{before}"
+
+
+def _fact_text(key: str, fact: FactValue) -> str:
+    return size_text(int(fact)) if key in _BYTES and isinstance(fact, (int, float)) else str(fact)
 
 
 def told_lines(told: Desired) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The entry point: which commands there are, and what becomes of errors."""
 
+import difflib
 import importlib
 import os
 import sys
@@ -86,6 +87,16 @@ class _Commands(click.Group):
         module, _, name = COMMANDS[cmd_name].where.partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say what was probably meant by what is no command."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=2)
+            meant = f"; did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"there is no command {one_line(args[0], 60)!r}{meant}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """By section, without loading any of them."""

@@ -149,7 +149,7 @@ def publish(
     else:
         with tempfile.TemporaryDirectory(prefix="flotilla-") as folder:
             built = PackageCreator(source).build(version=version, platform=platform, out=Path(folder))
-            pushed = push_file(client, built.path)
+            pushed = push_file(client, built.path, called=str(source))
     record = pushed.release
     if wait:
         wait_for_bundles(client, record.package, record.version, wait_limit)

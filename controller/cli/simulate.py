@@ -9,6 +9,8 @@ from controller.demo.processes import program
 from schemas.errors import OperatorError
 
 _HELP_S = 60.0
+_SAID_BY = "FLOTILLA_SAID_BY"
+"""Tells the agent's program which one was called, for its complaints."""
 
 
 @click.command(
@@ -23,7 +25,9 @@ def simulate(arguments: tuple[str, ...]) -> None:
         click.echo(_help(agent))
         return
     # in this process's place, so that Ctrl-C and SIGTERM reach whom they are for
-    os.execv(agent, [agent, "simulate", *arguments])  # noqa: S606  # there is no shell in this
+    os.execve(  # noqa: S606  # there is no shell in this
+        agent, [agent, "simulate", *arguments], {**os.environ, _SAID_BY: "flotilla"}
+    )
 
 
 def _help(agent: str) -> str:

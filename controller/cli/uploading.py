@@ -20,9 +20,13 @@ from schemas.layout import HEAD_MEMBER, MAX_HEAD_BYTES, SITE_KIND
 _ABOUT_THE_FILE = ("package.", "manifest.", "version.", "release.")
 
 
-def push_file(client: ControllerClient, path: Path) -> PushView:
-    """Upload one package file; raises as `ControllerClient` does, or `OperatorError` where it cannot be read."""
-    is_ours = True
+def push_file(client: ControllerClient, path: Path, *, called: str = "") -> PushView:
+    """Upload one package file; raises as `ControllerClient` does, or `OperatorError` where it cannot be read.
+
+    Args:
+        called: what errors call it, instead of the path.
+    """
+    is_ours, called = True, called or str(path)
     try:
         with path.open("rb") as file:
             is_ours = _check_kind(file)
@@ -35,10 +39,10 @@ def push_file(client: ControllerClient, path: Path) -> PushView:
                 return client.upload(PushView, io.BufferedReader(reader, 1 << 20), size, "packages")
     except FlotillaError as error:
         if not is_ours and error.code.startswith("package."):
-            what = f"{path} is no package file; `flotilla build` makes them"
+            what = f"{called} is no package file; `flotilla build` makes them"
             raise PublisherError("package.format", what) from error
         if error.code.startswith(_ABOUT_THE_FILE):
-            raise type(error)(error.code, f"{path}: {error.message}") from error
+            raise type(error)(error.code, f"{called}: {error.message}") from error
         raise
     except OSError as error:
         raise OperatorError("input.bad", f"cannot read {path}: {error.strerror}") from error

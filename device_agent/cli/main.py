@@ -4,6 +4,7 @@ Each command's module is imported when it is asked for: a running agent does not
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -25,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with that line."""
-        self.exit(BAD_USAGE, f"flotilla-agent: {one_line(message, 1000)} (see {self.prog} --help)\n")
+        self.exit(BAD_USAGE, f"{_program()}: {one_line(message, 1000)} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         handler: Handler = getattr(import_module(f"device_agent.cli.{module}"), function)
         return handler(given)
     except FlotillaError as error:
-        sys.stderr.write(f"flotilla-agent: {one_line(error, 1000)}\n")
+        sys.stderr.write(f"{_program()}: {one_line(error, 1000)}\n")
         return BAD_USAGE if error.code == "input.bad" else 1
     except BrokenPipeError:
         # whoever read the output has seen enough; nothing more can be written, not even at exit
@@ -48,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _program() -> str:
+    """Which program was called: `flotilla simulate` is this one under another name."""
+    return "flotilla" if os.environ.get("FLOTILLA_SAID_BY") == "flotilla" else "flotilla-agent"
 
 
 def _launch(arguments: Sequence[str]) -> int:
@@ -62,7 +68,7 @@ def _launch(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="flotilla-agent",
+        prog=_program(),
         description="Keeps this device's software up to date: hears releases, proves them, goes back.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,18 @@ def test_publish_refuses_before_anything_is_stored(run: Run, tmp_path: Path, nam
     assert "vesion" in run("publish", source, "--channel", "beta").complaint()
     assert "flotilla.toml" in run("publish", tmp_path, "--channel", "beta").complaint()
     assert run("packages", name, "--json").json() == []
+
+
+def test_what_is_wrong_with_a_publish_is_said_of_what_was_named_and_of_no_temporary_file(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    source = make_source(tmp_path / "source", name, "1.0.0", {"run": "x"})
+    assert run("publish", source, "--channel", "beta").status == 0
+    (source / "run").write_text("y")
+    complaint = run("publish", source, "--channel", "beta").complaint()
+    assert f"{source}: {name} 1.0.0" in complaint
+    assert "other content" in complaint
+    assert tempfile.gettempdir() not in complaint.replace(str(source), "")
 
 
 # Taking away

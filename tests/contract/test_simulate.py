@@ -148,7 +148,7 @@ def test_it_says_goodbye_for_everybody_on_ctrl_c(make_broker: Callable[[], Broke
 
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
-    "no number": ((), "the following arguments are required: --devices (see flotilla-agent simulate --help)"),
+    "no number": ((), "the following arguments are required: --devices (see flotilla simulate --help)"),
     "no devices": (("--devices", "0"), "--devices: 0 is not between 1 and 100000"),
     "a share": (("--devices", "3", "--slow", "2"), "--slow: '2' is not a share like 0.05 or 5%"),
     "too many shares": (
@@ -172,4 +172,4 @@ def test_what_is_wrong_is_said_in_one_line(wrong: str) -> None:
     assert done.returncode in (1, 2)
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"flotilla-agent: {line}"), done.stderr
+    assert done.stderr.startswith(f"flotilla: {line}"), done.stderr

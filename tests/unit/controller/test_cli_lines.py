@@ -78,3 +78,52 @@ def test_a_devices_newest_log_is_under_its_events(monkeypatch: pytest.MonkeyPatc
     shown = flotilla("device", "pi-1").text
     assert shown.endswith("log of event 2, tacho 2.0.0 rolled_back:\n  | a\n  | b\n")
     assert "old" not in shown
+
+
+def test_facts_that_are_bytes_are_shown_as_people_say_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts: dict[str, str | int | float | bool] = {
+        "disk_free": 69_207_064_576,
+        "memory": 8 << 30,
+        "memory_free": 512 << 20,
+        "uptime": 69_207_064_576,
+        "x": "1",
+    }
+    view = Device(
+        id="pi-1",
+        online=True,
+        session=1,
+        first_seen=NOW,
+        last_seen=NOW,
+        agent_version=None,
+        boot_id=None,
+        reported_at=None,
+        channel=None,
+        tags={},
+        facts=facts,
+        packages={},
+        life=1,
+        seq=0,
+        missing=0,
+        update=None,
+    )
+    answers: dict[str, Any] = {"devices/pi-1": view, "devices/pi-1/desired": Desired(rev=0)}
+    empty: Page[TakenEvent] = Page(items=[], next=None)
+    monkeypatch.setattr(
+        ControllerClient, "get", lambda _self, _type, *path, **_more: answers.get("/".join(path), empty)
+    )
+    shown = flotilla("device", "pi-1").text
+    assert "facts   disk_free=64.5 GiB, memory=8.0 GiB, memory_free=512.0 MiB, uptime=69207064576, x=1\n" in shown
+    assert flotilla("device", "pi-1", "--json").json()["device"]["facts"] == facts
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("devcies", "there is no command 'devcies'; did you mean devices or device? (see flotilla --help)"),
+        ("relase", "there is no command 'relase'; did you mean release or resume? (see flotilla --help)"),
+        ("xyzzy", "there is no command 'xyzzy' (see flotilla --help)"),
+    ],
+)
+def test_what_is_no_command_gets_the_nearest_one(word: str, says: str) -> None:
+    done = flotilla(word)
+    assert (done.status, done.stderr) == (2, f"flotilla: {says}\n")

@@ -136,7 +136,9 @@ def test_the_platform_and_a_downgrade_are_refused_too(bench: Bench) -> None:
     bench.add("3.0.0", {"a": "a"}, platform="linux-x86_64")
     bench.device("pi-1", runs=bench.new)
     assert codes(bench.look("3.0.0")) == {"pi-1": ["requires.platform"]}
-    assert codes(bench.look("1.0.0")) == {"pi-1": ["requires.downgrade"]}
+    seen = bench.look("1.0.0")
+    assert codes(seen) == {"pi-1": ["requires.downgrade"]}
+    assert "release it with --allow-downgrade if that is meant" in only(seen).obstacles[0].message
     assert codes(bench.look("1.0.0", policy=RolloutPolicy(allow_downgrade=True))) == {"pi-1": []}
 
 
