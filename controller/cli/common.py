@@ -95,6 +95,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
+def plural(number: int, what: str) -> str:
+    """`1 device`, `2 devices`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def size_text(count: int | None) -> str:
     """Bytes for people, with binary units: `1.4 MiB`."""
     if count is None:

@@ -6,10 +6,10 @@ from controller.cli.common import controller_options, json_option, print_json, p
 from controller.cli.connection import tell_stored
 from controller.client import ControllerClient
 from controller.http.views import Asked, CommandWish, DesiredWish, StateWish, Told
-from controller.rollouts.plan import RolloutState
+from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
-from schemas.messages import OF_PACKAGE, Verb
+from schemas.messages import OF_PACKAGE, Phase, Verb
 
 
 def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
@@ -22,12 +22,23 @@ def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
         if as_json:
             print_json(rollout)
         else:
-            click.echo(f"{rollout.package} {rollout.version} on channel {rollout.channel} is {rollout.state}")
+            back = f": {going_back(rollout)}" if state is RolloutState.REVERTED else ""
+            click.echo(f"{rollout.package} {rollout.version} on channel {rollout.channel} is {rollout.state}{back}")
             if rollout.advice:
                 click.echo(printable(rollout.advice))
         tell_stored(client)
 
     return command
+
+
+def going_back(rollout: Rollout) -> str:
+    """What a revert means for the devices, as far as they were heard of: `2 devices have it and go back`."""
+    there = rollout.verdicts.get(Verdict.SUCCEEDED, 0) + rollout.verdicts.get(Verdict.SOAKING, 0)
+    # who ran the version before the rollout has said nothing in it, and keeps it
+    took = min(there, rollout.phases.get(Phase.SUCCEEDED, 0))
+    busy = rollout.verdicts.get(Verdict.UPDATING, 0)
+    told = "1 device has it and goes back" if took == 1 else f"{took} devices have it and go back"
+    return f"{told}, {busy} at it {'stops or goes' if busy == 1 else 'stop or go'} back" if busy else told
 
 
 pause = _state_command("pause", RolloutState.PAUSED, "Let no further device start a rollout.")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import click
 import msgspec
 
-from controller.cli.common import print_json, print_table, printable, size_text, tell_warnings, time_text
+from controller.cli.common import plural, print_json, print_table, printable, size_text, tell_warnings, time_text
 from controller.cli.planning import wave_text
 from controller.client import ControllerClient
 from controller.http.views import ReleaseWish
@@ -51,7 +51,7 @@ def summary_lines(seen: Preflight) -> Iterator[str]:
 
 def _who(seen: Preflight) -> str:
     """How many devices would take it, and when."""
-    of = f"{seen.ready} of {seen.meant} devices"
+    of = f"{seen.ready} of {plural(seen.meant, 'device')}"
     if seen.starting == seen.ready:
         return f"{of} would take it now"
     first = seen.waves[0].share

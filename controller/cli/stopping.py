@@ -2,7 +2,7 @@
 
 import click
 
-from controller.cli.common import controller_options, json_option, print_json
+from controller.cli.common import controller_options, json_option, plural, print_json
 from controller.cli.connection import tell_stored
 from controller.client import ControllerClient
 from controller.http.views import DeviceChoice, RolloutDetail
@@ -29,7 +29,7 @@ def cancel(rollout_id: str, device: str | None, client: ControllerClient, *, as_
         click.echo(f"cancel of {what} asked of {device}; whether it is done shows in: flotilla rollout {rollout.id}")
         return
     waiting = client.get(RolloutDetail, "rollouts", rollout_id).unanswered
-    click.echo(f"{what} is {rollout.state}; cancel asked, {waiting} of its devices have yet to answer")
+    click.echo(f"{what} is {rollout.state}; cancel asked, {plural(waiting, 'device')} of it yet to answer")
 
 
 @click.command()
@@ -47,5 +47,5 @@ def retry(rollout_id: str, device: str | None, client: ControllerClient, *, as_j
     waiting = client.get(RolloutDetail, "rollouts", rollout_id).unanswered
     click.echo(
         f"retry of {rollout.package} {rollout.version} on channel {rollout.channel} asked of "
-        f"{device or f'{waiting} devices'}; follow it with: flotilla rollout {rollout.id}"
+        f"{device or plural(waiting, 'device')}; follow it with: flotilla rollout {rollout.id}"
     )

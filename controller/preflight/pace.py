@@ -46,7 +46,8 @@ class Pace:
     def told(self) -> str:
         """What there is to go by, for people."""
         number = len(self.seconds)
-        devices = "1 device" if number == 1 else f"{'9 of 10 of ' if number >= _MANY else ''}{number} devices"
+        devices = "1 device" if number == 1 else f"{number} devices"
+        devices = f"of {devices}, 9 in 10" if number >= _MANY else devices
         last = "the last rollout" if self.rollouts == 1 else f"the last {self.rollouts} rollouts"
         return f"{devices} took at most {self.most:.0f} s in {last} of {self.of}"
 

@@ -347,10 +347,9 @@ def _turn(connection: Connection, row: Any, state: RolloutState, now: datetime, 
     if state is present or (state is RolloutState.ACTIVE and present is RolloutState.COMPLETE):
         return
     if state not in MOVES[present]:
-        possible = ", ".join(sorted(MOVES[present])) or "nothing: it is over, release the package anew"
-        raise OperatorError(
-            "rollout.state", f"rollout {row['id']} is {present} and can't become {state}; possible: {possible}"
-        )
+        possible = " or ".join(sorted(MOVES[present]))
+        how = f"; it can become {possible}" if possible else ": it is over; release the package anew"
+        raise OperatorError("rollout.state", f"rollout {row['id']} is {present} and can't become {state}{how}")
     move(connection, row, state, now, by=by)
     for other in _others_of_set(connection, row):
         if state in MOVES[RolloutState(other["state"])]:

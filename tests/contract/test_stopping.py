@@ -218,6 +218,6 @@ async def test_the_command_line_says_what_is_asked_and_what_is_done(
         await device.update(announced, Phase.CANCELLED, update=accepted.update, error=CANCELLED)
         await until(lambda: controller.get(f"/rollouts/{announced.rollout}").json()["unanswered"] == 0)
         assert "cancel asked" not in run("rollout", announced.rollout)
-        assert "asked of 1 devices" in run("retry", announced.rollout)
+        assert "asked of 1 device;" in run("retry", announced.rollout)
         assert "(retry asked)" in run("rollout", announced.rollout)
         assert "is halted; cancel asked" in run("cancel", announced.rollout)

@@ -183,6 +183,15 @@ def test_a_complete_rollout_can_be_reverted_and_that_is_for_good(engine: Engine)
         with pytest.raises(OperatorError, match="is reverted and can't become") as caught:
             store.set_state(rollout.id, state, NOW)
         assert caught.value.code == "rollout.state"
+        assert str(caught.value).endswith(f"become {state}: it is over; release the package anew")
+
+
+def test_what_cannot_be_asked_of_a_rollout_names_what_can(engine: Engine) -> None:
+    take_in(engine, reported_in("pi-1"))
+    rollout, store = create(engine), RolloutStore(engine)
+    store.set_state(rollout.id, RolloutState.HALTED, NOW)
+    with pytest.raises(OperatorError, match=r"is halted and can't become paused; it can become active or reverted$"):
+        store.set_state(rollout.id, RolloutState.PAUSED, NOW)
 
 
 def test_a_package_that_leaves_a_channel_leaves_a_tombstone_and_may_come_back(engine: Engine) -> None:
