@@ -109,7 +109,7 @@ def rollouts(limit: int, client: ControllerClient, *, as_json: bool) -> None:
     print_table(
         ("ROLLOUT", "PACKAGE", "VERSION", "CHANNEL", "STATE", "BEGUN", "DEVICES"),
         (
-            (r.id, r.package, r.version, r.channel, r.state, time_text(r.created_at), counts_text(r.verdicts))
+            (r.id, r.package, r.version, r.channel, state_text(r), time_text(r.created_at), counts_text(r.verdicts))
             for r in found
         ),
         empty="nothing has been released yet",
@@ -248,6 +248,11 @@ def _moment_text(said: object) -> str:
 def installed_text(view: Device) -> str:
     """`tacho 1.1.0, base 2.0.0`."""
     return ", ".join(f"{name} {package.version}" for name, package in sorted(view.packages.items())) or "-"
+
+
+def state_text(view: Rollout) -> str:
+    """`active`, `superseded (reverted before)`."""
+    return f"{view.state} ({view.before} before)" if view.before else view.state.value
 
 
 def apart_text(view: Device) -> str:

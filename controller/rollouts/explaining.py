@@ -77,6 +77,11 @@ def how_it_was(plan: Plan, tally: Tally, *, by: str | None, since: datetime) -> 
     return f"{named} (since {since.isoformat(timespec='seconds').replace('+00:00', 'Z')})"
 
 
+def stopped_before(state: RolloutState, stopped: str) -> RolloutState | None:
+    """The state that a rollout which is over was stopped in, by what `how_it_was` has it remember."""
+    return next((one for one in REMEMBERED if state in ENDED and stopped.startswith(one.value)), None)
+
+
 def _before(plan: Plan) -> str:
     return f"; before that: {plan.stopped}" if plan.stopped else ""
 

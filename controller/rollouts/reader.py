@@ -12,7 +12,7 @@ from controller.fleet.apart import apart_of
 from controller.fleet.tables import desired, devices, events
 from controller.fleet.views import kept_event, update_view
 from controller.rollouts.asks import Asked, asked_of
-from controller.rollouts.explaining import advice, because, reason, wave_views
+from controller.rollouts.explaining import advice, because, reason, stopped_before, wave_views
 from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.naming import strangers
@@ -187,6 +187,7 @@ def view_of(row: Any, plan: Plan, tally: Tally) -> Rollout:
         cancel_asked_at=None if row["cancel_asked_at"] is None else from_db(row["cancel_asked_at"]),
         changed_by=row["changed_by"],
         because=because(plan, tally, by=row["changed_by"]),
+        before=stopped_before(plan.state, plan.stopped),
         advice=advice(plan, package=row["package"], channel=row["channel"]),
         plan=plan.plan,
         wave=plan.begun,

@@ -59,6 +59,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         revision: of its latest announcement.
         targets: whom the announcement means now; each wave widens it.
+        before: `halted` or `reverted`, where it was when another took its place or it was withdrawn; else None.
         changed_at: when it came to its state.
         changed_by: who brought it there, as the audit log names them; None where it came about by itself.
         because: what it waits for, or why it stopped, in one line.
@@ -86,6 +87,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     cancel_asked_at: datetime | None = None
     because: str
     advice: str = ""
+    before: RolloutState | None = None
     plan: RolloutPlan
     wave: int
     waves: list[WaveView]

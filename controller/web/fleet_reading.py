@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, no
 from controller.database import from_db, reading, to_db
 from controller.fleet.apart import apart_of
 from controller.fleet.tables import OFFLINE, desired, device_packages, devices, events
+from controller.rollouts.explaining import stopped_before
 from controller.rollouts.plan import ENDED, FAILURES, RolloutState, Verdict
 from controller.rollouts.tables import rollout_devices, rollouts
 from schemas.messages import Phase
@@ -281,13 +282,19 @@ def _number(connection: Connection, question: Select[Any]) -> int:
 
 
 class RolloutLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One line in a list of rollouts. `verdicts` counts devices; the empty one those just heard of."""
+    """One line in a list of rollouts.
+
+    Attributes:
+        before: `halted` or `reverted`, where it was when another took its place or it was withdrawn.
+        verdicts: counts devices; the empty one those just heard of.
+    """
 
     id: str
     package: str
     version: str
     channel: str
     state: RolloutState
+    before: RolloutState | None
     created_at: datetime
     changed_at: datetime
     verdicts: Mapping[str, int]
@@ -310,6 +317,7 @@ def rollout_lines(
     """Rollouts, the newest first, each with counts by verdict; blocks."""
     row = rollouts.c
     found = select(row.id, row.package, row.version, row.channel, row.state, row.created_at, row.changed_at)
+    found = found.add_columns(row.stopped)
     found = found.order_by(row.id.desc()).limit(limit)
     if states:
         found = found.where(rollouts.c.state.in_([state.value for state in states]))
@@ -335,6 +343,7 @@ def rollout_lines(
             version=row["version"],
             channel=row["channel"],
             state=RolloutState(row["state"]),
+            before=stopped_before(RolloutState(row["state"]), row["stopped"] or ""),
             created_at=from_db(row["created_at"]),
             changed_at=from_db(row["changed_at"]),
             verdicts=verdicts.get(row["id"], {}),

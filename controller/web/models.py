@@ -56,6 +56,7 @@ class RolloutCard(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     channel: str
     state: RolloutState
+    before: RolloutState | None
     created_at: datetime
     meant: int
     done: int
@@ -122,6 +123,7 @@ def rollout_card(line: RolloutLine) -> RolloutCard:
         version=line.version,
         channel=line.channel,
         state=line.state,
+        before=line.before,
         created_at=line.created_at,
         meant=line.meant,
         done=counted["good"] + counted["bad"] + counted["aside"],

@@ -177,6 +177,14 @@ def test_a_held_device_has_its_reason_in_the_list_and_in_its_cell(seen: Seen) ->
     assert re.search(r"pi-4 online held stable .* held pinned at 0\.9\.0", seen.text("/devices"))
 
 
+def test_the_list_of_rollouts_says_what_was_stopped_before_another_took_its_place(seen: Seen) -> None:
+    rollouts = RolloutStore(seen.app.engine)
+    wish = {"package": "again", "channel": "stable", "repository": ["http://r"]}
+    rollouts.set_state(rollouts.create(**wish, version="1.0.0").id, RolloutState.REVERTED)
+    rollouts.create(**wish, version="1.1.0")
+    assert "again 1.0.0 on stable superseded (reverted before)" in seen.text("/rollouts?package=again")
+
+
 def test_a_device_that_had_not_begun_when_a_newer_rollout_came_is_shown_by_how_it_stands_there(seen: Seen) -> None:
     rollouts = RolloutStore(seen.app.engine)
     wish = {"package": "basis", "channel": "stable", "repository": ["http://r"]}

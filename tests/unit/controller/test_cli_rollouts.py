@@ -24,3 +24,39 @@ def test_a_device_that_is_held_or_away_has_its_reason_beside_it(monkeypatch: pyt
     Answers(monkeypatch, THERE, devices=[held])
     row = next(line for line in flotilla("rollout", ROLLOUT).text.splitlines() if line.startswith("pi-1"))
     assert row.split() == ["pi-1", "held", "-", "-", "-", "pinned", "at", "1.1.0"]
+
+
+def test_what_was_stopped_before_another_took_its_place_is_listed_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    Answers(monkeypatch, THERE, a_rollout(state=RolloutState.SUPERSEDED, before=RolloutState.REVERTED))
+    assert "superseded (reverted before)" in flotilla("rollouts").text
+    Answers(monkeypatch, THERE, a_rollout(state=RolloutState.SUPERSEDED))
+    assert "before" not in flotilla("rollouts").text
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "phases", "says"),
+    [
+        ({}, {}, "0 devices have it and go back"),
+        ({Verdict.SUCCEEDED: 1, Verdict.ROLLED_BACK: 4}, {"succeeded": 1}, "1 device has it and goes back"),
+        ({Verdict.SUCCEEDED: 5, Verdict.SOAKING: 2}, {"succeeded": 6}, "6 devices have it and go back"),
+        (
+            {Verdict.SOAKING: 2, Verdict.UPDATING: 1},
+            {"succeeded": 2, "probation": 1},
+            "2 devices have it and go back, 1 at it stops or goes back",
+        ),
+    ],
+)
+def test_a_revert_says_how_many_go_back_and_what_those_get_that_come_later(
+    monkeypatch: pytest.MonkeyPatch, verdicts: dict[Verdict, int], phases: dict[str, int], says: str
+) -> None:
+    later = "devices that join later have nothing announced"
+    made = a_rollout(state=RolloutState.REVERTED, verdicts=verdicts, phases=phases, advice=later)
+    Answers(monkeypatch, THERE, made)
+    assert flotilla("revert", ROLLOUT).text == f"tacho 1.0.0 on channel stable is reverted: {says}\n{later}\n"
+
+
+@pytest.mark.parametrize(("number", "says"), [(1, "1 device"), (2, "2 devices")])
+def test_numbers_of_devices_are_plain_english(monkeypatch: pytest.MonkeyPatch, number: int, says: str) -> None:
+    Answers(monkeypatch, THERE, unanswered=number)
+    assert f"asked of {says}; follow" in flotilla("retry", ROLLOUT).text
+    assert f"cancel asked, {says} of it yet to answer" in flotilla("cancel", ROLLOUT).text

@@ -13,6 +13,7 @@ from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import WaveState
 from controller.rollouts.waves import RolloutPlan, Wave
+from controller.web.fleet_reading import rollout_lines
 from controller.web.phases import VERDICTS
 from controller.web.rollout_reading import device_rows
 from schemas.errors import OperatorError
@@ -172,7 +173,9 @@ def test_what_was_stopped_is_remembered_after_a_newer_rollout_took_its_place(
     create(engine, ONE_FIRST, version="2.1.0", now=LATER + timedelta(hours=1))
     evaluate(engine, rollout, LATER + timedelta(hours=2))
     seen = RolloutReader(engine).rollout(rollout.id)
-    assert seen.state is RolloutState.SUPERSEDED
+    assert (seen.state, seen.before) == (RolloutState.SUPERSEDED, wanted)
+    lines = {one.id: one.before for one in rollout_lines(engine)}
+    assert [lines[one.id] for one in RolloutReader(engine).rollouts()] == [None, wanted]
     who = "reverted by anna; before that: " if wanted is RolloutState.REVERTED else "halted: "
     when = "2026-03-01T12:05:00Z"
     assert seen.because == f"a newer rollout took its place; before that: {who}{halted.because} (since {when})"
