@@ -40,8 +40,13 @@ class Backoff:
         self._ceiling_s = first_s
         self._rng = rng if rng is not None else random.Random()  # noqa: S311 - spreads load, guards nothing
 
-    def next_s(self) -> float:
-        """Seconds to wait now; the ceiling doubles for the next time."""
+    def next_s(self, error: TransportError | None = None) -> float:
+        """Seconds to wait now; the ceiling doubles for the next time.
+
+        Args:
+            error: why the last attempt or link ended, for those to whom it makes a difference.
+        """
+        del error
         wait_s = self._rng.uniform(0.0, self._ceiling_s)
         self._ceiling_s = min(self._ceiling_s * 2, self._limit_s)
         return wait_s
@@ -147,7 +152,7 @@ async def _keep(
                 error = _suspected(error, settings)
         else:
             short_links = 0
-        wait_s = backoff.next_s()
+        wait_s = backoff.next_s(error)
         tell(LinkState(state="waiting", error=error, wait_s=wait_s))
         await asyncio.sleep(wait_s)
 

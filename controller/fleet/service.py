@@ -29,6 +29,7 @@ from controller.fleet.recall import Recall
 from controller.fleet.recall_store import Recalled, RecallStore
 from controller.fleet.registry import DeviceRegistry
 from controller.fleet.replaying import Replays
+from controller.fleet.rivals import RivalWatch
 from controller.fleet.session import ControllerSession
 from controller.fleet.steering import Steering
 from controller.logs import told
@@ -38,6 +39,7 @@ from controller.rollouts.runner import ASK_AGAIN, RolloutRunner
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
 from schemas.errors import one_line
+from schemas.messages import Presence
 from schemas.topics import Topics
 from transport import Backoff, Link, LinkSettings, LinkState, Message, TakenOver, keep_connected
 
@@ -100,7 +102,6 @@ class FleetService:
         )
         self._engine = engine
         self._topics = topics
-        self._backoff = backoff
         self._clock = clock
         self._observers = list(observers)
         self._companions: list[Companion] = []
@@ -127,9 +128,8 @@ class FleetService:
         )
         self._hours = HourKeeper(engine, clock)
         self._session = ControllerSession(topics, self.orders, version=version, clock=clock)
-        self._recall = Recall(
-            topics, RecallStore(engine), self._recalled, is_greeting=self._session.is_greeting, clock=clock
-        )
+        self._rivals = RivalWatch(backoff or Backoff(), settings, run=self._session.run)
+        self._recall = Recall(topics, RecallStore(engine), self._recalled, is_greeting=self._is_greeting, clock=clock)
         self._intake = Intake(
             IntakeStore(engine),
             Reader(topics),
@@ -207,7 +207,7 @@ class FleetService:
             self._attend,
             will_factory=self._session.will,
             on_state=self._note_link,
-            backoff=self._backoff,
+            backoff=self._rivals,
             stop=stop,
         )
 
@@ -232,6 +232,7 @@ class FleetService:
         self._attending = False
         if state.state == "connected":
             self._error = None
+            self._rivals.connected()
             log.info(
                 "connected to the broker at %s", self._settings.url, extra=told("connected", broker=self._settings.url)
             )
@@ -245,6 +246,10 @@ class FleetService:
                 state.wait_s,
                 extra=told("disconnected", state.error, retry_s=round(state.wait_s, 1)),
             )
+
+    def _is_greeting(self, presence: Presence) -> bool:
+        self._rivals.heard(presence)
+        return self._session.is_greeting(presence)
 
     def _aside(self, message: Message) -> bool:
         if message.topic.startswith(f"{self._topics.root}/"):

@@ -28,6 +28,9 @@ class ControllerSession:
         orders: counts the sessions.
         version: the controller's own.
         clock: the time of day.
+
+    Attributes:
+        run: which process this is; another word with each start.
     """
 
     def __init__(self, topics: Topics, orders: OrderStore, *, version: str, clock: Callable[[], datetime]) -> None:
@@ -35,7 +38,7 @@ class ControllerSession:
         self._orders = orders
         self._version = version
         self._clock = clock
-        self._run = uuid.uuid4().hex
+        self.run = uuid.uuid4().hex
         self._number = 0
 
     async def will(self) -> Will:
@@ -57,7 +60,7 @@ class ControllerSession:
 
     def is_greeting(self, presence: Presence) -> bool:
         """Whether this is what is said at the beginning of the present connection."""
-        return presence.online and (presence.boot_id, presence.session) == (self._run, self._number)
+        return presence.online and (presence.boot_id, presence.session) == (self.run, self._number)
 
     def _presence(self, *, online: bool) -> bytes:
         return encode(
@@ -65,7 +68,7 @@ class ControllerSession:
                 device=DEVICE,
                 online=online,
                 session=self._number,
-                boot_id=self._run,
+                boot_id=self.run,
                 agent_version=self._version,
                 at=self._clock(),
             )

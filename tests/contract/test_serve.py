@@ -8,12 +8,15 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker_config import answers, free_port
+from controller.fleet.rivals import LONGEST_WAIT_S
+from controller.settings import client_id
 from schemas.codec import decode
 from schemas.messages import Announcement, Phase, Presence
 from schemas.topics import Topics
@@ -244,11 +247,36 @@ async def test_a_controller_that_is_thrown_out_by_another_says_so_and_ends_in_go
     async with scripted_broker(taken_over) as url:
         with controller_process(tmp_path / "data", url, started=False) as alone:
             await asyncio.to_thread(alone.start, connected=False)
-            await until(lambda: says in alone.log_text())
+            await until(lambda: "ERROR" in alone.log_text())
             assert await asyncio.to_thread(alone.stop) == 0
+            assert says in alone.log_text()
             assert "no broker: " not in alone.log_text()
-            assert "ERROR" not in alone.log_text()
+            (error,) = (line for line in alone.log_text().splitlines() if "ERROR" in line)
+            assert "another controller uses the broker at" in error
             assert "Traceback" not in alone.log_text()
+
+
+def log_has(controller: ControllerProcess, word: str) -> bool:
+    return word in controller.log_text()
+
+
+def test_two_controllers_that_throw_each_other_out_both_say_so_and_keep_out_of_each_others_way(
+    broker: Broker, tmp_path: Path, topic_root: str
+) -> None:
+    with (
+        controller_process(tmp_path / "one", broker.url, topic_root=topic_root) as one,
+        controller_process(tmp_path / "other", broker.url, topic_root=topic_root, started=False) as other,
+    ):
+        other.start(connected=False)
+        for controller in (one, other):
+            # one that lost a race is told when the other one, which waits, comes back
+            controller.until(partial(log_has, controller, "ERROR"), 3 * LONGEST_WAIT_S)
+            (error,) = (line for line in controller.log_text().splitlines() if "ERROR" in line)
+            assert f"uses the broker at {broker.url} under the same client id" in error
+            assert f"from which address each {client_id(topic_root)} connects" in error
+        for controller in (one, other):
+            assert controller.stop() == 0
+            assert "Traceback" not in controller.log_text()
 
 
 async def test_what_was_released_without_a_broker_is_announced_when_there_is_one(
