@@ -106,7 +106,7 @@ def test_facts_that_are_bytes_are_shown_as_people_say_them(monkeypatch: pytest.M
         missing=0,
         update=None,
     )
-    answers: dict[str, Any] = {"devices/pi-1": view, "devices/pi-1/desired": Desired(rev=0)}
+    answers: dict[str, Any] = {"controller": HERE, "devices/pi-1": view, "devices/pi-1/desired": Desired(rev=0)}
     empty: Page[TakenEvent] = Page(items=[], next=None)
     monkeypatch.setattr(
         ControllerClient, "get", lambda _self, _type, *path, **_more: answers.get("/".join(path), empty)

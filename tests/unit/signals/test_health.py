@@ -95,6 +95,9 @@ async def test_the_intake_knows_for_how_long_a_message_has_waited(engine: Engine
             await asyncio.Event().wait()
             return []
 
+        def waiting(self, _: int) -> list[Message]:
+            return []
+
         async def acknowledge_all(self, messages: list[Message]) -> None:
             self.acknowledged += len(messages)
 
