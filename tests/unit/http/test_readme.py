@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import click
@@ -40,6 +41,13 @@ def test_a_command_in_the_readme_is_one(line: str, monkeypatch: pytest.MonkeyPat
     except click.MissingParameter:
         # in the middle of a sentence an option is named without the others
         assert f"`{line}`" in (ROOT / "README.md").read_text()
+
+
+def test_a_second_agent_on_one_machine_is_given_a_port_of_its_own() -> None:
+    example = tomllib.loads((ROOT / "examples/tacho/app/flotilla.toml").read_text())
+    (option,) = re.findall(r"--setting tacho\.(\w+)=(\d+)", (ROOT / "README.md").read_text())
+    assert option[0] in example["settings"]
+    assert option[1] != example["settings"][option[0]]
 
 
 def test_there_are_commands_in_the_readme() -> None:
