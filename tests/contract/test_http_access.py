@@ -83,10 +83,13 @@ def test_the_command_line_takes_the_token_from_an_option_or_the_environment(guar
     assert flotilla("packages", "--json", "--url", guarded.url, "--token", token).json() == []
     environment = {"FLOTILLA_URL": guarded.url, "FLOTILLA_TOKEN": token}
     assert flotilla("devices", "--json", env=environment).json() == []
-    assert "--token" in flotilla("packages", "--url", guarded.url).complaint()
+    none = flotilla("packages", "--url", guarded.url).complaint()
+    assert "--token" in none
     wrong = flotilla("packages", "--url", guarded.url, "--token", "wrong").complaint()
     assert "FLOTILLA_TOKEN" in wrong
-    assert flotilla("watch", "--url", guarded.url, "--json").complaint() == wrong
+    assert "does not know that token" in wrong
+    assert flotilla("watch", "--url", guarded.url, "--json").complaint() == none
+    assert flotilla("watch", "--url", guarded.url, "--json", "--token", "wrong").complaint() == wrong
 
 
 def test_an_upload_without_the_token_is_refused_and_leaves_nothing(guarded: ControllerProcess, tmp_path: Path) -> None:

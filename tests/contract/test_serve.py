@@ -428,6 +428,9 @@ async def test_an_embedded_broker_that_died_is_started_again_with_what_it_kept(t
     with controller_process(tmp_path / "data", None, arguments=arguments) as controller:
         async with connect(settings(url, "writer")) as link:
             await link.publish("kept", b"still here", retain=True)
+            # the broker saves with each change, and what a kill costs is the last ones
+            for number in range(3):
+                await link.publish("last", b"%d" % number, retain=True)
         first = pid_file.read_text()
         os.kill(int(first), signal.SIGKILL)
         await asyncio.to_thread(controller.until, lambda: pid_file.read_text() != first and answers("127.0.0.1", port))
