@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.wire]
 DEVICES = [f"pi-{number}" for number in range(5)]
 EVENTS = 200
 KILLS = 3
+PART = EVENTS // (KILLS + 1)
 
 
 @asynccontextmanager
@@ -49,14 +50,14 @@ async def test_events_are_stored_once_each_however_often_the_controller_is_kille
 ) -> None:
     database, topics, client = tmp_path / "flotilla.db", Topics(topic_root), unique("controller")
     engine = open_database(sqlite_url(database))
-    pace = asyncio.Event()
+    paces = [asyncio.Event() for _ in range(KILLS)]
 
     async def tell(device: str) -> None:
         async with connect(settings(broker.url, unique(device))) as link:
             for seq in range(1, EVENTS + 1):
-                # Half at once; the rest after the kills, so that every controller has something to do.
-                if seq == EVENTS // 2:
-                    await pace.wait()
+                # A part at once, and one more for each controller that follows: every one has something to do.
+                if seq % PART == 0 and seq < EVENTS:
+                    await paces[seq // PART - 1].wait()
                 payload = encode(event(device, seq, Phase.FETCHING, update=an_id(DEVICES.index(device))))
                 await link.publish(topics.device(device, "events"), payload)
 
@@ -73,10 +74,10 @@ async def test_events_are_stored_once_each_however_often_the_controller_is_kille
         for number in range(KILLS - 1):
             goal = stored(engine) + 80
             async with a_controller(database, broker.url, topic_root, client):
-                if number == 1:
-                    pace.set()
+                paces[number].set()
                 await until(lambda goal=goal: stored(engine) >= goal)  # type: ignore[misc]  # bound at once
         async with a_controller(database, broker.url, topic_root, client):
+            paces[-1].set()
             await asyncio.wait(telling)
             await until(lambda: stored(engine) == len(DEVICES) * EVENTS + 1)
     with reading(engine) as connection:
