@@ -10,6 +10,7 @@ from controller.accounts.views import AuditEntry
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent
 from controller.http.views import ControllerView, Page
+from controller.preflight.views import Estimate, Preflight
 from schemas.messages import Desired, ErrorReport, Phase
 from tests.support.command import flotilla
 from tests.unit.fleet.builders import NOW, event
@@ -47,6 +48,31 @@ def test_a_row_of_the_audit_log_is_cut_for_people_and_whole_for_programs(monkeyp
     assert PLAN not in shown
     assert "…" in shown
     assert flotilla("audit", "--json").json()[0]["detail"] == PLAN
+
+
+@pytest.mark.parametrize("warnings", [[], ["no device that was heard of follows channel nochannel"]])
+def test_a_release_that_would_mean_nobody_is_warned_of(monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
+    seen = Preflight(
+        package="tacho",
+        version="1.0.0",
+        channel="nochannel",
+        meant=0 if warnings else 3,
+        ready=0,
+        starting=0,
+        later=0,
+        bytes=0,
+        routes={},
+        obstacles={},
+        plan="all-at-once",
+        waves=[],
+        estimate=Estimate(basis="nothing to go by"),
+        warnings=warnings,
+        devices=[],
+    )
+    answer(monkeypatch, seen)
+    done = flotilla("release", "tacho", "1.0.0", "--channel", "nochannel", "--dry-run")
+    assert done.status == 0
+    assert done.stderr.splitlines() == [f"flotilla: warning: {line}" for line in warnings]
 
 
 def test_a_devices_newest_log_is_under_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
