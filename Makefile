@@ -5,23 +5,26 @@ TAKEN_OUT_ARGS ?=
 # tests wait for brokers and devices more than they compute, so there are two workers to a core
 WORKERS = $(shell $(BIN)/python -c "import os; print(min(8, 2 * (os.cpu_count() or 1)))")
 
+# what pytest makes of the tests' modules is kept for the next run: to make it anew takes each worker as long as many tests
+KEPT = PYTHONDONTWRITEBYTECODE=
+
 .PHONY: help setup setup-dev demo test matrix taken-out agent-package lint types format contract pictures bench wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## .venv from the hash-pinned lock, and Mosquitto where it is missing
-	@.ci/setup.sh venv mosquitto
+	@.ci/setup.sh venv mosquitto bytecode
 
 setup-dev: ## the same with what tests, lint and types need
-	@.ci/setup.sh dev mosquitto
+	@.ci/setup.sh dev mosquitto bytecode
 
 demo: setup ## a broker, a controller and six agents: publish, update, break, roll back
 	@$(BIN)/flotilla demo
 
 test: setup-dev ## all tests, against a real Mosquitto
 	@.ci/setup.sh wheels validator
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	@$(KEPT) $(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 matrix: setup-dev ## cut an update off, and have the disk refuse, at every single call (long; strace; Linux)
 	@.ci/setup.sh tools

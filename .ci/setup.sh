@@ -6,6 +6,8 @@
 #   .ci/setup.sh tools       programs that some tests need, which are skipped without them: strace, nginx, Chromium, Node.js
 #                            with npm (Linux only)
 #   .ci/setup.sh validator   AsyncAPI's own validator, from npm where that is there
+#   .ci/setup.sh bytecode    this project's modules compiled, for every process that starts: each compiles all of them
+#                            again where Python may keep no bytecode (PYTHONDONTWRITEBYTECODE), as in many containers
 #   .ci/setup.sh wheels      packages that tests install by themselves (tests/wheels.lock), so that no test needs a network
 # System packages are installed through apt or brew only by root or where sudo asks for no password, and
 # never with FLOTILLA_NO_INSTALL=1; otherwise one line says what to install.
@@ -112,6 +114,10 @@ setup_wheels() {
     touch "$stamp"
 }
 
+setup_bytecode() {
+    .venv/bin/python -m compileall -q broker_config controller device_agent schemas transport
+}
+
 for part in "$@"; do
     case "$part" in
         venv) setup_venv requirements.lock ;;
@@ -120,6 +126,7 @@ for part in "$@"; do
         validator) setup_validator ;;
         mosquitto) setup_mosquitto ;;
         wheels) setup_wheels ;;
-        *) die "unknown part '$part'; there are: venv dev mosquitto tools validator wheels" ;;
+        bytecode) setup_bytecode ;;
+        *) die "unknown part '$part'; there are: venv dev mosquitto tools validator wheels bytecode" ;;
     esac
 done
