@@ -2,13 +2,14 @@
 
 The same inputs give the same decisions, so a controller that was away or restarted goes on as if it had
 never been gone. Devices are judged one by one (`judging`), counted (`tally`), and what the counts allow is the next
-step; it is repeated until there is none. Who only has new marks for some devices counts anew and asks `next_step`:
-as long as that is None, nothing but those devices' verdicts has changed.
+step; it is repeated until there is none. Who only has new marks for some devices counts anew and asks `by_counts`: most
+steps change no device's mark, and nobody else has to be looked at for them.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -70,7 +71,12 @@ class LetIn:
     wave: int
 
 
-Step = Stop | Move | Prove | Recount | LetIn
+Counted = Move | Prove | Recount
+"""Steps that leave every mark as it is: nobody may start, or has to stop, because of one."""
+
+_BY_COUNTS: Final = (Move, Prove, Recount)
+
+Step = Counted | Stop | LetIn
 
 
 def decide(plan: Plan, observations: Iterable[Observation], now: datetime) -> Decisions:
@@ -107,6 +113,24 @@ def next_step(plan: Plan, tally: Tally) -> Step | None:
         if found is not Proof.PROVEN or plan.progress[wave].proven_at is None:
             return _of_wave(plan, tally, wave, found)
     return _after_all_begun(plan, tally)
+
+
+def by_counts(plan: Plan, tally: Tally, now: datetime) -> Plan | None:
+    """The plan after every step that can be taken now, if none of them changes a mark or asks for who the devices are.
+
+    Args:
+        plan: what is wanted, and how far it is.
+        tally: counts of the marks that its devices have.
+        now: as for `decide`.
+
+    Returns:
+        The plan, the same one where there is no step; None where `decide` has to look at every device.
+    """
+    while (step := next_step(plan, tally)) is not None:
+        if not isinstance(step, _BY_COUNTS):
+            return None
+        plan = _after(plan, step, now)
+    return plan
 
 
 def _limit(plan: Plan, tally: Tally, wave: int) -> Step | None:
@@ -158,18 +182,24 @@ def _taken(
     match step:
         case Stop():
             return replace(plan, state=step.state, stopped=step.because)
-        case Move():
-            return replace(plan, state=step.state)
-        case Prove():
-            return _with(plan, step.wave, proven_at=now)
-        case Recount():
-            return _with(plan, step.wave, accepted=step.accepted)
         case LetIn():
             try:
                 given = let_in(plan, step.wave, seen, now, marks=marks, places=places)
             except TooManyIdsError as error:
                 return replace(plan, state=RolloutState.PAUSED, stopped=str(error))
             return plan if given is None else _with(plan, step.wave, **given)
+        case _:
+            return _after(plan, step, now)
+
+
+def _after(plan: Plan, step: Counted, now: datetime) -> Plan:
+    match step:
+        case Move():
+            return replace(plan, state=step.state)
+        case Prove():
+            return _with(plan, step.wave, proven_at=now)
+        case Recount():
+            return _with(plan, step.wave, accepted=step.accepted)
 
 
 def _with(plan: Plan, wave: int, **changes: object) -> Plan:

@@ -1,5 +1,6 @@
 """Has the engine look at one rollout, and keeps what it decides: verdicts, how far it is, and what is announced."""
 
+import contextlib
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,7 @@ from sqlalchemy import Connection, select, update
 
 from controller.database import from_db
 from controller.rollouts import announcing
-from controller.rollouts.engine import decide, next_step, resumed
+from controller.rollouts.engine import by_counts, decide, resumed
 from controller.rollouts.explaining import REMEMBERED, how_it_was
 from controller.rollouts.judging import Judge
 from controller.rollouts.keeping import intention_of, plan_of, save, stamp_of
@@ -63,8 +64,13 @@ def look(
         return None
     if standing is not None and changed is not None and standing.stamp == stamp_of(row):
         number = _look_at_some(connection, row, standing, standing.to_judge(changed) | standing.take_due(now), now)
-        if next_step(standing.plan, standing.tally) is None:
+        plan = by_counts(standing.plan, standing.tally, now)
+        if plan == standing.plan:
             return _told(row, row, standing, number), standing
+        # where that can't be announced, `settle` says what becomes of it
+        with contextlib.suppress(OperatorError):
+            if plan is not None:
+                return _told(row, _moved(connection, row, standing, plan, now), standing, number), standing
     plan = plan_of(row)
     return settle(connection, row, plan, now, before=plan)
 
@@ -97,6 +103,14 @@ def settle(
     after = row_of(connection, plan.rollout)
     standing = Standing(stamp_of(after), decisions.plan, decisions.marks)
     return _told(row, after, standing, number), standing
+
+
+def _moved(connection: Connection, row: Any, standing: Standing, plan: Plan, now: datetime) -> Any:
+    """Keep how far a rollout is whose devices are as the standing has them; returns its row as it is then."""
+    _keep(connection, row, plan, now, before=standing.plan, by=None)
+    after = row_of(connection, plan.rollout)
+    standing.plan, standing.stamp = plan, stamp_of(after)
+    return after
 
 
 def move(connection: Connection, row: Any, state: RolloutState, now: datetime, *, by: str | None = None) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, event
 from controller.fleet.intake_store import IntakeStore
 from controller.rollouts import evaluating
 from controller.rollouts.observing import Observed
-from controller.rollouts.plan import UNDER_WAY, Plan, Verdict
+from controller.rollouts.plan import UNDER_WAY, Plan, RolloutState, Verdict
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.runner import RolloutRunner
 from controller.rollouts.standing import Words
@@ -69,6 +69,24 @@ def test_a_step_that_leaves_the_verdict_is_counted_and_its_device_is_not_read(
         reads.append(read())
     assert reads == [1, 0, 0, 1]
     assert RolloutReader(engine).rollout(rollout.id).verdicts == {Verdict.PENDING: 1, Verdict.ROLLED_BACK: 1}
+
+
+def test_the_last_device_of_a_rollout_has_none_of_the_others_read(engine: Engine, read: Callable[[], int]) -> None:
+    store, rollout = begun(engine, "pi-1", "pi-2")
+    reads = []
+    for name in ("pi-1", "pi-2"):
+        step = event_in(name, 1, Phase.ROLLED_BACK, update=an_id(1), rollout=rollout.id, package=rollout.package)
+        said = IntakeStore(engine).take_in([step], NOW).rollouts[rollout.id]
+        read()
+        evaluation = store.evaluate(rollout.id, NOW, changed=said)
+        reads.append(read())
+    assert reads == [1, 1]
+    assert evaluation is not None
+    assert (evaluation.state, evaluation.state_changed, evaluation.announced) == (RolloutState.COMPLETE, True, True)
+    assert evaluation.view == RolloutReader(engine).rollout(rollout.id)
+    again = RolloutStore(engine).evaluate(rollout.id, NOW)
+    assert again is not None
+    assert (again.view, again.verdicts, again.announced) == (evaluation.view, 0, False)
 
 
 @st.composite
