@@ -6,15 +6,16 @@ another request is an error.
 
 import hashlib
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, delete, func, select
+from sqlalchemy import Connection, Engine, bindparam, delete, func, select
 
 from controller.accounts.roles import Who
 from controller.accounts.tables import answers
 from controller.database import reading, to_db, utc_now, writing
-from controller.fleet.sql import insert_into
+from controller.fleet.sql import Insert, insert_of
 from schemas.errors import OperatorError
 
 KEEP: Final = timedelta(hours=24)
@@ -24,6 +25,11 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """A larger answer is not kept, and its request is done again."""
 MAX_KEY: Final = 255
+
+
+_FRESH: Final = select(answers).where(answers.c.key == bindparam("key"), answers.c.at > bindparam("oldest"))
+_FORGET: Final = delete(answers).where(answers.c.at <= bindparam("oldest"))
+_SIZE: Final = select(func.count(), func.coalesce(func.sum(answers.c.size), 0))
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,9 +49,9 @@ class Answers:
 
     def find(self, key: str, now: datetime | None = None) -> Answer | None:
         """What was answered to the request with this key (`key_of`) within the last day."""
-        fresh = answers.c.at > to_db((now or utc_now()) - KEEP)
+        about = {"key": key, "oldest": to_db((now or utc_now()) - KEEP)}
         with reading(self._engine) as connection:
-            row = connection.execute(select(answers).where(answers.c.key == key, fresh)).mappings().first()
+            row = connection.execute(_FRESH, about).mappings().first()
         if row is None:
             return None
         headers = msgspec.json.decode(row["headers"], type=list[tuple[str, str]])
@@ -65,15 +71,22 @@ class Answers:
             "at": to_db(now),
         }
         with writing(self._engine) as connection:
-            connection.execute(delete(answers).where(answers.c.at <= to_db(now - KEEP)))
+            connection.execute(_FORGET, {"oldest": to_db(now - KEEP)})
             _make_room(connection, len(answer.body))
-            added = insert_into(connection, answers).values(key=key, **values)
-            connection.execute(added.on_conflict_do_update(index_elements=["key"], set_=values))
+            connection.execute(_kept(connection.dialect.name), {"key": key, **values})
 
     def forget_old(self, now: datetime | None = None) -> int:
         """Remove what is older than a day; returns how many."""
         with writing(self._engine) as connection:
-            return connection.execute(delete(answers).where(answers.c.at <= to_db((now or utc_now()) - KEEP))).rowcount
+            return connection.execute(_FORGET, {"oldest": to_db((now or utc_now()) - KEEP)}).rowcount
+
+
+@cache
+def _kept(dialect: str) -> Insert:
+    names = [column.name for column in answers.columns]
+    added = insert_of(dialect, answers, names)
+    new = {name: added.excluded[name] for name in names if name != "key"}
+    return added.on_conflict_do_update(index_elements=["key"], set_=new)
 
 
 def key_of(who: Who, given: str) -> str:
@@ -88,7 +101,7 @@ def key_of(who: Who, given: str) -> str:
 
 
 def _make_room(connection: Connection, size: int) -> None:
-    count, total = connection.execute(select(func.count(), func.coalesce(func.sum(answers.c.size), 0))).one()
+    count, total = connection.execute(_SIZE).one()
     while count >= MAX_ANSWERS or total + size > MAX_BYTES:
         oldest = connection.execute(select(answers.c.key, answers.c.size).order_by(answers.c.at).limit(1)).first()
         if oldest is None:

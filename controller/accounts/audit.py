@@ -22,6 +22,7 @@ KEEP_AUDIT_DAYS: Final = 730
 MAX_DETAIL: Final = 2000
 DONE: Final = "done"
 _BATCH: Final = 1000
+_ADD: Final = insert(audit)
 
 
 class AuditLog:
@@ -57,7 +58,7 @@ class AuditLog:
             "status": status,
         }
         with writing(self._engine) as connection:
-            connection.execute(insert(audit).values(**row))
+            connection.execute(_ADD, row)
 
     def entries(
         self,

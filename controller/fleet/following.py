@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from controller.fleet.tables import devices
 from schemas.errors import one_line
@@ -11,10 +11,13 @@ NAMED: Final = 5
 """Channels that are named in place of one that nobody follows."""
 
 
+_ANYBODY: Final = select(devices.c.id).where(devices.c.channel == bindparam("channel")).limit(1)
+
+
 def nobody_follows(connection: Connection, channel: str) -> str | None:
     """One line where no device that was heard of follows the channel, with those that most devices do; else None."""
     follows = devices.c.channel
-    if connection.scalar(select(devices.c.id).where(follows == channel).limit(1)) is not None:
+    if connection.scalar(_ANYBODY, {"channel": channel}) is not None:
         return None
     most = select(follows).where(follows.is_not(None)).group_by(follows).order_by(func.count().desc(), follows)
     named = list(connection.scalars(most.limit(NAMED)))

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Integer, bindparam, delete, insert, select, update
 
 from controller.database import from_db, reading, to_db, utc_now, writing
 from controller.fleet.sql import chunks, insert_into
@@ -24,6 +24,21 @@ KEPT: Final = timedelta(days=30)
 """Commands are kept this long after they expired."""
 
 SESSIONS: Final = "controller.session"
+
+
+_ALL: Final = (
+    select(desired)
+    .where(desired.c.device > bindparam("after"))
+    .order_by(desired.c.device)
+    .limit(bindparam("limit", type_=Integer))
+)
+_CHANGED: Final = _ALL.where(desired.c.published_rev < desired.c.rev)
+_PENDING: Final = (
+    select(commands)
+    .where(commands.c.sent_at.is_(None), commands.c.expires_at > bindparam("now"))
+    .order_by(commands.c.id)
+    .limit(bindparam("limit", type_=Integer))
+)
 
 
 class DesiredRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,13 +129,12 @@ class OrderStore:
 
     def desired_rows(self, *, changed_only: bool, after: str = "", limit: int = 500) -> list[DesiredRow]:
         """What `desired` topics are to hold, by device; all of them, or those not published yet."""
-        found = select(desired).where(desired.c.device > after).order_by(desired.c.device).limit(limit)
-        if changed_only:
-            found = found.where(desired.c.published_rev < desired.c.rev)
+        found = _CHANGED if changed_only else _ALL
+        about = {"after": after, "limit": limit}
         with reading(self._engine) as connection:
             return [
                 DesiredRow(device=row["device"], rev=row["rev"], payload=row["payload"].encode())
-                for row in connection.execute(found).mappings()
+                for row in connection.execute(found, about).mappings()
             ]
 
     def mark_published(self, rows: Iterable[DesiredRow]) -> None:
@@ -189,9 +203,8 @@ class OrderStore:
 
     def pending(self, now: datetime, *, limit: int = 500) -> list[SentCommand]:
         """Commands that wait to be published and have not expired, the oldest first."""
-        found = select(commands).where(commands.c.sent_at.is_(None), commands.c.expires_at > to_db(now))
         with reading(self._engine) as connection:
-            rows = connection.execute(found.order_by(commands.c.id).limit(limit)).mappings()
+            rows = connection.execute(_PENDING, {"now": to_db(now), "limit": limit}).mappings()
             return [_command(row) for row in rows]
 
     def mark_sent(self, ids: Iterable[str], now: datetime) -> None:

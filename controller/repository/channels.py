@@ -1,15 +1,26 @@
 """What the channels of packages point at, and what they pointed at before."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, select, update
 
 from controller.database import from_db, reading, to_db, writing
 from controller.repository.records import ChannelEntry
 from controller.repository.tables import STORED, channel_history, channels, releases
 from schemas.errors import OperatorError, PublisherError, one_line
 from schemas.names import CHANNEL_PATTERN, matches
+
+_CURRENT: Final = select(channels).where(
+    channels.c.package == bindparam("package"), channels.c.channel == bindparam("channel")
+)
+_OF_VERSION: Final = (
+    releases.c.package == bindparam("package"),
+    releases.c.version == bindparam("version"),
+    releases.c.state == STORED,
+)
+_ANY_STORED: Final = select(releases.c.id).where(*_OF_VERSION).limit(1)
+_ANY_YANKED: Final = select(releases.c.yank_reason).where(*_OF_VERSION, releases.c.yanked_at.is_not(None)).limit(1)
 
 
 class Channels:
@@ -91,19 +102,16 @@ def _unset(connection: Connection, package: str, channel: str, now: datetime) ->
 
 
 def _current(connection: Connection, package: str, channel: str) -> Row[Any] | None:
-    return connection.execute(select(channels).where(*_is(package, channel))).one_or_none()
+    return connection.execute(_CURRENT, {"package": package, "channel": channel}).one_or_none()
 
 
 def _is_stored(connection: Connection, package: str, version: str) -> bool:
-    wanted = (releases.c.package == package, releases.c.version == version, releases.c.state == STORED)
-    return connection.execute(select(releases.c.id).where(*wanted).limit(1)).first() is not None
+    return connection.execute(_ANY_STORED, {"package": package, "version": version}).first() is not None
 
 
 def _refuse_yanked(connection: Connection, package: str, version: str) -> None:
     """A version is released whole: one platform of it that was yanked is enough."""
-    of_version = (releases.c.package == package, releases.c.version == version, releases.c.state == STORED)
-    query = select(releases.c.yank_reason).where(*of_version, releases.c.yanked_at.is_not(None)).limit(1)
-    found = connection.execute(query).first()
+    found = connection.execute(_ANY_YANKED, {"package": package, "version": version}).first()
     if found is not None:
         why = f": {one_line(found.yank_reason, 200)}" if found.yank_reason else ""
         raise PublisherError(

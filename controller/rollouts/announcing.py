@@ -5,13 +5,14 @@ tombstone too, so that nobody ever takes an older announcement for a newer one.
 """
 
 from datetime import datetime
+from functools import cache
 from typing import Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, Engine, bindparam, func, select, update
 
 from controller.database import reading, to_db, writing
-from controller.fleet.sql import insert_into
+from controller.fleet.sql import Insert, insert_of
 from controller.rollouts.tables import announcements
 from schemas.codec import MAX_PAYLOAD, encode
 from schemas.errors import ContractError, OperatorError
@@ -19,6 +20,23 @@ from schemas.messages import Announcement, ReleaseState, RolloutPolicy, Targets
 
 ROOM: Final = 64
 """Bytes to leave free in a rollout's first announcement: later states have longer words, revisions more digits."""
+
+
+_row = announcements.c
+_OF_TOPIC: Final = (_row.channel == bindparam("channel"), _row.package == bindparam("package"))
+_CURRENT: Final = select(_row.rollout).where(*_OF_TOPIC, _row.payload.is_not(None))
+_REVISION: Final = select(_row.revision).where(*_OF_TOPIC).with_for_update()
+_ALL: Final = select(announcements).order_by(_row.changed_at)
+_CHANGED: Final = _ALL.where(_row.published_revision < _row.revision)
+_TAKEN: Final = (
+    update(announcements)
+    .where(
+        _row.channel == bindparam("of_channel"),
+        _row.package == bindparam("of_package"),
+        _row.published_revision < bindparam("taken"),
+    )
+    .values(published_revision=bindparam("taken"))
+)
 
 
 class Intention(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,8 +110,7 @@ def withdraw(connection: Connection, channel: str, package: str, now: datetime) 
 
 def current_rollout(connection: Connection, channel: str, package: str) -> str | None:
     """The rollout that the topic tells of; None for a topic that is clear."""
-    key = (announcements.c.channel == channel, announcements.c.package == package)
-    return connection.scalar(select(announcements.c.rollout).where(*key, announcements.c.payload.is_not(None)))
+    return connection.scalar(_CURRENT, {"channel": channel, "package": package})
 
 
 def lock_clear(connection: Connection, channel: str, package: str) -> None:
@@ -134,9 +151,7 @@ class AnnouncementStore:
 
     def topics(self, *, changed_only: bool) -> list[TopicState]:
         """What the topics are to hold: all of them, or those that changed since they were published."""
-        found = select(announcements).order_by(announcements.c.changed_at)
-        if changed_only:
-            found = found.where(announcements.c.published_revision < announcements.c.revision)
+        found = _CHANGED if changed_only else _ALL
         with reading(self._engine) as connection:
             return [
                 TopicState(
@@ -151,15 +166,8 @@ class AnnouncementStore:
     def mark_published(self, state: TopicState) -> None:
         """The broker has taken this revision."""
         with writing(self._engine) as connection:
-            connection.execute(
-                update(announcements)
-                .where(
-                    announcements.c.channel == state.channel,
-                    announcements.c.package == state.package,
-                    announcements.c.published_revision < state.revision,
-                )
-                .values(published_revision=state.revision)
-            )
+            about = {"of_channel": state.channel, "of_package": state.package, "taken": state.revision}
+            connection.execute(_TAKEN, about)
 
 
 def _message(intention: Intention, state: ReleaseState, revision: int, now: datetime) -> Announcement:
@@ -178,16 +186,19 @@ def _message(intention: Intention, state: ReleaseState, revision: int, now: date
 
 
 def _next_revision(connection: Connection, channel: str, package: str) -> int:
-    key = (announcements.c.channel == channel, announcements.c.package == package)
-    return (connection.scalar(select(announcements.c.revision).where(*key).with_for_update()) or 0) + 1
+    return (connection.scalar(_REVISION, {"channel": channel, "package": package}) or 0) + 1
 
 
 def _write(connection: Connection, *, now: datetime, **values: str | int | None) -> None:
-    statement = insert_into(connection, announcements).values(**values, changed_at=to_db(now), published_revision=0)
+    row = {**values, "changed_at": to_db(now), "published_revision": 0}
+    connection.execute(_written(connection.dialect.name), row)
+
+
+@cache
+def _written(dialect: str) -> Insert:
+    statement = insert_of(dialect, announcements, [column.name for column in announcements.columns])
     changed = ("rollout", "revision", "payload", "changed_at")
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[announcements.c.channel, announcements.c.package],
-            set_={name: statement.excluded[name] for name in changed},
-        )
+    return statement.on_conflict_do_update(
+        index_elements=[announcements.c.channel, announcements.c.package],
+        set_={name: statement.excluded[name] for name in changed},
     )

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, insert, select
@@ -28,6 +28,8 @@ from schemas.ids import uuid7
 from schemas.messages import BUCKETS, ReleaseSet, RolloutPolicy, Targets
 from schemas.targeting import where_holds
 from schemas.versions import parse
+
+_ADD: Final = insert(rollouts)
 
 
 def begin(
@@ -72,7 +74,7 @@ def begin(
     revision = announcing.announce(connection, intention, state, now, room=announcing.ROOM)
     if before is not None:
         move(connection, before, RolloutState.SUPERSEDED, now)
-    connection.execute(insert(rollouts).values(values_of(intention, plan, revision, now)))
+    connection.execute(_ADD, values_of(intention, plan, revision, now))
     write_marks(connection, plan.rollout, observed, decisions.marks)
     standing = Standing(stamp_of(row_of(connection, plan.rollout)), plan, decisions.marks)
     return read_rollout(connection, plan.rollout), standing

@@ -3,10 +3,10 @@
 import contextlib
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from controller.database import from_db
 from controller.rollouts import announcing
@@ -22,6 +22,8 @@ from controller.rollouts.tables import rollouts
 from controller.rollouts.tally import Tally
 from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
+
+_ROW: Final = select(rollouts).where(rollouts.c.id == bindparam("rollout")).with_for_update()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +140,7 @@ def move(connection: Connection, row: Any, state: RolloutState, now: datetime, *
 
 def row_of(connection: Connection, rollout: str) -> Any | None:
     """The row of a rollout, locked against other writers."""
-    found = select(rollouts).where(rollouts.c.id == rollout).with_for_update()
-    return connection.execute(found).mappings().first()
+    return connection.execute(_ROW, {"rollout": rollout}).mappings().first()
 
 
 def current_row(connection: Connection, channel: str, package: str) -> Any | None:

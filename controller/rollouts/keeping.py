@@ -1,10 +1,10 @@
 """A rollout's row: from the database to the engine's plan, and what became of it back."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, bindparam, update
 
 from controller.database import from_db, to_db
 from controller.rollouts.announcing import Intention
@@ -12,6 +12,13 @@ from controller.rollouts.plan import Plan, RolloutState, WaveProgress
 from controller.rollouts.tables import rollouts
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan
 from schemas.messages import RolloutPolicy, Targets
+
+_MOVING: Final = ("state", "base", "targets", "progress", "stopped")
+_OF_ROLLOUT: Final = update(rollouts).where(rollouts.c.id == bindparam("rollout"))
+_SAVE: Final = _OF_ROLLOUT.values({name: bindparam(f"new_{name}") for name in _MOVING})
+_SAVE_STATE: Final = _OF_ROLLOUT.values(
+    {name: bindparam(f"new_{name}") for name in (*_MOVING, "changed_at", "changed_by")}
+)
 
 
 def plan_of(row: Any) -> Plan:
@@ -74,8 +81,11 @@ def values_of(intention: Intention, plan: Plan, revision: int, now: datetime) ->
 
 def save(connection: Connection, row: Any, plan: Plan, now: datetime, by: str | None) -> None:
     """Keep how far a rollout is; `by` is who gave it another state, if it has one and somebody did."""
-    changed = {"changed_at": to_db(now), "changed_by": by} if plan.state.value != row["state"] else {}
-    connection.execute(update(rollouts).where(rollouts.c.id == plan.rollout).values(**_moving(plan), **changed))
+    about = {"rollout": plan.rollout, **{f"new_{name}": value for name, value in _moving(plan).items()}}
+    if plan.state.value == row["state"]:
+        connection.execute(_SAVE, about)
+    else:
+        connection.execute(_SAVE_STATE, about | {"new_changed_at": to_db(now), "new_changed_by": by})
 
 
 def text_of(value: Any) -> str:
@@ -84,6 +94,7 @@ def text_of(value: Any) -> str:
 
 
 def _moving(plan: Plan) -> dict[str, Any]:
+    """As `_MOVING`."""
     return {
         "state": plan.state.value,
         "base": text_of(plan.base),

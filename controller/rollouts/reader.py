@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -9,6 +10,7 @@ from sqlalchemy import Connection, Engine, Select, and_, func, select
 
 from controller.database import from_db, reading
 from controller.fleet.apart import apart_of
+from controller.fleet.sql import among, listed
 from controller.fleet.tables import desired, devices, events
 from controller.fleet.views import kept_event, update_view
 from controller.rollouts.asks import Asked, asked_of
@@ -150,24 +152,32 @@ def read_rollout(connection: Connection, rollout: str) -> Rollout:
 
 def _read(connection: Connection, ids: list[str]) -> list[Rollout]:
     """These rollouts, the newest first."""
-    found = select(rollouts).where(rollouts.c.id.in_(ids)).order_by(rollouts.c.id.desc())
-    tallies = _tallies(connection, ids)
-    return [view_of(row, plan_of(row), tallies.get(row["id"], Tally())) for row in connection.execute(found).mappings()]
+    dialect = connection.dialect.name
+    values = listed(dialect, ids)
+    tallies = _tallies(connection, values)
+    found = connection.execute(_rows(dialect), values).mappings()
+    return [view_of(row, plan_of(row), tallies.get(row["id"], Tally())) for row in found]
 
 
-def _tallies(connection: Connection, ids: list[str]) -> dict[str, Tally]:
-    # A word that came in a moment ago has no verdict yet: the device is busy, or nearly done.
-    verdict = func.coalesce(_word.verdict, Verdict.UPDATING.value)
-    found = (
-        select(_word.rollout, _word.wave, verdict, _word.phase, func.count())
-        .where(_word.rollout.in_(ids))
-        .group_by(_word.rollout, _word.wave, verdict, _word.phase)
-    )
+def _tallies(connection: Connection, values: dict[str, Any]) -> dict[str, Tally]:
     tallies: dict[str, Tally] = {}
-    for rollout, wave, name, phase, number in connection.execute(found):
+    for rollout, wave, name, phase, number in connection.execute(_counts(connection.dialect.name), values):
         mark = Mark(Verdict(name), wave, phase=None if phase is None else Phase(phase))
         tallies.setdefault(rollout, Tally()).add(mark, number)
     return tallies
+
+
+@cache
+def _rows(dialect: str) -> Select[Any]:
+    return select(rollouts).where(among(dialect, rollouts.c.id)).order_by(rollouts.c.id.desc())
+
+
+@cache
+def _counts(dialect: str) -> Select[Any]:
+    # A word that came in a moment ago has no verdict yet: the device is busy, or nearly done.
+    verdict = func.coalesce(_word.verdict, Verdict.UPDATING.value)
+    found = select(_word.rollout, _word.wave, verdict, _word.phase, func.count())
+    return found.where(among(dialect, _word.rollout)).group_by(_word.rollout, _word.wave, verdict, _word.phase)
 
 
 def view_of(row: Any, plan: Plan, tally: Tally) -> Rollout:

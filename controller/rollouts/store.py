@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, bindparam, select, update
 
 from controller.database import reading, to_db, utc_now, writing
 from controller.rollouts import announcing
@@ -31,6 +31,15 @@ __all__ = ["Evaluation", "RolloutStore"]
 
 _OPEN: Final = rollouts.c.state.not_in([state.value for state in ENDED])
 """Of rollouts that are announced."""
+_CHANGED_WITH: Final = (
+    select(rollouts.c.id)
+    .where(
+        rollouts.c.channel == bindparam("channel"),
+        rollouts.c.changed_at == bindparam("at"),
+        rollouts.c.id != bindparam("not_this"),
+    )
+    .order_by(rollouts.c.id)
+)
 
 
 class RolloutStore:
@@ -325,10 +334,9 @@ class RolloutStore:
 
     def changed_with(self, rollout: Rollout, at: datetime) -> list[Rollout]:
         """The others of its channel whose state changed at the same moment: what it replaced, and others of its set."""
-        c = rollouts.c
-        found = select(c.id).where(c.channel == rollout.channel, c.changed_at == to_db(at), c.id != rollout.id)
+        about = {"channel": rollout.channel, "at": to_db(at), "not_this": rollout.id}
         with reading(self._engine) as connection:
-            return [read_rollout(connection, other) for other in connection.scalars(found.order_by(c.id)).all()]
+            return [read_rollout(connection, other) for other in connection.scalars(_CHANGED_WITH, about).all()]
 
     def announced(self, channels: set[str] | None = None, *, package: str | None = None) -> list[str]:
         """Ids of the rollouts that are announced now; of all channels or these, of all packages or this one."""
