@@ -83,30 +83,32 @@ class Announcer:
                 pass
 
     async def _publish(self, link: Link, *, changed_only: bool) -> None:
-        topics = await patiently(
-            partial(self._announcements.topics, changed_only=changed_only), doing="announcing releases"
-        )
-        for taken in await _each(topics, partial(self._announce, link)):
-            await patiently(partial(self._announcements.mark_published, taken), doing="announcing releases")
-        await self._publish_desired(link, changed_only=changed_only)
-        pending = await patiently(lambda: self._orders.pending(self._clock()), doing="sending commands")
+        topics, rows, pending = await patiently(partial(self._due, changed_only=changed_only), doing="publishing")
+        announced = await _each(topics, partial(self._announce, link))
+        if announced:
+            await patiently(partial(self._announcements.mark_published, announced), doing="announcing releases")
+        await self._publish_desired(link, rows, changed_only=changed_only)
         sent = [one.id for one in await _each(pending, partial(self._command, link))]
         if sent:
             await patiently(lambda: self._orders.mark_sent(sent, self._clock()), doing="sending commands")
             if len(sent) == len(pending):
                 self.wake()  # there may be more than one page of them
 
-    async def _publish_desired(self, link: Link, *, changed_only: bool) -> None:
-        after = ""
-        while True:
-            rows = await patiently(
-                partial(self._orders.desired_rows, changed_only=changed_only, after=after), doing="telling devices"
-            )
-            if not rows:
-                return
+    def _due(self, *, changed_only: bool) -> tuple[list[TopicState], list[DesiredRow], list[SentCommand]]:
+        """What is to be published of each kind; of desired states and commands a first page. In a thread."""
+        return (
+            self._announcements.topics(changed_only=changed_only),
+            self._orders.desired_rows(changed_only=changed_only),
+            self._orders.pending(self._clock()),
+        )
+
+    async def _publish_desired(self, link: Link, rows: list[DesiredRow], *, changed_only: bool) -> None:
+        """These, and the pages after them."""
+        while rows:
             taken = await _each(rows, partial(self._desired, link))
             await patiently(partial(self._orders.mark_published, taken), doing="telling devices")
-            after = rows[-1].device
+            more = partial(self._orders.desired_rows, changed_only=changed_only, after=rows[-1].device)
+            rows = await patiently(more, doing="telling devices")
 
     async def _announce(self, link: Link, state: TopicState) -> bool:
         topic = self._topics.release(state.channel, state.package)

@@ -200,7 +200,8 @@ class Steering:
         known = {one.id for one in told}
         for other in others:
             if other.id not in known:
-                self._tell(self._on_change, other, True)
+                # the word about the first has the announcer look at all that was committed with it
+                self._tell(self._on_change, other, False)
 
     def _begun(self, rollout: Rollout) -> None:
         """Time counts for it from now on. On the event loop."""

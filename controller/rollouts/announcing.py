@@ -4,6 +4,7 @@ The revision belongs to the topic. It grows by one with every change, from one r
 tombstone too, so that nobody ever takes an older announcement for a newer one.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
 from typing import Final
@@ -163,11 +164,12 @@ class AnnouncementStore:
                 for row in connection.execute(found).mappings()
             ]
 
-    def mark_published(self, state: TopicState) -> None:
-        """The broker has taken this revision."""
+    def mark_published(self, states: Iterable[TopicState]) -> None:
+        """The broker has taken these revisions."""
         with writing(self._engine) as connection:
-            about = {"of_channel": state.channel, "of_package": state.package, "taken": state.revision}
-            connection.execute(_TAKEN, about)
+            for one in states:
+                about = {"of_channel": one.channel, "of_package": one.package, "taken": one.revision}
+                connection.execute(_TAKEN, about)
 
 
 def _message(intention: Intention, state: ReleaseState, revision: int, now: datetime) -> Announcement:

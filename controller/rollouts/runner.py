@@ -117,9 +117,9 @@ class RolloutRunner:
                 unseen = await patiently(self._store.unseen, doing="the rollout engine")
                 self.touch(rollouts=dict.fromkeys(unseen))
                 await self._ask_for(await patiently(self._store.asking, doing="the rollout engine"))
-            await self._round()
+            due = await self._round()
             ended = clock()
-            await self._something()
+            await self._something(due)
             await self._pause(ended, ended - began)
 
     async def _pause(self, ended: float, took_s: float) -> None:
@@ -132,21 +132,20 @@ class RolloutRunner:
                 await asyncio.sleep(least - now)
                 await self._all_said.wait()
 
-    async def _something(self) -> None:
-        """Wait until there is something to look at, or for `LOOK_AGAIN_S`."""
-        due = await patiently(self._store.next_due, doing="the rollout engine")
+    async def _something(self, due: datetime | None) -> None:
+        """Wait until there is something to look at, time alone changes something, or for `LOOK_AGAIN_S`."""
         wait_s = LOOK_AGAIN_S if due is None else min(max((due - self._clock()).total_seconds(), 0.0), LOOK_AGAIN_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._touched.wait()
 
-    async def _round(self) -> None:
+    async def _round(self) -> datetime | None:
+        """Look at what was touched; returns when time alone may change something."""
         self._touched.clear()
         wanted, channels, heard = self._rollouts, self._channels, self._heard
         self._rollouts, self._channels, self._heard = {}, {}, set()
         for rollout, devices in (await self._found(channels, heard)).items():
             _merge(wanted, rollout, devices)
-        asked: dict[str, set[str]] = {}
         for rollout in sorted(wanted):
             try:
                 await self._look(rollout, wanted[rollout])
@@ -154,21 +153,25 @@ class RolloutRunner:
                 # the others must go on, and this one is looked at again with the next round
                 extra = told("rollout", error, rollout=rollout)
                 log.error("rollout %s cannot be judged: %s", rollout, one_line(error), extra=extra)  # noqa: TRY400 - the line says it all
-        if wanted:
-            asked = await patiently(self._store.asking, doing="the rollout engine")
+        asked, due = await patiently(
+            lambda: (self._store.asking() if wanted else {}, self._store.next_due()), doing="the rollout engine"
+        )
         await self._ask_for(asked)
+        return due
 
     async def _found(self, channels: dict[str, Words | None], heard: set[str]) -> dict[str, Words | None]:
         """The rollouts that are to be looked at because of their channel, of a sign of life, or of the time."""
-        found: dict[str, Words | None] = {}
-        for channel, devices in channels.items():
-            question = partial(self._store.announced, {channel})
-            for rollout in await patiently(question, doing="the rollout engine"):
-                _merge(found, rollout, devices)
-        matter = await patiently(lambda: self._store.to_look_at(heard, self._clock()), doing="the rollout engine")
-        for rollout, some in matter.items():
-            _merge(found, rollout, dict.fromkeys(some))
-        return found
+
+        def find() -> dict[str, Words | None]:
+            found: dict[str, Words | None] = {}
+            for channel, devices in channels.items():
+                for rollout in self._store.announced({channel}):
+                    _merge(found, rollout, devices)
+            for rollout, some in self._store.to_look_at(heard, self._clock()).items():
+                _merge(found, rollout, dict.fromkeys(some))
+            return found
+
+        return await patiently(find, doing="the rollout engine")
 
     async def _look(self, rollout: str, devices: Words | None) -> None:
         found = await patiently(

@@ -75,7 +75,7 @@ def published(engine: Engine) -> None:
     """The broker takes all that the database has to say."""
     store = AnnouncementStore(engine)
     for topic in store.topics(changed_only=True):
-        store.mark_published(topic)
+        store.mark_published([topic])
 
 
 def hear(engine: Engine, other: Engine) -> Recalled:

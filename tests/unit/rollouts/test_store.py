@@ -212,10 +212,10 @@ def test_only_what_changed_is_to_be_published(engine: Engine) -> None:
     store = AnnouncementStore(engine)
     (first,) = store.topics(changed_only=True)
     create(engine, "2.0.1")
-    store.mark_published(first)
+    store.mark_published([first])
     (second,) = store.topics(changed_only=True)
     assert (first.revision, second.revision) == (1, 2)
-    store.mark_published(second)
+    store.mark_published([second])
     assert store.topics(changed_only=True) == []
     assert len(store.topics(changed_only=False)) == 1
 
@@ -308,7 +308,7 @@ def test_rollouts_follow_a_repository_that_moves(engine: Engine) -> None:
     RolloutStore(engine).set_state(rollout.id, RolloutState.PAUSED, NOW)
     store = AnnouncementStore(engine)
     for topic in store.topics(changed_only=True):
-        store.mark_published(topic)
+        store.mark_published([topic])
     assert RolloutStore(engine).move_repository(ELSEWHERE, NOW + timedelta(hours=1)) == 1
     assert len(store.topics(changed_only=True)) == 1
     message = announced(engine)

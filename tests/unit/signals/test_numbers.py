@@ -38,7 +38,7 @@ def test_what_the_broker_has_not_taken_is_counted_until_it_has(engine: Engine) -
     assert waiting == {"announcements": 1, "desired": 1, "commands": 1, "notifications": 0}
     assert read_numbers(engine, NOW + timedelta(hours=2)).unpublished["commands"] == 0, "it has expired"
     for topic in announcements.topics(changed_only=True):
-        announcements.mark_published(topic)
+        announcements.mark_published([topic])
     orders.mark_published(orders.desired_rows(changed_only=True))
     orders.mark_sent([command.id], NOW)
     assert set(read_numbers(engine, NOW).unpublished.values()) == {0}
