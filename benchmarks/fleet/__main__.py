@@ -1,15 +1,21 @@
 """What a controller costs with simulated fleets, held against bars; the exit status says whether they are kept.
 
-For each size, in one run: a release to everybody at once (no soak, devices that take no time for an update), timed from
-the request to the last verdict, while the rollout's page is asked for again and again; then bare paho-mqtt clients that
-move as many messages of the same sizes through the same broker; then another fleet while whose rollout the controller
-and the broker are each killed once. The fleet has had a release before: what a controller does once in its life, such
-as reading its templates, is not what is measured.
+For each size, in one run: releases to everybody at once (no soak, devices that take no time for an update), timed from
+the request to the last verdict while the rollout's page is asked for again and again, and as many of which nobody reads
+the page, for the controller's processor time; then bare paho-mqtt clients that move as many messages of the same sizes
+through the same broker; then another fleet while whose rollout the controller and the broker are each killed once. Of
+small fleets there are several of each: the median time counts, and all the processor time. The fleet has had releases
+before: what a controller does once in its life, such as reading its templates, is not what is measured.
+
+An event's processor time is the controller's from the request to the last report after the rollout, without what is no
+event's, each measured in the same run: what the controller takes while nothing happens, and what such a request takes
+on a channel that no device follows. What it is with these two stands beside it.
 """
 
 import argparse
 import itertools
 import os
+import statistics
 import sys
 import tempfile
 import threading
@@ -19,7 +25,7 @@ from pathlib import Path
 
 from benchmarks.common import CONSOLE, print_table, state_machine
 from benchmarks.fleet import bare
-from benchmarks.fleet.field import FIRST, SECOND, Field
+from benchmarks.fleet.field import Field
 from benchmarks.fleet.processes import cpu_seconds, resident_mib
 
 SIZES = (100, 1_000, 10_000)
@@ -32,6 +38,8 @@ ANSWER_MS = 200.0
 POLL_S = 0.02
 ASK_EVERY_S = 0.25
 ANSWERS = 30
+REQUESTS = 10
+IDLE_S = 3.0
 BOUND_S = 900.0
 
 
@@ -41,6 +49,10 @@ class Figures:
 
     Attributes:
         bare_cpu: processor time that a bare subscriber takes for a message: what this machine is worth just now.
+        seconds: of a rollout whose page is read.
+        cpu: the controller's processor time for one whose page nobody reads, and `events` that one's.
+        idle: what of it a controller takes in which nothing happens.
+        request: what of it the release takes where there is no device.
         answers: of the rollout's page, in order of their length.
         kept: events sent, stored and different ones of the fleet with kills; None where there was none.
     """
@@ -51,6 +63,8 @@ class Figures:
     bare_seconds: float
     bare_cpu: float
     cpu: float
+    idle: float
+    request: float
     events: int
     memory: float
     answers: list[float]
@@ -62,6 +76,11 @@ class Figures:
     @property
     def cpu_us(self) -> float:
         """The controller's processor time for one event, in microseconds."""
+        return (self.cpu - self.idle - self.request) / self.events * 1e6
+
+    @property
+    def all_us(self) -> float:
+        """All of its processor time by the number of events, in microseconds."""
         return self.cpu / self.events * 1e6
 
     @property
@@ -75,63 +94,108 @@ class Figures:
         return TIMES_BARE * self.bare_seconds
 
 
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One rollout. `cpu` is all that the controller took, and `elapsed` for how long it was looked at."""
+
+    seconds: float
+    elapsed: float
+    cpu: float
+    memory: float
+    answers: list[float]
+    events: int
+    others: int
+    bytes: int
+
+
+def rounds_of(devices: int) -> int:
+    """How many rollouts of each kind are measured: one is over too soon where there are few devices."""
+    return max(1, min(5, 2000 // devices))
+
+
 def measure(devices: int, processes: int, *, kills: bool) -> Figures:
-    """One rollout, the bare clients, and a rollout with kills."""
-    with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as name, Field(Path(name), devices) as field:
+    """Rollouts, the bare clients, and a rollout with kills."""
+    number = rounds_of(devices)
+    versions = [f"1.0.{patch}" for patch in range(2 * number + 1)]
+    with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as name, Field(Path(name), devices, versions) as field:
         field.start_fleet("--pace", "0", "--processes", str(processes))
         time.sleep(3)  # the last reports of the connecting devices
-        first = field.release(FIRST)
-        field.wait(lambda: field.succeeded(first) == devices, "the release before", BOUND_S)
+        for _ in range(2):  # the second time it takes the place of another one
+            first = field.release(versions[0])
+            field.wait(lambda rollout=first: field.succeeded(rollout) == devices, "the release before", BOUND_S)
         for _ in range(ANSWERS):
             field.page(first)
-        time.sleep(3)  # the last reports again, and what the fleet says of itself
-        field.catch_up()
-        before, cpu = field.told, cpu_seconds(field.controller)
-        began = time.monotonic()
-        rollout = field.release(SECOND)
-        over, answers = threading.Event(), list[float]()
-        reader = threading.Thread(target=_read_the_page, args=(field, rollout, over, answers))
-        reader.start()
-        memory = 0.0
-        try:
-            while field.succeeded(rollout) < devices:
-                memory = max(memory, resident_mib(field.controller))
-                if time.monotonic() - began > BOUND_S:
-                    raise TimeoutError(f"after {BOUND_S:.0f} s {field.succeeded(rollout)} have succeeded")
-                time.sleep(POLL_S)
-            seconds = time.monotonic() - began
-        finally:
-            over.set()
-            reader.join()
-        field.catch_up()
-        field.wait(lambda: field.stored()[0] >= field.sent, "storing every event", 120)
-        spent = cpu_seconds(field.controller) - cpu - len(answers) * _cost_of_an_answer(field, rollout)
-        after = field.told
-        events = after["messages"]["events"] - before["messages"].get("events", 0)
-        others = sum(after["messages"].values()) - sum(before["messages"].values()) - events
-        total_bytes = after["message_bytes"] - before["message_bytes"]
-        each = max(1, round(total_bytes / (events + others)))
-        count = max(1, round((events + others) / devices))
+        idle = _idle(field)
+        rounds = [_round(field, version) for version in versions[1 : number + 1]]
+        unread = [_round(field, version, read=False) for version in versions[number + 1 :]]
+        request = _cost_of_a_release(field, idle)
+        events, others = (sum(one.events for one in rounds), sum(one.others for one in rounds))
+        each = max(1, round(sum(one.bytes for one in rounds) / (events + others)))
+        count = max(1, round((events + others) / devices / number))
         host, port = "127.0.0.1", field.broker.port
-        CONSOLE.print(f"{devices} devices: {seconds:.1f} s, {events} events and {others} other messages")
         load, sent, stored = os.getloadavg()[0], field.sent, field.stored()
         field.stop_fleet()  # a broker may have too few file descriptors for both
         time.sleep(3)  # their goodbyes
-        bare_seconds, bare_cpu = bare.measure(host, port, clients=devices, sizes=[each] * count, processes=processes)
+        sizes = [each] * count
+        bare_rounds = [bare.measure(host, port, clients=devices, sizes=sizes, processes=processes) for _ in rounds]
     return Figures(
         devices=devices,
-        messages=events + others,
-        seconds=seconds,
-        bare_seconds=bare_seconds,
-        bare_cpu=bare_cpu,
-        cpu=spent,
-        events=events,
-        memory=memory,
-        answers=sorted(answers),
+        messages=(events + others) // number,
+        seconds=statistics.median(one.seconds for one in rounds),
+        bare_seconds=statistics.median(seconds for seconds, _ in bare_rounds),
+        bare_cpu=statistics.median(spent for _, spent in bare_rounds),
+        cpu=sum(one.cpu for one in unread) / number,
+        idle=sum(idle * one.elapsed for one in unread) / number,
+        request=request,
+        events=sum(one.events for one in unread) // number,
+        memory=max(one.memory for one in rounds + unread),
+        answers=sorted(answer for one in rounds for answer in one.answers),
         sent=sent,
         stored=stored,
         kept=survive(devices, processes) if kills else None,
         load=load,
+    )
+
+
+def _round(field: Field, version: str, *, read: bool = True) -> Round:
+    """Release a version to a fleet that has said all it had to say, and perhaps have its page read meanwhile."""
+    time.sleep(3)  # the last reports
+    field.catch_up()
+    before, cpu = field.told, cpu_seconds(field.controller)
+    began = time.monotonic()
+    rollout = field.release(version)
+    over, answers = threading.Event(), list[float]()
+    reader = threading.Thread(target=_read_the_page, args=(field, rollout, over, answers))
+    if read:
+        reader.start()
+    memory = 0.0
+    try:
+        while field.succeeded(rollout) < field.devices:
+            memory = max(memory, resident_mib(field.controller))
+            if time.monotonic() - began > BOUND_S:
+                raise TimeoutError(f"after {BOUND_S:.0f} s {field.succeeded(rollout)} have succeeded")
+            time.sleep(POLL_S)
+        seconds = time.monotonic() - began
+    finally:
+        over.set()
+        if read:
+            reader.join()
+    field.catch_up()
+    field.wait(lambda: field.stored()[0] >= field.sent, "storing every event", 120)
+    spent, elapsed = cpu_seconds(field.controller) - cpu, time.monotonic() - began
+    after = field.told
+    events = after["messages"]["events"] - before["messages"].get("events", 0)
+    others = sum(after["messages"].values()) - sum(before["messages"].values()) - events
+    CONSOLE.print(f"{field.devices} devices: {seconds:.2f} s, {events} events and {others} other messages")
+    return Round(
+        seconds=seconds,
+        elapsed=elapsed,
+        cpu=spent,
+        memory=memory,
+        answers=answers,
+        events=events,
+        others=others,
+        bytes=after["message_bytes"] - before["message_bytes"],
     )
 
 
@@ -143,19 +207,27 @@ def _read_the_page(field: Field, rollout: str, over: threading.Event, answers: l
             return
 
 
-def _cost_of_an_answer(field: Field, rollout: str) -> float:
-    """Processor time that the rollout's page costs the controller, in seconds: it is no part of an event's."""
-    before = cpu_seconds(field.controller)
-    for _ in range(ANSWERS):
-        field.page(rollout)
-    return (cpu_seconds(field.controller) - before) / ANSWERS
+def _idle(field: Field) -> float:
+    """Processor time that the controller takes in a second in which nothing happens."""
+    before, began = cpu_seconds(field.controller), time.monotonic()
+    time.sleep(IDLE_S)
+    return (cpu_seconds(field.controller) - before) / (time.monotonic() - began)
+
+
+def _cost_of_a_release(field: Field, idle: float) -> float:
+    """Processor time that a release costs the controller where no device follows the channel, to its announcement."""
+    before, began = cpu_seconds(field.controller), time.monotonic()
+    for number in range(REQUESTS):
+        field.release(field.versions[number % 2], channel="followed-by-nobody")
+    time.sleep(1)  # the last announcement
+    return (cpu_seconds(field.controller) - before - idle * (time.monotonic() - began)) / REQUESTS
 
 
 def survive(devices: int, processes: int) -> tuple[int, int, int]:
     """Events sent, stored, and different ones, of a fleet whose controller and broker are killed in the middle."""
-    with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as name, Field(Path(name), devices) as field:
+    with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as name, Field(Path(name), devices, ["1.0.0"]) as field:
         field.start_fleet("--pace", "10", "--processes", str(processes))
-        field.release(FIRST)
+        field.release("1.0.0")
         expected = 6 * devices
         field.wait(lambda: field.sent > expected // 4, "a quarter of the events", BOUND_S)
         field.kill_controller()
@@ -183,6 +255,8 @@ def main() -> int:
         "rollout",
         "of bare",
         "CPU/event",
+        "all in",
+        "a release",
         "bare CPU",
         "memory",
         "page p99",
@@ -196,6 +270,8 @@ def main() -> int:
             f"{one.seconds:.2f} s",
             f"{one.seconds / one.bare_seconds:.1f} x",
             f"{one.cpu_us:.0f} us",
+            f"{one.all_us:.0f} us",
+            f"{one.request * 1000:.0f} ms",
             f"{one.bare_cpu * 1e6:.0f} us",
             f"{one.memory:.0f} MiB",
             f"{one.p99_ms:.0f} ms",

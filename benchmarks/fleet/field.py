@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from http import HTTPStatus
 from pathlib import Path
@@ -22,20 +22,28 @@ from device_agent.simulator.fleet import allow_connections
 from schemas.errors import FlotillaError
 
 PACKAGE = "tacho"
-FIRST, SECOND = "1.0.0", "1.0.1"
 SAVE_EVERY_S = 60
 """What broker_config recommends for fleets of thousands."""
 
 
 class Field:
-    """Everything that runs for one fleet; a context manager that ends it all."""
+    """Everything that runs for one fleet; a context manager that ends it all.
 
-    def __init__(self, folder: Path, devices: int) -> None:
+    Attributes:
+        devices: how many there are.
+        versions: of the package, in the repository from the start.
+        newest: the rollout that was begun last.
+        told: what the fleet said of itself last.
+    """
+
+    def __init__(self, folder: Path, devices: int, versions: Sequence[str]) -> None:
         allow_connections(devices + 1000)  # the broker's
         (http,) = free_ports(1)
         self.broker = MosquittoProcess(folder / "broker", save_every_s=SAVE_EVERY_S)
         self.client = ControllerClient(f"http://127.0.0.1:{http}")
-        self._devices = devices
+        self.devices = devices
+        self.versions = versions
+        self.newest = ""
         self._folder = folder
         self._http = http
         self._processes = Processes(folder / "logs")
@@ -52,7 +60,7 @@ class Field:
             build = self._folder / "build"
             build.mkdir()
             creator = PackageCreator(sample_folder(None) / "app")
-            for version in (FIRST, SECOND):
+            for version in self.versions:
                 push_file(self.client, creator.build(version=version, platform=None, out=build).path)
             self._stack = self._stack.pop_all()
         return self
@@ -85,12 +93,12 @@ class Field:
 
     def start_fleet(self, *arguments: str) -> None:
         """Start the devices, and wait until all are connected and the controller knows them."""
-        command = [program("flotilla"), "simulate", "--devices", str(self._devices), "--broker", self.broker.url]
+        command = [program("flotilla"), "simulate", "--devices", str(self.devices), "--broker", self.broker.url]
         command += ["--json", "--connect-rate", "500", *arguments]
         self._fleet = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         threading.Thread(target=self._listen, args=(self._fleet,), daemon=True).start()
-        self.wait(lambda: self.told.get("connected") == self._devices, "connecting the fleet", 600)
-        self.wait(lambda: self._known() == self._devices, "the controller's knowing the fleet", 600)
+        self.wait(lambda: self.told.get("connected") == self.devices, "connecting the fleet", 600)
+        self.wait(lambda: self._known() == self.devices, "the controller's knowing the fleet", 600)
 
     def stop_fleet(self) -> None:
         """Have all devices say goodbye; harmless where there are none."""
@@ -99,11 +107,12 @@ class Field:
             self._fleet.wait(60)
             self._fleet = None
 
-    def release(self, version: str) -> str:
+    def release(self, version: str, *, channel: str = "stable") -> str:
         """Announce it to everybody at once; gives the rollout."""
-        wish = {"package": PACKAGE, "version": version, "channel": "stable", "plan": "all-at-once"}
+        wish = {"package": PACKAGE, "version": version, "channel": channel, "plan": "all-at-once"}
         made: dict[str, Any] = self.client.send("POST", dict[str, Any], "releases", body=wish)
-        return str(made["id"])
+        self.newest = str(made["id"])
+        return self.newest
 
     def succeeded(self, rollout: str) -> int:
         """How many devices have that verdict; out of the database, so that looking costs the controller nothing."""

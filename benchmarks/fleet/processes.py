@@ -1,15 +1,19 @@
-"""Figures of other processes, from /proc."""
+"""Figures of other processes, from Linux."""
 
 import os
+import time
 from pathlib import Path
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+_SCHEDULED = 2
+"""CPUCLOCK_SCHED: the clock of a process is its id, turned over, with this in the lowest three bits."""
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used so far, of its threads and in the kernel for it."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """Processor time that a process has used so far, of all its threads and in the kernel for it.
+
+    To the nanosecond: /proc counts hundredths, which is a tenth of what a small fleet's rollout takes in all.
+    """
+    return time.clock_gettime(~pid << 3 | _SCHEDULED)
 
 
 def resident_mib(pid: int) -> float:

@@ -1,6 +1,7 @@
 """Reads plans: TOML files, the ready ones that ship, and waves given one by one as flags."""
 
 import tomllib
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ CANARY_FROM: Final = 20
 MAX_BYTES: Final = 1 << 20
 
 
+@cache
 def ready_plan(name: str) -> RolloutPlan:
     """One of `READY`; raises `OperatorError` (`input.bad`) for another name."""
     if name not in READY:
