@@ -17,8 +17,7 @@ from controller.cli.common import (
 )
 from controller.cli.uploading import push_file
 from controller.client import ControllerClient, bounded, save_atomically
-from controller.http.views import Page, PushView
-from controller.repository.records import ReleaseRecord
+from controller.http.views import ListedRelease, Page, PushView
 from schemas.errors import NetworkError
 
 PAGE = 500
@@ -98,9 +97,9 @@ def packages(
         "yanked": "true" if yanked else None,
         "limit": PAGE,
     }
-    found: list[ReleaseRecord] = []
+    found: list[ListedRelease] = []
     while True:
-        page = client.get(Page[ReleaseRecord], "packages", query=query)
+        page = client.get(Page[ListedRelease], "packages", query=query)
         found += page.items
         if page.next is None:
             break
@@ -117,13 +116,19 @@ def packages(
                 r.platform,
                 size_text(r.size),
                 time_text(r.created_at),
-                ", ".join(r.channels),
+                channels_text(r),
                 f"yanked: {r.yank_reason}".rstrip(": ") if r.yanked_at else r.description,
             )
             for r in found
         ),
         empty="no release fits",
     )
+
+
+def channels_text(one: ListedRelease) -> str:
+    """The channels that point at a release, with why nobody new gets it there: `beta, stable (reverted)`."""
+    stopped = {channel: f"{channel} ({state.value})" for channel, state in one.stopped.items()}
+    return ", ".join(stopped.get(channel, channel) for channel in one.channels)
 
 
 @click.command()

@@ -21,8 +21,9 @@ from litestar.params import Parameter
 from litestar.response import Stream
 
 from controller.fleet.service import FleetService
+from controller.http.listing import listed
 from controller.http.noting import about, nothing_changed
-from controller.http.views import MAX_PAGE, Page, PushView, RetireWish, SiteWish, YankView, YankWish
+from controller.http.views import MAX_PAGE, ListedRelease, Page, PushView, RetireWish, SiteWish, YankView, YankWish
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.files import disk_errors
 from controller.repository.moving import MAX_RELEASES
@@ -104,6 +105,7 @@ class Packages(Controller):
     async def search(
         self,
         repository: PackageRepository,
+        fleet: FleetService,
         name: str | None = None,
         version: Annotated[str | None, Parameter(description="a version range, e.g. ^1.2")] = None,
         platform: str | None = None,
@@ -114,13 +116,14 @@ class Packages(Controller):
         yanked: Annotated[bool, Parameter(description="show those too that were yanked")] = False,
         after: str | None = None,
         limit: Limit = 100,
-    ) -> Page[ReleaseRecord]:
+    ) -> Page[ListedRelease]:
         """Releases that fit every condition, newest version of each package first."""
         for parameter, moment in (("since", since), ("until", until)):
             if moment is not None and moment.tzinfo is None:
                 raise OperatorError("input.bad", f"{parameter}: a time needs its zone, as in 2026-03-01T12:00:00Z")
-        found = await to_thread.run_sync(
-            lambda: repository.search(
+
+        def read() -> Page[ListedRelease]:
+            found = repository.search(
                 name=name,
                 version_range=version,
                 platform=platform,
@@ -132,8 +135,10 @@ class Packages(Controller):
                 limit=limit + 1,
                 after=after,
             )
-        )
-        return Page(items=found[:limit], next=found[limit - 1].key if len(found) > limit else None)
+            following = found[limit - 1].key if len(found) > limit else None
+            return Page(items=listed(fleet.rollouts, found[:limit]), next=following)
+
+        return await to_thread.run_sync(read)
 
     @post("/site", summary="Several releases in one file, for another controller", status_code=200)
     async def site(self, repository: PackageRepository, spool: Spool, data: SiteWish) -> Stream:
@@ -184,9 +189,11 @@ class Packages(Controller):
         return await to_thread.run_sync(lambda: repository.retire(rules, fleet.releases_in_use, dry_run=data.dry_run))
 
     @get("/{name:str}/{version:str}", summary="One version, for each of its platforms")
-    async def version(self, repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:
+    async def version(
+        self, repository: PackageRepository, fleet: FleetService, name: str, version: str
+    ) -> list[ListedRelease]:
         """The releases of a version; 404 where there is none."""
-        return await to_thread.run_sync(_version, repository, name, version)
+        return await to_thread.run_sync(lambda: listed(fleet.rollouts, _version(repository, name, version)))
 
     @post("/{name:str}/{version:str}/yank", summary="Let a version be chosen no more, or again", status_code=200)
     async def yank(

@@ -105,6 +105,16 @@ class DesiredWish(Wish, frozen=True, kw_only=True):
     hold: bool | None = None
 
 
+class ListedRelease(ReleaseRecord, frozen=True, kw_only=True):
+    """A release, and how its rollout stands on those of its channels where nobody new gets it.
+
+    Attributes:
+        stopped: channel to `paused`, `halted` or `reverted`; the channel points at the version all the same.
+    """
+
+    stopped: dict[str, RolloutState] = msgspec.field(default_factory=dict)
+
+
 class PushView(View, frozen=True, kw_only=True):
     """A stored package; `new` is False where the same content was there already."""
 

@@ -19,6 +19,7 @@ from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.naming import strangers
 from controller.rollouts.plan import Mark, Plan, RolloutState, Verdict
+from controller.rollouts.pointing import Pointer, stopped_pointers
 from controller.rollouts.tables import announcements, rollout_devices, rollouts
 from controller.rollouts.tally import Tally
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
@@ -125,6 +126,11 @@ class RolloutReader:
         """The devices that a release names and that were never heard of; raises as `controller.rollouts.naming`."""
         with reading(self._engine) as connection:
             return strangers(connection, targets, plan)
+
+    def stopped_pointers(self, packages: Collection[str]) -> dict[Pointer, RolloutState]:
+        """The channels that point at a version of these packages which nobody new gets there, and why."""
+        with reading(self._engine) as connection:
+            return stopped_pointers(connection, packages)
 
     def failures(self, rollout: str, *, devices_shown: int = 5) -> list[Failure]:
         """What went wrong in a rollout, grouped by error code, the most frequent first."""

@@ -11,10 +11,14 @@ from litestar.params import Parameter
 from litestar.response import Template
 
 from controller.database import utc_now
+from controller.http.listing import listed
 from controller.http.noting import nothing_changed
 from controller.http.preflight import foresee
+from controller.http.views import ListedRelease
 from controller.repository.bundle_views import BundleView, ReleaseBundles
-from controller.repository.records import ChannelEntry, ReleaseRecord
+from controller.repository.records import ReleaseRecord
+from controller.rollouts.plan import RolloutState
+from controller.rollouts.pointing import Pointer
 from controller.web.actions import OF_VERSION, Action, Field, named, notice
 from controller.web.asking import ask, done, may_release
 from controller.web.comparing import Comparison, compare
@@ -36,18 +40,26 @@ ROLLOUTS_SHOWN: Final = 5
 Text = Annotated[str, Parameter(max_length=600)]
 
 
+class ChannelLine(msgspec.Struct, frozen=True, kw_only=True):
+    """What a channel points at; `stopped` is why nobody new gets it there, if so."""
+
+    channel: str
+    version: str
+    stopped: RolloutState | None
+
+
 class PackageLine(msgspec.Struct, frozen=True, kw_only=True):
     """A package in the list: its newest version, and what its channels point at."""
 
     name: str
     newest: ReleaseRecord | None
-    channels: list[ChannelEntry]
+    channels: list[ChannelLine]
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True):
     """A package's versions; `before` is the key of a release to that of the one before it on its platform."""
 
-    records: list[ReleaseRecord]
+    records: list[ListedRelease]
     before: dict[str, str]
     following: str | None
 
@@ -68,7 +80,8 @@ async def packages(request: Asked, desk: Desk, visitor: Visitor, q: Text = "", a
     def read() -> tuple[list[PackageLine], bool, int]:
         names = [name for name in desk.repository.names() if q.strip().lower() in name]
         some = [name for name in names if name > after][: PACKAGES_A_PAGE + 1]
-        lines = [_line(desk, name) for name in some[:PACKAGES_A_PAGE]]
+        stopped = desk.fleet.rollouts.stopped_pointers(some)
+        lines = [_line(desk, name, stopped) for name in some[:PACKAGES_A_PAGE]]
         return lines, len(some) > PACKAGES_A_PAGE, len(names)
 
     lines, more, total = await to_thread.run_sync(read)
@@ -88,7 +101,7 @@ async def packages(request: Asked, desk: Desk, visitor: Visitor, q: Text = "", a
 async def package(request: Asked, desk: Desk, visitor: Visitor, name: str, after: Text = "") -> Template:
     """A package's versions and channels."""
     versions = await to_thread.run_sync(_versions, desk, name, after)
-    entries = await to_thread.run_sync(desk.repository.channels, name)
+    channels = await to_thread.run_sync(lambda: _channels(desk, name, desk.fleet.rollouts.stopped_pointers([name])))
     lines = await to_thread.run_sync(lambda: rollout_lines(desk.engine, package=name, limit=ROLLOUTS_SHOWN))
     return page(
         request,
@@ -96,7 +109,7 @@ async def package(request: Asked, desk: Desk, visitor: Visitor, name: str, after
         "package.html",
         name=name,
         versions=versions,
-        channels=[entry for entry in entries if entry.version],
+        channels=channels,
         rollouts=[rollout_card(line) for line in lines],
         after=after,
     )
@@ -123,7 +136,7 @@ async def version(
         bundles: list[ReleaseBundles] = [desk.bundle_maker.state(record) for record in records]
         return {
             "version": records[0].version,
-            "records": records,
+            "records": listed(desk.fleet.rollouts, records),
             "others": list(dict.fromkeys(one.version for one in others)),
             "bundles": bundles,
             "rollouts": [rollout_card(line) for line in lines],
@@ -164,10 +177,21 @@ async def change_version(
     return done(request, where, action)
 
 
-def _line(desk: Desk, name: str) -> PackageLine:
+def _line(desk: Desk, name: str, stopped: Mapping[Pointer, RolloutState]) -> PackageLine:
     newest = desk.repository.search(name, limit=1)
-    entries = [entry for entry in desk.repository.channels(name) if entry.version]
-    return PackageLine(name=name, newest=newest[0] if newest else None, channels=entries)
+    return PackageLine(name=name, newest=newest[0] if newest else None, channels=_channels(desk, name, stopped))
+
+
+def _channels(desk: Desk, name: str, stopped: Mapping[Pointer, RolloutState]) -> list[ChannelLine]:
+    return [
+        ChannelLine(
+            channel=entry.channel,
+            version=entry.version,
+            stopped=stopped.get(Pointer(name, entry.version, entry.channel)),
+        )
+        for entry in desk.repository.channels(name)
+        if entry.version
+    ]
 
 
 def _versions(desk: Desk, name: str, after: str) -> Versions:
@@ -182,7 +206,11 @@ def _versions(desk: Desk, name: str, after: str) -> Versions:
             before[newer[record.platform]] = record.version
         newer[record.platform] = record.key
     shown = found[:VERSIONS_A_PAGE]
-    return Versions(records=shown, before=before, following=shown[-1].key if len(found) > VERSIONS_A_PAGE else None)
+    return Versions(
+        records=listed(desk.fleet.rollouts, shown),
+        before=before,
+        following=shown[-1].key if len(found) > VERSIONS_A_PAGE else None,
+    )
 
 
 def _records(desk: Desk, name: str, version: str) -> list[ReleaseRecord]:

@@ -9,8 +9,9 @@ from controller.accounts.roles import Role
 from controller.accounts.views import AuditEntry
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent
-from controller.http.views import ControllerView, Page
+from controller.http.views import ControllerView, ListedRelease, Page
 from controller.preflight.views import Estimate, Preflight
+from controller.rollouts.plan import RolloutState
 from schemas.messages import Desired, ErrorReport, Phase
 from tests.support.command import flotilla
 from tests.unit.fleet.builders import NOW, event
@@ -73,6 +74,26 @@ def test_a_release_that_would_mean_nobody_is_warned_of(monkeypatch: pytest.Monke
     done = flotilla("release", "tacho", "1.0.0", "--channel", "nochannel", "--dry-run")
     assert done.status == 0
     assert done.stderr.splitlines() == [f"flotilla: warning: {line}" for line in warnings]
+
+
+def test_a_channel_that_points_at_what_was_reverted_there_is_listed_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ListedRelease(
+        package="tacho",
+        version="1.1.0",
+        platform="any",
+        manifest="a" * 64,
+        description="",
+        tags=[],
+        size=1,
+        packed=1,
+        files=1,
+        created_at=NOW,
+        channels=["beta", "stable"],
+        stopped={"stable": RolloutState.REVERTED},
+    )
+    answer(monkeypatch, Page(items=[one], next=None))
+    assert "beta, stable (reverted)" in flotilla("packages").text
+    assert flotilla("packages", "--json").json()[0]["stopped"] == {"stable": "reverted"}
 
 
 def test_a_devices_newest_log_is_under_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
