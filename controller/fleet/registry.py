@@ -9,13 +9,14 @@ from sqlalchemy import Connection, Engine, RowMapping, and_, func, select
 from controller.database import from_db, reading
 from controller.fleet.apart import Apart, apart_of
 from controller.fleet.following import nobody_follows
+from controller.fleet.newer import refused_as_older
 from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import bigint_of, chunks, map_of
 from controller.fleet.tables import desired, device_packages, devices, events
 from controller.fleet.views import Device, FleetStatistics, TakenEvent, Update, kept_event, update_view
 from controller.rollouts.tables import rollout_devices
 from schemas.errors import OperatorError, one_line
-from schemas.messages import InstalledPackage, Phase, UpdateEvent
+from schemas.messages import InstalledPackage, Phase, Targets, UpdateEvent
 
 MAX_PAGE: Final = 1000
 """Rows that one answer may have."""
@@ -50,6 +51,11 @@ class DeviceRegistry:
         """See `following.nobody_follows`."""
         with reading(self._engine) as connection:
             return nobody_follows(connection, channel)
+
+    def refused_as_older(self, *, package: str, version: str, channel: str, targets: Targets) -> str | None:
+        """See `newer.refused_as_older`."""
+        with reading(self._engine) as connection:
+            return refused_as_older(connection, package=package, version=version, channel=channel, targets=targets)
 
     def device(self, device: str) -> Device:
         """One device; raises `OperatorError` (`device.unknown`)."""

@@ -39,6 +39,11 @@ class Releasing:
             warnings.append(f"{nobody}; to take it back: flotilla withdraw {wish.package} --channel {wish.channel}")
         if unknown := self._fleet.rollouts.strangers(wish.targets, rollout.plan):
             warnings.append(never_heard_of(unknown))
+        if not wish.policy.allow_downgrade:
+            refused = self._fleet.registry.refused_as_older(
+                package=wish.package, version=wish.version, channel=wish.channel, targets=wish.targets
+            )
+            warnings += [refused] if refused is not None else []
         return Announced(**msgspec.structs.asdict(rollout), warnings=warnings)
 
     def withdraw(self, package: str, channel: str, *, by: str | None = None) -> Rollout:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, select
 
 from controller.database import from_db, reading, utc_now
 from controller.fleet.following import nobody_follows
+from controller.fleet.newer import may_be_meant, refused_as_older
 from controller.fleet.sql import map_of
 from controller.fleet.tables import desired, device_packages, devices
 from controller.preflight.pace import estimate, pace_of
@@ -27,7 +28,6 @@ from schemas.errors import FlotillaError, PublisherError
 from schemas.manifest import Manifest
 from schemas.messages import BUCKETS, Desired, RolloutPolicy, Targets
 from schemas.names import platform_fits
-from schemas.targeting import where_holds
 from schemas.versions import parse
 
 MAX_PAGE: Final = 500
@@ -92,6 +92,11 @@ class Preflights:
             number = meant(connection, channel, targets)
             pace = pace_of(connection, channel, package)
             nobody = nobody_follows(connection, channel)
+            refused = (
+                None
+                if policy.allow_downgrade
+                else refused_as_older(connection, package=package, version=version, channel=channel, targets=targets)
+            )
         plan = plan or default_plan(number)
         sure = [certain_wave(plan, one.id, tags=one.tags, facts=one.facts) for one in known]
         foreseen = [
@@ -123,7 +128,7 @@ class Preflights:
             plan=plan.name,
             waves=waves,
             estimate=ends,
-            warnings=list(_warnings(targets, channel, foreseen, unknown, nobody=nobody)),
+            warnings=list(_warnings(targets, channel, foreseen, unknown, nobody=nobody, refused=refused)),
             devices=page[:limit],
             next=page[limit - 1].device if len(page) > limit else None,
         )
@@ -190,10 +195,7 @@ def _devices(connection: Connection, channel: str, package: str) -> Iterator[Kno
 
 
 def _is_meant(targets: Targets, device: KnownDevice) -> bool:
-    """Whether the targets may mean the device; a share of the devices is only drawn with the rollout's id."""
-    if device.id in targets.exclude or not where_holds(targets.where, tags=device.tags, facts=device.facts):
-        return False
-    return targets.upto > 0 or device.id in targets.devices
+    return may_be_meant(targets, device.id, tags=device.tags, facts=device.facts)
 
 
 def _whole_s(
@@ -205,12 +207,20 @@ def _whole_s(
 
 
 def _warnings(
-    targets: Targets, channel: str, foreseen: list[ForeseenDevice], unknown: list[str], *, nobody: str | None
+    targets: Targets,
+    channel: str,
+    foreseen: list[ForeseenDevice],
+    unknown: list[str],
+    *,
+    nobody: str | None,
+    refused: str | None,
 ) -> Iterator[str]:
     if nobody is not None:
         yield nobody
     elif not foreseen:
         yield f"no device that was heard of on channel {channel} is meant"
+    if refused is not None:
+        yield refused
     if unknown:
         yield never_heard_of(unknown)
     known = {one.device for one in foreseen} | {*unknown, *targets.exclude}

@@ -115,6 +115,24 @@ def test_whoever_cannot_or_need_not_take_it_is_named_with_the_reason(bench: Benc
     assert "pinned to 1.0.0" in [obstacle.message for one in seen.devices for obstacle in one.obstacles]
 
 
+REFUSED = "something newer than tacho 1.0.0 and {} (requires.downgrade) without --allow-downgrade"
+
+
+def test_devices_that_run_something_newer_are_counted_in_one_line_unless_they_may_go_back(bench: Bench) -> None:
+    for name, runs in (("pi-1", bench.new), ("pi-2", bench.new), ("pi-3", bench.old), ("pi-4", None)):
+        bench.device(name, runs=runs)
+    assert bench.look("1.0.0").warnings == ["2 devices run " + REFUSED.format("refuse it")]
+    for meant in (Targets(where={"site": "bern"}), Targets(exclude=["pi-2"]), Targets(upto=0, devices=["pi-1"])):
+        assert bench.look("1.0.0", meant).warnings == ["1 device runs " + REFUSED.format("refuses it")]
+    assert bench.look("1.0.0", policy=RolloutPolicy(allow_downgrade=True)).warnings == []
+    assert bench.look("1.1.0").warnings == []
+
+
+def test_what_a_device_says_that_is_no_version_is_newer_than_none(bench: Bench) -> None:
+    bench.intake.take_in([reported_in("pi-1", packages={"tacho": installed("no version")})], NOW)
+    assert bench.look("1.0.0").warnings == []
+
+
 @pytest.mark.parametrize(
     ("requires", "code"),
     [

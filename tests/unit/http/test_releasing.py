@@ -15,7 +15,7 @@ from controller.settings import ControllerSettings, HttpAddress
 from schemas.errors import OperatorError
 from tests.support.in_process import FILE_TOKEN, application, bearer
 from tests.support.repository import add_release
-from tests.unit.fleet.builders import NOW, reported_in
+from tests.unit.fleet.builders import NOW, installed, reported_in
 
 SETTINGS = ControllerSettings(data=Path("unused"), http=HttpAddress(host="127.0.0.1", port=1), broker=None)
 
@@ -152,5 +152,20 @@ def test_a_release_on_a_channel_that_nobody_follows_says_which_are_followed_and_
         undo = "to take it back: flotilla withdraw tacho --channel stabel"
         for channel, warnings in (("stable", []), ("stabel", [f"{nobody}; {undo}"])):
             wish = {"package": "tacho", "version": "1.0.0", "channel": channel}
+            made = app.client.post("/api/v1/releases", json=wish, headers=bearer(FILE_TOKEN))
+            assert (made.status_code, made.json()["warnings"]) == (201, warnings)
+
+
+def test_a_release_that_devices_refuse_as_older_says_how_many_do(tmp_path: Path) -> None:
+    with application(tmp_path) as app:
+        add_release(app.repository, "tacho", "1.0.0", {"a": "a"})
+        runs = {"tacho": installed("1.1.0")}
+        IntakeStore(app.engine).take_in([reported_in(f"pi-{number}", packages=runs) for number in range(3)], NOW)
+        line = (
+            "3 devices run something newer than tacho 1.0.0 and refuse it (requires.downgrade)"
+            " without --allow-downgrade"
+        )
+        for policy, warnings in (({}, [line]), ({"allow_downgrade": True}, [])):
+            wish = {"package": "tacho", "version": "1.0.0", "channel": "stable", "policy": policy}
             made = app.client.post("/api/v1/releases", json=wish, headers=bearer(FILE_TOKEN))
             assert (made.status_code, made.json()["warnings"]) == (201, warnings)
