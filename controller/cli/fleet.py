@@ -222,11 +222,14 @@ def waiting_lines(events: Sequence[UpdateEvent]) -> Iterator[str]:
 
 
 def log_lines(events: Sequence[UpdateEvent]) -> Iterator[str]:
-    """The end of the log that came with the newest event that has one; events in the order of their intake."""
+    """The end of the log of the newest trouble, unless the package has succeeded since; events in order of intake."""
+    well: set[str] = set()
     for event in reversed(events):
-        if event.error and event.error.log_tail:
+        if event.phase is Phase.SUCCEEDED:
+            well.add(event.package)
+        elif event.error and event.error.log_tail and event.package not in well:
             yield ""
-            yield f"log of event {event.seq}, {event.package} {event.version} {event.phase}:"
+            yield f"log of event {event.seq}, {event.package} {event.version} {event.phase} at {time_text(event.at)}:"
             yield from (f"  | {line}" for line in event.error.log_tail.splitlines()[-LOG_LINES:])
             return
 

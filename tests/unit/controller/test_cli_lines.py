@@ -7,12 +7,13 @@ import pytest
 
 from controller.accounts.roles import Role
 from controller.accounts.views import AuditEntry
+from controller.cli.common import time_text
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent
 from controller.http.views import ControllerView, ListedRelease, Page
 from controller.preflight.views import Estimate, Preflight
 from controller.rollouts.plan import RolloutState
-from schemas.messages import Desired, ErrorReport, Phase
+from schemas.messages import Desired, ErrorReport, Phase, UpdateEvent
 from tests.support.command import flotilla
 from tests.unit.fleet.builders import NOW, event
 
@@ -96,12 +97,14 @@ def test_a_channel_that_points_at_what_was_reverted_there_is_listed_so(monkeypat
     assert flotilla("packages", "--json").json()[0]["stopped"] == {"stable": "reverted"}
 
 
-def test_a_devices_newest_log_is_under_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = event(
-        seq=2, phase=Phase.ROLLED_BACK, error=ErrorReport(code="hook.failed", message="no", log_tail="a\nb\n")
-    )
-    older = event(seq=1, phase=Phase.FAILED, error=ErrorReport(code="hook.failed", message="no", log_tail="old"))
-    taken = [TakenEvent(id=one.seq, life=1, received_at=NOW, event=one) for one in (older, failed, event(seq=3))]
+def with_log(seq: int, log: str, phase: Phase = Phase.ROLLED_BACK, **more: Any) -> UpdateEvent:
+    """A device's last word about an update, with the end of a log."""
+    return event(seq=seq, phase=phase, error=ErrorReport(code="hook.failed", message="no", log_tail=log), **more)
+
+
+def shown_of(monkeypatch: pytest.MonkeyPatch, *events: UpdateEvent) -> str:
+    """What `flotilla device` prints of a device that said this."""
+    taken = [TakenEvent(id=one.seq, life=1, received_at=NOW, event=one) for one in events]
     view = Device(
         id="pi-1",
         online=True,
@@ -122,9 +125,22 @@ def test_a_devices_newest_log_is_under_its_events(monkeypatch: pytest.MonkeyPatc
     )
     answers = {"controller": HERE, "desired": Desired(rev=0), "events": Page(items=taken, next=None)}
     monkeypatch.setattr(ControllerClient, "get", lambda _self, _type, *path, **_more: answers.get(path[-1], view))
-    shown = flotilla("device", "pi-1").text
-    assert shown.endswith("log of event 2, tacho 2.0.0 rolled_back:\n  | a\n  | b\n")
+    return flotilla("device", "pi-1").text
+
+
+def test_a_devices_newest_log_is_under_its_events_with_its_release_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = shown_of(monkeypatch, with_log(1, "old", Phase.FAILED), with_log(2, "a\nb\n"), event(seq=3))
+    assert shown.endswith(f"log of event 2, tacho 2.0.0 rolled_back at {time_text(NOW)}:\n  | a\n  | b\n")
     assert "old" not in shown
+
+
+def test_a_log_of_what_is_mended_since_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    mended = event(seq=2, phase=Phase.SUCCEEDED, version="2.0.1")
+    assert "log of" not in shown_of(monkeypatch, with_log(1, "old"), mended)
+    again = with_log(3, "new", version="2.1.0")
+    assert "| new" in shown_of(monkeypatch, with_log(1, "old"), mended, again)
+    other = with_log(1, "of the other", package="needle")
+    assert "| of the other" in shown_of(monkeypatch, other, mended)
 
 
 def test_facts_that_are_bytes_are_shown_as_people_say_them(monkeypatch: pytest.MonkeyPatch) -> None:
