@@ -68,11 +68,11 @@ def look(
         number = _look_at_some(connection, row, standing, standing.to_judge(changed) | standing.take_due(now), now)
         plan = by_counts(standing.plan, standing.tally, now)
         if plan == standing.plan:
-            return _told(row, row, standing, number), standing
+            return _told(connection, row, row, standing, number), standing
         # where that can't be announced, `settle` says what becomes of it
         with contextlib.suppress(OperatorError):
             if plan is not None:
-                return _told(row, _moved(connection, row, standing, plan, now), standing, number), standing
+                return _told(connection, row, _moved(connection, row, standing, plan, now), standing, number), standing
     plan = plan_of(row)
     return settle(connection, row, plan, now, before=plan)
 
@@ -104,7 +104,7 @@ def settle(
     number = write_marks(connection, plan.rollout, observed, decisions.marks)
     after = row_of(connection, plan.rollout)
     standing = Standing(stamp_of(after), decisions.plan, decisions.marks)
-    return _told(row, after, standing, number), standing
+    return _told(connection, row, after, standing, number), standing
 
 
 def _moved(connection: Connection, row: Any, standing: Standing, plan: Plan, now: datetime) -> Any:
@@ -197,12 +197,12 @@ def _look_at_some(connection: Connection, row: Any, standing: Standing, devices:
     return number
 
 
-def _told(before: Any, after: Any, standing: Standing, number: int) -> Evaluation:
+def _told(connection: Connection, before: Any, after: Any, standing: Standing, number: int) -> Evaluation:
     return Evaluation(
         rollout=after["id"],
         state=RolloutState(after["state"]),
         state_changed=before["state"] != after["state"],
         announced=before["revision"] != after["revision"],
         verdicts=number,
-        view=view_of(after, standing.plan, standing.tally),
+        view=view_of(connection, after, standing.plan, standing.tally),
     )

@@ -51,8 +51,12 @@ def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
             return f"{plan.state.value} by {person(by)}{before}"
 
 
-def advice(plan: Plan, *, package: str, channel: str) -> str:
-    """One line on what can be done about a rollout that was stopped; empty for any other."""
+def advice(plan: Plan, *, package: str, channel: str, earlier: str | None = None) -> str:
+    """One line on what can be done about a rollout that was stopped; empty for any other.
+
+    Args:
+        earlier: the version that the channel announced before, if any.
+    """
     match plan.state:
         case RolloutState.PAUSED | RolloutState.HALTED:
             return (
@@ -60,9 +64,12 @@ def advice(plan: Plan, *, package: str, channel: str) -> str:
                 f" flotilla revert {plan.rollout} sends back everybody who took it"
             )
         case RolloutState.REVERTED:
+            nothing = "devices that join later have nothing announced until"
+            if earlier is None:
+                return f"{nothing} another version of {package} is released on channel {channel}"
             return (
-                "devices that join later have nothing announced until a version is released anew:"
-                f" flotilla release {package} VERSION --channel {channel}"
+                f"{nothing} a version is released anew, e.g. the one before:"
+                f" flotilla release {package} {earlier} --channel {channel}"
             )
         case _:
             return ""

@@ -1,13 +1,17 @@
 """What became of what a channel points at: the repository has the pointer, and a rollout that is stopped leaves it."""
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, select
 
 from controller.fleet.sql import chunks
+from controller.rollouts.explaining import stopped_before
 from controller.rollouts.plan import STARTING, RolloutState
 from controller.rollouts.tables import announcements, rollouts
+
+_LOOKED_AT: Final = 20
+"""Earlier rollouts: who has reverted as many in a row is better served by a person."""
 
 
 class Pointer(NamedTuple):
@@ -30,3 +34,24 @@ def stopped_pointers(connection: Connection, packages: Collection[str]) -> dict[
         for some in chunks(sorted(packages))
         for package, version, channel, state in connection.execute(found.where(announcements.c.package.in_(some)))
     }
+
+
+def earlier_version(connection: Connection, row: Any) -> str | None:
+    """The version that the channel of a rollout announced last before it, of those that nobody stopped there.
+
+    Args:
+        connection: to read from.
+        row: of the rollout.
+    """
+    of = rollouts.c
+    found = (
+        select(of.version, of.state, of.stopped)
+        .where(of.channel == row["channel"], of.package == row["package"], of.id < row["id"])
+        .order_by(of.id.desc())
+        .limit(_LOOKED_AT)
+    )
+    for version, state, stopped in connection.execute(found):
+        well = state == RolloutState.SUPERSEDED.value and stopped_before(RolloutState(state), stopped or "") is None
+        if well and version != row["version"]:
+            return str(version)
+    return None

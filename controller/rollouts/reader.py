@@ -19,7 +19,7 @@ from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.naming import strangers
 from controller.rollouts.plan import Mark, Plan, RolloutState, Verdict
-from controller.rollouts.pointing import Pointer, stopped_pointers
+from controller.rollouts.pointing import Pointer, earlier_version, stopped_pointers
 from controller.rollouts.tables import announcements, rollout_devices, rollouts
 from controller.rollouts.tally import Tally
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
@@ -161,8 +161,8 @@ def _read(connection: Connection, ids: list[str]) -> list[Rollout]:
     dialect = connection.dialect.name
     values = listed(dialect, ids)
     tallies = _tallies(connection, values)
-    found = connection.execute(_rows(dialect), values).mappings()
-    return [view_of(row, plan_of(row), tallies.get(row["id"], Tally())) for row in found]
+    found = connection.execute(_rows(dialect), values).mappings().all()
+    return [view_of(connection, row, plan_of(row), tallies.get(row["id"], Tally())) for row in found]
 
 
 def _tallies(connection: Connection, values: dict[str, Any]) -> dict[str, Tally]:
@@ -186,8 +186,9 @@ def _counts(dialect: str) -> Select[Any]:
     return found.where(among(dialect, _word.rollout)).group_by(_word.rollout, _word.wave, verdict, _word.phase)
 
 
-def view_of(row: Any, plan: Plan, tally: Tally) -> Rollout:
+def view_of(connection: Connection, row: Any, plan: Plan, tally: Tally) -> Rollout:
     """A rollout for people and programs, out of its row and its devices' counts."""
+    earlier = earlier_version(connection, row) if plan.state is RolloutState.REVERTED else None
     return Rollout(
         id=row["id"],
         package=row["package"],
@@ -204,7 +205,7 @@ def view_of(row: Any, plan: Plan, tally: Tally) -> Rollout:
         changed_by=row["changed_by"],
         because=because(plan, tally, by=row["changed_by"]),
         before=stopped_before(plan.state, plan.stopped),
-        advice=advice(plan, package=row["package"], channel=row["channel"]),
+        advice=advice(plan, package=row["package"], channel=row["channel"], earlier=earlier),
         plan=plan.plan,
         wave=plan.begun,
         waves=wave_views(plan, tally),

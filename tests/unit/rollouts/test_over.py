@@ -73,11 +73,26 @@ def test_a_rollout_that_was_stopped_says_how_to_go_on_and_how_to_get_everybody_b
     )
     reverted = store.set_state(rollout.id, RolloutState.REVERTED, LATER)
     assert reverted.advice == (
-        "devices that join later have nothing announced until a version is released anew:"
-        " flotilla release tacho VERSION --channel stable"
+        "devices that join later have nothing announced until another version of tacho is released on channel stable"
     )
     create(engine, ONE_FIRST, version="2.1.0", now=LATER)
     assert RolloutReader(engine).rollout(rollout.id).advice == ""
+
+
+def test_a_rollout_that_was_reverted_names_the_version_that_went_well_before_on_its_channel(engine: Engine) -> None:
+    fleet(engine, 3)
+    store = RolloutStore(engine)
+    create(engine, ONE_FIRST, version="1.9.0")
+    create(engine, ONE_FIRST, version="1.9.5", channel="beta", now=LATER)
+    bad = create(engine, ONE_FIRST, version="2.0.0", now=LATER)
+    store.set_state(bad.id, RolloutState.REVERTED, LATER)
+    worse = create(engine, ONE_FIRST, version="2.0.1", now=LATER + timedelta(minutes=1))
+    reverted = store.set_state(worse.id, RolloutState.REVERTED, LATER + timedelta(minutes=2))
+    assert reverted.advice == (
+        "devices that join later have nothing announced until a version is released anew, e.g. the one before:"
+        " flotilla release tacho 1.9.0 --channel stable"
+    )
+    assert evaluate(engine, worse, LATER + timedelta(minutes=3)).view.advice == reverted.advice
 
 
 def test_a_device_that_is_held_or_away_has_a_reason(engine: Engine) -> None:
