@@ -1,6 +1,5 @@
 """`flotilla top`: the rollouts that are announced, with their waves, live."""
 
-import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -12,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from controller.cli.common import controller_options, printable
-from controller.cli.connection import tell_as_of_then
+from controller.cli.connection import as_of_then, away, away_in, tell_as_of_then
 from controller.cli.fleet import collect
 from controller.cli.planning import counts_text, wave_rows
 from controller.client import ControllerClient
@@ -21,8 +20,8 @@ from controller.rollouts.views import Rollout, WaveState
 from schemas.errors import NetworkError
 
 SHOWN: Final = 5
-REDRAW_S: Final = 0.25
-"""At most so often: ten thousand devices say more than anybody can read."""
+REDRAWS_PER_S: Final = 4
+"""However much is said: ten thousand devices say more than anybody can read."""
 
 STATES: Final = {
     RolloutState.ACTIVE: "cyan",
@@ -57,22 +56,26 @@ def top(rollout_id: str | None, limit: int, client: ControllerClient) -> None:
         console.print(draw(known.values(), limit))
         tell_as_of_then(client)
         return
-    with Live(draw(known.values(), limit), console=console, auto_refresh=False, screen=True) as live:
-        drawn = 0.0
+    reason = away(client)
+
+    def now() -> Group:
+        return draw(list(known.values()), limit, reason)
+
+    with Live(console=console, get_renderable=now, refresh_per_second=REDRAWS_PER_S, screen=True):
         for kind, data in changes:
             if kind == "rollout" and rollout_id in (None, data["id"]):
                 known[data["id"]] = msgspec.convert(data, Rollout)
-            if time.monotonic() - drawn >= REDRAW_S:
-                drawn = time.monotonic()
-                live.update(draw(known.values(), limit), refresh=True)
+            elif kind == "connection":
+                reason = away_in(data)
     raise NetworkError("api.unreachable", f"{client.url} ended the live view; is it being stopped? call this again")
 
 
-def draw(rollouts: Iterable[Rollout], limit: int) -> Group:
-    """The newest of the rollouts that are announced, each with a table of its waves."""
+def draw(rollouts: Iterable[Rollout], limit: int, away: str | None = None) -> Group:
+    """The newest of the rollouts that are announced, each with a table of its waves; `away` is why the broker is."""
     shown = sorted((one for one in rollouts if one.state not in ENDED), key=lambda one: one.id, reverse=True)[:limit]
     parts = [part for one in shown for part in (_head(one), _waves(one), Text())]
-    return Group(*(parts or [Text("nothing is announced")]))
+    head = [Text(printable(as_of_then(away)), style="bold red"), Text()] if away is not None else []
+    return Group(*head, *(parts or [Text("nothing is announced")]))
 
 
 def _first(client: ControllerClient, rollout_id: str | None, limit: int) -> list[Rollout]:

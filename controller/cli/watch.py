@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from controller.cli.common import controller_options, printable, time_text
-from controller.cli.connection import tell_as_of_then
+from controller.cli.connection import away_in, tell_as_of_then
 from controller.cli.fleet import event_text
 from controller.client import ControllerClient
 from schemas.errors import NetworkError
@@ -34,16 +34,24 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
     """Show what devices report, live, until Ctrl-C."""
     console = Console(highlight=False)
     changes = client.follow("watch")
-    tell_as_of_then(client)
+    gone = tell_as_of_then(client) is not None
     click.echo("watching; Ctrl-C ends it", err=True)
     told: dict[str, object] = {}
     for kind, data in changes:
+        if kind == "connection":
+            # whatever is asked for, while the broker is away it does not come
+            was_gone, gone = gone, away_in(data) is not None
+            if as_json:
+                click.echo(_as_json(kind, data))
+            elif was_gone != gone:  # while it is, the reason changes from one attempt to the next
+                console.print(_of_broker(away_in(data)), soft_wrap=True)
+            continue
         if only and data.get("device") != only:
             continue
         if package and data.get("package") != package:
             continue
         if as_json:
-            click.echo(msgspec.json.encode({"kind": kind} | data).decode())
+            click.echo(_as_json(kind, data))
         elif kind == "rollout" and told.get(data["id"]) == _place(data):
             continue  # only its counts have changed, which the devices' own lines tell
         elif line := _line(kind, data):
@@ -53,9 +61,21 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
     raise NetworkError("api.unreachable", f"{client.url} ended the live view; is it being stopped? call this again")
 
 
+def _as_json(kind: str, data: dict[str, Any]) -> str:
+    return msgspec.json.encode({"kind": kind} | data).decode()
+
+
 def _place(data: dict[str, Any]) -> object:
     """What of a rollout is worth a line: its state, and how each of its waves stands."""
     return data["state"], [wave["state"] for wave in data["waves"]]
+
+
+def _of_broker(reason: str | None) -> Text:
+    now = time_text(datetime.now(UTC))
+    if reason is None:
+        return Text(f"{now}  the broker is there again", style="bold")
+    line = f"{now}  the broker is away ({reason}): nothing is heard of devices until it is back"
+    return Text(printable(line), style="bold red")
 
 
 def _line(kind: str, data: dict[str, Any]) -> Text | None:

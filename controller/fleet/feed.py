@@ -46,11 +46,18 @@ class RolloutChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionChanged:
+    """The broker went, or is there again; `away` is why it is not there, None where it is."""
+
+    away: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TooSlow:
     """The last item: the watcher did not keep up, and what came from here on was not kept for it."""
 
 
-Change = EventTaken | PresenceChanged | ReportTaken | RolloutChanged
+Change = EventTaken | PresenceChanged | ReportTaken | RolloutChanged | ConnectionChanged
 Item = Change | TooSlow
 
 

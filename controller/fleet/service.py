@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from controller.announcer import Announcer
 from controller.database import utc_now
+from controller.fleet.broker_link import BrokerLink
 from controller.fleet.feed import ChangeFeed, EventTaken, PresenceChanged, ReportTaken, RolloutChanged
 from controller.fleet.hour_keeping import HourKeeper
 from controller.fleet.in_use import releases_in_use
@@ -38,10 +39,9 @@ from controller.rollouts.reader import RolloutReader
 from controller.rollouts.runner import ASK_AGAIN, RolloutRunner
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
-from schemas.errors import one_line
 from schemas.messages import Presence
 from schemas.topics import Topics
-from transport import Backoff, Link, LinkSettings, LinkState, Message, TakenOver, keep_connected
+from transport import Backoff, Link, LinkSettings, LinkState, Message, keep_connected
 
 SESSION_EXPIRY_S: Final = 7 * 86_400
 """The broker keeps what devices say for this long while no controller is there."""
@@ -52,8 +52,6 @@ limit it names, and a link with a lower one takes that for an attack and never g
 
 NOTE_HOURS_S: Final = 900.0
 """Often enough that each hour in which a device is there is noted."""
-
-TAKEN_OVER: Final = "another controller with these topics is connected to this broker; stop one of them"
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +104,9 @@ class FleetService:
         self._observers = list(observers)
         self._companions: list[Companion] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._attending = False
-        self._error: str | None = None
         self._store = RolloutStore(engine)
         self.feed = ChangeFeed()
+        self._link = BrokerLink(settings.url, self.feed)
         self.registry = DeviceRegistry(engine)
         self.rollouts = RolloutReader(engine)
         self.orders = OrderStore(engine)
@@ -174,18 +171,18 @@ class FleetService:
     @property
     def connected(self) -> bool:
         """Whether the broker is there, and everything runs."""
-        return self._attending
+        return self._link.attended
 
     @property
     def away(self) -> str | None:
         """Why devices hear of nothing now, and nothing is heard of them; None while the broker is there."""
-        return None if self.connected else self._error or "not connected yet"
+        return self._link.away
 
     def status(self) -> FleetStatus:
         """How the service is doing; from any thread."""
         return FleetStatus(
             connected=self.connected,
-            error=self._error,
+            error=self._link.error,
             incomplete_devices=self._replays.waiting,
             refused=dict(self._intake.refusals.counts),
             intake_delay_s=self._intake.delay_s(),
@@ -222,30 +219,16 @@ class FleetService:
             group.create_task(self._replays.run(link), name="replays")
             for companion in self._companions:
                 group.create_task(companion.run(link), name=type(companion).__name__)
-            self._attending = True
+            self._link.attend()
 
     async def _announce(self, link: Link) -> None:
         await self._recall.done()
         await self._announcer.run(link)
 
     def _note_link(self, state: LinkState) -> None:
-        self._attending = False
         if state.state == "connected":
-            self._error = None
             self._rivals.connected()
-            log.info(
-                "connected to the broker at %s", self._settings.url, extra=told("connected", broker=self._settings.url)
-            )
-        elif state.state == "waiting":
-            taken_over = isinstance(state.error, TakenOver)
-            self._error = TAKEN_OVER if taken_over else one_line(state.error)
-            what = self._error if taken_over else f"no broker: {self._error}"
-            log.warning(
-                "%s; next attempt in %.1f s",
-                what,
-                state.wait_s,
-                extra=told("disconnected", state.error, retry_s=round(state.wait_s, 1)),
-            )
+        self._link.note(state)
 
     def _is_greeting(self, presence: Presence) -> bool:
         self._rivals.heard(presence)

@@ -258,8 +258,9 @@ async def watch(
     request: Request[Any, Any, Any],
     fleet: FleetService,
 ) -> Stream:
-    """Server-sent events: `update`, `presence`, `reported`, `rollout`; `too-slow` ends the stream.
+    """Server-sent events: `update`, `presence`, `reported`, `rollout`, `connection`; `too-slow` ends the stream.
 
+    `connection` tells that the broker went, or is there again: `connected`, and where it is not the `error`.
     With Last-Event-ID, events of devices that came in after that one are sent first.
     """
     last = request.headers.get("last-event-id")

@@ -9,7 +9,15 @@ import msgspec
 from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
-from controller.fleet.feed import ChangeFeed, EventTaken, Item, PresenceChanged, ReportTaken, RolloutChanged
+from controller.fleet.feed import (
+    ChangeFeed,
+    ConnectionChanged,
+    EventTaken,
+    Item,
+    PresenceChanged,
+    ReportTaken,
+    RolloutChanged,
+)
 from controller.fleet.patience import reason
 from controller.fleet.views import TakenEvent
 from schemas.errors import FlotillaError
@@ -93,6 +101,8 @@ def as_server_sent(item: Item) -> bytes:
             return _framed("reported", reported)
         case RolloutChanged(rollout=rollout):
             return _framed("rollout", rollout)
+        case ConnectionChanged(away=away):
+            return _framed("connection", {"connected": away is None, "error": away})
         case _:
             return _framed("too-slow", {})
 

@@ -66,7 +66,7 @@ def make_environment(statics: Statics) -> Environment:
 
 
 def away_part(environment: Environment) -> dict[str, str]:
-    """What every live page says of the connection to the broker: time goes by, and no change tells of it."""
+    """What every live page says of the connection to the broker."""
     return {"away": environment.get_template("away.html").render()}
 
 

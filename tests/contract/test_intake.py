@@ -12,7 +12,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import OperationalError
 
 from controller.database import open_database, reading, sqlite_url, utc_now
-from controller.fleet.feed import EventTaken, Item, PresenceChanged, RolloutChanged
+from controller.fleet.feed import ConnectionChanged, EventTaken, Item, PresenceChanged, RolloutChanged
 from controller.fleet.incoming import INTAKE_KINDS, Incoming, Reader
 from controller.fleet.intake import Intake
 from controller.fleet.intake_store import IntakeStore, Outcome
@@ -318,6 +318,24 @@ async def test_announcements_and_desired_are_there_again_after_the_broker_lost_t
             kinds = {message.topic: message.payload for message in await take(link, 2)}
     assert decode(kinds[topics.release("stable", "tacho")], Announcement).version == "2.0.0"
     assert decode(kinds[topics.device("pi-1", "desired")], Desired) == Desired(rev=1, hold=True)
+
+
+async def test_whoever_watches_hears_that_the_broker_went_and_that_it_is_there_again(
+    engine: Engine, make_broker: Callable[[], Broker]
+) -> None:
+    broker = make_broker()
+    service = make_service(engine, broker.url, Topics().root, "controller")
+    with service.feed.watch() as watcher:
+        changes = aiter(watcher)
+        async with serving(service):
+            assert await seen(changes, lambda item: isinstance(item, ConnectionChanged)) == ConnectionChanged(None)
+            await asyncio.to_thread(broker.kill)
+            gone = await seen(changes, lambda item: isinstance(item, ConnectionChanged))
+            assert isinstance(gone, ConnectionChanged)
+            assert gone.away
+            await asyncio.to_thread(broker.start)
+            back = ConnectionChanged(None)
+            assert await seen(changes, lambda item: item == back) == back
 
 
 async def test_commands_wait_for_the_connection_and_are_sent_once(world: World, unique: Callable[[str], str]) -> None:

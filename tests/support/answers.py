@@ -4,7 +4,7 @@ Answers(monkeypatch, here(connected=True), a_rollout(advice="…"))
 flotilla("rollout", ROLLOUT).text
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -76,7 +76,9 @@ class Answers:
         view: ControllerView | Exception,
         rollout: Rollout | None = None,
         devices: Sequence[RolloutDevice] = (),
+        *,
         unanswered: int = 0,
+        changes: Iterable[tuple[str, dict[str, Any]]] = (),
     ) -> None:
         self._view = view
         self._rollout = rollout or a_rollout()
@@ -84,6 +86,7 @@ class Answers:
         self._unanswered = unanswered
         monkeypatch.setattr(ControllerClient, "get", lambda _self, type_, *path, **_more: self.get(type_, *path))
         monkeypatch.setattr(ControllerClient, "send", lambda _self, _method, type_, *_path, **_more: self.made(type_))
+        monkeypatch.setattr(ControllerClient, "follow", lambda _self, *_path: iter(changes))
 
     def get(self, type_: Any, *path: str) -> Any:
         if type_ is ControllerView:

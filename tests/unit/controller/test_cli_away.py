@@ -1,14 +1,22 @@
 """What commands say where the controller is not connected to the broker."""
 
+import json
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from schemas.errors import NetworkError
-from tests.support.answers import ROLLOUT, Answers, here
+from tests.support.answers import ROLLOUT, Answers, a_rollout, here
 from tests.support.command import Finished, flotilla
 from tests.support.repository import make_package
 
+BOUND_S = 20.0
+IN_A_TERMINAL = {"FORCE_COLOR": "1", "COLUMNS": "200", "TERM": "xterm"}
 RELEASE = ("release", "tacho", "1.0.0", "--channel", "stable")
 STORED = "flotilla: warning: stored; the broker is away (no answer), so devices hear of it when it is back\n"
 AS_OF_THEN = (
@@ -75,3 +83,75 @@ def test_a_change_that_was_made_is_told_though_the_controller_then_goes(monkeypa
     done: Finished = flotilla(*RELEASE)
     assert (done.status, done.stderr) == (0, "")
     assert done.text.startswith("announced tacho 1.0.0")
+
+
+Change = tuple[str, dict[str, Any]]
+
+
+def connection(error: str | None) -> Change:
+    return "connection", {"connected": error is None, "error": error}
+
+
+def until_screen(has: str, lacks: str = "nothing of it") -> None:
+    """Wait until what was drawn last by a command in this process has a text, and lacks another."""
+    give_up = time.monotonic() + BOUND_S
+    while True:
+        printed = sys.stdout.buffer.getvalue().decode()  # type: ignore[attr-defined]  # in memory, see `flotilla`
+        screen = printed.rpartition("\x1b[H")[2]
+        if has in screen and lacks not in screen:
+            return
+        assert time.monotonic() < give_up, screen
+        time.sleep(0.02)
+
+
+def test_the_live_view_of_rollouts_says_it_as_long_as_it_is_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def changes() -> Iterator[Change]:
+        until_screen("not connected to the broker (no answer): what is shown is as of when it last was")
+        yield connection(None)
+        until_screen("tacho 1.0.0", lacks="not connected")
+        yield connection("it was killed")
+        until_screen("not connected to the broker (it was killed)")
+
+    Answers(monkeypatch, here(connected=False), changes=changes())
+    assert "ended the live view" in flotilla("top", env=IN_A_TERMINAL).stderr
+
+
+def test_the_live_view_of_rollouts_shows_the_last_word_though_nothing_follows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def changes() -> Iterator[Change]:
+        for number in range(5):
+            yield "rollout", msgspec.to_builtins(a_rollout(because=f"word {number}"))
+        until_screen("word 4")
+
+    Answers(monkeypatch, here(connected=True), changes=changes())
+    assert "ended the live view" in flotilla("top", env=IN_A_TERMINAL).stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--device", "pi-1"), ("--package", "tacho")], ids=words)
+def test_whoever_watches_is_told_when_the_broker_goes_and_comes(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    told = [connection("killed"), connection("refused"), connection(None), connection(None)]
+    Answers(monkeypatch, here(connected=True), changes=told)
+    first, second = flotilla("watch", *arguments).text.splitlines()
+    assert first.endswith("  the broker is away (killed): nothing is heard of devices until it is back")
+    assert second.endswith("  the broker is there again")
+    Answers(monkeypatch, here(connected=True), changes=told)
+    lines = [json.loads(line) for line in flotilla("watch", "--json", *arguments).text.splitlines()]
+    assert [(line["kind"], line["connected"], line["error"]) for line in lines] == [
+        ("connection", False, "killed"),
+        ("connection", False, "refused"),
+        ("connection", True, None),
+        ("connection", True, None),
+    ]
+
+
+def test_whoever_watches_from_when_the_broker_is_away_is_told_once_that_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Answers(monkeypatch, here(connected=False), changes=[connection("refused"), connection(None)])
+    done = flotilla("watch")
+    assert done.stderr.startswith(AS_OF_THEN)
+    (line,) = done.text.splitlines()
+    assert line.endswith("  the broker is there again")
