@@ -13,6 +13,7 @@ from controller.fleet.service import FleetService
 from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEvent
 from controller.http.noting import about, ending_of, who_of
 from controller.http.packages import Limit
+from controller.http.plans import check_plan_of
 from controller.http.releasing import Releasing
 from controller.http.views import (
     Announced,
@@ -40,7 +41,7 @@ DEVICES_SHOWN: Final = 500
 MAX_ID_DIGITS: Final = 18
 
 
-@post("/releases", tags=["rollouts"], summary="Announce a version on a channel")
+@post("/releases", tags=["rollouts"], summary="Announce a version on a channel", before_request=check_plan_of)
 async def release(request: Request[Any, Any, Any], data: ReleaseWish, releasing: Releasing) -> Announced:
     """Start a rollout; it takes the place of what the channel announced of this package before."""
     about(request, f"{data.package} {data.version} {data.channel}")

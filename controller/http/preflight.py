@@ -4,12 +4,19 @@ from anyio import to_thread
 from litestar import post
 
 from controller.http.packages import Limit
+from controller.http.plans import check_plan_of
 from controller.http.views import ReleaseWish
 from controller.preflight.gathering import Preflights
 from controller.preflight.views import Preflight
 
 
-@post("/releases/preflight", tags=["rollouts"], summary="See what a release would do", status_code=200)
+@post(
+    "/releases/preflight",
+    tags=["rollouts"],
+    summary="See what a release would do",
+    status_code=200,
+    before_request=check_plan_of,
+)
 async def preflight(data: ReleaseWish, preflights: Preflights, after: str = "", limit: Limit = 100) -> Preflight:
     """Takes the same wish as a release and changes nothing: who is meant, by which way, how many bytes, until when."""
     return await to_thread.run_sync(lambda: foresee(preflights, data, after=after, limit=limit))

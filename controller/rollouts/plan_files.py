@@ -1,4 +1,4 @@
-"""Reads plans: TOML files, the ready ones that ship, and waves given one by one as flags."""
+"""Reads plans: TOML files, the ready ones that ship, waves given one by one as flags, and plans in JSON."""
 
 import tomllib
 from functools import cache
@@ -68,7 +68,9 @@ def parse_plan(text: str, where: str) -> RolloutPlan:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise OperatorError("input.bad", f"plan {one_line(where)}: {one_line(error)}") from error
-    return _converted(data, f"plan {one_line(where)}")
+    plan = _converted(data, f"plan {one_line(where)}")
+    check_plan(plan, f"plan {one_line(where)}")
+    return plan
 
 
 def plan_of_flags(waves: tuple[str, ...], on_failure: str | None) -> RolloutPlan:
@@ -76,18 +78,36 @@ def plan_of_flags(waves: tuple[str, ...], on_failure: str | None) -> RolloutPlan
     data: dict[str, Any] = {"wave": [_wave_of(text) for text in waves]}
     if on_failure is not None:
         data["on_failure"] = OnFailure(on_failure)
-    return _converted(data, "--wave", flags=True)
+    plan = _converted(data, "--wave", plan_words.OPTIONS)
+    check_plan(plan, "--wave")
+    return plan
 
 
-def _converted(data: dict[str, Any], where: str, *, flags: bool = False) -> RolloutPlan:
+def check_wish(plan: Any) -> None:
+    """Refuse what a wish in JSON has for a plan and is none, in the words that plan files get.
+
+    Args:
+        plan: as it was decoded; None, the name of a ready one, or a plan.
+
+    Raises:
+        OperatorError: `input.bad`, in one line.
+    """
+    if isinstance(plan, dict):
+        _converted(plan, "plan", plan_words.JSON)
+    elif plan is not None and not isinstance(plan, str):
+        names = ", ".join(READY)
+        raise OperatorError(
+            "input.bad", f"plan must be an object as in a plan file, or the name of a ready one: {names}"
+        )
+
+
+def _converted(data: dict[str, Any], where: str, written: plan_words.Written = plan_words.FILE) -> RolloutPlan:
     if problem := unknown_key(data, RolloutPlan):
         raise OperatorError("input.bad", f"{where}: {plan_words.unknown(problem)}")
     try:
-        plan = msgspec.convert(data, RolloutPlan, strict=not flags)
+        return msgspec.convert(data, RolloutPlan, strict=written is plan_words.FILE)
     except msgspec.ValidationError as error:
-        raise OperatorError("input.bad", f"{where}: {plan_words.why(error, data, flags=flags)}") from error
-    check_plan(plan, where)
-    return plan
+        raise OperatorError("input.bad", f"{where}: {plan_words.why(error, data, written)}") from error
 
 
 def _wave_of(text: str) -> dict[str, Any]:
