@@ -97,7 +97,7 @@ def release(
         _check_channel(channel)
         policy = RolloutPolicy(jitter_s=jitter, allow_downgrade=allow_downgrade)
         together = SetWish(packages=members, channel=channel, targets=targets, policy=policy)
-        _tell_set(client.send("POST", list[Rollout], "releases", "sets", body=together), as_json=as_json)
+        _tell_set(client.send("POST", list[Announced], "releases", "sets", body=together), as_json=as_json)
         tell_stored(client)
         return
     wish = release_wish(
@@ -193,7 +193,8 @@ def _check_names(name: str, channel: str) -> None:
         raise OperatorError("input.bad", f"{name!r} is no package name; it has small letters, digits and '-'")
 
 
-def _tell_set(made: list[Rollout], *, as_json: bool) -> None:
+def _tell_set(made: list[Announced], *, as_json: bool) -> None:
+    tell_warnings(dict.fromkeys(warning for one in made for warning in one.warnings))
     if as_json:
         print_json(made)
         return

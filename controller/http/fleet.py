@@ -61,7 +61,7 @@ async def withdraw(request: Request[Any, Any, Any], channel: str, name: str, rel
 
 
 @post("/releases/sets", tags=["rollouts"], summary="Announce several packages as one set")
-async def release_set(request: Request[Any, Any, Any], data: SetWish, releasing: Releasing) -> list[Rollout]:
+async def release_set(request: Request[Any, Any, Any], data: SetWish, releasing: Releasing) -> list[Announced]:
     """Start a rollout for each; a device takes all of them in one switch, or none. All are announced, or none."""
     about(request, " ".join([*(f"{name}@{version}" for name, version in data.packages.items()), data.channel]))
     return await to_thread.run_sync(releasing.announce_set, data)

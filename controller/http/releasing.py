@@ -32,16 +32,23 @@ class Releasing:
 
     def announce(self, wish: ReleaseWish) -> Announced:
         """As `start`, with what an operator should know about it."""
-        rollout = self.start(wish)
+        return self._told(self.start(wish), wish)
+
+    def announce_set(self, wish: SetWish) -> list[Announced]:
+        """As `start_set`, with what an operator should know about each of its rollouts."""
+        return [self._told(rollout, wish) for rollout in self.start_set(wish)]
+
+    def _told(self, rollout: Rollout, wish: ReleaseWish | SetWish) -> Announced:
+        registry, package, channel, targets = self._fleet.registry, rollout.package, wish.channel, wish.targets
         warnings = []
-        nobody = None if wish.targets.devices else self._fleet.registry.nobody_follows(wish.channel)
+        nobody = None if targets.devices else registry.nobody_follows(channel)
         if nobody is not None:
-            warnings.append(f"{nobody}; to take it back: flotilla withdraw {wish.package} --channel {wish.channel}")
-        if unknown := self._fleet.rollouts.strangers(wish.targets, rollout.plan):
+            warnings.append(f"{nobody}; to take it back: flotilla withdraw {package} --channel {channel}")
+        if unknown := self._fleet.rollouts.strangers(targets, rollout.plan):
             warnings.append(never_heard_of(unknown))
         if not wish.policy.allow_downgrade:
-            refused = self._fleet.registry.refused_as_older(
-                package=wish.package, version=wish.version, channel=wish.channel, targets=wish.targets
+            refused = registry.refused_as_older(
+                package=package, version=rollout.version, channel=channel, targets=targets
             )
             warnings += [refused] if refused is not None else []
         return Announced(**msgspec.structs.asdict(rollout), warnings=warnings)
@@ -84,7 +91,7 @@ class Releasing:
                 plan=plan,
             )
 
-    def announce_set(self, wish: SetWish) -> list[Rollout]:
+    def start_set(self, wish: SetWish) -> list[Rollout]:
         """As `start`, for several packages that devices switch together; all of it or nothing."""
         with self._lock, self._pointed(wish.channel, wish.packages):
             return self._fleet.steering.create_set(

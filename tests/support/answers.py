@@ -100,7 +100,7 @@ class Answers:
         now = utc_now()
         known = {
             Rollout: lambda: self._rollout,
-            list[Rollout]: lambda: [self._rollout],
+            list[Announced]: lambda: [self.made(Announced)],
             Announced: lambda: Announced(**{name: getattr(self._rollout, name) for name in Rollout.__struct_fields__}),
             Asked: lambda: Asked(
                 id=ROLLOUT, device="pi-1", verb=Verb.CHECK, args={}, created_at=now, expires_at=now, sent_at=None

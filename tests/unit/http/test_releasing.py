@@ -95,7 +95,7 @@ def test_what_cannot_be_put_back_is_said_and_hides_neither_the_reason_nor_the_re
     releasing.start(ReleaseWish(package="tacho", version="1.0.0", channel="stable"))
     site.failing = PoolTimeout("no connection is free")
     with pytest.raises(PoolTimeout):
-        releasing.announce_set(SetWish(packages={"tacho": "2.0.0", "nix": "2.0.0"}, channel="stable"))
+        releasing.start_set(SetWish(packages={"tacho": "2.0.0", "nix": "2.0.0"}, channel="stable"))
     assert site.points == {"tacho": "1.0.0", "nix": "2.0.0"}
     assert "channel stable of nix can't be put back: no connection is free" in caplog.text
 
@@ -169,3 +169,19 @@ def test_a_release_that_devices_refuse_as_older_says_how_many_do(tmp_path: Path)
             wish = {"package": "tacho", "version": "1.0.0", "channel": "stable", "policy": policy}
             made = app.client.post("/api/v1/releases", json=wish, headers=bearer(FILE_TOKEN))
             assert (made.status_code, made.json()["warnings"]) == (201, warnings)
+
+
+def test_a_set_says_of_each_package_what_a_release_of_it_would_say(tmp_path: Path) -> None:
+    with application(tmp_path) as app:
+        for name in ("needle", "tacho"):
+            add_release(app.repository, name, "1.0.0", {"a": name})
+        runs = {"needle": installed("0.9.0"), "tacho": installed("1.1.0")}
+        IntakeStore(app.engine).take_in([reported_in("pi-1", packages=runs)], NOW)
+        wish = {"packages": {"needle": "1.0.0", "tacho": "1.0.0"}, "channel": "stable"}
+        made = app.client.post("/api/v1/releases/sets", json=wish, headers=bearer(FILE_TOKEN))
+        assert made.status_code == 201
+        line = (
+            "1 device runs something newer than tacho 1.0.0 and refuses it (requires.downgrade)"
+            " without --allow-downgrade"
+        )
+        assert {one["package"]: one["warnings"] for one in made.json()} == {"needle": [], "tacho": [line]}
