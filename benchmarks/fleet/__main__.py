@@ -119,12 +119,13 @@ def measure(devices: int, processes: int, *, kills: bool) -> Figures:
     versions = [f"1.0.{patch}" for patch in range(2 * number + 1)]
     with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as name, Field(Path(name), devices, versions) as field:
         field.start_fleet("--pace", "0", "--processes", str(processes))
-        time.sleep(3)  # the last reports of the connecting devices
+        field.rest()
         for _ in range(2):  # the second time it takes the place of another one
             first = field.release(versions[0])
             field.wait(lambda rollout=first: field.succeeded(rollout) == devices, "the release before", BOUND_S)
         for _ in range(ANSWERS):
             field.page(first)
+        field.rest()
         idle = _idle(field)
         rounds = [_round(field, version) for version in versions[1 : number + 1]]
         unread = [_round(field, version, read=False) for version in versions[number + 1 :]]
@@ -159,8 +160,7 @@ def measure(devices: int, processes: int, *, kills: bool) -> Figures:
 
 def _round(field: Field, version: str, *, read: bool = True) -> Round:
     """Release a version to a fleet that has said all it had to say, and perhaps have its page read meanwhile."""
-    time.sleep(3)  # the last reports
-    field.catch_up()
+    field.rest()
     before, cpu = field.told, cpu_seconds(field.controller)
     began = time.monotonic()
     rollout = field.release(version)

@@ -143,6 +143,18 @@ class Field:
         enough = self._lines + 3  # one may be on its way, and one be made of what its processes said before
         self.wait(lambda: self._lines >= enough, "a word of the fleet", 30)
 
+    def rest(self) -> None:
+        """Wait until the fleet has nothing more to say, and all it said is stored."""
+
+        def quiet() -> bool:
+            before = self.told["messages"]
+            time.sleep(1)
+            self.catch_up()
+            return bool(self.told["messages"] == before)
+
+        self.wait(quiet, "the fleet's last word", 300)
+        self.wait(lambda: self.stored()[0] >= self.sent, "storing every event", 120)
+
     @property
     def sent(self) -> int:
         """Events that devices have written."""
