@@ -22,7 +22,8 @@ from controller.fleet.sql import Insert, execute_many, insert_of, text_of, time_
 from controller.fleet.tables import events
 from controller.rollouts.asks import review
 from controller.rollouts.standing import Words
-from controller.rollouts.words import note_words, set_right
+from controller.rollouts.tables import rollouts
+from controller.rollouts.words import begin_anew, note_words, set_right
 from schemas.messages import Presence, Reported, UpdateEvent
 
 _HIGHEST: Final = select(func.coalesce(func.max(events.c.id), 0))
@@ -212,12 +213,17 @@ def _take_reports(
     connection: Connection, reports: dict[str, ReportedIn], rows: dict[str, DeviceRow], outcome: Outcome
 ) -> None:
     changed = write_packages(connection, {device: one.reported.packages for device, one in reports.items()})
+    moved: dict[str, set[str]] = {}
     for device, one in sorted(reports.items()):
         row = rows[device]
         channel = row.channel
         told = row.take_report(one.reported)
         if told.journal_fell:
             outcome.journal_fell.add(device)
+        if channel is not None and channel != one.reported.channel:
+            moved.setdefault(one.reported.channel, set()).add(device)
         if told.matters or device in changed:
             outcome.changed(device, channel, row.channel)
         outcome.reports.append(one.reported)
+    for follows, some in moved.items():
+        begin_anew(connection, some, rollouts.c.channel == follows)

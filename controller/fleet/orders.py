@@ -12,6 +12,8 @@ from controller.database import from_db, reading, to_db, utc_now, writing
 from controller.fleet.sql import chunks, insert_into
 from controller.fleet.tables import commands, counters, desired, devices
 from controller.fleet.views import SentCommand
+from controller.rollouts.tables import rollouts
+from controller.rollouts.words import begin_anew
 from schemas.codec import encode
 from schemas.errors import ContractError, OperatorError, one_line
 from schemas.ids import uuid7
@@ -108,8 +110,12 @@ class OrderStore:
             ).first()
             before = Desired(rev=0) if kept is None else msgspec.json.decode(kept.payload, type=Desired)
             message = msgspec.structs.replace(change(before), rev=1 if kept is None else kept.rev + 1)
-            for version in (message.pins or {}).values():
+            pins = message.pins or {}
+            for version in pins.values():
                 parse(version)
+            for package, version in (before.pins or {}).items():
+                if pins.get(package) != version:
+                    begin_anew(connection, [device], rollouts.c.package == package, rollouts.c.version != version)
             statement = insert_into(connection, desired).values(
                 device=device,
                 rev=message.rev,

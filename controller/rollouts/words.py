@@ -4,15 +4,15 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, case, func, or_, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, update
 
 from controller.database import to_db
 from controller.fleet.sql import Insert, bigint_of, chunks, execute_many, insert_of, int_of, text_of, time_of
 from controller.fleet.views import wire_bytes
 from controller.rollouts.plan import UNDER_WAY
 from controller.rollouts.standing import Words
-from controller.rollouts.tables import rollout_devices
-from schemas.messages import UpdateEvent
+from controller.rollouts.tables import announcements, rollout_devices, rollouts
+from schemas.messages import Phase, UpdateEvent
 
 _KEY = ("rollout", "device")
 _WORD = ("life", "seq", "update_id", "attempt", "from_version", "phase", "at", "error_code", "heard_at")
@@ -67,6 +67,25 @@ def set_right(connection: Connection, devices: Collection[str], now: datetime) -
     for some in chunks(sorted(devices)):
         late = update(rollout_devices).where(word.device.in_(some), word.heard_at > to_db(now))
         connection.execute(late.values(heard_at=to_db(now)))
+
+
+def begin_anew(connection: Connection, devices: Collection[str], *also: ColumnElement[bool]) -> None:
+    """Have devices whose operator had them go elsewhere count as not begun where they had succeeded.
+
+    They are on their way back to what is announced, and have not left it by themselves: no wave is to stop for that.
+
+    Args:
+        connection: in a writing transaction.
+        devices: their ids.
+        also: of which rollouts that are announced, as conditions on `rollouts`.
+    """
+    word = rollout_devices.c
+    told = select(announcements.c.rollout).join(rollouts, rollouts.c.id == announcements.c.rollout)
+    those = told.where(announcements.c.payload.is_not(None), *also)
+    for some in chunks(sorted(devices)):
+        succeeded = (word.device.in_(some), word.phase == Phase.SUCCEEDED.value, word.rollout.in_(those))
+        # the number of the word stays, so that only a newer one counts
+        connection.execute(update(rollout_devices).where(*succeeded).values(phase=None, error_code=None, heard_at=None))
 
 
 def _latest(said: list[tuple[int, UpdateEvent]], heard_at: int) -> tuple[Any, ...]:
