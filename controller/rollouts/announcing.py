@@ -166,9 +166,10 @@ class AnnouncementStore:
 
     def mark_published(self, states: Iterable[TopicState]) -> None:
         """The broker has taken these revisions."""
-        with writing(self._engine) as connection:
-            for one in states:
-                about = {"of_channel": one.channel, "of_package": one.package, "taken": one.revision}
+        for one in states:
+            about = {"of_channel": one.channel, "of_package": one.package, "taken": one.revision}
+            # one at a time: whoever changes several topics at once takes them in another order than the broker did
+            with writing(self._engine) as connection:
                 connection.execute(_TAKEN, about)
 
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.dialects import postgresql
 
+from controller.rollouts.announcing import AnnouncementStore
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.store import RolloutStore
 from schemas.messages import Phase
@@ -56,6 +57,27 @@ def test_the_rollout_is_locked_before_its_topic(engine: Engine, change: Callable
     change(store, rollout)
     assert "topic" in asked
     assert asked[0] == "rollout"
+
+
+def test_topics_that_were_published_are_noted_one_at_a_time(engine: Engine) -> None:
+    """The broker takes them in any order, and whoever turns a set has several of them locked."""
+    released_as_a_set(RolloutStore(engine), "")
+    store = AnnouncementStore(engine)
+    published = store.topics(changed_only=True)
+    done: list[int] = []
+
+    def begun(_connection: Any) -> None:
+        done.append(0)
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE announcements"):
+            done[-1] += 1
+
+    event.listen(engine, "begin", begun)
+    event.listen(engine, "before_cursor_execute", note)
+    store.mark_published(published)
+    assert done == [1, 1]
+    assert store.topics(changed_only=True) == []
 
 
 def test_what_a_device_says_while_it_is_asked_to_retry_counts_after_that(engine: Engine) -> None:
