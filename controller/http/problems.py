@@ -120,11 +120,16 @@ def _too_deep(_: Request[Any, Any, Any], __: RecursionError) -> Response[dict[st
     return problem(400, title="Bad Request", detail="the request's JSON is nested too deeply", code="input.bad")
 
 
+def _no_text(_: Request[Any, Any, Any], __: UnicodeDecodeError) -> Response[dict[str, Any]]:
+    return problem(400, title="Bad Request", detail="the request's JSON has text that is not UTF-8", code="input.bad")
+
+
 HANDLERS: Final[ExceptionHandlersMap] = {
     LoginNeededError: _to_login,
     FlotillaError: _foreseen,
     ValidationException: _bad_request,
     HTTPException: _http,
     RecursionError: _too_deep,
+    UnicodeDecodeError: _no_text,
     Exception: _unforeseen,
 }

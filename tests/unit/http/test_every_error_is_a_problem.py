@@ -41,6 +41,8 @@ def problem(answer: httpx.Response, status: int) -> str:
         ("POST /api/v1/releases", b"[" * 100_000, SENT, 400),
         ("POST /api/v1/releases", b'{"package": 1}', SENT, 400),
         ("POST /api/v1/releases", b"\xff\xfe", SENT, 400),
+        ("POST /api/v1/releases", b'{"package": "\xff"}', SENT, 400),
+        ("POST /api/v1/releases/sets", b'{"\xff": 1}', SENT, 400),
         ("GET /api/v1/devices?limit=0", b"", ALL, 400),
         ("GET /api/v1/devices?limit=x", b"", ALL, 400),
         ("GET /api/v1/audit?after=-1", b"", ALL, 400),
