@@ -64,6 +64,7 @@ def look(
     row = row_of(connection, rollout)
     if row is None:
         return None
+    number = 0
     if standing is not None and changed is not None and standing.stamp == stamp_of(row):
         number = _look_at_some(connection, row, standing, standing.to_judge(changed) | standing.take_due(now), now)
         plan = by_counts(standing.plan, standing.tally, now)
@@ -74,7 +75,8 @@ def look(
             if plan is not None:
                 return _told(connection, row, _moved(connection, row, standing, plan, now), standing, number), standing
     plan = plan_of(row)
-    return settle(connection, row, plan, now, before=plan)
+    evaluation, standing = settle(connection, row, plan, now, before=plan)
+    return replace(evaluation, verdicts=evaluation.verdicts + number), standing
 
 
 def settle(

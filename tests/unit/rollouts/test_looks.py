@@ -18,21 +18,22 @@ from controller.rollouts.runner import RolloutRunner
 from controller.rollouts.standing import Words
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
-from controller.rollouts.waves import ALL_AT_ONCE
+from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, Wave
 from schemas.messages import Phase
 from tests.unit.fleet.builders import NOW, an_id, event_in, reported_in
 
 EXAMPLES = itertools.count()
+ONE_OF_EACH_SITE = Wave(upto=100, concurrency=1, concurrency_per="site")
 PACKAGES = (f"package-{number}" for number in itertools.count())
 
 
-def begun(engine: Engine, *devices: str) -> tuple[RolloutStore, Rollout]:
+def begun(engine: Engine, *devices: str, plan: RolloutPlan = ALL_AT_ONCE) -> tuple[RolloutStore, Rollout]:
     IntakeStore(engine).take_in([reported_in(name) for name in devices], NOW)
     store = RolloutStore(engine)
     repository = ["http://127.0.0.1:1/repo"]
     package = next(PACKAGES)
     rollout = store.create(
-        package=package, version="2.0.0", channel="stable", repository=repository, plan=ALL_AT_ONCE, now=NOW
+        package=package, version="2.0.0", channel="stable", repository=repository, plan=plan, now=NOW
     )
     return store, rollout
 
@@ -87,6 +88,19 @@ def test_the_last_device_of_a_rollout_has_none_of_the_others_read(engine: Engine
     again = RolloutStore(engine).evaluate(rollout.id, NOW)
     assert again is not None
     assert (again.view, again.verdicts, again.announced) == (evaluation.view, 0, False)
+
+
+def test_what_a_device_said_is_told_though_nobody_else_may_start_for_it(engine: Engine) -> None:
+    store, rollout = begun(engine, "pi-1", "pi-2", plan=RolloutPlan(waves=[ONE_OF_EACH_SITE]))
+    reader = RolloutReader(engine)
+    (first,) = (one.device for one in reader.devices(rollout.id) if one.verdict is Verdict.PENDING)
+    assert store.evaluate(rollout.id, NOW) is not None
+    word = event_in(first, 1, Phase.FETCHING, rollout=rollout.id, package=rollout.package)
+    said = IntakeStore(engine).take_in([word], NOW).rollouts[rollout.id]
+    evaluation = store.evaluate(rollout.id, NOW, changed=said)
+    assert evaluation is not None
+    assert (evaluation.verdicts, evaluation.state_changed, evaluation.announced) == (1, False, False)
+    assert evaluation.view.verdicts == {Verdict.UPDATING: 1, Verdict.WAITING: 1}
 
 
 @st.composite
