@@ -21,9 +21,6 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import URL, BigInteger, Connection, Engine, Integer, MetaData, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
@@ -31,6 +28,13 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from controller.collation import wrong_collation
 from schemas.errors import OperatorError, one_line
+from schemas.without_modules import without_modules
+
+# Alembic loads Mako to write new revisions, and that loads what would colour its errors: a fifth of what all this takes
+with without_modules("pygments"):
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
 
 __all__ = [
     "RowId",

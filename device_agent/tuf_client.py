@@ -6,13 +6,11 @@ Imported only when an update comes: it costs memory that an idle agent need not 
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from device_agent.without_modules import without_modules
 from schemas.errors import FlotillaError
 from schemas.layout import MAX_METADATA_BYTES
+from schemas.without_modules import CLOUD_CLIENTS, without_modules
 
-# securesystemslib loads a cloud's client where there happens to be one, to sign with. Measured: boto3 doubles the
-# processor time that the process which fetches needs to start; an agent signs nothing.
-with without_modules("azure", "boto3", "botocore", "google", "hvac", "PyKCS11", "sigstore"):
+with without_modules(*CLOUD_CLIENTS):
     from tuf.api import exceptions
     from tuf.api.metadata import (  # type: ignore[attr-defined]  # public names, re-exported in a way that mypy does not count
         Metadata,

@@ -8,14 +8,13 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, select
 from tuf.api.exceptions import RepositoryError
-from tuf.api.serialization.json import JSONSerializer
 
 from controller.database import from_db, reading
 from controller.repository.index import Entry, release_values, tag_values
 from controller.repository.metadata import ROLE_PREFIX, TIMESTAMP_FILE, parse_metadata, read_metadata
 from controller.repository.storage import Storage
 from controller.repository.tables import release_tags, releases
-from controller.repository.tuf_api import Metadata, Root, Snapshot, Targets, Timestamp
+from controller.repository.tuf_api import JSONSerializer, Metadata, Root, Snapshot, Targets, Timestamp
 from schemas.errors import TrustError, one_line
 from schemas.layout import METADATA, TARGETS
 from schemas.manifest import Manifest

@@ -12,8 +12,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from tuf.api.serialization.json import JSONSerializer
-
 from controller.repository.files import write_whole
 from controller.repository.keys import KeyStore
 from controller.repository.metadata import ROLE_PREFIX, TIMESTAMP_FILE, TrustedMetadata, file_name
@@ -22,6 +20,7 @@ from controller.repository.tuf_api import (
     CryptoSigner,
     DelegatedRole,
     Delegations,
+    JSONSerializer,
     Metadata,
     MetaFile,
     Root,

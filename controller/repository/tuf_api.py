@@ -4,26 +4,31 @@ Both re-export their public names in a way that strict type checking does not co
 ignores, here and nowhere else.
 """
 
-from securesystemslib.signer import (  # type: ignore[attr-defined]  # public, see above
-    CryptoSigner,
-    SSlibKey,
-)
-from tuf.api.metadata import (  # type: ignore[attr-defined]  # public, see above
-    DelegatedRole,
-    Delegations,
-    Metadata,
-    MetaFile,
-    Root,
-    Snapshot,
-    TargetFile,
-    Targets,
-    Timestamp,
-)
+from schemas.without_modules import CLOUD_CLIENTS, without_modules
+
+with without_modules(*CLOUD_CLIENTS):
+    from securesystemslib.signer import (  # type: ignore[attr-defined]  # public, see above
+        CryptoSigner,
+        SSlibKey,
+    )
+    from tuf.api.metadata import (  # type: ignore[attr-defined]  # public, see above
+        DelegatedRole,
+        Delegations,
+        Metadata,
+        MetaFile,
+        Root,
+        Snapshot,
+        TargetFile,
+        Targets,
+        Timestamp,
+    )
+    from tuf.api.serialization.json import JSONSerializer
 
 __all__ = [
     "CryptoSigner",
     "DelegatedRole",
     "Delegations",
+    "JSONSerializer",
     "MetaFile",
     "Metadata",
     "Root",

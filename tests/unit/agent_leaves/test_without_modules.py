@@ -1,4 +1,4 @@
-"""What the agent does not load though it is installed."""
+"""What the programs do not load though it is installed."""
 
 import importlib
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from device_agent.without_modules import without_modules
+from schemas.without_modules import without_modules
 
 
 def test_a_module_cannot_be_imported_inside_and_can_be_afterwards() -> None:
@@ -29,8 +29,13 @@ def test_an_error_inside_leaves_nothing_barred() -> None:
     assert sys.modules.get("this", ...) is not None
 
 
-def test_whoever_only_verifies_loads_no_client_of_a_cloud() -> None:
-    assert importlib.util.find_spec("boto3") is not None, "without it here this test would show nothing"
-    script = "import sys, device_agent.trust; print([n for n in ('boto3', 'botocore') if n in sys.modules])"
+UNUSED = ("boto3", "botocore", "pygments")
+
+
+@pytest.mark.parametrize("module", ["device_agent.trust", "controller.app", "controller.cli.packages"])
+def test_no_program_loads_what_it_never_uses(module: str) -> None:
+    for name in UNUSED:
+        assert importlib.util.find_spec(name) is not None, "without it here this test would show nothing"
+    script = f"import sys, {module}; print([n for n in {UNUSED} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]"

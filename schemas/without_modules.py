@@ -3,6 +3,11 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+CLOUD_CLIENTS: Final = ("azure", "boto3", "botocore", "google", "hvac", "PyKCS11", "sigstore")
+"""What securesystemslib loads, where it happens to be installed, to sign with keys that a cloud keeps. Nothing here
+does, and boto3 alone takes as long to load as the rest of what an agent verifies with."""
 
 
 @contextmanager
