@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import OperationalError
 
-from controller.database import open_database, reading, sqlite_url, utc_now
+from controller.database import reading, utc_now
 from controller.fleet.feed import ConnectionChanged, EventTaken, Item, PresenceChanged, RolloutChanged
 from controller.fleet.incoming import INTAKE_KINDS, Incoming, Reader
 from controller.fleet.intake import Intake
@@ -23,6 +23,7 @@ from schemas.codec import MAX_PAYLOAD, decode, encode
 from schemas.messages import Announcement, Command, Desired, Phase, Presence, ReleaseState, Verb
 from schemas.topics import Topics
 from tests.support.broker import Broker, ProductionBroker
+from tests.support.database import opened
 from tests.support.links import settings, take, until
 from tests.unit.fleet.builders import event, installed, presence, reported
 from tests.unit.fleet.serving import make_service, serving
@@ -36,7 +37,7 @@ REPOSITORY = ["http://127.0.0.1:8420/repo"]
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = open_database(sqlite_url(tmp_path / "flotilla.db"))
+    made = opened(tmp_path / "flotilla.db")
     yield made
     made.dispose()
 

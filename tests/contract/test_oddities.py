@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from controller.database import open_database, sqlite_url, utc_now
+from controller.database import utc_now
 from controller.fleet.service import FleetService
 from controller.rollouts.plan import RolloutState, Verdict
 from schemas.messages import InstalledPackage, Phase, ReleaseState
 from tests.support.broker import Broker
+from tests.support.database import opened
 from tests.support.fake_device import FakeDevice, fake_device
 from tests.support.links import until
 from tests.unit.fleet.serving import make_service, serving
@@ -26,7 +27,7 @@ class Site:
     """A database, and services that connect to one broker with it."""
 
     def __init__(self, folder: Path, broker: Broker, root: str) -> None:
-        self._engine = open_database(sqlite_url(folder / "flotilla.db"))
+        self._engine = opened(folder / "flotilla.db")
         self.broker, self.root = broker, root
 
     def service(self, client_id: str) -> FleetService:

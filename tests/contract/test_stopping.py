@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from controller.database import open_database, sqlite_url, utc_now
+from controller.database import utc_now
 from controller.fleet.service import FleetService
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.views import RolloutDevice
@@ -17,6 +17,7 @@ from schemas.messages import Announcement, ErrorReport, Phase, ReleaseState, Ver
 from tests.support.broker import Broker
 from tests.support.command import flotilla
 from tests.support.controller import ControllerProcess
+from tests.support.database import opened
 from tests.support.fake_device import FakeDevice, fake_device
 from tests.support.links import until
 from tests.support.repository import make_package
@@ -51,7 +52,7 @@ class Site:
 
 @pytest.fixture
 async def site(tmp_path: Path, broker: Broker, topic_root: str, unique: Callable[[str], str]) -> AsyncIterator[Site]:
-    engine = open_database(sqlite_url(tmp_path / "flotilla.db"))
+    engine = opened(tmp_path / "flotilla.db")
     service = make_service(engine, broker.url, topic_root, unique("controller"))
     async with (
         serving(service),

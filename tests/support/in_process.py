@@ -24,7 +24,7 @@ from controller.accounts.audit import AuditLog
 from controller.accounts.people import People
 from controller.accounts.roles import Role
 from controller.accounts.tokens import Tokens
-from controller.database import open_database, sqlite_url, utc_now
+from controller.database import utc_now
 from controller.fleet.service import FleetService
 from controller.http.api import make_api
 from controller.http.login import Accounts
@@ -38,6 +38,7 @@ from controller.signals.metrics import Metrics, new_registry
 from controller.signals.numbers import read_numbers
 from controller.signals.upkeep import Upkeep
 from schemas.topics import DEFAULT_ROOT, Topics
+from tests.support.database import opened
 from transport import LinkSettings
 
 PASSWORD = "correct horse battery"
@@ -97,7 +98,7 @@ def cheap_passwords() -> Iterator[None]:
 def _made(folder: Path, token: str | None, base: str, more: dict[str, Any]) -> Iterator[Application]:
     settings = ControllerSettings(data=folder, http=HttpAddress(host="127.0.0.1", port=8420), broker=None)
     folder.mkdir(parents=True, exist_ok=True)
-    engine = open_database(sqlite_url(folder / "flotilla.db"))
+    engine = opened(folder / "flotilla.db")
     repository = PackageRepository(folder / "repository", engine, keys=folder / "keys")
     spool = Spool(folder / "spool")
     spool.prepare()

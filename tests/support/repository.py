@@ -20,12 +20,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from controller.database import open_database, sqlite_url, utc_now
+from controller.database import utc_now
 from controller.packaging.package_file import write_package
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from schemas.layout import package_file_name
 from schemas.manifest import MANIFEST_FORMAT, FileEntry, Manifest
+from tests.support.database import opened
 
 Content = bytes | str
 
@@ -33,7 +34,7 @@ Content = bytes | str
 def make_repository(folder: Path, *, clock: Callable[[], datetime] = utc_now) -> PackageRepository:
     """A repository in `folder/repository` with its keys and database beside it, as `flotilla serve` lays it out."""
     folder.mkdir(parents=True, exist_ok=True)
-    engine = open_database(sqlite_url(folder / "flotilla.db"))
+    engine = opened(folder / "flotilla.db")
     return PackageRepository(folder / "repository", engine, clock=clock)
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from controller.database import open_database, sqlite_url
+from tests.support.database import opened
 from tests.support.in_process import cheap_passwords
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = open_database(sqlite_url(tmp_path / "flotilla.db"))
+    made = opened(tmp_path / "flotilla.db")
     with cheap_passwords():
         yield made
     made.dispose()

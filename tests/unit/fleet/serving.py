@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from controller.database import open_database, sqlite_url
 from controller.fleet.service import FleetService
 from schemas.topics import Topics
+from tests.support.database import opened
 from tests.support.links import until
 from transport import Backoff, LinkSettings
 
@@ -39,7 +39,7 @@ async def serving(service: FleetService) -> AsyncIterator[FleetService]:
 
 async def main(database: str, url: str, root: str, client_id: str) -> None:
     """Serve until killed."""
-    service = make_service(open_database(sqlite_url(Path(database))), url, root, client_id)
+    service = make_service(opened(Path(database)), url, root, client_id)
     await service.run(asyncio.Event())
 
 

@@ -7,19 +7,20 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert
 
-from controller.database import open_database, sqlite_url, writing
+from controller.database import writing
 from controller.fleet.in_use import releases_in_use
 from controller.fleet.orders import OrderStore
 from controller.fleet.packages import write_packages
 from controller.fleet.tables import devices
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.tables import rollout_devices
+from tests.support.database import opened
 from tests.unit.fleet.builders import installed
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = open_database(sqlite_url(tmp_path / "flotilla.db"))
+    made = opened(tmp_path / "flotilla.db")
     with writing(made) as connection:
         row: dict[str, Any] = {"first_seen": 1, "last_seen": 1, "online": True, "session": 1, "life": 1, "highest": 0}
         connection.execute(insert(devices).values(id="pi-1", **row))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
-from controller.database import from_db, open_database, reading, sqlite_url
+from controller.database import from_db, reading
 from controller.fleet.incoming import ClearedIn, Incoming
 from controller.fleet.intake_store import IntakeStore, Outcome
 from controller.fleet.progress import SeqTrack
@@ -18,6 +18,7 @@ from controller.fleet.tables import device_packages, devices, events
 from controller.rollouts.tables import rollout_devices
 from device_agent.gate import MIB, Readings, facts_of
 from schemas.messages import ErrorReport, FactValue, Phase, Progress
+from tests.support.database import opened
 from tests.unit.fleet.builders import NOW, ROLLOUT, an_id, event_in, installed, presence, presence_in, reported_in
 
 
@@ -111,7 +112,7 @@ def test_a_report_that_goes_back_tells_that_the_journal_began_again(engine: Engi
 @given(st.lists(st.lists(st.integers(1, 15), max_size=8), max_size=6))
 def test_whatever_comes_in_whatever_batches_is_there_once(batches: list[list[int]]) -> None:
     with TemporaryDirectory() as folder:
-        engine = open_database(sqlite_url(Path(folder) / "flotilla.db"))
+        engine = opened(Path(folder) / "flotilla.db")
         new = sum(
             len(IntakeStore(engine).take_in([event_in(seq=seq) for seq in batch], NOW).stored) for batch in batches
         )

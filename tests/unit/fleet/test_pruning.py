@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, insert, select
 
-from controller.database import open_database, reading, sqlite_url, to_db, writing
+from controller.database import reading, to_db, writing
 from controller.fleet import pruning
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.pruning import Pruned, Pruner
@@ -16,6 +16,7 @@ from controller.fleet.tables import events
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.tables import rollout_devices
 from schemas.messages import Phase
+from tests.support.database import opened
 from tests.unit.fleet.builders import NOW, an_id, event_in
 
 DAY = timedelta(days=1)
@@ -24,7 +25,7 @@ STEPS = ("accepted", "fetching", "staged", "switched", "probation", "succeeded")
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = open_database(sqlite_url(tmp_path / "flotilla.db"))
+    made = opened(tmp_path / "flotilla.db")
     yield made
     made.dispose()
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from controller.database import open_database, sqlite_url
 from controller.fleet.incoming import Incoming
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
@@ -20,6 +19,7 @@ from controller.rollouts.views import Rollout
 from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.codec import decode
 from schemas.messages import Announcement, Desired, Phase, ReleaseState
+from tests.support.database import opened
 from tests.unit.fleet.builders import NOW, event_in, presence_in, reported_in, succeeded_in
 
 NAMES = [f"pi-{number}" for number in range(1, 6)]
@@ -31,14 +31,14 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.today = open_database(sqlite_url(folder / "today.db"))
+        self.today = opened(folder / "today.db")
         take_in(self.today, *map(presence_in, NAMES), *map(reported_in, NAMES))
 
     def back_up(self) -> Engine:
         """The database as it is, as a copy."""
         with sqlite3.connect(self._folder / "today.db") as database:
             database.execute("VACUUM INTO ?", (str(self._folder / "yesterday.db"),))
-        return open_database(sqlite_url(self._folder / "yesterday.db"))
+        return opened(self._folder / "yesterday.db")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from controller.cli.preflight import summary_lines
-from controller.database import metadata, open_database, reading, sqlite_url
+from controller.database import metadata, reading
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
 from controller.preflight.gathering import Preflights
@@ -26,6 +26,7 @@ from schemas.manifest import Requires
 from schemas.messages import BUCKETS, Phase, RolloutPolicy, Targets
 from schemas.requirements import SLACK_BYTES
 from schemas.routes import REQUEST_BYTES, Kind
+from tests.support.database import opened
 from tests.support.repository import add_release
 from tests.unit.fleet.builders import NOW, an_id, event_in, installed, presence_in, reported_in
 
@@ -36,7 +37,7 @@ class Bench:
     """A repository with tacho 1.0.0 and 1.1.0, a fleet's tables, and what is said about them."""
 
     def __init__(self, folder: Path) -> None:
-        self.engine: Engine = open_database(sqlite_url(folder / "flotilla.db"))
+        self.engine: Engine = opened(folder / "flotilla.db")
         self.repository = PackageRepository(folder / "repository", self.engine)
         self.intake = IntakeStore(self.engine)
         self.orders = OrderStore(self.engine)

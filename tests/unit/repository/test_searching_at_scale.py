@@ -19,6 +19,7 @@ from controller.repository.ordering import newest_first, version_key
 from controller.repository.records import ReleaseRecord
 from controller.repository.wanted import Wanted
 from schemas.ranges import Range
+from tests.support.database import opened
 
 COUNT = 6000
 RANGE = Range("<1.1.0-0 || 1.2.0-rc.5")
@@ -28,7 +29,7 @@ STEPS = 1000
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    made = open_database(sqlite_url(tmp_path_factory.mktemp("many") / "flotilla.db"))
+    made = opened(tmp_path_factory.mktemp("many") / "flotilla.db")
     fill(made, packages=200, count=COUNT)
     yield made
     made.dispose()

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from controller.database import open_database, sqlite_url
+from tests.support.database import opened
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = open_database(sqlite_url(tmp_path / "flotilla.db"))
+    made = opened(tmp_path / "flotilla.db")
     yield made
     made.dispose()

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from controller.database import open_database, reading, sqlite_url
+from controller.database import reading
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.store import RolloutStore
 from controller.web.fleet_reading import FleetReading, Wanted, rollout_lines
 from schemas.messages import Phase
+from tests.support.database import opened
 from tests.unit.fleet.builders import NOW, event_in, installed, presence_in, reported_in
 
 LATER = NOW + timedelta(hours=1)
@@ -25,7 +26,7 @@ LONG_AFTER = NOW + timedelta(days=2)
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     """Three devices: one that is there, one that failed a rollout, and one that went away."""
-    made = open_database(sqlite_url(tmp_path / "flotilla.db"))
+    made = opened(tmp_path / "flotilla.db")
     store = IntakeStore(made)
     for name, channel, version in (("pi-1", "stable", "1.0.0"), ("pi-2", "stable", "1.1.0"), ("pi-3", "beta", "1.1.0")):
         packages = {"tacho": installed(version), "needle": installed("3.0.0")}
@@ -95,7 +96,7 @@ def test_a_list_has_the_devices_that_fit_page_by_page_and_counts_them(
 def test_who_went_back_by_itself_needs_no_attention_any_more_once_the_rollout_is_reverted(
     tmp_path: Path, phase: Phase, found: list[str]
 ) -> None:
-    engine = open_database(sqlite_url(tmp_path / "other.db"))
+    engine = opened(tmp_path / "other.db")
     intake, store = IntakeStore(engine), RolloutStore(engine)
     intake.take_in([presence_in("pi-4"), reported_in("pi-4", packages={"tacho": installed("1.0.0")})], NOW)
     rollout = store.create(package="tacho", version="2.0.0", channel="stable", repository=["http://a/repo"], now=NOW)
