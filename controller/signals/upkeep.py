@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from datetime import datetime
 from typing import Final
 
@@ -11,8 +12,11 @@ from controller.repository.package_repository import PackageRepository
 from controller.repository.records import Statistics
 from schemas.errors import FlotillaError, one_line
 
-LOOK_EVERY_S: Final = 900.0
-"""With 100 000 objects a look at each file's size takes about a second of a thread."""
+LEAST_S: Final = 15.0
+LONGEST_S: Final = 900.0
+SHARE: Final = 900
+"""With 100 000 objects a look at each file's size takes about a second of a thread: so many times what a look took
+goes by until the next one, so that it costs a thousandth of a processor at most."""
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +40,17 @@ class Upkeep:
         self.statistics = self._repository.statistics()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look at once and every quarter of an hour until `stop` is set."""
+        """Look at once and again and again until `stop` is set, the more seldom the longer it takes."""
         while not stop.is_set():
+            began = time.monotonic()
             try:
                 await asyncio.to_thread(self.look)
             except FlotillaError as error:
                 log.error("cannot look at the repository: %s", one_line(error), extra=told("upkeep", error))  # noqa: TRY400 - the line says it all
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), LOOK_EVERY_S)
+                await asyncio.wait_for(stop.wait(), pause_s(time.monotonic() - began))
+
+
+def pause_s(took_s: float) -> float:
+    """How long to wait after a look that took so long."""
+    return min(max(SHARE * took_s, LEAST_S), LONGEST_S)
