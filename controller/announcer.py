@@ -88,11 +88,13 @@ class Announcer:
         if announced:
             await patiently(partial(self._announcements.mark_published, announced), doing="announcing releases")
         await self._publish_desired(link, rows, changed_only=changed_only)
-        sent = [one.id for one in await _each(pending, partial(self._command, link))]
+        # all before may have taken long, and a device carries out what the broker still delivers
+        valid = [one for one in pending if one.expires_at > self._clock()]
+        sent = [one.id for one in await _each(valid, partial(self._command, link))]
         if sent:
             await patiently(lambda: self._orders.mark_sent(sent, self._clock()), doing="sending commands")
-            if len(sent) == len(pending):
-                self.wake()  # there may be more than one page of them
+        if pending and len(sent) == len(valid):
+            self.wake()  # there may be more than one page of them
 
     def _due(self, *, changed_only: bool) -> tuple[list[TopicState], list[DesiredRow], list[SentCommand]]:
         """What is to be published of each kind; of desired states and commands a first page. In a thread."""
