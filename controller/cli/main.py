@@ -46,7 +46,10 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     },
     "Steer": {
         "pause": Entry("controller.cli.operate:pause", "Let no further device start a rollout."),
-        "resume": Entry("controller.cli.operate:resume", "Go on with a rollout that was paused or halted."),
+        "resume": Entry(
+            "controller.cli.operate:resume",
+            "Go on with a rollout that was paused or halted; what went wrong is accepted.",
+        ),
         "approve": Entry("controller.cli.operate:approve", "Say go to a rollout's next wave."),
         "halt": Entry("controller.cli.operate:halt", "Stop a rollout where devices have not switched yet."),
         "cancel": Entry("controller.cli.stopping:cancel", "Ask one device of a rollout, or all, to stop."),

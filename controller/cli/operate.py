@@ -1,13 +1,15 @@
 """`flotilla pause`, `resume`, `halt`, `revert`, `ask`, `tell` and `delete`: what an operator decides."""
 
+from typing import Final
+
 import click
 
-from controller.cli.common import controller_options, json_option, print_json, printable, tell_warnings
+from controller.cli.common import controller_options, json_option, plural, print_json, printable, tell_warnings
 from controller.cli.connection import tell_stored
 from controller.client import ControllerClient
 from controller.http.views import Asked, CommandWish, DesiredWish, StateWish, Told
 from controller.rollouts.plan import RolloutState, Verdict
-from controller.rollouts.views import Rollout
+from controller.rollouts.views import Rollout, WaveState
 from schemas.errors import OperatorError
 from schemas.messages import OF_PACKAGE, Phase, Verb
 
@@ -22,8 +24,9 @@ def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
         if as_json:
             print_json(rollout)
         else:
-            back = f": {going_back(rollout)}" if state is RolloutState.REVERTED else ""
-            click.echo(f"{rollout.package} {rollout.version} on channel {rollout.channel} is {rollout.state}{back}")
+            comes = _WHAT_COMES[state](rollout) if state in _WHAT_COMES else ""
+            what = f"{rollout.package} {rollout.version} on channel {rollout.channel} is {rollout.state}"
+            click.echo(printable(f"{what}: {comes}" if comes else what))
             if rollout.advice:
                 click.echo(printable(rollout.advice))
         tell_stored(client)
@@ -41,8 +44,25 @@ def going_back(rollout: Rollout) -> str:
     return f"{told}, {busy} at it {'stops or goes' if busy == 1 else 'stop or go'} back" if busy else told
 
 
+def going_on(rollout: Rollout) -> str:
+    """What a resume means: what it accepts, and who may start: `what went wrong on 1 device is accepted; …`."""
+    accepted = sum(wave.accepted for wave in rollout.waves)
+    parts = [f"what went wrong on {plural(accepted, 'device')} is accepted"] if accepted else []
+    for wave in rollout.waves:
+        if wave.state is WaveState.AWAITING_APPROVAL:
+            parts.append(f"wave {wave.number} {wave.because}")
+        may_start = wave.verdicts.get(Verdict.PENDING, 0) if wave.started_at else 0
+        if may_start:
+            parts.append(f"{plural(may_start, 'device')} of wave {wave.number} may start")
+    return "; ".join(parts)
+
+
+_WHAT_COMES: Final = {RolloutState.REVERTED: going_back, RolloutState.ACTIVE: going_on}
+
 pause = _state_command("pause", RolloutState.PAUSED, "Let no further device start a rollout.")
-resume = _state_command("resume", RolloutState.ACTIVE, "Go on with a rollout that was paused or halted.")
+resume = _state_command(
+    "resume", RolloutState.ACTIVE, "Go on with a rollout that was paused or halted; what went wrong is accepted."
+)
 halt = _state_command("halt", RolloutState.HALTED, "Stop a rollout: whoever has not switched yet stays as it is.")
 revert = _state_command("revert", RolloutState.REVERTED, "Send back every device that took a rollout's release.")
 

@@ -8,6 +8,7 @@ from controller.rollouts.plan import (
     ABSENT,
     ENDED,
     FAILURES,
+    RETRIED,
     UNPROVEN,
     Plan,
     RolloutState,
@@ -51,7 +52,7 @@ def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
             return f"{plan.state.value} by {person(by)}{before}"
 
 
-def advice(plan: Plan, *, package: str, channel: str, earlier: str | None = None) -> str:
+def advice(plan: Plan, tally: Tally, *, package: str, channel: str, earlier: str | None = None) -> str:
     """One line on what can be done about a rollout that was stopped; empty for any other.
 
     Args:
@@ -59,9 +60,14 @@ def advice(plan: Plan, *, package: str, channel: str, earlier: str | None = None
     """
     match plan.state:
         case RolloutState.PAUSED | RolloutState.HALTED:
+            back = f"flotilla revert {plan.rollout} sends back everybody who took it"
+            on = f"flotilla resume {plan.rollout}"
+            if not plan.stopped or not _counted(tally, UNPROVEN):
+                return f"{on} goes on with it; {back}"
+            again = f"; flotilla retry {plan.rollout} after that tries the failed ones again"
             return (
-                f"flotilla resume {plan.rollout} goes on with it;"
-                f" flotilla revert {plan.rollout} sends back everybody who took it"
+                f"{back}; {on} accepts what went wrong and lets the next devices start"
+                f"{again if _counted(tally, RETRIED) else ''}"
             )
         case RolloutState.REVERTED:
             nothing = "devices that join later have nothing announced until"
@@ -175,6 +181,7 @@ def _wave_view(plan: Plan, tally: Tally, number: int) -> WaveView:
         proven_at=progress.proven_at,
         approved_at=progress.approved_at,
         deadline=plan.ends(number),
+        accepted=progress.accepted,
         because=_wave_because(plan, tally, number, state),
     )
 
@@ -272,6 +279,12 @@ def _result(tally: Tally, number: int) -> str:
     good = tally.number(number, {Verdict.SUCCEEDED})
     bad = _counts(tally, number, UNPROVEN | {Verdict.CANCELLED})
     return f"{good} succeeded{', ' + bad if bad else ''}"
+
+
+def _counted(tally: Tally, verdicts: Iterable[Verdict]) -> int:
+    """How many devices of the whole rollout have one of these verdicts."""
+    counts = tally.verdicts()
+    return sum(counts.get(one, 0) for one in verdicts)
 
 
 def _counts(tally: Tally, number: int, verdicts: Iterable[Verdict]) -> str:

@@ -103,6 +103,9 @@ FAILURES: Final = frozenset({Verdict.FAILED, Verdict.ROLLED_BACK, Verdict.SILENT
 UNPROVEN: Final = FAILURES | {Verdict.REJECTED, Verdict.LATE, Verdict.MISSED}
 """Devices that were there and are no success. Refusals are no failures: nothing was touched."""
 
+RETRIED: Final = frozenset({Verdict.FAILED, Verdict.ROLLED_BACK, Verdict.REJECTED, Verdict.CANCELLED})
+"""Verdicts that a retry opens again."""
+
 ABSENT: Final = frozenset({Verdict.UNREACHED, Verdict.ASLEEP})
 """Devices that do not count as long as they are away; what they are offered stays."""
 

@@ -205,7 +205,7 @@ def view_of(connection: Connection, row: Any, plan: Plan, tally: Tally) -> Rollo
         changed_by=row["changed_by"],
         because=because(plan, tally, by=row["changed_by"]),
         before=stopped_before(plan.state, plan.stopped),
-        advice=advice(plan, package=row["package"], channel=row["channel"], earlier=earlier),
+        advice=advice(plan, tally, package=row["package"], channel=row["channel"], earlier=earlier),
         plan=plan.plan,
         wave=plan.begun,
         waves=wave_views(plan, tally),

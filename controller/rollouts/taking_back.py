@@ -14,13 +14,10 @@ from controller.fleet.tables import devices
 from controller.rollouts.asks import ask, ask_all_to_stop
 from controller.rollouts.evaluating import settle
 from controller.rollouts.keeping import plan_of
-from controller.rollouts.plan import ENDED, STARTING, Plan, RolloutState, Verdict
+from controller.rollouts.plan import ENDED, RETRIED, STARTING, Plan, RolloutState, Verdict
 from controller.rollouts.tables import rollout_devices, rollouts
 from schemas.errors import OperatorError, one_line
 from schemas.messages import LAST_WORDS, Phase, Verb
-
-RETRIED: Final = frozenset({Verdict.FAILED, Verdict.ROLLED_BACK, Verdict.REJECTED, Verdict.CANCELLED})
-"""Verdicts that a retry opens again."""
 
 MOST_EXCLUDED: Final = 3000
 """As many ids as an announcement can list."""

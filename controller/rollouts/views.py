@@ -39,6 +39,7 @@ class WaveView(msgspec.Struct, frozen=True, kw_only=True):
         verdicts: how many of its own devices have which verdict; whom an engine chooses is counted once it has.
         proven_at: when it had proven enough for the first time.
         deadline: after this nobody in it is waited for; None where the plan has none.
+        accepted: devices without success in spite of which an operator has gone on.
         because: what it waits for, what came of it, or why it failed, in one line.
     """
 
@@ -51,6 +52,7 @@ class WaveView(msgspec.Struct, frozen=True, kw_only=True):
     approved_at: datetime | None
     deadline: datetime | None
     because: str
+    accepted: int = 0
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):

@@ -60,7 +60,9 @@ MOVE_ACTIONS: Final = (
         name="resume",
         label="Resume",
         question="Let this rollout go on?",
-        explained="Devices that are meant start again.",
+        explained="Devices that are meant start again. Where what went wrong on devices had stopped it, that is "
+        "accepted: the next devices start. A retry after that tries the failed ones again. To take the version back, "
+        "revert it instead.",
         done="Resumed: devices may start.",
         tone="go",
         state=RolloutState.ACTIVE,

@@ -1,14 +1,23 @@
 """What commands print of rollouts."""
 
+from typing import Any
+
 import pytest
 
+from controller.database import utc_now
 from controller.rollouts.plan import RolloutState, Verdict
-from controller.rollouts.views import RolloutDevice
+from controller.rollouts.views import RolloutDevice, WaveState, WaveView
 from tests.support.answers import ROLLOUT, Answers, a_rollout, here
 from tests.support.command import flotilla
 
 THERE = here(connected=True)
 BOTH = f"flotilla resume {ROLLOUT} goes on with it; flotilla revert {ROLLOUT} sends back everybody who took it"
+
+
+def a_wave(number: int, verdicts: dict[Verdict, int], *, begun: bool = True, **more: Any) -> WaveView:
+    facts: dict[str, Any] = {"share": "some", "state": WaveState.RUNNING, "because": "it runs"}
+    times = {"started_at": utc_now() if begun else None, "proven_at": None, "approved_at": None, "deadline": None}
+    return WaveView(number=number, verdicts=verdicts, **{**facts, **times, **more})
 
 
 def test_what_can_be_done_about_a_rollout_that_was_stopped_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +62,34 @@ def test_a_revert_says_how_many_go_back_and_what_those_get_that_come_later(
     made = a_rollout(state=RolloutState.REVERTED, verdicts=verdicts, phases=phases, advice=later)
     Answers(monkeypatch, THERE, made)
     assert flotilla("revert", ROLLOUT).text == f"tacho 1.0.0 on channel stable is reverted: {says}\n{later}\n"
+
+
+@pytest.mark.parametrize(
+    ("waves", "says"),
+    [
+        ([a_wave(1, {Verdict.SUCCEEDED: 1}), a_wave(2, {Verdict.SUCCEEDED: 1})], ""),
+        (
+            [a_wave(1, {Verdict.PENDING: 1}), a_wave(2, {Verdict.WAITING: 3}, begun=False)],
+            ": 1 device of wave 1 may start",
+        ),
+        (
+            [a_wave(1, {Verdict.ROLLED_BACK: 1}, accepted=1), a_wave(2, {Verdict.PENDING: 20})],
+            ": what went wrong on 1 device is accepted; 20 devices of wave 2 may start",
+        ),
+        (
+            [
+                a_wave(1, {Verdict.LATE: 1, Verdict.FAILED: 1}, accepted=2),
+                a_wave(2, {}, begun=False, state=WaveState.AWAITING_APPROVAL, because="waits for a person"),
+            ],
+            ": what went wrong on 2 devices is accepted; wave 2 waits for a person",
+        ),
+    ],
+)
+def test_a_resume_says_what_it_accepts_and_how_many_may_start(
+    monkeypatch: pytest.MonkeyPatch, waves: list[WaveView], says: str
+) -> None:
+    Answers(monkeypatch, THERE, a_rollout(waves=waves))
+    assert flotilla("resume", ROLLOUT).text == f"tacho 1.0.0 on channel stable is active{says}\n"
 
 
 @pytest.mark.parametrize(("number", "says"), [(1, "1 device"), (2, "2 devices")])

@@ -79,6 +79,37 @@ def test_a_rollout_that_was_stopped_says_how_to_go_on_and_how_to_get_everybody_b
     assert RolloutReader(engine).rollout(rollout.id).advice == ""
 
 
+def test_a_rollout_that_failures_stopped_says_what_resume_accepts_and_names_the_way_back_first(engine: Engine) -> None:
+    fleet(engine, 3)
+    rollout = create(engine, ONE_FIRST)
+    bad = chosen(engine)
+    take_in(engine, event_in(bad, 1, Phase.ROLLED_BACK, rollout=rollout.id))
+    back = f"flotilla revert {rollout.id} sends back everybody who took it"
+    on = f"flotilla resume {rollout.id} accepts what went wrong and lets the next devices start"
+    again = f"flotilla retry {rollout.id} after that tries the failed ones again"
+    assert evaluate(engine, rollout, LATER).view.advice == f"{back}; {on}; {again}"
+    store = RolloutStore(engine)
+    with pytest.raises(OperatorError, match="is halted: resume it first"):
+        store.retry(rollout.id, now=LATER)
+    going = store.set_state(rollout.id, RolloutState.ACTIVE, LATER, by="user:anna")
+    assert [(wave.accepted, wave.verdicts) for wave in going.waves] == [
+        (1, {Verdict.ROLLED_BACK: 1}),
+        (0, {Verdict.PENDING: 2}),
+    ]
+    assert store.retry(rollout.id, now=LATER).waves[0].verdicts == {Verdict.PENDING: 1}
+
+
+def test_no_retry_is_named_where_there_is_nothing_to_retry(engine: Engine) -> None:
+    fleet(engine, 2)
+    rollout = create(engine, RolloutPlan(waves=[Wave(devices=1, deadline="1m"), Wave(upto=100)]))
+    take_in(engine, event_in(chosen(engine), 1, Phase.FETCHING, rollout=rollout.id))
+    paused = evaluate(engine, rollout, LATER).view
+    assert (paused.state, paused.waves[0].verdicts) == (RolloutState.PAUSED, {Verdict.LATE: 1})
+    assert paused.advice.endswith(
+        f"flotilla resume {rollout.id} accepts what went wrong and lets the next devices start"
+    )
+
+
 def test_a_rollout_that_was_reverted_names_the_version_that_went_well_before_on_its_channel(engine: Engine) -> None:
     fleet(engine, 3)
     store = RolloutStore(engine)

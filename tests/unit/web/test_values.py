@@ -117,6 +117,12 @@ def test_only_what_a_state_allows_is_offered() -> None:
     assert moves_from(RolloutState.REVERTED) == []
 
 
+def test_whoever_lets_a_rollout_go_on_is_told_what_that_accepts() -> None:
+    resume, _ = moves_from(RolloutState.HALTED)
+    for said in ("that is accepted: the next devices start", "A retry after that", "revert it instead"):
+        assert said in resume.explained
+
+
 def test_only_what_an_action_says_can_be_put_into_a_page_by_its_address() -> None:
     assert notice("pause") == "Paused: nobody new starts."
     assert notice("<b>you won</b>") is None
