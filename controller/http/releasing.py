@@ -51,6 +51,8 @@ class Releasing:
                 package=package, version=rollout.version, channel=channel, targets=targets
             )
             warnings += [refused] if refused is not None else []
+        fewer = self._fleet.rollouts.left_out(rollout, targets, waves=isinstance(wish, ReleaseWish))
+        warnings += [fewer] if fewer is not None else []
         return Announced(**msgspec.structs.asdict(rollout), warnings=warnings)
 
     def withdraw(self, package: str, channel: str, *, by: str | None = None) -> Rollout:

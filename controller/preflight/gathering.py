@@ -21,6 +21,7 @@ from controller.preflight.waves import certain_wave, foreseen_waves, starting, w
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.beginning import meant
+from controller.rollouts.leaving_out import left_out
 from controller.rollouts.naming import SHOWN, never_heard_of, strangers
 from controller.rollouts.plan_files import default_plan
 from controller.rollouts.waves import RolloutPlan, check_plan
@@ -92,6 +93,7 @@ class Preflights:
             number = meant(connection, channel, targets)
             pace = pace_of(connection, channel, package)
             nobody = nobody_follows(connection, channel)
+            fewer = left_out(connection, package=package, channel=channel, targets=targets)
             refused = (
                 None
                 if policy.allow_downgrade
@@ -128,7 +130,7 @@ class Preflights:
             plan=plan.name,
             waves=waves,
             estimate=ends,
-            warnings=list(_warnings(targets, channel, foreseen, unknown, nobody=nobody, refused=refused)),
+            warnings=list(_warnings(targets, channel, foreseen, unknown, nobody=nobody, refused=refused, fewer=fewer)),
             devices=page[:limit],
             next=page[limit - 1].device if len(page) > limit else None,
         )
@@ -214,6 +216,7 @@ def _warnings(
     *,
     nobody: str | None,
     refused: str | None,
+    fewer: str | None,
 ) -> Iterator[str]:
     if nobody is not None:
         yield nobody
@@ -221,6 +224,8 @@ def _warnings(
         yield f"no device that was heard of on channel {channel} is meant"
     if refused is not None:
         yield refused
+    if fewer is not None:
+        yield fewer
     if unknown:
         yield never_heard_of(unknown)
     known = {one.device for one in foreseen} | {*unknown, *targets.exclude}

@@ -87,7 +87,8 @@ def estimate(
     seconds = whole(pace.most)
     waits_s = seconds - pace.most
     waits = f", and waves, soaks and jitter take up to {waits_s:.0f} s more" if waits_s >= 1 else ""
-    asks = f"; {approvals} of its waves begin when a person says go" if approvals else ""
+    begins = "wave begins" if approvals == 1 else "waves begin"
+    asks = f"; {approvals} {begins} when a person says go" if approvals else ""
     basis = f"{pace.told()}{waits}; devices that are offline end after they come back{asks}"
     return Estimate(ends_at=now + timedelta(seconds=seconds), seconds=seconds, basis=basis)
 

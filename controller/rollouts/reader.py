@@ -17,6 +17,7 @@ from controller.rollouts.asks import Asked, asked_of
 from controller.rollouts.explaining import advice, because, reason, stopped_before, wave_views
 from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
+from controller.rollouts.leaving_out import left_out
 from controller.rollouts.naming import strangers
 from controller.rollouts.plan import Mark, Plan, RolloutState, Verdict
 from controller.rollouts.pointing import Pointer, earlier_version, stopped_pointers
@@ -126,6 +127,12 @@ class RolloutReader:
         """The devices that a release names and that were never heard of; raises as `controller.rollouts.naming`."""
         with reading(self._engine) as connection:
             return strangers(connection, targets, plan)
+
+    def left_out(self, rollout: Rollout, targets: Targets, *, waves: bool) -> str | None:
+        """See `controller.rollouts.leaving_out`; `targets` are those that the rollout was wanted with."""
+        where = {"package": rollout.package, "channel": rollout.channel}
+        with reading(self._engine) as connection:
+            return left_out(connection, **where, targets=targets, rollout=rollout.id, waves=waves)
 
     def stopped_pointers(self, packages: Collection[str]) -> dict[Pointer, RolloutState]:
         """The channels that point at a version of these packages which nobody new gets there, and why."""

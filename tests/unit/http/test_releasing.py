@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -10,6 +11,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from controller.fleet.intake_store import IntakeStore
 from controller.http.releasing import Releasing
 from controller.http.views import ReleaseWish, SetWish
+from controller.rollouts.plan import RolloutState
+from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
 from controller.settings import ControllerSettings, HttpAddress
 from schemas.errors import OperatorError
@@ -185,3 +188,71 @@ def test_a_set_says_of_each_package_what_a_release_of_it_would_say(tmp_path: Pat
             " without --allow-downgrade"
         )
         assert {one["package"]: one["warnings"] for one in made.json()} == {"needle": [], "tacho": [line]}
+
+
+def test_a_release_for_some_says_how_many_are_offered_the_package_no_more(tmp_path: Path) -> None:
+    with application(tmp_path) as app:
+        for version in ("1.0.0", "1.1.0"):
+            add_release(app.repository, "tacho", version, {"a": version})
+        sites = {f"pi-{number}": {"site": "bern" if number < 3 else "thun"} for number in range(5)}
+        IntakeStore(app.engine).take_in([reported_in(device, tags=tags) for device, tags in sites.items()], NOW)
+        some = {"upto": 0, "devices": ["pi-1"]}
+
+        def warned(path: str, version: str, targets: Mapping[str, Any]) -> list[str]:
+            wish = {"package": "tacho", "version": version, "channel": "stable", "targets": targets}
+            answer = app.client.post(f"/api/v1/releases{path}", json=wish, headers=bearer(FILE_TOKEN))
+            assert answer.status_code < 300
+            warnings: list[str] = answer.json()["warnings"]
+            return warnings
+
+        def line(who: str, are: str = "are") -> str:
+            return (
+                f"{who} of channel stable {are} not meant by this release and {are} offered no tacho from now on;"
+                " to begin with some and go on to all: --wave"
+            )
+
+        assert warned("/preflight", "1.0.0", some) == warned("", "1.0.0", {}) == []  # nobody was offered any
+        for targets, who in (
+            (some, "4 devices"),
+            ({"where": {"site": "bern"}}, "2 devices"),
+            ({**some, "exclude": ["pi-2"]}, "3 devices"),
+        ):
+            assert warned("/preflight", "1.1.0", targets) == [line(who)]
+            assert warned("", "1.1.0", targets) == [line(who)]
+            assert warned("/preflight", "1.0.0", {}) == warned("", "1.0.0", {}) == []
+        assert line("about 2 devices") in warned("/preflight", "1.1.0", {"upto": 5000})
+        assert line("1 device", "is") in warned("", "1.1.0", {"upto": 0, "devices": ["pi-0", "pi-1", "pi-2", "pi-3"]})
+        # who was not offered it before loses nothing
+        assert warned("", "1.1.0", some) == [line("3 devices")]
+        assert warned("", "1.1.0", some) == []
+
+
+@pytest.mark.parametrize("state", [RolloutState.HALTED, RolloutState.REVERTED])
+def test_a_release_for_some_takes_nothing_from_whom_a_stopped_rollout_offered_nothing(
+    tmp_path: Path, state: RolloutState
+) -> None:
+    with application(tmp_path) as app:
+        add_release(app.repository, "tacho", "1.0.0", {"a": "a"})
+        IntakeStore(app.engine).take_in([reported_in("pi-1"), reported_in("pi-2")], NOW)
+        wish: dict[str, Any] = {"package": "tacho", "version": "1.0.0", "channel": "stable"}
+        made = app.client.post("/api/v1/releases", json=wish, headers=bearer(FILE_TOKEN)).json()
+        RolloutStore(app.engine).set_state(made["id"], state)
+        wish["targets"] = {"upto": 0, "devices": ["pi-1"]}
+        for path in ("/preflight", ""):
+            answer = app.client.post(f"/api/v1/releases{path}", json=wish, headers=bearer(FILE_TOKEN))
+            assert answer.json()["warnings"] == []
+
+
+def test_a_set_for_some_names_no_waves_as_it_can_have_none(tmp_path: Path) -> None:
+    with application(tmp_path) as app:
+        for name in ("needle", "tacho"):
+            add_release(app.repository, name, "1.0.0", {"a": name})
+        IntakeStore(app.engine).take_in([reported_in("pi-1"), reported_in("pi-2")], NOW)
+        wish: dict[str, Any] = {"packages": {"needle": "1.0.0", "tacho": "1.0.0"}, "channel": "stable"}
+        app.client.post("/api/v1/releases/sets", json=wish, headers=bearer(FILE_TOKEN))
+        wish["targets"] = {"upto": 0, "devices": ["pi-1"]}
+        made = app.client.post("/api/v1/releases/sets", json=wish, headers=bearer(FILE_TOKEN))
+        said = "1 device of channel stable is not meant by this release and is offered no {} from now on"
+        assert {one["package"]: one["warnings"] for one in made.json()} == {
+            name: [said.format(name)] for name in ("needle", "tacho")
+        }
