@@ -22,6 +22,9 @@ HELD: Final = "held"
 There = tuple[tuple[str, str, str], ...]
 """Package, version and sha256 of the plain manifest of each release on a device."""
 
+_SIMULATED: Final = "simulated"
+"""The fact that devices of `flotilla simulate` have."""
+
 _NO_AGENT: Final = "0.0.0"
 """Of a device that has not said which agent it runs."""
 
@@ -130,7 +133,7 @@ class Foresight:
             "last_seen": device.last_seen,
             "installed": own.version if own else None,
         }
-        if candidate is not None and own is not None and own.manifest == candidate.sha256:
+        if candidate is not None and own is not None and self._is_there(device, own, candidate):
             runs_it = Obstacle(code=INSTALLED, message=f"it runs {own.version} already")
             return ForeseenDevice(**foreseen, obstacles=[runs_it])
         obstacles = [*_waits(device), *self._refusals(device, own, candidate)]
@@ -149,6 +152,12 @@ class Foresight:
             bytes=way.bytes,
             obstacles=obstacles,
         )
+
+    def _is_there(self, device: KnownDevice, own: Runs, candidate: Candidate) -> bool:
+        """Whether a device runs the release: the very one, as a version may have been deleted and pushed anew."""
+        if device.facts.get(_SIMULATED) is True:  # it fetches nothing, so the manifest that it reports is made up
+            return own.version == self._wanted.version
+        return own.manifest == candidate.sha256
 
     def _candidate(self, platform: str) -> Candidate | None:
         """The release for a platform: its own goes before one for any."""

@@ -8,7 +8,7 @@ from controller.rollouts.plan import (
     ABSENT,
     ENDED,
     FAILURES,
-    RETRIED,
+    OPEN,
     UNPROVEN,
     Plan,
     RolloutState,
@@ -42,7 +42,7 @@ def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
         case RolloutState.WITHDRAWN:
             return f"the channel does not announce the package any more{_before(plan)}"
         case RolloutState.COMPLETE:
-            return "nobody is waited for; devices that come later or come back get it too"
+            return f"{_short_of(tally)}nobody is waited for; devices that come later or come back get it too"
         case RolloutState.ACTIVE:
             return _active(plan, tally)
         case _:
@@ -50,35 +50,6 @@ def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
                 return plan.stopped
             before = f"; before that: {plan.stopped}" if plan.stopped else ""
             return f"{plan.state.value} by {person(by)}{before}"
-
-
-def advice(plan: Plan, tally: Tally, *, package: str, channel: str, earlier: str | None = None) -> str:
-    """One line on what can be done about a rollout that was stopped; empty for any other.
-
-    Args:
-        earlier: the version that the channel announced before, if any.
-    """
-    match plan.state:
-        case RolloutState.PAUSED | RolloutState.HALTED:
-            back = f"flotilla revert {plan.rollout} sends back everybody who took it"
-            on = f"flotilla resume {plan.rollout}"
-            if not plan.stopped or not _counted(tally, UNPROVEN):
-                return f"{on} goes on with it; {back}"
-            again = f"; flotilla retry {plan.rollout} after that tries the failed ones again"
-            return (
-                f"{back}; {on} accepts what went wrong and lets the next devices start"
-                f"{again if _counted(tally, RETRIED) else ''}"
-            )
-        case RolloutState.REVERTED:
-            nothing = "devices that join later have nothing announced until"
-            if earlier is None:
-                return f"{nothing} another version of {package} is released on channel {channel}"
-            return (
-                f"{nothing} a version is released anew, e.g. the one before:"
-                f" flotilla release {package} {earlier} --channel {channel}"
-            )
-        case _:
-            return ""
 
 
 def how_it_was(plan: Plan, tally: Tally, *, by: str | None, since: datetime) -> str:
@@ -198,9 +169,10 @@ def _state(plan: Plan, tally: Tally, number: int) -> WaveState:
     found = proof(plan, tally, number)
     if plan.stopped and (found is Proof.FAILED or too_many(plan, tally, number)):
         return WaveState.FAILED
-    # what is taken back, or comes later, makes nothing unproven of a rollout that is over
+    # what is taken back, or comes later, makes nothing unproven of a rollout that is over, and its end proves nothing
     was_proven = plan.state in _STOPPED and progress.proven_at is not None
-    if found is Proof.PROVEN or was_proven or plan.state is RolloutState.COMPLETE:
+    proven = found is Proof.PROVEN and (plan.state not in _STOPPED or tally.number(number, {Verdict.SUCCEEDED}) > 0)
+    if proven or was_proven or plan.state is RolloutState.COMPLETE:
         return WaveState.PROVEN
     if plan.state in _STOPPED:
         return _stopped(plan)
@@ -225,11 +197,18 @@ def _wave_because(plan: Plan, tally: Tally, number: int, state: WaveState) -> st
         case WaveState.AWAITING_APPROVAL:
             return _next(plan)
         case WaveState.FAILED:
-            return plan.stopped
+            return _failed(plan, tally, number)
         case WaveState.PROVEN:
             return _result(tally, number)
         case _:
             return _running(plan, tally, number)
+
+
+def _failed(plan: Plan, tally: Tally, number: int) -> str:
+    """Why a wave failed: what stopped the rollout, where it names this wave, and what else there is against it."""
+    if _named(plan, number) in plan.stopped:
+        return plan.stopped
+    return too_many_text(plan, tally, number) if too_many(plan, tally, number) else counted_text(plan, tally, number)
 
 
 def _waiting(plan: Plan, tally: Tally, number: int) -> str:
@@ -281,16 +260,22 @@ def _result(tally: Tally, number: int) -> str:
     return f"{good} succeeded{', ' + bad if bad else ''}"
 
 
-def _counted(tally: Tally, verdicts: Iterable[Verdict]) -> int:
-    """How many devices of the whole rollout have one of these verdicts."""
+def _short_of(tally: Tally) -> str:
+    """How all devices ended, for the beginning of a line; empty where all that are not still at it succeeded."""
     counts = tally.verdicts()
-    return sum(counts.get(one, 0) for one in verdicts)
+    other = [one for one in Verdict if one not in OPEN and one is not Verdict.SUCCEEDED and counts.get(one)]
+    said = ", ".join(_count(counts[one], one) for one in other)
+    return f"{counts.get(Verdict.SUCCEEDED, 0)} succeeded, {said}; " if said else ""
 
 
 def _counts(tally: Tally, number: int, verdicts: Iterable[Verdict]) -> str:
     counts = tally.wave(number)
     order = [one for one in Verdict if one in set(verdicts)]
-    return ", ".join(f"{counts[one]} {one.value.replace('_', ' ')}" for one in order if counts.get(one))
+    return ", ".join(_count(counts[one], one) for one in order if counts.get(one))
+
+
+def _count(number: int, verdict: Verdict) -> str:
+    return f"{number} {verdict.value.replace('_', ' ')}"
 
 
 def _named(plan: Plan, number: int) -> str:

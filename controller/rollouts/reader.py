@@ -13,8 +13,9 @@ from controller.fleet.apart import apart_of
 from controller.fleet.sql import among, listed
 from controller.fleet.tables import desired, devices, events
 from controller.fleet.views import kept_event, update_view
+from controller.rollouts.advising import advice
 from controller.rollouts.asks import Asked, asked_of
-from controller.rollouts.explaining import advice, because, reason, stopped_before, wave_views
+from controller.rollouts.explaining import because, reason, stopped_before, wave_views
 from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.leaving_out import left_out

@@ -13,7 +13,7 @@ from controller.database import metadata, reading
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
 from controller.preflight.gathering import Preflights
-from controller.preflight.pace import Pace
+from controller.preflight.pace import Pace, estimate
 from controller.preflight.views import ForeseenDevice, Preflight
 from controller.preflight.waves import waves_s
 from controller.repository.package_repository import PackageRepository
@@ -21,6 +21,7 @@ from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan_files import ready_plan
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, Wave
+from device_agent.simulator.course import facts_of, manifest_of
 from schemas.errors import OperatorError, PublisherError
 from schemas.manifest import Requires
 from schemas.messages import BUCKETS, Phase, RolloutPolicy, Targets
@@ -114,6 +115,18 @@ def test_whoever_cannot_or_need_not_take_it_is_named_with_the_reason(bench: Benc
     assert (seen.meant, seen.ready) == (6, 1)
     assert seen.obstacles == {"offline": 1, "disk.full": 1, "held": 1, "pinned": 1, "installed": 1}
     assert "pinned to 1.0.0" in [obstacle.message for one in seen.devices for obstacle in one.obstacles]
+
+
+def test_a_simulated_device_runs_the_version_that_it_says_though_it_never_saw_the_real_manifest(bench: Bench) -> None:
+    facts = facts_of("sim-1", 1, agent_version="1.0.0", boot_id=an_id(1))
+    for device, more in (("sim-1", facts), ("pi-1", {})):
+        runs = {"tacho": installed("1.1.0", manifest=manifest_of("tacho", "1.1.0"))}
+        told = {"platform": "linux-aarch64", "agent_version": "1.0.0", **more}
+        bench.intake.take_in([reported_in(device, facts=told, packages=runs), presence_in(device)], NOW)
+    # what else says 1.1.0 may be another one, from before it was deleted and pushed anew
+    assert codes(bench.look("1.1.0")) == {"pi-1": [], "sim-1": ["installed"]}
+    bench.add("1.2.0", {"dial": "2"})
+    assert codes(bench.look("1.2.0")) == {"pi-1": [], "sim-1": []}
 
 
 REFUSED = "something newer than tacho 1.0.0 and {} (requires.downgrade) without --allow-downgrade"
@@ -305,6 +318,13 @@ def test_it_says_how_many_start_now_and_how_many_later(
 )
 def test_a_few_devices_are_not_counted_by_tenths(took: list[float], words: str) -> None:
     assert Pace(seconds=took, of="tacho", rollouts=1).told().startswith(words)
+
+
+@pytest.mark.parametrize(("approvals", "asks"), [(1, "; 1 wave begins when"), (2, "; 2 waves begin when")])
+def test_an_estimate_says_how_many_waves_a_person_lets_begin(approvals: int, asks: str) -> None:
+    pace = Pace(seconds=[1.0], of="tacho", rollouts=1)
+    told = estimate(pace, ready=1, channel="stable", now=NOW, whole=lambda one: one, approvals=approvals)
+    assert told.basis.endswith(f"{asks} a person says go")
 
 
 @pytest.mark.parametrize(

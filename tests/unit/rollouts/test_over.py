@@ -18,7 +18,7 @@ from controller.web.phases import VERDICTS
 from controller.web.rollout_reading import device_rows
 from schemas.errors import OperatorError
 from schemas.messages import ErrorReport, Phase, Targets
-from tests.unit.fleet.builders import NOW, event_in, presence_in, succeeded_in
+from tests.unit.fleet.builders import NOW, event_in, installed, presence_in, reported_in, succeeded_in
 from tests.unit.rollouts.test_waves_kept import chosen, create, evaluate, fleet, take_in
 
 ONE_FIRST = RolloutPlan(waves=[Wave(devices=1, max_failures=0), Wave(upto=100)])
@@ -247,6 +247,58 @@ def test_what_is_taken_back_on_purpose_went_wrong_on_nobody(engine: Engine) -> N
     assert seen.waves[0].state is WaveState.PROVEN
     assert (seen.waves[0].verdicts, seen.waves[1].verdicts[Verdict.ROLLED_BACK]) == ({Verdict.CANCELLED: 1}, 1)
     assert [one.code for one in RolloutReader(engine).failures(rollout.id)] == ["health.http"]
+
+
+def test_each_wave_of_a_reverted_rollout_has_its_own_reason(engine: Engine) -> None:
+    fleet(engine, 4)
+    rollout = create(engine, RolloutPlan(waves=[Wave(devices=1, max_failures=0), Wave(upto=100, max_failures=0)]))
+    first = chosen(engine)
+    take_in(engine, *succeeded_in(first, 1, rollout=rollout.id))
+    evaluate(engine, rollout, LATER)
+    others = [one for one in ("pi-1", "pi-2", "pi-3", "pi-4") if one != first]
+    take_in(engine, event_in(others[0], 1, Phase.FETCHING, rollout=rollout.id))
+    take_in(engine, reported_in(first, 2, packages={"tacho": installed("1.9.0")}))
+    halted = evaluate(engine, rollout, LATER).view
+    assert halted.because == "wave 1 of 2 (1 device): 1 left of 1 with a result; 0 may fail"
+    take_in(engine, event_in(others[0], 2, Phase.FAILED, rollout=rollout.id, error=BROKEN))
+    evaluate(engine, rollout, LATER)
+    seen = RolloutStore(engine).set_state(rollout.id, RolloutState.REVERTED, LATER, by="user:anna")
+    assert [wave.because for wave in seen.waves] == [
+        halted.because,
+        "wave 2 of 2 (everybody): 1 failed of 1 with a result; 0 may fail",
+    ]
+
+
+def test_a_wave_of_which_nobody_had_begun_when_it_was_reverted_has_proven_nothing(engine: Engine) -> None:
+    fleet(engine, 3)
+    rollout = create(engine, ONE_FIRST)
+    take_in(engine, *succeeded_in(chosen(engine), 1, rollout=rollout.id))
+    assert evaluate(engine, rollout, LATER).view.wave == 2
+    seen = RolloutStore(engine).set_state(rollout.id, RolloutState.REVERTED, LATER, by="user:anna")
+    assert [wave.state for wave in seen.waves] == [WaveState.PROVEN, WaveState.ENDED]
+    assert seen.waves[1].because == "the rollout was reverted; 0 succeeded"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((Phase.SUCCEEDED, Phase.SUCCEEDED), ""),
+        ((Phase.SUCCEEDED, Phase.REJECTED), "1 succeeded, 1 rejected; "),
+        ((Phase.REJECTED, Phase.REJECTED), "0 succeeded, 2 rejected; "),
+        ((Phase.REJECTED, Phase.ROLLED_BACK), "0 succeeded, 1 rejected, 1 rolled back; "),
+    ],
+)
+def test_a_complete_rollout_counts_those_that_did_not_succeed(
+    engine: Engine, words: tuple[Phase, Phase], says: str
+) -> None:
+    fleet(engine, 2)
+    rollout = create(engine, RolloutPlan(waves=[Wave(upto=100, success=0)]))
+    for device, word in zip(("pi-1", "pi-2"), words, strict=True):
+        said = succeeded_in(device, 1, rollout=rollout.id)
+        take_in(engine, *(said if word is Phase.SUCCEEDED else [event_in(device, 1, word, rollout=rollout.id)]))
+    seen = evaluate(engine, rollout, LATER).view
+    assert seen.state is RolloutState.COMPLETE
+    assert seen.because == f"{says}nobody is waited for; devices that come later or come back get it too"
 
 
 def test_nobody_is_told_to_resume_what_is_over_before_saying_go(engine: Engine) -> None:
