@@ -39,6 +39,15 @@ class Releasing:
         return [self._told(rollout, wish) for rollout in self.start_set(wish)]
 
     def _told(self, rollout: Rollout, wish: ReleaseWish | SetWish) -> Announced:
+        try:
+            warnings = self._warnings(rollout, wish)
+        except (FlotillaError, SQLAlchemyError) as error:
+            # it is announced: nothing that goes wrong from here on may look as if it were not
+            log.warning("rollout %s is announced, and not looked at for what to warn of: %s", rollout.id, reason(error))
+            warnings = []
+        return Announced(**msgspec.structs.asdict(rollout), warnings=warnings)
+
+    def _warnings(self, rollout: Rollout, wish: ReleaseWish | SetWish) -> list[str]:
         registry, package, channel, targets = self._fleet.registry, rollout.package, wish.channel, wish.targets
         warnings = []
         nobody = None if targets.devices else registry.nobody_follows(channel)
@@ -53,7 +62,7 @@ class Releasing:
             warnings += [refused] if refused is not None else []
         fewer = self._fleet.rollouts.left_out(rollout, targets, waves=isinstance(wish, ReleaseWish))
         warnings += [fewer] if fewer is not None else []
-        return Announced(**msgspec.structs.asdict(rollout), warnings=warnings)
+        return warnings
 
     def withdraw(self, package: str, channel: str, *, by: str | None = None) -> Rollout:
         """Announce a package on a channel no more, and point the channel nowhere. `by` is who wants it so.

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from controller.fleet.intake_store import IntakeStore
+from controller.fleet.registry import DeviceRegistry
 from controller.http.releasing import Releasing
 from controller.http.views import ReleaseWish, SetWish
 from controller.rollouts.plan import RolloutState
@@ -157,6 +158,21 @@ def test_a_release_on_a_channel_that_nobody_follows_says_which_are_followed_and_
             wish = {"package": "tacho", "version": "1.0.0", "channel": channel}
             made = app.client.post("/api/v1/releases", json=wish, headers=bearer(FILE_TOKEN))
             assert (made.status_code, made.json()["warnings"]) == (201, warnings)
+
+
+def test_a_release_is_announced_though_nobody_can_say_what_to_warn_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def locked(*_: object, **__: object) -> str:
+        raise OperatorError("data.bad", "database is locked")
+
+    monkeypatch.setattr(DeviceRegistry, "nobody_follows", locked)
+    with application(tmp_path) as app:
+        add_release(app.repository, "tacho", "1.0.0", {"a": "a"})
+        wish = {"package": "tacho", "version": "1.0.0", "channel": "stable"}
+        made = app.client.post("/api/v1/releases", json=wish, headers=bearer(FILE_TOKEN))
+        assert (made.status_code, made.json()["warnings"]) == (201, [])
+    assert "is announced, and not looked at for what to warn of: database is locked" in caplog.text
 
 
 def test_a_release_that_devices_refuse_as_older_says_how_many_do(tmp_path: Path) -> None:
