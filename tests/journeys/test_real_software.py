@@ -27,6 +27,7 @@ LEFT_OUT = (
     *("moto*", "boto*", "mypy*", "*__mypyc*", "sympy", "cfnlint", "faker", "numpy*"),
     *("playwright*", "schemathesis*", "jsonschema_rs*", "hypothesis*", "pip*"),
     *("obstore*", "apprise*", "setuptools*", "pkg_resources*", "graphql*", "ast_serialize*"),
+    *("sqlalchemy*", "pygments*", "greenlet*", "securesystemslib*", "_pytest*", "rich*", "testcontainers*", "uv-*"),
 )
 """Large packages without which there are still files of every kind, in thousands."""
 WHEELS = ROOT / ".venv" / "wheels"
