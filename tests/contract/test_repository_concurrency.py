@@ -8,7 +8,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from schemas.errors import PublisherError
-from tests.support.repository import add_release, make_package, make_repository
+from tests.support.repository import add_release, first_start, make_package, make_repository
 
 SHARED = {f"shared/{i}": f"shared {i}" * 50 for i in range(40)}
 
@@ -26,13 +26,13 @@ def in_processes(target: Callable[..., None], *argument_lists: tuple[object, ...
 
 def push(start: Barrier, folder: Path, name: str, count: int) -> None:
     start.wait(60)
-    repository = make_repository(folder)
+    repository = first_start(folder)
     for number in range(count):
         add_release(repository, name, f"1.0.{number}", SHARED | {"own": f"{name} {number}"})
 
 
 def push_one(start: Barrier, folder: Path, package: Path) -> None:
-    repository = make_repository(folder)
+    repository = first_start(folder)
     start.wait(60)
     try:
         repository.add(package)

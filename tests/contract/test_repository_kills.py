@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event
 
 from controller.repository.metadata import TrustedMetadata
 from controller.repository.package_repository import PackageRepository
-from tests.support.repository import add_release, make_package, make_repository, tree_of
+from tests.support.repository import add_release, first_start, make_package, make_repository, tree_of
 
 STEPS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 MOST_STEPS = 80
@@ -71,7 +71,7 @@ def delete_version(folder: Path) -> None:
 
 
 def create(folder: Path) -> None:
-    make_repository(folder)
+    first_start(folder)
 
 
 def rotate(folder: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_first_start_that_is_killed_anywhere_is_finished_by_the_next(tmp_path:
         folder.mkdir()
         killed = run_killed(create, folder, number)
         roots = tree_of(folder).get("repository/metadata/1.root.json")
-        repository = make_repository(folder)
+        repository = first_start(folder)
         assert roots in (None, repository.trusted_root())
         assert repository.verify() == []
         assert add_release(repository, "tacho", "1.0.0", {"a": "a"}).version == "1.0.0"

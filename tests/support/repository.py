@@ -20,7 +20,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from controller.database import utc_now
+from controller.database import open_database, sqlite_url, utc_now
 from controller.packaging.package_file import write_package
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
@@ -29,6 +29,12 @@ from schemas.manifest import MANIFEST_FORMAT, FileEntry, Manifest
 from tests.support.database import opened
 
 Content = bytes | str
+
+
+def first_start(folder: Path) -> PackageRepository:
+    """As `make_repository`, and the database is made too, revision by revision, unless it is there already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return PackageRepository(folder / "repository", open_database(sqlite_url(folder / "flotilla.db")))
 
 
 def make_repository(folder: Path, *, clock: Callable[[], datetime] = utc_now) -> PackageRepository:
