@@ -1,9 +1,11 @@
 """The entry point: which commands there are, and what becomes of errors."""
 
 import difflib
+import gc
 import importlib
 import os
 import sys
+from types import ModuleType
 from typing import Final, NamedTuple, NoReturn
 
 import click
@@ -88,7 +90,7 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name].where.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
+        command: click.Command = getattr(_load(module), name)
         return command
 
     def resolve_command(
@@ -107,6 +109,22 @@ class _Commands(click.Group):
         for title, section in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(10), entry.help) for name, entry in section.items()])
+
+
+def _load(module: str) -> ModuleType:
+    """Import a module, and have the garbage collector leave alone what that makes.
+
+    All of it stays as long as the process. Measured: looking through it time and again, in vain, took a seventh of the
+    processor time in which `flotilla serve` is loaded.
+    """
+    if module in sys.modules:
+        return sys.modules[module]
+    gc.disable()
+    try:
+        return importlib.import_module(module)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @click.group(
