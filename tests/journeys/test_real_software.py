@@ -35,7 +35,7 @@ PACKAGE = "environment"
 AGENTS = ("pi-1", "pi-2", "pi-3")
 BOUND_S = 180.0
 
-pytestmark = [pytest.mark.long(136), pytest.mark.journey, pytest.mark.broker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long(96), pytest.mark.journey, pytest.mark.broker, pytest.mark.timeout(600)]
 
 
 def site_packages() -> Path:
