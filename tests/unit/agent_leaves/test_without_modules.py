@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import transport
 from schemas.without_modules import without_modules
 
 
@@ -39,3 +40,15 @@ def test_no_program_loads_what_it_never_uses(module: str) -> None:
     script = f"import sys, {module}; print([n for n in {UNUSED} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_commands_that_talk_to_no_broker_load_no_client_for_one() -> None:
+    script = "import sys, device_agent.cli.main, device_agent.cli.status; print('paho' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False"
+
+
+def test_what_is_loaded_later_is_there_when_it_is_asked_for() -> None:
+    assert all(getattr(transport, name) is not None for name in transport.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        getattr(transport, "nothing")  # noqa: B009  # mypy sees through the other spelling
