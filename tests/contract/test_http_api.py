@@ -72,8 +72,9 @@ def test_a_package_is_stored_once_and_found_again(controller: ControllerProcess,
         "files": 1,
         "size": 2,
     }
-    assert controller.get(f"/packages/{name}/1.0.0").json() == [record]
-    assert controller.get(f"/packages?name={name}").json() == {"items": [record], "next": None}
+    listed = record | {"stopped": {}}
+    assert controller.get(f"/packages/{name}/1.0.0").json() == [listed]
+    assert controller.get(f"/packages?name={name}").json() == {"items": [listed], "next": None}
 
 
 def test_the_same_version_with_other_content_is_refused(

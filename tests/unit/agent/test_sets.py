@@ -251,8 +251,10 @@ async def test_services_of_members_are_the_sets_business_until_all_are_back(inst
     await announce(installed)
     while installed.journal.unfinished():
         if any(update.phase is Phase.ROLLING_BACK for update in installed.journal.unfinished()):
+            # in this order: the journal is written to meanwhile, and what has ended in between is not both
+            resting = installs_at_rest(installed.journal).keys()
             left = {update.package for update in installed.journal.unfinished()}
-            watched.append(left & installs_at_rest(installed.journal).keys())
+            watched.append(left & resting)
         await asyncio.sleep(0)
     await at_rest(installed)
     assert busy
