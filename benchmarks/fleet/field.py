@@ -22,6 +22,8 @@ from device_agent.simulator.fleet import allow_connections
 from schemas.errors import FlotillaError
 
 PACKAGE = "tacho"
+QUIET_S = 8
+"""A device that found a release to be there already says so some seconds later."""
 SAVE_EVERY_S = 60
 """What broker_config recommends for fleets of thousands."""
 
@@ -148,7 +150,7 @@ class Field:
 
         def quiet() -> bool:
             before = self.told["messages"]
-            time.sleep(1)
+            time.sleep(QUIET_S)
             self.catch_up()
             return bool(self.told["messages"] == before)
 
