@@ -34,7 +34,6 @@ class Field:
     Attributes:
         devices: how many there are.
         versions: of the package, in the repository from the start.
-        newest: the rollout that was begun last.
         told: what the fleet said of itself last.
     """
 
@@ -45,7 +44,6 @@ class Field:
         self.client = ControllerClient(f"http://127.0.0.1:{http}")
         self.devices = devices
         self.versions = versions
-        self.newest = ""
         self._folder = folder
         self._http = http
         self._processes = Processes(folder / "logs")
@@ -113,8 +111,7 @@ class Field:
         """Announce it to everybody at once; gives the rollout."""
         wish = {"package": PACKAGE, "version": version, "channel": channel, "plan": "all-at-once"}
         made: dict[str, Any] = self.client.send("POST", dict[str, Any], "releases", body=wish)
-        self.newest = str(made["id"])
-        return self.newest
+        return str(made["id"])
 
     def succeeded(self, rollout: str) -> int:
         """How many devices have that verdict; out of the database, so that looking costs the controller nothing."""

@@ -9,13 +9,13 @@ import msgspec
 from sqlalchemy import Connection, select, update
 
 from controller.database import to_db
-from controller.fleet.sql import chunks
 from controller.fleet.tables import devices
 from controller.rollouts.asks import ask, ask_all_to_stop
 from controller.rollouts.evaluating import settle
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.plan import ENDED, RETRIED, STARTING, Plan, RolloutState, Verdict
 from controller.rollouts.tables import rollout_devices, rollouts
+from controller.rollouts.words import take_back
 from schemas.errors import OperatorError, one_line
 from schemas.messages import LAST_WORDS, Phase, Verb
 
@@ -100,13 +100,7 @@ def retry(connection: Connection, row: Any, device: str | None, now: datetime) -
             "rollout.state", f"rollout {plan.rollout} has not ended badly on {device or 'any device'}: nothing to retry"
         )
     ask(connection, row, Verb.RETRY, again, now)
-    for some in chunks(again):
-        connection.execute(
-            update(rollout_devices)
-            .where(_word.rollout == plan.rollout, _word.device.in_(some))
-            # the number of the word stays, so that only a newer one counts
-            .values(phase=None, error_code=None, heard_at=None)
-        )
+    take_back(connection, again, _word.rollout == plan.rollout)
     settle(connection, row, _excluding(plan, sorted({*plan.base.exclude} - {*again})), now, before=plan)
     return again
 

@@ -82,10 +82,21 @@ def begin_anew(connection: Connection, devices: Collection[str], *also: ColumnEl
     word = rollout_devices.c
     told = select(announcements.c.rollout).join(rollouts, rollouts.c.id == announcements.c.rollout)
     those = told.where(announcements.c.payload.is_not(None), *also)
+    take_back(connection, devices, word.phase == Phase.SUCCEEDED.value, word.rollout.in_(those))
+
+
+def take_back(connection: Connection, devices: Collection[str], *which: ColumnElement[bool]) -> None:
+    """Have what devices said last count as if it had not been said.
+
+    Args:
+        connection: in a writing transaction.
+        devices: their ids.
+        which: of their words, as conditions on `rollout_devices`.
+    """
     for some in chunks(sorted(devices)):
-        succeeded = (word.device.in_(some), word.phase == Phase.SUCCEEDED.value, word.rollout.in_(those))
+        words = update(rollout_devices).where(rollout_devices.c.device.in_(some), *which)
         # the number of the word stays, so that only a newer one counts
-        connection.execute(update(rollout_devices).where(*succeeded).values(phase=None, error_code=None, heard_at=None))
+        connection.execute(words.values(phase=None, error_code=None, heard_at=None))
 
 
 def _latest(said: list[tuple[int, UpdateEvent]], heard_at: int) -> tuple[Any, ...]:
