@@ -22,6 +22,10 @@ __all__ = ["Wire"]
 # One turn of the loop reads at most this many times, each some packets, so that a flood can't starve the other tasks.
 _READS_PER_TURN: Final = 4
 
+_REST_S: Final = 0.005
+"""After a read that brought several messages the next one waits so long: more come with it, and each read and turn of
+the loop costs as much as what it does for a message or two."""
+
 
 class Wire:
     """Connects a paho client without blocking the loop, then reads, writes and keeps it alive.
@@ -40,6 +44,7 @@ class Wire:
         self._flush_due = False
         self._writer_on = False
         self._misc: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
         client.on_socket_open = self._socket_opened
         client.on_socket_close = self._socket_closing
         client.on_socket_register_write = lambda *_: self._wants_to_write()
@@ -106,6 +111,11 @@ class Wire:
             self._loop.add_reader(self._socket.fileno(), self._readable)
             self._loop.call_soon(self._readable)  # the client or TLS may hold something already
 
+    @property
+    def resting(self) -> bool:
+        """Whether what comes now is read a moment later, with what comes after it."""
+        return self._rest is not None
+
     def _drive(self, keepalive_s: int) -> None:
         self._driven = True
         # paho compares clocks in loop_misc; a twelfth of the keep-alive is exact enough for its limits.
@@ -115,9 +125,10 @@ class Wire:
         self._flush()
 
     def _stop_driving(self) -> None:
-        if self._misc is not None:
-            self._misc.cancel()
-            self._misc = None
+        for timer in (self._misc, self._rest):
+            if timer is not None:
+                timer.cancel()
+        self._misc = self._rest = None
         if self._driven:
             self._driven = False
             self._loop.remove_reader(self._socket.fileno())
@@ -159,9 +170,21 @@ class Wire:
             if client.on_hold or not self._driven or not self._step(client.loop_read):
                 return
             if not client.may_read:
+                if client.packets_read > 1:
+                    self._read_later()
                 return
         if client.holds_more:
             self._loop.call_soon(self._readable)
+
+    def _read_later(self) -> None:
+        if self._rest is None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._rest = self._loop.call_later(_REST_S, self._rested)
+
+    def _rested(self) -> None:
+        self._rest = None
+        if self._driven and not self._client.on_hold:
+            self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def _tick(self) -> None:
         if self._driven:
