@@ -44,6 +44,7 @@ class Announcer:
         topics: builds the topics.
         announcements: what release topics are to hold.
         orders: what single devices are told.
+        on_said: told of each retained message right before it is published.
         clock: the time of day.
     """
 
@@ -53,11 +54,13 @@ class Announcer:
         announcements: AnnouncementStore,
         orders: OrderStore,
         *,
+        on_said: Callable[[str, bytes], None] = lambda _topic, _payload: None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._topics = topics
         self._announcements = announcements
         self._orders = orders
+        self._on_said = on_said
         self._clock = clock
         self._changed = asyncio.Event()
 
@@ -113,11 +116,15 @@ class Announcer:
             rows = await patiently(more, doing="telling devices")
 
     async def _announce(self, link: Link, state: TopicState) -> bool:
-        topic = self._topics.release(state.channel, state.package)
-        return await publish(link, topic, state.payload or b"", retain=True)
+        return await self._keep(link, self._topics.release(state.channel, state.package), state.payload or b"")
 
     async def _desired(self, link: Link, row: DesiredRow) -> bool:
-        return await publish(link, self._topics.device(row.device, "desired"), row.payload, retain=True)
+        return await self._keep(link, self._topics.device(row.device, "desired"), row.payload)
+
+    async def _keep(self, link: Link, topic: str, payload: bytes) -> bool:
+        """Have the broker keep it."""
+        self._on_said(topic, payload)
+        return await publish(link, topic, payload, retain=True)
 
     async def _command(self, link: Link, command: SentCommand) -> bool:
         expiry_s = math.ceil((command.expires_at - self._clock()).total_seconds())

@@ -29,6 +29,8 @@ QUIET_S: Final = 10.0
 """A broker that says nothing for so long has no more to say, or does not let the controller hear itself."""
 LONGEST_S: Final = 120.0
 """Devices may never be quiet: after this time the controller speaks, whether it has heard itself or not."""
+MOST_EXPECTED: Final = 1000
+"""Echoes that are waited for at once: where the broker sends none, no more is kept for them."""
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class Recall:
         self._heard = asyncio.Event()
         self._over = asyncio.Event()
         self._devices = f"{topics.root}/devices/"
+        self._expected: dict[str, bytes] = {}
 
     def is_own(self, topic: str) -> bool:
         """Whether it is a topic that the controller writes."""
@@ -81,6 +84,28 @@ class Recall:
     def begin(self) -> None:
         """A connection begins."""
         self._over.clear()
+        self._expected.clear()
+
+    def expect(self, topic: str, payload: bytes) -> None:
+        """The controller publishes this on the present connection, out of its database.
+
+        When it comes back there is nothing to learn from it, and nobody is asked. The same message once more is from
+        somebody else.
+        """
+        if len(self._expected) >= MOST_EXPECTED:
+            self._expected.clear()
+        self._expected[topic] = payload
+
+    @property
+    def expected(self) -> int:
+        """Echoes that are waited for."""
+        return len(self._expected)
+
+    def _is_echo(self, message: Message) -> bool:
+        if self._expected.get(message.topic) != message.payload:
+            return False
+        del self._expected[message.topic]
+        return True
 
     async def done(self) -> None:
         """Wait until all that is retained has been taken in, or nothing comes any more; `LONGEST_S` at most."""
@@ -108,6 +133,8 @@ class Recall:
         said: list[Said] = []
         greeted = False
         for message in messages:
+            if self._is_echo(message):
+                continue
             try:
                 presence = self._read(message, said)
             except ContractError as error:

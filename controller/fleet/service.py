@@ -110,7 +110,9 @@ class FleetService:
         self.registry = DeviceRegistry(engine)
         self.rollouts = RolloutReader(engine)
         self.orders = OrderStore(engine)
-        self._announcer = Announcer(topics, AnnouncementStore(engine), self.orders, clock=clock)
+        self._recall = Recall(topics, RecallStore(engine), self._recalled, is_greeting=self._is_greeting, clock=clock)
+        announcements = AnnouncementStore(engine)
+        self._announcer = Announcer(topics, announcements, self.orders, on_said=self._recall.expect, clock=clock)
         self._replays = Replays(topics, clock=clock)
         self._runner = RolloutRunner(self._store, self._rollout_changed, ask=self._ask_to_report, clock=clock)
         self.steering = Steering(
@@ -126,7 +128,6 @@ class FleetService:
         self._hours = HourKeeper(engine, clock)
         self._session = ControllerSession(topics, self.orders, version=version, clock=clock)
         self._rivals = RivalWatch(backoff or Backoff(), settings, run=self._session.run)
-        self._recall = Recall(topics, RecallStore(engine), self._recalled, is_greeting=self._is_greeting, clock=clock)
         self._intake = Intake(
             IntakeStore(engine),
             Reader(topics),
@@ -190,9 +191,7 @@ class FleetService:
 
     def announced(self, package: str, version: str) -> list[Rollout]:
         """The rollouts that announce a release now: as long as there are any, it is in use."""
-        return [
-            one for one in map(self.rollouts.rollout, self._store.announced(package=package)) if one.version == version
-        ]
+        return [one for one in map(self.rollouts.rollout, self._store.announced_of(package)) if one.version == version]
 
     def releases_in_use(self) -> dict[str, set[str]]:
         """Versions by package that devices have, may go back to, are held at or are being sent."""

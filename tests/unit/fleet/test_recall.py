@@ -1,6 +1,8 @@
 """What the controller waits for before it says anything, and what it takes of what it hears."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import datetime
 
 import pytest
 from sqlalchemy import Engine
@@ -9,7 +11,7 @@ from controller.database import utc_now
 from controller.fleet import recall
 from controller.fleet.orders import OrderStore
 from controller.fleet.recall import Recall
-from controller.fleet.recall_store import Recalled, RecallStore
+from controller.fleet.recall_store import Recalled, RecallStore, Said
 from controller.fleet.refusals import Refusals
 from controller.rollouts.announcing import AnnouncementStore
 from schemas.codec import encode
@@ -73,6 +75,50 @@ async def test_what_cannot_be_taken_over_is_left_alone_and_the_rest_is_taken(
     assert refusals.counts == {"internal.error": 1}
     assert "tacho on channel stable is left alone" in caplog.text
     assert [(row.device, row.rev) for row in OrderStore(engine).desired_rows(changed_only=False)] == [("pi-1", 3)]
+
+
+class CountingStore(RecallStore):
+    """Notes what it is asked to learn from."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.asked: list[Sequence[Said]] = []
+
+    def learn(self, said: Sequence[Said], now: datetime) -> Recalled:
+        self.asked.append(said)
+        return super().learn(said, now)
+
+
+async def test_the_controllers_own_echo_is_not_looked_up_but_whatever_differs_or_comes_again_is(
+    engine: Engine,
+) -> None:
+    store = CountingStore(engine)
+    hearing = Recall(Topics(), store, lambda _recalled: None, is_greeting=lambda _presence: False, clock=utc_now)
+    refusals = Refusals()
+    await hearing.take([release("tacho")], refusals)
+    assert len(store.asked) == 1
+    first, second = release("tacho", 2), release("tacho", 3)
+    hearing.expect(first.topic, first.payload)
+    hearing.expect(second.topic, second.payload)
+    await hearing.take([second], refusals)
+    assert len(store.asked) == 1
+    await hearing.take([second], refusals)
+    assert len(store.asked) == 2
+    hearing.expect(first.topic, first.payload)
+    await hearing.take([second], refusals)
+    assert len(store.asked) == 3
+    hearing.begin()  # what the broker holds at the beginning of a connection is always looked at
+    await hearing.take([first], refusals)
+    assert len(store.asked) == 4
+
+
+async def test_echoes_that_never_come_are_not_kept_for_ever(engine: Engine) -> None:
+    hearing = Recall(
+        Topics(), RecallStore(engine), lambda _recalled: None, is_greeting=lambda _presence: False, clock=utc_now
+    )
+    for number in range(3 * recall.MOST_EXPECTED):
+        hearing.expect(f"flotilla/devices/pi-{number}/desired", b"{}")
+    assert hearing.expected <= recall.MOST_EXPECTED
 
 
 async def test_devices_that_are_never_quiet_do_not_keep_the_controller_from_speaking(
