@@ -1,12 +1,12 @@
 """From a topic and its payload to a typed value, or one line that says why not. The edge: no I/O."""
 
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 
 from schemas.codec import decode
 from schemas.errors import ContractError, one_line
-from schemas.messages import Presence, Reported, UpdateEvent
+from schemas.messages import FactValue, InstalledPackage, Presence, Reported, TagValue, UpdateEvent
 from schemas.names import RESERVED_DEVICES, UUID7_PATTERN, matches
 from schemas.topics import DeviceTopic, Topics
 
@@ -76,6 +76,21 @@ class _Unchecked(UpdateEvent, frozen=True, kw_only=True):
     package: str
 
 
+class _UncheckedPackage(InstalledPackage, frozen=True, kw_only=True):
+    manifest: str
+    rollout: str | None
+
+
+class _UncheckedReport(Reported, frozen=True, kw_only=True):
+    """As `_Unchecked`: a report has some twenty names, and most of them are those of the report before."""
+
+    device: str
+    channel: str
+    tags: Annotated[dict[str, TagValue], msgspec.Meta(max_length=64)]
+    facts: Annotated[dict[str, FactValue], msgspec.Meta(max_length=128)]
+    packages: Annotated[dict[str, _UncheckedPackage], msgspec.Meta(max_length=256)]  # type: ignore[assignment]  # frozen
+
+
 class Reader:
     """Reads what devices publish, under one topic root. For one thread."""
 
@@ -85,6 +100,9 @@ class Reader:
         self._known_devices: set[str] = set()
         self._packages: set[str] = set()
         self._ids: set[str | None] = {None}
+        self._channels: set[str] = set()
+        self._keys: set[str] = set()
+        self._manifests: set[str] = set()
 
     def quickly(self, topic: str, payload: bytes, *, retained: bool = False) -> Incoming | None:
         """As `read`, for what nearly all messages are; None for what has to be looked at more closely.
@@ -99,8 +117,15 @@ class Reader:
         device, _, kind = topic[len(self._devices) :].partition("/")
         if kind not in INTAKE_KINDS or device in RESERVED_DEVICES:
             return None
-        incoming = self._event(payload) if kind == "events" else _decoded(kind, payload, live=not retained)
-        return incoming if incoming.device == device else None
+        incoming: Incoming
+        if kind == "events":
+            incoming = self._event(payload)
+            said_by = incoming.event.device  # not by its property: nearly all messages are events
+        else:
+            live = not retained
+            incoming = ReportedIn(self._report(payload), live) if kind == "reported" else _presence(payload, live=live)
+            said_by = incoming.device
+        return incoming if said_by == device else None
 
     def _event(self, payload: bytes) -> EventIn:
         """As `decode`, which is asked the first time that a name comes, but for the ids of updates.
@@ -127,8 +152,36 @@ class Reader:
         ids.update((None, checked.update, checked.rollout))
         return EventIn(checked, payload)
 
+    def _report(self, payload: bytes) -> Reported:
+        """As `decode`, which is asked where there is a name that has not come before."""
+        try:
+            report = decode(payload, _UncheckedReport)
+        except ContractError:
+            return decode(payload, Reported)  # which says so in its words
+        keys, packages = self._keys, report.packages
+        if (
+            report.device in self._known_devices
+            and report.channel in self._channels
+            and report.facts.keys() <= keys
+            and report.tags.keys() <= keys
+            and packages.keys() <= self._packages
+        ):
+            manifests, ids = self._manifests, self._ids
+            if all(one.manifest in manifests and one.rollout in ids for one in packages.values()):
+                return report
+        checked = decode(payload, Reported)
+        self._bound()
+        self._known_devices.add(checked.device)
+        self._channels.add(checked.channel)
+        keys.update(checked.facts, checked.tags)
+        self._packages.update(checked.packages)
+        self._manifests.update(one.manifest for one in checked.packages.values())
+        self._ids.update(one.rollout for one in checked.packages.values())
+        return checked
+
     def _bound(self) -> None:
-        for known in (self._known_devices, self._packages, self._ids):
+        names = (self._known_devices, self._packages, self._channels, self._keys, self._manifests)
+        for known in (*names, self._ids):
             if len(known) > MOST_KNOWN:
                 known.clear()
 
@@ -154,4 +207,8 @@ def _decoded(kind: str, payload: bytes, *, live: bool) -> Incoming:
         return EventIn(decode(payload, UpdateEvent), payload)
     if kind == "reported":
         return ReportedIn(decode(payload, Reported), live)
+    return _presence(payload, live=live)
+
+
+def _presence(payload: bytes, *, live: bool) -> PresenceIn:
     return PresenceIn(decode(payload, Presence), live)

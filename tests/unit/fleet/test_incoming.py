@@ -1,18 +1,21 @@
 """What is read from a topic, and what is refused with one line."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from controller.fleet import incoming
-from controller.fleet.incoming import ClearedIn, EventIn, PresenceIn, Reader, ReportedIn
+from controller.fleet.incoming import ClearedIn, EventIn, Incoming, PresenceIn, Reader, ReportedIn
 from schemas.codec import MAX_PAYLOAD, encode
 from schemas.errors import ContractError
-from schemas.messages import UpdateEvent
+from schemas.messages import Reported, UpdateEvent
 from schemas.topics import Topics
-from tests.unit.fleet.builders import an_id, event, presence, reported
+from tests.unit.fleet.builders import an_id, event, installed, presence, reported
 
 reader = Reader(Topics())
 
@@ -60,7 +63,7 @@ def test_what_breaks_the_contract_is_refused_in_one_line(topic: str, payload: by
 NAMES = ("device", "package", "update", "rollout")
 
 
-def said(value: UpdateEvent) -> dict[str, Any]:
+def said(value: UpdateEvent | Reported) -> dict[str, Any]:
     return msgspec.to_builtins(value)
 
 
@@ -91,3 +94,88 @@ def test_events_are_the_same_the_first_time_and_afterwards(monkeypatch: pytest.M
             assert encode(read.event) == encode(wanted)
             assert len(fresh._known_devices) <= 4
             assert len(fresh._ids) <= 6
+
+
+TOPIC = "flotilla/v1/devices/pi-1/reported"
+REPORT = reported(
+    tags={"site": "north"},
+    facts={"model": "Pi 5", "disk_free": 7, "throttled": False, "load": 0.5, "serial": None},
+    packages={"tacho": installed(rollout=an_id(5)), "nix": installed(rollout=None, previous="0.9.0")},
+)
+PLACES = (
+    *((name,) for name in ("schema", "device", "at", "seq", "channel", "tags", "facts", "packages")),
+    ("tags", "site"),
+    ("tags", "other"),
+    ("tags", "not a key"),
+    ("facts", "model"),
+    ("facts", "not a key"),
+    ("packages", "tacho"),
+    ("packages", "Not A Name"),
+    *(("packages", "tacho", name) for name in ("version", "manifest", "installed_at", "previous", "phase", "rollout")),
+)
+VALUES = (
+    None,
+    7,
+    -1,
+    2**60,
+    True,
+    "",
+    "x",
+    "Not A Name",
+    "y" * 300,
+    an_id(6),
+    "a" * 64,
+    "1.2.3",
+    [],
+    {},
+    said(installed()),
+)
+
+
+def outcome(read: Callable[[], Incoming | None]) -> object:
+    try:
+        found = read()
+    except ContractError as error:
+        return error.code, str(error)
+    assert isinstance(found, ReportedIn)
+    return found.live, encode(found.reported)
+
+
+@given(changes=st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(VALUES)), max_size=3), known=st.booleans())
+@example(changes=[(("packages", "tacho", "manifest"), "x")], known=True)
+@example(changes=[(("packages", "tacho", "rollout"), "x")], known=True)
+@example(changes=[(("packages", "Not A Name"), said(installed()))], known=True)
+@example(changes=[(("facts", "not a key"), 7)], known=True)
+@example(changes=[(("tags", "not a key"), "x")], known=True)
+@example(changes=[(("channel",), "Not A Name")], known=True)
+def test_a_report_is_read_quickly_as_it_is_read_by_the_contract(
+    changes: list[tuple[tuple[str, ...], Any]], known: bool
+) -> None:
+    fresh = Reader(Topics())
+    if known:
+        fresh.quickly(TOPIC, encode(REPORT))
+    value: Any = said(REPORT)
+    for path, new in changes:
+        place = value
+        for name in path[:-1]:
+            place = place.get(name) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place[path[-1]] = new
+    payload = json.dumps(value).encode()
+    for _ in range(2):  # what is refused once is refused again
+        quick = outcome(lambda: fresh.quickly(TOPIC, payload) or fresh.read(TOPIC, payload))
+        assert quick == outcome(lambda: Reader(Topics()).read(TOPIC, payload))
+
+
+def test_the_names_of_reports_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "MOST_KNOWN", 3)
+    fresh = Reader(Topics())
+    for number in range(20):
+        packages = {f"nix-{number}": installed(manifest=f"{number:064x}", rollout=an_id(number))}
+        facts = {f"fact-{number}": number}
+        wanted = reported(f"pi-{number}", channel=f"c{number}", packages=packages, facts=facts)
+        read = fresh.quickly(f"flotilla/v1/devices/pi-{number}/reported", encode(wanted))
+        assert isinstance(read, ReportedIn)
+        assert encode(read.reported) == encode(wanted)
+    for kept in (fresh._known_devices, fresh._packages, fresh._channels, fresh._keys, fresh._manifests, fresh._ids):
+        assert len(kept) <= 5
