@@ -161,11 +161,15 @@ def _insert_events(
         values: as `_COLUMNS`.
         placed: the life and the event that each of them is of.
     """
-    before = connection.scalar(_HIGHEST) or 0
-    execute_many(connection, _insert, _COLUMNS, values)
-    if connection.dialect.name == "sqlite" and connection.scalar(_HIGHEST) == before + len(values):
-        # Nothing was left out, and nobody else writes: SQLite has numbered them one after the other.
-        return [StoredEvent(number, life, event) for number, (life, event) in enumerate(placed, before + 1)]
+    if connection.dialect.name == "sqlite":
+        added = execute_many(connection, _insert, _COLUMNS, values)
+        # nobody else writes: SQLite has numbered them one after the other
+        before = (connection.scalar(_HIGHEST) or 0) - added
+        if added == len(values):
+            return [StoredEvent(number, life, event) for number, (life, event) in enumerate(placed, before + 1)]
+    else:
+        before = connection.scalar(_HIGHEST) or 0
+        execute_many(connection, _insert, _COLUMNS, values)
     fresh = select(events.c.id, events.c.device, events.c.life, events.c.seq).where(events.c.id > before)
     mine = {(event.device, life, event.seq): event for life, event in placed}
     return [

@@ -42,7 +42,7 @@ def execute_many(
     build: Callable[[str], Insert | Update],
     names: tuple[str, ...],
     rows: Sequence[tuple[Any, ...]],
-) -> None:
+) -> int:
     """Run one INSERT or UPDATE for many rows, at the price of the driver.
 
     Measured: SQLAlchemy's own way with a list of rows took two thirds of the time of an intake of events, for work that
@@ -54,11 +54,14 @@ def execute_many(
             kept for ever.
         names: of the statement's parameters, two at least.
         rows: the values of each, in the order of the names.
+
+    Returns:
+        How many rows of the table it was, as far as the driver counts them.
     """
     if not rows:
-        return
+        return 0
     text, values_of = _prepared(build, names, connection.dialect)
-    connection.exec_driver_sql(text, list(rows) if values_of is None else list(map(values_of, rows)))
+    return connection.exec_driver_sql(text, list(rows) if values_of is None else list(map(values_of, rows))).rowcount
 
 
 @lru_cache(maxsize=64)

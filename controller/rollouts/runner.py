@@ -165,7 +165,7 @@ class RolloutRunner:
         def find() -> dict[str, Words | None]:
             found: dict[str, Words | None] = {}
             for channel, devices in channels.items():
-                for rollout in self._store.announced({channel}):
+                for rollout in self._store.announced_on(channel):
                     _merge(found, rollout, devices)
             for rollout, some in self._store.to_look_at(heard, self._clock()).items():
                 _merge(found, rollout, dict.fromkeys(some))

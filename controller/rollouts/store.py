@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, bindparam, select, update
+from sqlalchemy import Connection, Engine, Select, and_, bindparam, select, update
 
 from controller.database import reading, to_db, utc_now, writing
 from controller.rollouts import announcing
@@ -29,8 +29,11 @@ from schemas.versions import parse
 
 __all__ = ["Evaluation", "RolloutStore"]
 
-_OPEN: Final = rollouts.c.state.not_in([state.value for state in ENDED])
+_OPEN: Final = and_(*(rollouts.c.state != state.value for state in sorted(ENDED)))
 """Of rollouts that are announced."""
+_ANNOUNCED: Final = select(rollouts.c.id).where(_OPEN).order_by(rollouts.c.id)
+_ON_CHANNEL: Final = _ANNOUNCED.where(rollouts.c.channel == bindparam("channel"))
+_OF_PACKAGE: Final = _ANNOUNCED.where(rollouts.c.package == bindparam("package"))
 _CHANGED_WITH: Final = (
     select(rollouts.c.id)
     .where(
@@ -338,15 +341,21 @@ class RolloutStore:
         with reading(self._engine) as connection:
             return [read_rollout(connection, other) for other in connection.scalars(_CHANGED_WITH, about).all()]
 
-    def announced(self, channels: set[str] | None = None, *, package: str | None = None) -> list[str]:
-        """Ids of the rollouts that are announced now; of all channels or these, of all packages or this one."""
-        found = select(rollouts.c.id).where(_OPEN)
-        if channels is not None:
-            found = found.where(rollouts.c.channel.in_(sorted(channels)))
-        if package is not None:
-            found = found.where(rollouts.c.package == package)
+    def announced(self) -> list[str]:
+        """Ids of the rollouts that are announced now."""
+        return self._ids(_ANNOUNCED)
+
+    def announced_on(self, channel: str) -> list[str]:
+        """As `announced`, on this channel."""
+        return self._ids(_ON_CHANNEL, channel=channel)
+
+    def announced_of(self, package: str) -> list[str]:
+        """As `announced`, of this package."""
+        return self._ids(_OF_PACKAGE, package=package)
+
+    def _ids(self, question: Select[tuple[str]], **about: str) -> list[str]:
         with reading(self._engine) as connection:
-            return list(connection.scalars(found.order_by(rollouts.c.id)))
+            return list(connection.scalars(question, about))
 
 
 def _turn(connection: Connection, row: Any, state: RolloutState, now: datetime, by: str | None) -> None:

@@ -144,7 +144,7 @@ def test_a_newer_rollout_supersedes_the_older_one_and_revisions_go_on(engine: En
     assert [one.id for one in RolloutReader(engine).rollouts()] == [second.id, first.id]
     assert [one.id for one in RolloutReader(engine).rollouts(before=second.id)] == [first.id]
     assert [one.id for one in RolloutReader(engine).rollouts(state=RolloutState.ACTIVE)] == [second.id]
-    assert RolloutStore(engine).announced({"stable"}) == [second.id]
+    assert RolloutStore(engine).announced_on("stable") == [second.id]
 
 
 def test_other_packages_and_channels_have_topics_of_their_own(engine: Engine) -> None:
