@@ -20,6 +20,7 @@ from controller.repository.storage import Storage, remove_if_older
 from controller.repository.tables import STORED
 from controller.repository.tuf_api import Root, TargetFile
 from schemas.errors import FlotillaError, OperatorError
+from schemas.layout import BUNDLES
 from schemas.manifest import decode_manifest
 
 GRACE_S: Final = 3600.0
@@ -47,6 +48,19 @@ def statistics(storage: Storage, index: Index) -> Statistics:
             bundles=bundles,
             bundle_bytes=bundle_bytes,
         )
+
+
+def stamp(storage: Storage) -> tuple[object, ...]:
+    """Another one whenever something was signed, or got its first bundle: cheap, and most of what `statistics` sees."""
+    seen: list[object] = []
+    for path in (storage.metadata / TIMESTAMP_FILE, storage.folder / BUNDLES):
+        try:
+            status = path.stat()
+        except OSError:
+            seen.append(None)
+        else:
+            seen.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(seen)
 
 
 def collect(

@@ -204,6 +204,10 @@ class PackageRepository:
         """How much there is; looks at every file's size."""
         return garbage.statistics(self._storage, self._index)
 
+    def stamp(self) -> object:
+        """Another one whenever something was signed, or got its first bundle; costs two looks at a file's date."""
+        return garbage.stamp(self._storage)
+
     def open_file(self, url_path: str) -> Path | None:
         """The file at a URL path below the base, e.g. `metadata/timestamp.json`; None for anything not served."""
         return self._storage.open_file(url_path)

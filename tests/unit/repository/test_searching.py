@@ -161,6 +161,23 @@ def test_statistics_count_what_is_there(stocked: PackageRepository, tmp_path: Pa
     assert statistics.metadata_bytes == on_disk["metadata"]
 
 
+def test_the_stamp_changes_with_a_push_a_refresh_and_a_first_bundle_and_with_nothing_else(
+    stocked: PackageRepository, clock: Clock
+) -> None:
+    stamps = [stocked.stamp()]
+    stocked.search()
+    stocked.statistics()
+    assert stocked.stamp() == stamps[0]
+    add_release(stocked, "radio", "1.1.0", {"v": "1.1.0"}, platform="linux-aarch64")
+    stamps.append(stocked.stamp())
+    clock.advance(days=30)
+    stocked.refresh_metadata()
+    stamps.append(stocked.stamp())
+    (stocked.folder / "bundles" / ("a" * 64)).mkdir(parents=True)
+    stamps.append(stocked.stamp())
+    assert len(set(stamps)) == 4
+
+
 def test_statistics_count_what_goes_meanwhile_as_nothing(
     stocked: PackageRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
