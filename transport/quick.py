@@ -54,7 +54,7 @@ class QuickClient(Client):
         on_answered: called with the packet id, the reason and the properties of any other PUBACK.
         on_to_write: called when there is something to write.
         on_hold: nothing more is to be handled for now, though it was taken off the socket already.
-        packets_read: packets that were taken in here since the last `look_again`.
+        messages_read: those that were taken in here since the last `look_again`.
     """
 
     on_published: Callable[[Published], None] | None = None
@@ -62,7 +62,7 @@ class QuickClient(Client):
     on_answered: Callable[[int, ReasonCode, Properties | None], None] | None = None
     on_to_write: Callable[[], None] | None = None
     on_hold = False
-    packets_read = 0
+    messages_read = 0
     _chunk = b""
     _at = 0
     _is_empty = False
@@ -134,7 +134,12 @@ class QuickClient(Client):
     def look_again(self) -> None:
         """The socket may have something to read."""
         self._is_empty = False
-        self.packets_read = 0
+        self.messages_read = 0
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether one read brings all that has come; TLS gives one of its records, whatever lies behind it."""
+        return not isinstance(self.socket(), ssl.SSLSocket)
 
     @property
     def holds_more(self) -> bool:
@@ -214,7 +219,6 @@ class QuickClient(Client):
             count += 1
         if self._at == size:
             self._chunk, self._at = b"", 0
-        self.packets_read += count
         return count
 
     def _handled(self, command: int, packet: bytes) -> bool:
@@ -223,6 +227,7 @@ class QuickClient(Client):
             if published is None:
                 return False
             self.on_published(published)
+            self.messages_read += 1
             return True
         plain = len(packet) == 2 or (len(packet) == 3 and packet[2] in (0, _NOBODY_LISTENS))
         if command == _PUBACK and plain and self.on_taken is not None:

@@ -111,11 +111,6 @@ class Wire:
             self._loop.add_reader(self._socket.fileno(), self._readable)
             self._loop.call_soon(self._readable)  # the client or TLS may hold something already
 
-    @property
-    def resting(self) -> bool:
-        """Whether what comes now is read a moment later, with what comes after it."""
-        return self._rest is not None
-
     def _drive(self, keepalive_s: int) -> None:
         self._driven = True
         # paho compares clocks in loop_misc; a twelfth of the keep-alive is exact enough for its limits.
@@ -170,7 +165,7 @@ class Wire:
             if client.on_hold or not self._driven or not self._step(client.loop_read):
                 return
             if not client.may_read:
-                if client.packets_read > 1:
+                if client.messages_read > 1 and client.reads_all:
                     self._read_later()
                 return
         if client.holds_more:

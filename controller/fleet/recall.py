@@ -31,6 +31,8 @@ LONGEST_S: Final = 120.0
 """Devices may never be quiet: after this time the controller speaks, whether it has heard itself or not."""
 MOST_EXPECTED: Final = 1000
 """Echoes that are waited for at once: where the broker sends none, no more is kept for them."""
+LARGEST_EXPECTED: Final = 4096
+"""Bytes of a message whose echo is waited for."""
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +92,10 @@ class Recall:
         """The controller publishes this on the present connection, out of its database.
 
         When it comes back there is nothing to learn from it, and nobody is asked. The same message once more is from
-        somebody else.
+        somebody else. Not where the database may have lost since what it had said was kept.
         """
+        if len(payload) > LARGEST_EXPECTED or not self._store.keeps_what_it_took:
+            return
         if len(self._expected) >= MOST_EXPECTED:
             self._expected.clear()
         self._expected[topic] = payload

@@ -102,6 +102,11 @@ class RecallStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    @property
+    def keeps_what_it_took(self) -> bool:
+        """Whether what was committed stays while this process runs; a server may be exchanged for its replica."""
+        return self._engine.dialect.name == "sqlite"
+
     def learn(self, said: Sequence[Said], now: datetime) -> Recalled:
         """Take over what is newer than the database, all of it or nothing; most often that is nothing."""
         recalled = Recalled()

@@ -56,7 +56,7 @@ def execute_many(
         rows: the values of each, in the order of the names.
 
     Returns:
-        How many rows of the table it was, as far as the driver counts them.
+        How many rows of the table it was; of SQLite, whose driver adds them up.
     """
     if not rows:
         return 0

@@ -371,6 +371,23 @@ def test_nothing_more_is_handled_while_it_is_on_hold() -> None:
         assert received == [1, 2]
 
 
+def test_messages_of_one_look_are_counted_and_acknowledgements_are_not() -> None:
+    client = QuickClient(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
+    client.on_published = lambda _one: None
+    client.on_taken = lambda _mid: None
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        client._sock = here  # what connecting would do
+        assert client.reads_all
+        for messages in (2, 0, 1):
+            published = b"".join(publish_packet("t", b"", packet_id=mid) for mid in range(1, messages + 1))
+            there.sendall(published + b"\x40\x02\x00\x09")
+            client.look_again()
+            client.loop_read()
+            assert client.messages_read == messages
+
+
 async def test_many_messages_are_acknowledged_at_once_and_each_once() -> None:
     acknowledged: list[tuple[int, bytes]] = []
 

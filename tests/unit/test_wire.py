@@ -25,20 +25,23 @@ class Counting:
     on_hold = False
     may_read = False
     holds_more = False
-    packets_read = 0
+    reads_all = True
+    messages_read = 0
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.reads: list[int] = []
+        self.looks = 0
         self.on_socket_open: Any = None
 
     def look_again(self) -> None:
-        self.packets_read = 0
+        self.looks += 1
+        self.messages_read = 0
 
     def loop_read(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            self.packets_read = len(self._sock.recv(1000))
-            self.reads.append(self.packets_read)
+            self.messages_read = len(self._sock.recv(1000))
+            self.reads.append(self.messages_read)
 
     def loop_write(self) -> None:
         pass
@@ -75,48 +78,56 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_after_several_messages_at_once_the_next_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_REST_S", 0.3)
-    async with connected() as (_, client, broker):
+@pytest.fixture(autouse=True)
+def _rests_till_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_REST_S", FAR_S)
+
+
+async def test_after_several_messages_at_once_the_next_are_read_together() -> None:
+    async with connected() as (reading, client, broker):
         broker.sendall(b"ab")
         await until(lambda: client.reads == [2])
         for _ in range(3):
             broker.sendall(b"c")
             await turns()
         assert client.reads == [2]
+        reading._rested()
         await until(lambda: client.reads == [2, 3])
 
 
-async def test_after_a_single_message_the_next_one_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_REST_S", FAR_S)
+async def test_where_a_read_brings_only_some_of_what_has_come_the_next_one_follows_at_once() -> None:
+    async with connected() as (_, client, broker):
+        client.reads_all = False
+        for number in range(1, 4):
+            broker.sendall(b"ab")
+            await until(lambda number=number: client.reads == [2] * number)
+
+
+async def test_after_a_single_message_the_next_one_is_read_at_once() -> None:
     async with connected() as (_, client, broker):
         for number in range(1, 4):
             broker.sendall(b"a")
             await until(lambda number=number: client.reads == [1] * number)
 
 
-async def test_whoever_holds_back_reading_while_it_rests_has_it_go_on_when_they_say_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(wire, "_REST_S", 0.3)
+async def test_whoever_holds_back_reading_while_it_rests_has_it_go_on_when_they_say_so() -> None:
     async with connected() as (reading, client, broker):
         broker.sendall(b"ab")
         await until(lambda: client.reads == [2])
         reading.pause_reading()
         broker.sendall(b"c")
-        resting = reading.resting
-        await until(lambda: not reading.resting)
+        reading._rested()
+        looks = client.looks
         await turns()
-        assert (resting, client.reads) == (True, [2])
+        assert (client.reads, client.looks) == ([2], looks)
         reading.resume_reading()
         await until(lambda: client.reads == [2, 1])
 
 
-async def test_a_connection_may_end_while_its_reading_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_REST_S", FAR_S)
+async def test_a_connection_may_end_while_its_reading_rests() -> None:
     async with connected() as (reading, client, broker):
         broker.sendall(b"ab")
         await until(lambda: client.reads == [2])
-        assert reading.resting
+        assert reading._rest is not None
         reading.close()
-        assert not reading.resting
+        assert reading._rest is None

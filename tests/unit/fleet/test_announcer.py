@@ -26,12 +26,14 @@ class SlowLink:
     def __init__(self) -> None:
         self.now = NOW
         self.sent: list[Verb] = []
+        self.topics: list[tuple[str, bytes]] = []
         self.checked = asyncio.Event()
 
     def clock(self) -> datetime:
         return self.now
 
     async def publish(self, topic: str, payload: bytes, **_: object) -> None:
+        self.topics.append((topic, payload))
         if topic.endswith("/desired"):
             self.now += TOOK
         elif topic.endswith("/commands"):
@@ -46,10 +48,18 @@ async def test_a_command_that_expires_while_all_else_is_published_is_not_sent(en
     orders.set_desired("pi-1", hold=True, now=NOW)
     orders.send_command("pi-1", Verb.REPORT, expires_in=TOOK / 2, now=NOW)
     orders.send_command("pi-1", Verb.CHECK, expires_in=TOOK * 2, now=NOW)
-    announcer = Announcer(Topics(), AnnouncementStore(engine), orders, clock=link.clock)
+    said: list[tuple[str, bytes]] = []
+    announcer = Announcer(
+        Topics(),
+        AnnouncementStore(engine),
+        orders,
+        on_said=lambda topic, payload: said.append((topic, payload)),
+        clock=link.clock,
+    )
     running = asyncio.create_task(announcer.run(cast("Link", link)))
     async with asyncio.timeout(BOUND_S):
         await link.checked.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert link.sent == [Verb.CHECK]
+    assert said == [one for one in link.topics if one[0].endswith("/desired")] != []

@@ -1,5 +1,6 @@
 """What is read from a topic, and what is refused with one line."""
 
+import copy
 import json
 from collections.abc import Callable
 from typing import Any
@@ -160,11 +161,21 @@ def test_a_report_is_read_quickly_as_it_is_read_by_the_contract(
         for name in path[:-1]:
             place = place.get(name) if isinstance(place, dict) else None
         if isinstance(place, dict):
-            place[path[-1]] = new
+            place[path[-1]] = copy.deepcopy(new)
     payload = json.dumps(value).encode()
     for _ in range(2):  # what is refused once is refused again
         quick = outcome(lambda: fresh.quickly(TOPIC, payload) or fresh.read(TOPIC, payload))
         assert quick == outcome(lambda: Reader(Topics()).read(TOPIC, payload))
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_topic_that_names_no_device_is_refused_whatever_was_read_before(times: int) -> None:
+    fresh = Reader(Topics())
+    for _ in range(times):
+        fresh.quickly(TOPIC, encode(REPORT))
+    wrong = json.dumps(said(REPORT) | {"device": "Not A Name"}).encode()
+    with pytest.raises(ContractError, match="device"):
+        fresh.quickly("flotilla/v1/devices/Not A Name/reported", wrong)
 
 
 def test_the_names_of_reports_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

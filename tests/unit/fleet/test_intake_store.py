@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
-from controller.database import from_db, reading
+from controller.database import from_db, reading, writing
 from controller.fleet.incoming import ClearedIn, Incoming
 from controller.fleet.intake_store import IntakeStore, Outcome
 from controller.fleet.progress import SeqTrack
@@ -234,3 +234,15 @@ def test_a_batch_that_fails_leaves_nothing(engine: Engine, monkeypatch: pytest.M
     with pytest.raises(OSError, match="no space"):
         take_in(engine, event_in(), reported_in(packages={"tacho": installed()}))
     assert stored(engine) == []
+
+
+def test_an_event_that_is_here_though_its_device_does_not_know_leaves_the_numbers_of_the_others_right(
+    engine: Engine,
+) -> None:
+    """As where another controller took it in a moment ago."""
+    first = take_in(engine, event_in(seq=1), event_in(seq=2))
+    assert [one.id for one in first.stored] == [1, 2]
+    with writing(engine) as connection:
+        connection.execute(update(devices).values(highest=0, missing=None))
+    second = take_in(engine, event_in(seq=2), event_in(seq=3))
+    assert [(one.id, one.event.seq) for one in second.stored] == [(3, 3)]

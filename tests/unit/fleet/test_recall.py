@@ -13,12 +13,13 @@ from controller.fleet.orders import OrderStore
 from controller.fleet.recall import Recall
 from controller.fleet.recall_store import Recalled, RecallStore, Said
 from controller.fleet.refusals import Refusals
+from controller.fleet.service import FleetService
 from controller.rollouts.announcing import AnnouncementStore
 from schemas.codec import encode
 from schemas.messages import MAX_SEQ, Announcement, Desired, ReleaseState, RolloutPolicy, Targets
 from schemas.topics import Topics
 from tests.unit.fleet.builders import NOW, an_id
-from transport import Message
+from transport import LinkSettings, Message
 
 
 def retained(topic: str, payload: bytes) -> Message:
@@ -116,9 +117,30 @@ async def test_echoes_that_never_come_are_not_kept_for_ever(engine: Engine) -> N
     hearing = Recall(
         Topics(), RecallStore(engine), lambda _recalled: None, is_greeting=lambda _presence: False, clock=utc_now
     )
+    hearing.expect("flotilla/devices/pi-1/desired", bytes(recall.LARGEST_EXPECTED + 1))
+    assert hearing.expected == 0
     for number in range(3 * recall.MOST_EXPECTED):
         hearing.expect(f"flotilla/devices/pi-{number}/desired", b"{}")
-    assert hearing.expected <= recall.MOST_EXPECTED
+    assert 0 < hearing.expected <= recall.MOST_EXPECTED
+
+
+class OnAServer(RecallStore):
+    """Its database may be exchanged for one that is behind."""
+
+    keeps_what_it_took = False
+
+
+async def test_where_the_database_may_lose_what_it_took_every_echo_is_looked_at(engine: Engine) -> None:
+    hearing = Recall(
+        Topics(), OnAServer(engine), lambda _recalled: None, is_greeting=lambda _presence: False, clock=utc_now
+    )
+    hearing.expect("flotilla/devices/pi-1/desired", b"{}")
+    assert hearing.expected == 0
+
+
+def test_the_announcer_tells_of_what_it_says(engine: Engine) -> None:
+    service = FleetService(engine, LinkSettings(url="mqtt://127.0.0.1:1", client_id="c"), Topics(), version="1.0.0")
+    assert service._announcer._on_said == service._recall.expect
 
 
 async def test_devices_that_are_never_quiet_do_not_keep_the_controller_from_speaking(
