@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from controller.accounts.audit import AuditLog
 from controller.accounts.roles import Role
@@ -19,9 +19,9 @@ from controller.http.account_views import (
     TokenWish,
     UserWish,
 )
-from controller.http.login import Accounts, no_cookie
+from controller.http.given import Limit, TheAccounts
+from controller.http.login import no_cookie
 from controller.http.noting import about, who_of
-from controller.http.packages import Limit
 from controller.http.views import Page
 from schemas.errors import OperatorError
 
@@ -41,20 +41,20 @@ class Session(Controller):
         return SessionView(kind=who.kind, name=who.name, role=who.role or Role.VIEWER)
 
     @post("", summary="Log in", status_code=200)
-    async def log_in(self, request: Asked, accounts: Accounts, data: LoginWish) -> Response[SessionView]:
+    async def log_in(self, request: Asked, accounts: TheAccounts, data: JSONBody[LoginWish]) -> Response[SessionView]:
         """Sets the session's cookie; 401 for a wrong name or password, 429 with Retry-After after too many."""
         cookie, who = await accounts.log_in(request, data.name, data.password)
         view = SessionView(kind=who.kind, name=who.name, role=who.role or Role.VIEWER)
         return Response(view, cookies=[cookie], headers={"Cache-Control": "no-store"})
 
     @delete("", summary="Log out", status_code=204)
-    async def log_out(self, request: Asked, accounts: Accounts) -> Response[None]:
+    async def log_out(self, request: Asked, accounts: TheAccounts) -> Response[None]:
         """Ends the session that the request came with."""
         await accounts.log_out(who_of(request))
         return Response(None, status_code=204, cookies=[no_cookie(request)])
 
     @put("/password", summary="Change one's own password", status_code=204)
-    async def password(self, request: Asked, accounts: Accounts, data: OwnPasswordWish) -> Response[None]:
+    async def password(self, request: Asked, accounts: TheAccounts, data: JSONBody[OwnPasswordWish]) -> Response[None]:
         """Asks for the old one, and ends every session of the account."""
         who = who_of(request)
         if who.kind != "user":
@@ -72,29 +72,29 @@ class Users(Controller):
     tags = ("accounts",)
 
     @get("", summary="List accounts")
-    async def users(self, accounts: Accounts, after: str = "", limit: Limit = 100) -> Page[User]:
+    async def users(self, accounts: TheAccounts, after: FromQuery[str] = "", limit: Limit = 100) -> Page[User]:
         """By name."""
         found = await to_thread.run_sync(lambda: accounts.people.page(after=after, limit=limit + 1))
         return Page(items=found[:limit], next=found[limit - 1].name if len(found) > limit else None)
 
     @post("", summary="Add an account")
-    async def add(self, request: Asked, accounts: Accounts, data: UserWish) -> User:
+    async def add(self, request: Asked, accounts: TheAccounts, data: JSONBody[UserWish]) -> User:
         """409 where there is one of this name."""
         about(request, data.name)
         return await to_thread.run_sync(accounts.people.add, data.name, data.role, data.password)
 
     @put("/{name:str}/password", summary="Give an account another password")
-    async def set_password(self, accounts: Accounts, name: str, data: PasswordWish) -> User:
+    async def set_password(self, accounts: TheAccounts, name: FromPath[str], data: JSONBody[PasswordWish]) -> User:
         """Ends every session of the account."""
         return await to_thread.run_sync(accounts.people.set_password, name, data.password)
 
     @put("/{name:str}/role", summary="Give an account another role")
-    async def set_role(self, accounts: Accounts, name: str, data: RoleWish) -> User:
+    async def set_role(self, accounts: TheAccounts, name: FromPath[str], data: JSONBody[RoleWish]) -> User:
         """Ends every session of the account."""
         return await to_thread.run_sync(accounts.people.set_role, name, data.role)
 
     @delete("/{name:str}", summary="Remove an account", status_code=204)
-    async def remove(self, accounts: Accounts, name: str) -> None:
+    async def remove(self, accounts: TheAccounts, name: FromPath[str]) -> None:
         """And its sessions."""
         await to_thread.run_sync(accounts.people.remove, name)
 
@@ -106,13 +106,13 @@ class TokensOfMachines(Controller):
     tags = ("accounts",)
 
     @get("", summary="List tokens")
-    async def tokens(self, accounts: Accounts, after: str = "", limit: Limit = 100) -> Page[ApiToken]:
+    async def tokens(self, accounts: TheAccounts, after: FromQuery[str] = "", limit: Limit = 100) -> Page[ApiToken]:
         """By name, without the secrets; the one in the data folder is not among them."""
         found = await to_thread.run_sync(lambda: accounts.tokens.page(after=after, limit=limit + 1))
         return Page(items=found[:limit], next=found[limit - 1].name if len(found) > limit else None)
 
     @post("", summary="Make a token")
-    async def add(self, request: Asked, accounts: Accounts, data: TokenWish) -> Response[NewToken]:
+    async def add(self, request: Asked, accounts: TheAccounts, data: JSONBody[TokenWish]) -> Response[NewToken]:
         """The answer holds the secret, this once; 409 where there is one of this name."""
         about(request, data.name)
         lasts = None if data.expires_days is None else timedelta(days=data.expires_days)
@@ -120,18 +120,18 @@ class TokensOfMachines(Controller):
         return Response(made, status_code=201, headers={"Cache-Control": "no-store"})
 
     @delete("/{name:str}", summary="Revoke a token", status_code=204)
-    async def revoke(self, accounts: Accounts, name: str) -> None:
+    async def revoke(self, accounts: TheAccounts, name: FromPath[str]) -> None:
         """Good for nothing from the next request on."""
         await to_thread.run_sync(accounts.tokens.revoke, name)
 
 
 @get("/audit", tags=["accounts"], summary="Who changed what")
 async def audit_log(
-    accounts: Accounts,
-    actor: Annotated[str | None, Parameter(description="e.g. user:anna or token:ci")] = None,
-    action: Annotated[str | None, Parameter(description="e.g. rollout.state")] = None,
-    target: Annotated[str | None, Parameter(description="exactly as it is shown")] = None,
-    after: Annotated[int | None, Parameter(ge=1, le=2**63 - 1, description="`next` of the page before")] = None,
+    accounts: TheAccounts,
+    actor: Annotated[str | None, QueryParameter(description="e.g. user:anna or token:ci")] = None,
+    action: Annotated[str | None, QueryParameter(description="e.g. rollout.state")] = None,
+    target: Annotated[str | None, QueryParameter(description="exactly as it is shown")] = None,
+    after: Annotated[int | None, QueryParameter(ge=1, le=2**63 - 1, description="`next` of the page before")] = None,
     limit: Limit = 100,
 ) -> Page[AuditEntry]:
     """Every change and every try that was refused, the newest first."""

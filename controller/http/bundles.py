@@ -2,8 +2,9 @@
 
 from anyio import to_thread
 from litestar import get, post
+from litestar.params import FromPath
 
-from controller.repository.bundle_maker import BundleMaker
+from controller.http.given import TheBundleMaker, TheRepository
 from controller.repository.bundle_views import ReleaseBundles
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
@@ -13,7 +14,7 @@ from schemas.versions import parse
 
 @get("/packages/{name:str}/{version:str}/bundles", tags=["packages"], summary="The bundles that lead to a version")
 async def bundles(
-    repository: PackageRepository, bundle_maker: BundleMaker, name: str, version: str
+    repository: TheRepository, bundle_maker: TheBundleMaker, name: FromPath[str], version: FromPath[str]
 ) -> list[ReleaseBundles]:
     """For each of its platforms: what there is, and how far those are that are being made."""
     wanted = str(parse(version))
@@ -31,7 +32,7 @@ async def bundles(
     status_code=202,
 )
 async def make_bundles_again(
-    repository: PackageRepository, bundle_maker: BundleMaker, name: str, version: str
+    repository: TheRepository, bundle_maker: TheBundleMaker, name: FromPath[str], version: FromPath[str]
 ) -> list[ReleaseBundles]:
     """What failed before is tried at once, whatever it was; the answer says what there is now."""
     wanted = str(parse(version))

@@ -6,15 +6,15 @@ from typing import Any, Final
 import msgspec
 from anyio import to_thread
 from litestar import Controller, Request, delete, get, post, put
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.response import Stream
 
 from controller.fleet.service import FleetService
 from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEvent
+from controller.http.given import Limit, TheFleet, TheReleasing, TheRepository
 from controller.http.noting import about, ending_of, who_of
-from controller.http.packages import Limit
 from controller.http.plans import check_plan_of
-from controller.http.releasing import Releasing
 from controller.http.views import (
     Announced,
     Asked,
@@ -30,7 +30,6 @@ from controller.http.views import (
     Told,
 )
 from controller.http.watching import server_sent_events
-from controller.repository.package_repository import PackageRepository
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice
 from controller.settings import ControllerSettings
@@ -42,7 +41,7 @@ MAX_ID_DIGITS: Final = 18
 
 
 @post("/releases", tags=["rollouts"], summary="Announce a version on a channel", before_request=check_plan_of)
-async def release(request: Request[Any, Any, Any], data: ReleaseWish, releasing: Releasing) -> Announced:
+async def release(request: Request[Any, Any, Any], data: JSONBody[ReleaseWish], releasing: TheReleasing) -> Announced:
     """Start a rollout; it takes the place of what the channel announced of this package before."""
     about(request, f"{data.package} {data.version} {data.channel}")
     return await to_thread.run_sync(releasing.announce, data)
@@ -54,20 +53,24 @@ async def release(request: Request[Any, Any, Any], data: ReleaseWish, releasing:
     summary="Announce a package on a channel no more",
     status_code=200,
 )
-async def withdraw(request: Request[Any, Any, Any], channel: str, name: str, releasing: Releasing) -> Rollout:
+async def withdraw(
+    request: Request[Any, Any, Any], channel: FromPath[str], name: FromPath[str], releasing: TheReleasing
+) -> Rollout:
     """Devices keep what they have; 404 where the channel announces no such package."""
     by = who_of(request).actor
     return await to_thread.run_sync(lambda: releasing.withdraw(name, channel, by=by))
 
 
 @post("/releases/sets", tags=["rollouts"], summary="Announce several packages as one set")
-async def release_set(request: Request[Any, Any, Any], data: SetWish, releasing: Releasing) -> list[Announced]:
+async def release_set(
+    request: Request[Any, Any, Any], data: JSONBody[SetWish], releasing: TheReleasing
+) -> list[Announced]:
     """Start a rollout for each; a device takes all of them in one switch, or none. All are announced, or none."""
     about(request, " ".join([*(f"{name}@{version}" for name, version in data.packages.items()), data.channel]))
     return await to_thread.run_sync(releasing.announce_set, data)
 
 
-async def _rollout(request: Request[Any, Any, Any], fleet: FleetService, rollout_id: str) -> str:
+async def _rollout(request: Request[Any, Any, Any], fleet: TheFleet, rollout_id: FromPath[str]) -> str:
     found = await to_thread.run_sync(fleet.rollouts.id_of, rollout_id)
     about(request, found)
     return found
@@ -83,11 +86,11 @@ class Rollouts(Controller):
     @get("", summary="List rollouts")
     async def rollouts(
         self,
-        fleet: FleetService,
-        channel: str | None = None,
-        package: str | None = None,
-        rollout_state: RolloutState | None = None,
-        after: str | None = None,
+        fleet: TheFleet,
+        channel: FromQuery[str | None] = None,
+        package: FromQuery[str | None] = None,
+        rollout_state: FromQuery[RolloutState | None] = None,
+        after: FromQuery[str | None] = None,
         limit: Limit = 100,
     ) -> Page[Rollout]:
         """The newest first; `rollout_state` keeps those in one state."""
@@ -99,7 +102,7 @@ class Rollouts(Controller):
         return Page(items=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
     @get("/{rollout_id:str}", summary="One rollout")
-    async def rollout_detail(self, fleet: FleetService, rollout: str) -> RolloutDetail:
+    async def rollout_detail(self, fleet: TheFleet, rollout: NamedDependency[str]) -> RolloutDetail:
         """A rollout with its first devices, and its failures grouped by error code."""
 
         def read() -> RolloutDetail:
@@ -114,14 +117,14 @@ class Rollouts(Controller):
 
     @get("/{rollout_id:str}/devices", summary="The devices of a rollout")
     async def devices(
-        self, fleet: FleetService, rollout: str, after: str = "", limit: Limit = 100
+        self, fleet: TheFleet, rollout: NamedDependency[str], after: FromQuery[str] = "", limit: Limit = 100
     ) -> Page[RolloutDevice]:
         """By id; each with the engine's verdict and its own last words."""
         return await to_thread.run_sync(_device_page, fleet, rollout, after, limit)
 
     @post("/{rollout_id:str}/state", summary="Pause, resume, halt or revert", status_code=200)
     async def set_state(
-        self, request: Request[Any, Any, Any], fleet: FleetService, rollout: str, data: StateWish
+        self, request: Request[Any, Any, Any], fleet: TheFleet, rollout: NamedDependency[str], data: JSONBody[StateWish]
     ) -> Rollout:
         """Takes effect with the announcement's next revision; 409 where the present state does not allow it."""
         by = who_of(request).actor
@@ -129,19 +132,23 @@ class Rollouts(Controller):
 
     @post("/{rollout_id:str}/cancel", summary="Ask one device, or all, to stop", status_code=200)
     async def cancel(
-        self, request: Request[Any, Any, Any], fleet: FleetService, rollout: str, data: DeviceChoice
+        self,
+        request: Request[Any, Any, Any],
+        fleet: TheFleet,
+        rollout: NamedDependency[str],
+        data: JSONBody[DeviceChoice],
     ) -> Rollout:
         """All: the rollout is halted. One: it is left out. Until devices have said so it is only asked for; 409."""
         by = who_of(request).actor
         return await to_thread.run_sync(lambda: fleet.steering.cancel(rollout, data.device, by=by))
 
     @post("/{rollout_id:str}/retry", summary="Have what ended badly tried again", status_code=200)
-    async def retry(self, fleet: FleetService, rollout: str, data: DeviceChoice) -> Rollout:
+    async def retry(self, fleet: TheFleet, rollout: NamedDependency[str], data: JSONBody[DeviceChoice]) -> Rollout:
         """On one device or all on which it failed, was rolled back, rejected or cancelled; 409 where there are none."""
         return await to_thread.run_sync(fleet.steering.retry, rollout, data.device)
 
     @post("/{rollout_id:str}/approve", summary="Say go to the next wave", status_code=200)
-    async def approve(self, fleet: FleetService, rollout: str) -> Rollout:
+    async def approve(self, fleet: TheFleet, rollout: NamedDependency[str]) -> Rollout:
         """It begins with the announcement's next revision; 409 where the rollout does not wait for that."""
         return await to_thread.run_sync(fleet.steering.approve, rollout)
 
@@ -155,10 +162,10 @@ class Devices(Controller):
     @get("", summary="List devices")
     async def devices(
         self,
-        fleet: FleetService,
-        channel: str | None = None,
-        online: bool | None = None,
-        after: str = "",
+        fleet: TheFleet,
+        channel: FromQuery[str | None] = None,
+        online: FromQuery[bool | None] = None,
+        after: FromQuery[str] = "",
         limit: Limit = 100,
     ) -> Page[Device]:
         """By id."""
@@ -168,13 +175,18 @@ class Devices(Controller):
         return Page(items=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
     @get("/{device_id:str}", summary="One device")
-    async def device(self, fleet: FleetService, device_id: str) -> Device:
+    async def device(self, fleet: TheFleet, device_id: FromPath[str]) -> Device:
         """Presence, what it reported, and its newest update."""
         return await to_thread.run_sync(fleet.registry.device, device_id)
 
     @get("/{device_id:str}/events", summary="A device's events")
     async def events(
-        self, fleet: FleetService, device_id: str, newest: bool = False, after: int = 0, limit: Limit = 100
+        self,
+        fleet: TheFleet,
+        device_id: FromPath[str],
+        newest: FromQuery[bool] = False,
+        after: FromQuery[int] = 0,
+        limit: Limit = 100,
     ) -> Page[TakenEvent]:
         """In the order of intake: from the first, or with `newest` the last ones."""
 
@@ -187,7 +199,7 @@ class Devices(Controller):
         return Page(items=found[:limit], next=str(found[limit - 1].id) if more else None)
 
     @get("/{device_id:str}/commands", summary="What a device was asked for")
-    async def commands(self, fleet: FleetService, device_id: str) -> list[SentCommand]:
+    async def commands(self, fleet: TheFleet, device_id: FromPath[str]) -> list[SentCommand]:
         """The newest commands, and when each was sent."""
 
         def read() -> list[SentCommand]:
@@ -198,7 +210,7 @@ class Devices(Controller):
 
     @post("/{device_id:str}/commands", summary="Ask a device for something")
     async def command(
-        self, fleet: FleetService, repository: PackageRepository, device_id: str, data: CommandWish
+        self, fleet: TheFleet, repository: TheRepository, device_id: FromPath[str], data: JSONBody[CommandWish]
     ) -> Asked:
         """Sent as soon as there is a connection; void when it has expired before the device is reached."""
 
@@ -218,7 +230,7 @@ class Devices(Controller):
         return await to_thread.run_sync(ask)
 
     @get("/{device_id:str}/desired", summary="What a device was told")
-    async def told(self, fleet: FleetService, device_id: str) -> Told:
+    async def told(self, fleet: TheFleet, device_id: FromPath[str]) -> Told:
         """Channel, tags, pins and hold that it was told apart from its channel; revision 0 where it never was."""
 
         def read() -> Told:
@@ -230,7 +242,7 @@ class Devices(Controller):
 
     @put("/{device_id:str}/desired", summary="Tell a device apart from its channel")
     async def desired(
-        self, fleet: FleetService, repository: PackageRepository, device_id: str, data: DesiredWish
+        self, fleet: TheFleet, repository: TheRepository, device_id: FromPath[str], data: JSONBody[DesiredWish]
     ) -> Told:
         """Channel, tags, pins and hold; it replaces what the device was told before."""
 
@@ -249,7 +261,7 @@ class Devices(Controller):
 
 
 @get("/fleet", tags=["devices"], summary="Numbers about the fleet")
-async def fleet_statistics(fleet: FleetService) -> FleetStatistics:
+async def fleet_statistics(fleet: TheFleet) -> FleetStatistics:
     """How many devices, on which channels, with which versions."""
     return await to_thread.run_sync(fleet.registry.statistics)
 
@@ -257,7 +269,7 @@ async def fleet_statistics(fleet: FleetService) -> FleetStatistics:
 @get("/watch", tags=["devices"], summary="Changes as they happen", media_type="text/event-stream")
 async def watch(
     request: Request[Any, Any, Any],
-    fleet: FleetService,
+    fleet: TheFleet,
 ) -> Stream:
     """Server-sent events: `update`, `presence`, `reported`, `rollout`, `connection`; `too-slow` ends the stream.
 
@@ -273,7 +285,9 @@ async def watch(
 
 
 @get("/controller", tags=["controller"], summary="Where the controller's parts are")
-async def about_controller(fleet: FleetService, settings: ControllerSettings, broker_url: str) -> ControllerView:
+async def about_controller(
+    fleet: TheFleet, settings: NamedDependency[ControllerSettings], broker_url: NamedDependency[str]
+) -> ControllerView:
     """For people and programs that connect to the broker or the repository by themselves."""
     return ControllerView(
         version=VERSION,

@@ -5,9 +5,11 @@ from typing import Any, Final
 from anyio import to_thread
 from litestar import Request, get, post
 from litestar.exceptions import HTTPException
+from litestar.params import FromQuery
 from litestar.response import Redirect, Template
 
 from controller.accounts.passwords import MAX_LENGTH
+from controller.http.given import TheAccounts
 from controller.http.login import Accounts, local_path, no_cookie
 from controller.http.noting import who_of
 from controller.web.rendering import HEADERS
@@ -20,13 +22,13 @@ _FORM: Final = "application/x-www-form-urlencoded"
 
 
 @get("/login", include_in_schema=False)
-async def login_page(accounts: Accounts, next: str | None = None) -> Template:  # noqa: A002 - as in the address
+async def login_page(accounts: TheAccounts, next: FromQuery[str | None] = None) -> Template:  # noqa: A002 - as in the address
     """The form."""
     return await _form(accounts, wanted=local_path(next))
 
 
 @post("/login", include_in_schema=False)
-async def login(request: Asked, accounts: Accounts) -> Template | Redirect:
+async def login(request: Asked, accounts: TheAccounts) -> Template | Redirect:
     """Begin a session and go on to where the browser wanted to, or show the form again with what is wrong."""
     fields = await _fields(request)
     name, wanted = fields.get("name", "").strip(), local_path(fields.get("next"))
@@ -39,7 +41,7 @@ async def login(request: Asked, accounts: Accounts) -> Template | Redirect:
 
 
 @post("/logout", include_in_schema=False)
-async def logout(request: Asked, accounts: Accounts) -> Redirect:
+async def logout(request: Asked, accounts: TheAccounts) -> Redirect:
     """End the session."""
     await accounts.log_out(who_of(request))
     return Redirect("/login", status_code=303, cookies=[no_cookie(request)], headers={"Cache-Control": "no-store"})

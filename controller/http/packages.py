@@ -14,17 +14,17 @@ import aiofiles.os
 from aiofiles.threadpool.binary import AsyncBufferedReader
 from anyio import fail_after, to_thread
 from litestar import Controller, Request, Response, delete, get, post
+from litestar.di import NamedDependency
 from litestar.exceptions import HTTPException, InternalServerException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from controller.fleet.service import FleetService
+from controller.http.given import Limit, TheBundleMaker, TheFleet, TheRepository
 from controller.http.listing import listed
 from controller.http.noting import about, nothing_changed
 from controller.http.views import MAX_PAGE, ListedRelease, Page, PushView, RetireWish, SiteWish, YankView, YankWish
-from controller.repository.bundle_maker import BundleMaker
 from controller.repository.files import disk_errors
 from controller.repository.moving import MAX_RELEASES
 from controller.repository.package_repository import PackageRepository
@@ -40,8 +40,6 @@ SPARE_BYTES: Final = 64 * 1024**2
 IDLE_S: Final = 60.0
 """Longest wait for the next piece of an upload."""
 _PIECE: Final = 1024 * 1024
-
-Limit = Annotated[int, Parameter(ge=1, le=MAX_PAGE)]
 
 
 @dataclass
@@ -88,9 +86,9 @@ class Packages(Controller):
     async def push(
         self,
         request: Request[Any, Any, Any],
-        repository: PackageRepository,
-        spool: Spool,
-        bundle_maker: BundleMaker,
+        repository: TheRepository,
+        spool: NamedDependency[Spool],
+        bundle_maker: TheBundleMaker,
     ) -> Response[PushView]:
         """Take the bytes of a package file, as `flotilla build` makes it, verify, store and sign them."""
         begun = datetime.now(UTC)
@@ -104,17 +102,17 @@ class Packages(Controller):
     @get("", summary="Search the repository")
     async def search(
         self,
-        repository: PackageRepository,
-        fleet: FleetService,
-        name: str | None = None,
-        version: Annotated[str | None, Parameter(description="a version range, e.g. ^1.2")] = None,
-        platform: str | None = None,
-        tag: list[str] | None = None,
-        channel: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        yanked: Annotated[bool, Parameter(description="show those too that were yanked")] = False,
-        after: str | None = None,
+        repository: TheRepository,
+        fleet: TheFleet,
+        name: FromQuery[str | None] = None,
+        version: Annotated[str | None, QueryParameter(description="a version range, e.g. ^1.2")] = None,
+        platform: FromQuery[str | None] = None,
+        tag: FromQuery[list[str] | None] = None,
+        channel: FromQuery[str | None] = None,
+        since: FromQuery[datetime | None] = None,
+        until: FromQuery[datetime | None] = None,
+        yanked: Annotated[bool, QueryParameter(description="show those too that were yanked")] = False,
+        after: FromQuery[str | None] = None,
         limit: Limit = 100,
     ) -> Page[ListedRelease]:
         """Releases that fit every condition, newest version of each package first."""
@@ -141,7 +139,7 @@ class Packages(Controller):
         return await to_thread.run_sync(read)
 
     @post("/site", summary="Several releases in one file, for another controller", status_code=200)
-    async def site(self, repository: PackageRepository, spool: Spool, data: SiteWish) -> Stream:
+    async def site(self, repository: TheRepository, spool: NamedDependency[Spool], data: JSONBody[SiteWish]) -> Stream:
         """For `flotilla import` there; signs what would expire within the days that it is to be good for."""
 
         def write(path: Path) -> None:
@@ -165,10 +163,10 @@ class Packages(Controller):
     async def take_in(
         self,
         request: Request[Any, Any, Any],
-        repository: PackageRepository,
-        spool: Spool,
-        bundle_maker: BundleMaker,
-        root: Annotated[str, Parameter(pattern=SHA256_PATTERN, description="sha256 of the root file to trust")],
+        repository: TheRepository,
+        spool: NamedDependency[Spool],
+        bundle_maker: TheBundleMaker,
+        root: Annotated[str, QueryParameter(pattern=SHA256_PATTERN, description="sha256 of the root file to trust")],
     ) -> Imported:
         """Verified from that root, signed anew here; all of it or nothing."""
         async with _received(request, spool) as path:
@@ -180,7 +178,7 @@ class Packages(Controller):
 
     @post("/retire", summary="Remove old releases that nothing needs", status_code=200)
     async def retire(
-        self, request: Request[Any, Any, Any], repository: PackageRepository, fleet: FleetService, data: RetireWish
+        self, request: Request[Any, Any, Any], repository: TheRepository, fleet: TheFleet, data: JSONBody[RetireWish]
     ) -> Retired:
         """Says what goes and how many bytes; with `dry_run`, as is the default, nothing is done."""
         if data.dry_run:
@@ -190,14 +188,19 @@ class Packages(Controller):
 
     @get("/{name:str}/{version:str}", summary="One version, for each of its platforms")
     async def version(
-        self, repository: PackageRepository, fleet: FleetService, name: str, version: str
+        self, repository: TheRepository, fleet: TheFleet, name: FromPath[str], version: FromPath[str]
     ) -> list[ListedRelease]:
         """The releases of a version; 404 where there is none."""
         return await to_thread.run_sync(lambda: listed(fleet.rollouts, _version(repository, name, version)))
 
     @post("/{name:str}/{version:str}/yank", summary="Let a version be chosen no more, or again", status_code=200)
     async def yank(
-        self, repository: PackageRepository, fleet: FleetService, name: str, version: str, data: YankWish
+        self,
+        repository: TheRepository,
+        fleet: TheFleet,
+        name: FromPath[str],
+        version: FromPath[str],
+        data: JSONBody[YankWish],
     ) -> YankView:
         """Searches leave it out and no channel can be pointed at it; devices that have it or fetch it go on."""
 
@@ -222,11 +225,11 @@ class Packages(Controller):
     @delete("/{name:str}/{version:str}", summary="Remove a version", status_code=204)
     async def remove(
         self,
-        repository: PackageRepository,
-        fleet: FleetService,
-        name: str,
-        version: str,
-        platform: str | None = None,
+        repository: TheRepository,
+        fleet: TheFleet,
+        name: FromPath[str],
+        version: FromPath[str],
+        platform: FromQuery[str | None] = None,
     ) -> None:
         """Withdraw a version from the signed metadata and the index; 409 while a channel or a rollout needs it."""
 
@@ -243,7 +246,12 @@ class Packages(Controller):
 
     @get("/{name:str}/{version:str}/export", summary="One file for devices without a network")
     async def export(
-        self, repository: PackageRepository, spool: Spool, name: str, version: str, platform: str | None = None
+        self,
+        repository: TheRepository,
+        spool: NamedDependency[Spool],
+        name: FromPath[str],
+        version: FromPath[str],
+        platform: FromQuery[str | None] = None,
     ) -> Stream:
         """The release with the signed metadata in it, for `flotilla-agent install`, good as long as that is."""
         return await _spooled(spool, lambda path: repository.export(name, version, platform, path))
@@ -251,25 +259,25 @@ class Packages(Controller):
     @post("/{name:str}/{version:str}/export", summary="The same, signed for longer", status_code=200)
     async def export_for(
         self,
-        repository: PackageRepository,
-        spool: Spool,
-        name: str,
-        version: str,
-        valid_days: Annotated[int, Parameter(ge=1, le=366)],
-        platform: str | None = None,
+        repository: TheRepository,
+        spool: NamedDependency[Spool],
+        name: FromPath[str],
+        version: FromPath[str],
+        valid_days: Annotated[int, QueryParameter(ge=1, le=366)],
+        platform: FromQuery[str | None] = None,
     ) -> Stream:
         """Signs anew what would expire before; hence no GET."""
         return await _spooled(spool, lambda path: repository.export(name, version, platform, path, valid_days))
 
 
 @get("/root", tags=["packages"], summary="The trusted root that agents start from", media_type="application/json")
-async def trusted_root(repository: PackageRepository) -> bytes:
+async def trusted_root(repository: TheRepository) -> bytes:
     """The latest root metadata of TUF: bring it to devices by a way that you trust."""
     return await to_thread.run_sync(repository.trusted_root)
 
 
 @get("/statistics", tags=["packages"], summary="How much the repository holds")
-async def statistics(repository: PackageRepository) -> Statistics:
+async def statistics(repository: TheRepository) -> Statistics:
     """Numbers of packages, releases and objects, and their bytes."""
     return await to_thread.run_sync(repository.statistics)
 

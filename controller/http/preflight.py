@@ -2,8 +2,10 @@
 
 from anyio import to_thread
 from litestar import post
+from litestar.di import NamedDependency
+from litestar.params import FromQuery, JSONBody
 
-from controller.http.packages import Limit
+from controller.http.given import Limit
 from controller.http.plans import check_plan_of
 from controller.http.views import ReleaseWish
 from controller.preflight.gathering import Preflights
@@ -17,7 +19,9 @@ from controller.preflight.views import Preflight
     status_code=200,
     before_request=check_plan_of,
 )
-async def preflight(data: ReleaseWish, preflights: Preflights, after: str = "", limit: Limit = 100) -> Preflight:
+async def preflight(
+    data: JSONBody[ReleaseWish], preflights: NamedDependency[Preflights], after: FromQuery[str] = "", limit: Limit = 100
+) -> Preflight:
     """Takes the same wish as a release and changes nothing: who is meant, by which way, how many bytes, until when."""
     return await to_thread.run_sync(lambda: foresee(preflights, data, after=after, limit=limit))
 

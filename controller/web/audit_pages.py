@@ -4,28 +4,25 @@ from typing import Annotated, Final
 
 from anyio import to_thread
 from litestar import get
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from litestar.response import Template
 
-from controller.web.desk import Desk
+from controller.web.given import Text, TheDesk, TheVisitor
 from controller.web.rendering import Asked, page
-from controller.web.visitor import Visitor
 
 ENTRIES_A_PAGE: Final = 50
 MAX_ID: Final = 2**63 - 1
-
-Text = Annotated[str, Parameter(max_length=300)]
 
 
 @get("/audit")
 async def audit(
     request: Asked,
-    desk: Desk,
-    visitor: Visitor,
+    desk: TheDesk,
+    visitor: TheVisitor,
     actor: Text = "",
     action: Text = "",
     target: Text = "",
-    after: Annotated[int, Parameter(ge=0, le=MAX_ID)] = 0,
+    after: Annotated[int, QueryParameter(ge=0, le=MAX_ID)] = 0,
 ) -> Template:
     """The newest first; of one actor, action or target where they are given."""
     wanted = {"actor": actor.strip(), "action": action.strip(), "target": target.strip()}

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 from anyio import to_thread
-from jinja2 import Environment
 from litestar import Response, get, post
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath, FromQuery
 from litestar.response import Stream, Template
 
 from controller.database import utc_now
@@ -17,6 +17,7 @@ from controller.http.noting import ending_of
 from controller.web.actions import ASK, TELL, Action, Field, named, notice
 from controller.web.asking import ask, done, may_act
 from controller.web.desk import Desk
+from controller.web.given import TheDesk, TheEnvironment, TheVisitor
 from controller.web.guarding import fields_of
 from controller.web.live import live
 from controller.web.models import lasting, readings
@@ -80,14 +81,18 @@ def stories(events: list[TakenEvent]) -> list[Story]:
 
 
 @get("/devices/{device_id:str}")
-async def device(request: Asked, desk: Desk, visitor: Visitor, device_id: str, did: str | None = None) -> Template:
+async def device(
+    request: Asked, desk: TheDesk, visitor: TheVisitor, device_id: FromPath[str], did: FromQuery[str | None] = None
+) -> Template:
     """Facts, packages, history and what can be asked for."""
     seen = await to_thread.run_sync(_look, desk, device_id)
     return page(request, visitor, "device.html", **_shown(seen), notice=notice(did))
 
 
 @get("/devices/{device_id:str}/live")
-async def device_live(request: Asked, desk: Desk, visitor: Visitor, environment: Environment, device_id: str) -> Stream:
+async def device_live(
+    request: Asked, desk: TheDesk, visitor: TheVisitor, environment: TheEnvironment, device_id: FromPath[str]
+) -> Stream:
     """The same as it changes."""
     template = environment.get_template("device_parts.html")
     await to_thread.run_sync(desk.fleet.registry.device, device_id)
@@ -101,7 +106,9 @@ async def device_live(request: Asked, desk: Desk, visitor: Visitor, environment:
 
 
 @get("/devices/{device_id:str}/do/{name:str}")
-async def ask_device(request: Asked, desk: Desk, visitor: Visitor, device_id: str, name: str) -> Template:
+async def ask_device(
+    request: Asked, desk: TheDesk, visitor: TheVisitor, device_id: FromPath[str], name: FromPath[str]
+) -> Template:
     """What is asked before a device is told or asked something."""
     action = _action(name)
     may_act(visitor)
@@ -111,7 +118,7 @@ async def ask_device(request: Asked, desk: Desk, visitor: Visitor, device_id: st
 
 @post("/devices/{device_id:str}/do/{name:str}", status_code=200)
 async def tell_device(
-    request: Asked, desk: Desk, visitor: Visitor, device_id: str, name: str
+    request: Asked, desk: TheDesk, visitor: TheVisitor, device_id: FromPath[str], name: FromPath[str]
 ) -> Template | Response[None]:
     """Tell it, or ask it."""
     action = _action(name)

@@ -1,11 +1,9 @@
 """`/`, `/devices`: the fleet at a glance, and the list of devices."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from anyio import to_thread
-from jinja2 import Environment
 from litestar import get
-from litestar.params import Parameter
 from litestar.response import Stream, Template
 
 from controller.database import utc_now
@@ -13,27 +11,25 @@ from controller.http.noting import ending_of
 from controller.rollouts.plan import RolloutState
 from controller.web.desk import Desk
 from controller.web.fleet_reading import Numbers, RolloutLine, Wanted, rollout_lines
+from controller.web.given import Text, TheDesk, TheEnvironment, TheVisitor
 from controller.web.live import live
 from controller.web.models import RolloutCard, VersionBar, rollout_card, version_bars
 from controller.web.rendering import Asked, away_part, page
-from controller.web.visitor import Visitor
 
 DEVICES_A_PAGE = 50
 RUNNING_SHOWN = 6
 _RUNNING = (RolloutState.ACTIVE, RolloutState.PAUSED, RolloutState.HALTED)
 
-Text = Annotated[str, Parameter(max_length=300)]
-
 
 @get("/")
-async def overview(request: Asked, desk: Desk, visitor: Visitor) -> Template:
+async def overview(request: Asked, desk: TheDesk, visitor: TheVisitor) -> Template:
     """The whole fleet, and what goes on in it."""
     numbers, running = (await _glance(desk))[1:]
     return page(request, visitor, "overview.html", **_overview(numbers, running))
 
 
 @get("/live")
-async def overview_live(request: Asked, desk: Desk, environment: Environment) -> Stream:
+async def overview_live(request: Asked, desk: TheDesk, environment: TheEnvironment) -> Stream:
     """The overview's parts as they change."""
     template = environment.get_template("overview_parts.html")
 
@@ -48,8 +44,8 @@ async def overview_live(request: Asked, desk: Desk, environment: Environment) ->
 @get("/devices")
 async def devices(
     request: Asked,
-    desk: Desk,
-    visitor: Visitor,
+    desk: TheDesk,
+    visitor: TheVisitor,
     q: Text = "",
     channel: Text = "",
     online: Text = "",

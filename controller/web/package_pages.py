@@ -7,7 +7,7 @@ import msgspec
 from anyio import to_thread
 from litestar import Response, get, post
 from litestar.exceptions import NotFoundException
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Template
 
 from controller.database import utc_now
@@ -24,6 +24,7 @@ from controller.web.asking import ask, done, may_release
 from controller.web.comparing import Comparison, compare
 from controller.web.desk import Desk
 from controller.web.fleet_reading import rollout_lines
+from controller.web.given import TheDesk, TheVisitor
 from controller.web.guarding import fields_of
 from controller.web.models import rollout_card
 from controller.web.release_dialog import DEVICES_SHOWN, SEEN, fields_and_facts, is_confirmed, seen, wish_of
@@ -37,7 +38,7 @@ VERSIONS_A_PAGE: Final = 30
 FILES_SHOWN: Final = 300
 ROLLOUTS_SHOWN: Final = 5
 
-Text = Annotated[str, Parameter(max_length=600)]
+Text = Annotated[str, QueryParameter(max_length=600)]
 
 
 class ChannelLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +75,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @get("/packages")
-async def packages(request: Asked, desk: Desk, visitor: Visitor, q: Text = "", after: Text = "") -> Template:
+async def packages(request: Asked, desk: TheDesk, visitor: TheVisitor, q: Text = "", after: Text = "") -> Template:
     """By name."""
 
     def read() -> tuple[list[PackageLine], bool, int]:
@@ -98,7 +99,9 @@ async def packages(request: Asked, desk: Desk, visitor: Visitor, q: Text = "", a
 
 
 @get("/packages/{name:str}")
-async def package(request: Asked, desk: Desk, visitor: Visitor, name: str, after: Text = "") -> Template:
+async def package(
+    request: Asked, desk: TheDesk, visitor: TheVisitor, name: FromPath[str], after: Text = ""
+) -> Template:
     """A package's versions and channels."""
     versions = await to_thread.run_sync(_versions, desk, name, after)
     channels = await to_thread.run_sync(lambda: _channels(desk, name, desk.fleet.rollouts.stopped_pointers([name])))
@@ -116,7 +119,9 @@ async def package(request: Asked, desk: Desk, visitor: Visitor, name: str, after
 
 
 @get("/packages/{name:str}/compare")
-async def difference(request: Asked, desk: Desk, visitor: Visitor, name: str, platform: Text = "") -> Template:
+async def difference(
+    request: Asked, desk: TheDesk, visitor: TheVisitor, name: FromPath[str], platform: Text = ""
+) -> Template:
     """What changed between two versions, `from` and `to`."""
     old, new = (str(request.query_params.get(end, "")) for end in ("from", "to"))
     found = await to_thread.run_sync(_difference, desk, name, old, new, platform)
@@ -125,7 +130,12 @@ async def difference(request: Asked, desk: Desk, visitor: Visitor, name: str, pl
 
 @get("/packages/{name:str}/{version:str}")
 async def version(
-    request: Asked, desk: Desk, visitor: Visitor, name: str, version: str, did: str | None = None
+    request: Asked,
+    desk: TheDesk,
+    visitor: TheVisitor,
+    name: FromPath[str],
+    version: FromPath[str],
+    did: FromQuery[str | None] = None,
 ) -> Template:
     """One version on each of its platforms: how it reaches devices, and where it was released."""
 
@@ -148,7 +158,12 @@ async def version(
 
 @get("/packages/{name:str}/{version:str}/do/{action_name:str}")
 async def ask_version(
-    request: Asked, desk: Desk, visitor: Visitor, name: str, version: str, action_name: str
+    request: Asked,
+    desk: TheDesk,
+    visitor: TheVisitor,
+    name: FromPath[str],
+    version: FromPath[str],
+    action_name: FromPath[str],
 ) -> Template:
     """What is asked before a version is released or yanked."""
     action = _action(action_name)
@@ -158,7 +173,12 @@ async def ask_version(
 
 @post("/packages/{name:str}/{version:str}/do/{action_name:str}", status_code=200)
 async def change_version(
-    request: Asked, desk: Desk, visitor: Visitor, name: str, version: str, action_name: str
+    request: Asked,
+    desk: TheDesk,
+    visitor: TheVisitor,
+    name: FromPath[str],
+    version: FromPath[str],
+    action_name: FromPath[str],
 ) -> Template | Response[None]:
     """Release it, yank it, or take the yank back."""
     action = _action(action_name)

@@ -1,13 +1,12 @@
 """`/rollouts`: what was released, and each rollout live: a cell for each device, pace, failures, actions."""
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 from anyio import to_thread
-from jinja2 import Environment
 from litestar import Response, get, post
 from litestar.exceptions import NotFoundException
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery
 from litestar.response import Stream, Template
 
 from controller.database import utc_now
@@ -30,6 +29,7 @@ from controller.web.actions import (
 from controller.web.asking import ask, done, may_act
 from controller.web.desk import Desk
 from controller.web.fleet_reading import rollout_lines
+from controller.web.given import Text, TheDesk, TheEnvironment, TheVisitor
 from controller.web.live import live
 from controller.web.models import cells_of, chart, legend, rollout_card, segments, wave_card
 from controller.web.rendering import Asked, away_part, page
@@ -41,11 +41,11 @@ ROLLOUTS_A_PAGE: Final = 15
 DEVICES_A_PAGE: Final = 25
 MAX_PLACE: Final = 10_000_000
 
-Text = Annotated[str, Parameter(max_length=300)]
-
 
 @get("/rollouts")
-async def rollouts(request: Asked, desk: Desk, visitor: Visitor, package: Text = "", after: Text = "") -> Template:
+async def rollouts(
+    request: Asked, desk: TheDesk, visitor: TheVisitor, package: Text = "", after: Text = ""
+) -> Template:
     """The newest first."""
     found = await to_thread.run_sync(
         lambda: rollout_lines(desk.engine, package=package, before=after, limit=ROLLOUTS_A_PAGE + 1)
@@ -64,10 +64,10 @@ async def rollouts(request: Asked, desk: Desk, visitor: Visitor, package: Text =
 @get("/rollouts/{rollout_id:str}")
 async def rollout(
     request: Asked,
-    desk: Desk,
-    visitor: Visitor,
-    rollout_id: str,
-    did: str | None = None,
+    desk: TheDesk,
+    visitor: TheVisitor,
+    rollout_id: FromPath[str],
+    did: FromQuery[str | None] = None,
     show: Text = "",
     after: Text = "",
 ) -> Template:
@@ -94,7 +94,7 @@ async def rollout(
 
 @get("/rollouts/{rollout_id:str}/live")
 async def rollout_live(
-    request: Asked, desk: Desk, visitor: Visitor, environment: Environment, rollout_id: str
+    request: Asked, desk: TheDesk, visitor: TheVisitor, environment: TheEnvironment, rollout_id: FromPath[str]
 ) -> Stream:
     """Its cells and numbers as they change."""
     await _look(desk, rollout_id)
@@ -115,7 +115,9 @@ async def rollout_live(
 
 
 @get("/rollouts/{rollout_id:str}/cell/{place:int}")
-async def cell(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, place: int) -> Template:
+async def cell(
+    request: Asked, desk: TheDesk, visitor: TheVisitor, rollout_id: FromPath[str], place: FromPath[int]
+) -> Template:
     """Which device a cell stands for, and how it is."""
     if not 0 <= place <= MAX_PLACE:
         raise NotFoundException
@@ -125,7 +127,9 @@ async def cell(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, pl
 
 
 @get("/rollouts/{rollout_id:str}/do/{name:str}")
-async def ask_rollout(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, name: str) -> Template:
+async def ask_rollout(
+    request: Asked, desk: TheDesk, visitor: TheVisitor, rollout_id: FromPath[str], name: FromPath[str]
+) -> Template:
     """What is asked before a rollout is steered."""
     action = _action(name)
     may_act(visitor)
@@ -133,7 +137,9 @@ async def ask_rollout(request: Asked, desk: Desk, visitor: Visitor, rollout_id: 
 
 
 @post("/rollouts/{rollout_id:str}/do/{name:str}", status_code=200)
-async def steer(request: Asked, desk: Desk, visitor: Visitor, rollout_id: str, name: str) -> Template | Response[None]:
+async def steer(
+    request: Asked, desk: TheDesk, visitor: TheVisitor, rollout_id: FromPath[str], name: FromPath[str]
+) -> Template | Response[None]:
     """Steer it."""
     action = _action(name)
     may_act(visitor)

@@ -8,6 +8,7 @@ from typing import Final
 from litestar import Response, get
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 FOLDER: Final = Path(__file__).parent / "static"
 PATH: Final = "/static"
@@ -44,7 +45,7 @@ class Statics:
         """Serves them."""
 
         @get(f"{PATH}/{{name:path}}", include_in_schema=False)
-        async def static(name: str) -> Response[bytes]:
+        async def static(name: FromPath[str]) -> Response[bytes]:
             found = self._files.get(name.strip("/"))
             if found is None:
                 raise NotFoundException
