@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes sure that a Docker engine answers: `docker-engine.sh start`, later `docker-engine.sh stop`.
+# Makes sure that a Docker engine answers: `docker-engine.sh start`, later `docker-engine.sh stop`; before it,
+# `docker-engine.sh install` has its programs there.
 #
 # Where an engine answers already nothing is done, and `stop` leaves it alone. Otherwise, on Debian and its
 # kin, docker.io is installed through apt when dockerd is missing, and dockerd is started by hand, which needs root.
@@ -50,6 +51,19 @@ end() {
     done
 }
 
+# Has the programs there, through apt if need be.
+install() {
+    if command -v dockerd >/dev/null && command -v docker >/dev/null; then
+        return 0
+    fi
+    if ! command -v apt-get >/dev/null; then
+        echo "docker-engine: no engine answers and there is no apt-get here: install Docker" >&2
+        return 1
+    fi
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends docker.io
+}
+
 start() {
     if answers; then
         echo "docker-engine: one answers already"
@@ -59,17 +73,10 @@ start() {
         echo "docker-engine: no engine answers, and starting dockerd needs root: run \`sudo $0 start\`" >&2
         return 1
     fi
-    if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null; then
-        if ! command -v apt-get >/dev/null; then
-            echo "docker-engine: no engine answers and there is no apt-get here: install Docker" >&2
-            return 1
-        fi
-        apt-get update -q
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends docker.io
-        # Packages start it by themselves where an init system runs.
-        if answers; then
-            return 0
-        fi
+    install || return 1
+    # Packages start it by themselves where an init system runs.
+    if answers; then
+        return 0
     fi
     mkdir -p "$state"
     if launch || launch --iptables=false --bridge=none --storage-driver=vfs; then
@@ -91,10 +98,11 @@ stop() {
 }
 
 case "${1:-}" in
+    install) install ;;
     start) start ;;
     stop) stop ;;
     *)
-        echo "usage: $0 start|stop" >&2
+        echo "usage: $0 install|start|stop" >&2
         exit 2
         ;;
 esac
