@@ -14,7 +14,7 @@ from controller.fleet.service import FleetService
 from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEvent
 from controller.http.given import Limit, TheFleet, TheReleasing, TheRepository
 from controller.http.noting import about, ending_of, who_of
-from controller.http.plans import check_plan_of
+from controller.http.plans import look_at_wish
 from controller.http.views import (
     Announced,
     Asked,
@@ -40,10 +40,9 @@ DEVICES_SHOWN: Final = 500
 MAX_ID_DIGITS: Final = 18
 
 
-@post("/releases", tags=["rollouts"], summary="Announce a version on a channel", before_request=check_plan_of)
-async def release(request: Request[Any, Any, Any], data: JSONBody[ReleaseWish], releasing: TheReleasing) -> Announced:
+@post("/releases", tags=["rollouts"], summary="Announce a version on a channel", before_request=look_at_wish)
+async def release(data: JSONBody[ReleaseWish], releasing: TheReleasing) -> Announced:
     """Start a rollout; it takes the place of what the channel announced of this package before."""
-    about(request, f"{data.package} {data.version} {data.channel}")
     return await to_thread.run_sync(releasing.announce, data)
 
 
@@ -61,12 +60,9 @@ async def withdraw(
     return await to_thread.run_sync(lambda: releasing.withdraw(name, channel, by=by))
 
 
-@post("/releases/sets", tags=["rollouts"], summary="Announce several packages as one set")
-async def release_set(
-    request: Request[Any, Any, Any], data: JSONBody[SetWish], releasing: TheReleasing
-) -> list[Announced]:
+@post("/releases/sets", tags=["rollouts"], summary="Announce several packages as one set", before_request=look_at_wish)
+async def release_set(data: JSONBody[SetWish], releasing: TheReleasing) -> list[Announced]:
     """Start a rollout for each; a device takes all of them in one switch, or none. All are announced, or none."""
-    about(request, " ".join([*(f"{name}@{version}" for name, version in data.packages.items()), data.channel]))
     return await to_thread.run_sync(releasing.announce_set, data)
 
 

@@ -6,7 +6,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromQuery, JSONBody
 
 from controller.http.given import Limit
-from controller.http.plans import check_plan_of
+from controller.http.plans import look_at_wish
 from controller.http.views import ReleaseWish
 from controller.preflight.gathering import Preflights
 from controller.preflight.views import Preflight
@@ -17,7 +17,7 @@ from controller.preflight.views import Preflight
     tags=["rollouts"],
     summary="See what a release would do",
     status_code=200,
-    before_request=check_plan_of,
+    before_request=look_at_wish,
 )
 async def preflight(
     data: JSONBody[ReleaseWish], preflights: NamedDependency[Preflights], after: FromQuery[str] = "", limit: Limit = 100

@@ -49,6 +49,25 @@ def test_a_change_says_who_what_on_what_and_how_it_ended(app: Application) -> No
     assert row.result == "rollout.state"
 
 
+@pytest.mark.parametrize(
+    ("path", "wish", "code", "target"),
+    [
+        ("releases", RELEASE | {"package": "tach"}, "release.unknown", "tach 1.0.0 stable"),
+        ("releases", RELEASE | {"plan": {"waves": 3}}, "input.bad", "tacho 1.0.0 stable"),
+        ("releases", RELEASE | {"targets": 3}, "input.bad", "tacho 1.0.0 stable"),
+        ("releases", RELEASE | {"version": 1}, "input.bad", "tacho stable"),
+        ("releases", {"much": ["x"]}, "input.bad", ""),
+        ("releases/sets", {"packages": {"tacho": "1.0.0"}, "channel": "edge"}, "input.bad", "tacho@1.0.0 edge"),
+    ],
+)
+def test_a_release_that_is_refused_says_of_what_whatever_refuses_it(
+    app: Application, path: str, wish: object, code: str, target: str
+) -> None:
+    app.client.post(f"/api/v1/{path}", json=wish, headers=bearer(FILE_TOKEN))
+    row = newest(app)
+    assert (row.action, row.result, row.target) == ("release.announce", code, target)
+
+
 def test_a_change_on_the_page_is_in_the_same_log(app: Application) -> None:
     rollout = app.client.post("/api/v1/releases", json=RELEASE, headers=bearer(FILE_TOKEN)).json()["id"]
     app.client.post("/api/v1/session", json={"name": "anna", "password": PASSWORD})
