@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Final, NamedTuple, NoReturn
 
@@ -149,6 +150,8 @@ def main() -> NoReturn:
         flotilla(standalone_mode=False)
     except click.exceptions.Abort:
         _end("interrupted", 130)
+    except click.NoSuchOption as error:
+        _end(_misplaced(error, sys.argv[1:]) or _usage(error), error.exit_code)
     except click.ClickException as error:
         _end(_usage(error), error.exit_code)
     except FlotillaError as error:
@@ -166,6 +169,31 @@ def _usage(error: click.ClickException) -> str:
     ctx = getattr(error, "ctx", None)
     hint = f" (see {ctx.command_path} --help)" if ctx else ""
     return one_line(error.format_message()).rstrip(".") + hint
+
+
+def _misplaced(error: click.NoSuchOption, arguments: Sequence[str]) -> str | None:
+    """Where an option goes that was given before the command that has it; None where no command given has it."""
+    ctx = error.ctx
+    if ctx is None or not isinstance(ctx.command, click.Group):
+        return None
+    words = [word.partition("=")[0] for word in arguments]
+    at = words.index(error.option_name) if error.option_name in words else len(words)
+    for start in range(at + 1, len(words)):
+        command: click.Command = ctx.command
+        path = [ctx.command_path]
+        for word in words[start:]:
+            below = command.get_command(ctx, word) if isinstance(command, click.Group) else None
+            if below is None:
+                break
+            command = below
+            path.append(word)
+        for option in command.params:
+            if isinstance(option, click.Option) and error.option_name in (*option.opts, *option.secondary_opts):
+                value = [] if option.is_flag or option.count else [option.make_metavar(ctx)]
+                if value and start == at + 1 and arguments[at] == error.option_name:
+                    break  # that is the option's value, which only looks like a command
+                return f"{error.option_name} goes after the command: {' '.join([*path, error.option_name, *value])}"
+    return None
 
 
 def _end(line: str, status: int) -> NoReturn:

@@ -144,7 +144,7 @@ def test_a_log_of_what_is_mended_since_is_not_shown(monkeypatch: pytest.MonkeyPa
 
 
 def test_facts_that_are_bytes_are_shown_as_people_say_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts: dict[str, str | int | float | bool] = {
+    facts: dict[str, str | int | float | bool | None] = {
         "disk_free": 69_207_064_576,
         "memory": 8 << 30,
         "memory_free": 512 << 20,
@@ -189,4 +189,26 @@ def test_facts_that_are_bytes_are_shown_as_people_say_them(monkeypatch: pytest.M
 )
 def test_what_is_no_command_gets_the_nearest_one(word: str, says: str) -> None:
     done = flotilla(word)
+    assert (done.status, done.stderr) == (2, f"flotilla: {says}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--url http://x packages", "--url goes after the command: flotilla packages --url URL"),
+        ("--url=http://x packages tacho", "--url goes after the command: flotilla packages --url URL"),
+        ("--token packages rollouts", "--token goes after the command: flotilla rollouts --token TOKEN"),
+        ("--limit rollout rollouts", "--limit goes after the command: flotilla rollouts --limit N"),
+        ("--json devices", "--json goes after the command: flotilla devices --json"),
+        ("--url http://x user list", "--url goes after the command: flotilla user list --url URL"),
+        ("user --url http://x list", "--url goes after the command: flotilla user list --url URL"),
+        ("--nonsense packages", "No such option '--nonsense' (see flotilla --help)"),
+        ("--zzz packages", "No such option '--zzz' (see flotilla --help)"),
+        ("--url http://x", "No such option '--url' (see flotilla --help)"),
+        ("--url http://x packags", "No such option '--url' (see flotilla --help)"),
+        ("packages --nonsense", "No such option '--nonsense' (see flotilla packages --help)"),
+    ],
+)
+def test_an_option_before_its_command_is_told_its_place(arguments: str, says: str) -> None:
+    done = flotilla(*arguments.split())
     assert (done.status, done.stderr) == (2, f"flotilla: {says}\n")
