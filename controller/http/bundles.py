@@ -8,7 +8,6 @@ from controller.http.given import TheBundleMaker, TheRepository
 from controller.repository.bundle_views import ReleaseBundles
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
-from schemas.errors import PublisherError, one_line
 from schemas.versions import parse
 
 
@@ -50,5 +49,5 @@ def _records(repository: PackageRepository, name: str, version: str) -> list[Rel
     # of yanked versions too: devices that need one have it still
     found = repository.records(name, version)
     if not found:
-        raise PublisherError("release.unknown", f"there is no {one_line(name)} {version} in the repository")
+        raise repository.unknown(name, version)
     return found

@@ -30,7 +30,7 @@ from controller.repository.moving import MAX_RELEASES
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import Imported, ReleaseRecord, Statistics
 from controller.repository.retention import Retired, Rules
-from schemas.errors import FlotillaError, OperatorError, PublisherError, one_line
+from schemas.errors import FlotillaError, OperatorError, PublisherError
 from schemas.names import SHA256_PATTERN
 from schemas.versions import parse
 
@@ -335,7 +335,7 @@ def _version(repository: PackageRepository, name: str, version: str) -> list[Rel
     found = repository.search(name=name, version_range=f"={wanted}", yanked=True, limit=MAX_PAGE)
     exact = [record for record in found if (record.package, record.version) == (name, wanted)]
     if not exact:
-        raise PublisherError("release.unknown", f"there is no {one_line(name)} {wanted} in the repository")
+        raise repository.unknown(name, wanted)
     return exact
 
 

@@ -76,7 +76,7 @@ class Preflights:
         now = now or utc_now()
         records = self._repository.records(package, version)
         if not records:
-            raise PublisherError("release.unknown", f"there is no {package} {version} in the repository")
+            raise self._repository.unknown(package, version)
         if any(record.yanked_at is not None for record in records):
             raise PublisherError("release.yanked", f"{package} {version} was yanked; release another version")
         wanted = Wanted(

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, selec
 from controller.database import from_db, reading, to_db, writing
 from controller.repository.records import ChannelEntry
 from controller.repository.tables import STORED, channel_history, channels, releases
+from controller.repository.unknown import unknown_release
 from schemas.errors import OperatorError, PublisherError, one_line
 from schemas.names import CHANNEL_PATTERN, matches
 
@@ -43,9 +44,7 @@ class Channels:
             raise OperatorError("input.bad", f"{one_line(channel, 60)!r} is not a channel: write a-z, 0-9 and -")
         with writing(self._engine) as connection:
             if not _is_stored(connection, package, version):
-                raise PublisherError(
-                    "release.unknown", f"there is no {one_line(package)} {one_line(version)}; push it first"
-                )
+                raise unknown_release(connection, package, version, advice="push it first")
             if not yanked:
                 _refuse_yanked(connection, package, version)
             current = _current(connection, package, channel)

@@ -14,7 +14,9 @@ from controller.repository.records import Origin, ReleaseRecord
 from controller.repository.searching import found_rows, listed
 from controller.repository.tables import ADDING, DELETED, DELETING, STORED, channels, release_tags, releases
 from controller.repository.tag_bits import tag_bits, tags_text
+from controller.repository.unknown import unknown_release
 from controller.repository.wanted import Wanted
+from schemas.errors import PublisherError
 from schemas.layout import target_name
 from schemas.manifest import Manifest, total_size
 
@@ -124,6 +126,11 @@ class Index:
         query = select(releases.c.package).where(releases.c.state == STORED).distinct()
         with reading(self._engine) as connection:
             return sorted(connection.scalars(query))
+
+    def unknown(self, package: str, version: str | None = None, platform: str | None = None) -> PublisherError:
+        """See `controller.repository.unknown.unknown_release`."""
+        with reading(self._engine) as connection:
+            return unknown_release(connection, package, version, platform)
 
     def totals(self) -> tuple[int, int, int]:
         """Numbers of packages and releases, and the sum of all releases' sizes in bytes."""

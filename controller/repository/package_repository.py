@@ -113,9 +113,9 @@ class PackageRepository:
         found = self._index.records(package, version, platform)
         if len(found) == 1:
             return found[0]
-        what = one_line(f"{package} {version}" + (f" for {platform}" if platform else ""), 200)
         if not found:
-            raise PublisherError("release.unknown", f"there is no {what} in the repository")
+            raise self._index.unknown(package, version, platform)
+        what = one_line(f"{package} {version}", 200)
         platforms = ", ".join(record.platform for record in found)
         raise OperatorError("input.bad", f"{what} is there for several platforms, say which: {platforms}")
 
@@ -126,6 +126,10 @@ class PackageRepository:
     def has(self, package: str, version: str) -> bool:
         """Whether a version is there for any platform."""
         return bool(self._index.records(package, version, None))
+
+    def unknown(self, package: str, version: str | None = None) -> PublisherError:
+        """To raise (`release.unknown`) where a version, or any, is not there; with names that are near."""
+        return self._index.unknown(package, version)
 
     def manifest(self, record: ReleaseRecord) -> Manifest:
         """The manifest of a release.

@@ -167,8 +167,7 @@ class Publisher:
             found = self._index.entries(STORED, package=package, version=version)
             entries = [entry for entry in found if platform is None or entry.platform == platform]
             if not entries:
-                what = one_line(f"{package} {version}" + (f" for {platform}" if platform else ""), 200)
-                raise PublisherError("release.unknown", f"there is no {what} in the repository")
+                raise self._index.unknown(package, version, platform)
             in_the_way = self._index.begin_deleting(entries, force=force)
             if in_the_way and not force:
                 raise PublisherError(

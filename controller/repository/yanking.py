@@ -8,7 +8,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from controller.database import from_db, reading, to_db, writing
 from controller.repository.tables import STORED, release_history, releases
-from schemas.errors import OperatorError, PublisherError, one_line
+from controller.repository.unknown import unknown_release
+from schemas.errors import OperatorError
 
 MAX_REASON = 1000
 """Characters."""
@@ -83,7 +84,5 @@ def _yanked(connection: Connection, package: str, version: str) -> list[bool]:
     """[True], [False], or both where platforms differ: one was pushed after the version was yanked."""
     found = {at is not None for at in connection.scalars(select(releases.c.yanked_at).where(*_is(package, version)))}
     if not found:
-        raise PublisherError(
-            "release.unknown", f"there is no {one_line(package)} {one_line(version)} in the repository"
-        )
+        raise unknown_release(connection, package, version)
     return sorted(found)

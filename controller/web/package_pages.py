@@ -30,7 +30,7 @@ from controller.web.models import rollout_card
 from controller.web.release_dialog import DEVICES_SHOWN, SEEN, fields_and_facts, is_confirmed, seen, wish_of
 from controller.web.rendering import Asked, page
 from controller.web.visitor import Visitor
-from schemas.errors import FlotillaError, OperatorError, PublisherError, one_line
+from schemas.errors import FlotillaError, OperatorError
 from schemas.versions import parse
 
 PACKAGES_A_PAGE: Final = 30
@@ -218,7 +218,7 @@ def _versions(desk: Desk, name: str, after: str) -> Versions:
     found = desk.repository.search(name, yanked=True, limit=VERSIONS_A_PAGE + 1, after=after or None)
     found = [record for record in found if record.package == name]
     if not found and not after:
-        raise PublisherError("release.unknown", f"there is no package {one_line(name)} in the repository")
+        raise desk.repository.unknown(name)
     before: dict[str, str] = {}
     newer: dict[str, str] = {}
     for record in found:
@@ -237,7 +237,7 @@ def _records(desk: Desk, name: str, version: str) -> list[ReleaseRecord]:
     wanted = str(parse(version))
     found = desk.repository.records(name, wanted)
     if not found:
-        raise PublisherError("release.unknown", f"there is no {one_line(name)} {wanted} in the repository")
+        raise desk.repository.unknown(name, wanted)
     return found
 
 

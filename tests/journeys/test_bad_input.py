@@ -216,11 +216,12 @@ def test_what_is_not_there_is_neither_released_nor_announced(
     before = stock()
     release = ("--channel", "stable", "--url", world.url)
     assert run("flotilla", "release", "unknown", "1.0.0", *release).refusal() == (
-        "there is no unknown 1.0.0; push it first"
+        "there is no unknown 1.0.0 in the repository; did you mean known?"
     )
-    assert run("flotilla", "release", "known", "1.0.1", *release).refusal() == (
-        "there is no known 1.0.1; push it first"
-    )
+    for package, version in (("known", "1.0.1"), ("other", "1.0.0")):
+        assert run("flotilla", "release", package, version, *release).refusal() == (
+            f"there is no {package} {version} in the repository; push it first"
+        )
     assert run("flotilla", "release", "known", "1.0", *release).refusal() == (
         "'1.0' is not a SemVer 2.0.0 version: write all three numbers, as in 1.4.0"
     )
