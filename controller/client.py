@@ -95,21 +95,26 @@ class ControllerClient:
         finally:
             answer.release_conn()
 
-    def follow(self, *path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def follow(self, *path: str, seen: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
         """Connect, and give server-sent events as (event, decoded data), until the server ends the stream.
 
         The server sends a comment at least every 15 s, so that a silence of 60 s is an error.
+
+        Args:
+            path: where they are.
+            seen: holds the id of the last event that was given, if any had one; where it does already, the server
+                sends what came after that one first.
         """
-        headers = {"Accept": "text/event-stream"}
+        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": seen[0]} if seen else {})}
         answer = self._request("GET", path, headers=headers, timeout=urllib3.Timeout(connect=5.0, read=60.0))
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):
             answer.close()
             raise NetworkError("api.refused", f"{self.url} is no Flotilla controller: it has no live view")
-        return self._events(answer)
+        return self._events(answer, [] if seen is None else seen)
 
-    def _events(self, answer: urllib3.BaseHTTPResponse) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _events(self, answer: urllib3.BaseHTTPResponse, seen: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
-            yield from server_sent(answer.stream(1 << 14, decode_content=True))
+            yield from server_sent(answer.stream(1 << 14, decode_content=True), seen)
         except urllib3.exceptions.HTTPError as error:
             raise NetworkError("api.unreachable", f"{self.url} broke off: {_reason(error)}") from error
         except ValueError as error:
@@ -264,13 +269,17 @@ def _reason(error: BaseException) -> str:
     return one_line(getattr(error, "strerror", None) or error)
 
 
-def server_sent(pieces: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+def server_sent(pieces: Iterable[bytes], seen: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Server-sent events (WHATWG HTML, 9.2.6) with JSON objects as data, from pieces cut anywhere.
+
+    Args:
+        pieces: of the stream.
+        seen: gets the id of the last event that had one, and nothing else, before that event is given.
 
     Raises:
         ValueError: data that is no JSON object, or an event of more than `MAX_EVENT_BYTES`.
     """
-    pending, size, event, data = b"", 0, "message", list[str]()
+    pending, size, event, data, number = b"", 0, "message", list[str](), ""
     for piece in pieces:
         *lines, pending = (pending + piece).split(b"\n")
         for line in lines:
@@ -280,8 +289,12 @@ def server_sent(pieces: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]
                 event = text[6:].strip()
             elif text.startswith("data:"):
                 data.append(text[5:])
+            elif text.startswith("id:"):
+                number = text[3:].strip()
             elif not text:
                 if data:
+                    if seen is not None and number.isascii() and number.isdigit():
+                        seen[:] = [number]
                     yield event, msgspec.json.decode("\n".join(data), type=dict[str, Any])
                 size, event, data = 0, "message", []
         if size + len(pending) > MAX_EVENT_BYTES:

@@ -1,5 +1,6 @@
 """`flotilla top`: the rollouts that are announced, with their waves, live."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import Final
 
@@ -13,6 +14,7 @@ from rich.text import Text
 from controller.cli.common import controller_options, printable
 from controller.cli.connection import as_of_then, away, away_in, tell_as_of_then
 from controller.cli.fleet import collect
+from controller.cli.following import GONE, gone_text, keep_following, why_gone
 from controller.cli.planning import counts_text, wave_rows
 from controller.client import ControllerClient
 from controller.rollouts.plan import ENDED, RolloutState
@@ -48,7 +50,7 @@ WAVES: Final = {
 def top(rollout_id: str | None, limit: int, client: ControllerClient) -> None:
     """Show how the newest rollouts stand, wave by wave, until Ctrl-C; piped, once."""
     console = Console(highlight=False)
-    changes = client.follow("watch") if console.is_terminal else iter(())
+    changes = keep_following(client, "watch") if console.is_terminal else iter(())
     known = {one.id: one for one in _first(client, rollout_id, limit)}
     if rollout_id is not None:
         (rollout_id,) = known  # the whole id, of which the beginning may have been given
@@ -56,26 +58,35 @@ def top(rollout_id: str | None, limit: int, client: ControllerClient) -> None:
         console.print(draw(known.values(), limit))
         tell_as_of_then(client)
         return
-    reason = away(client)
+    said = _said(away(client))
 
     def now() -> Group:
-        return draw(list(known.values()), limit, reason)
+        return draw(list(known.values()), limit, said)
 
     with Live(console=console, get_renderable=now, refresh_per_second=REDRAWS_PER_S, screen=True):
         for kind, data in changes:
             if kind == "rollout" and rollout_id in (None, data["id"]):
                 known[data["id"]] = msgspec.convert(data, Rollout)
             elif kind == "connection":
-                reason = away_in(data)
-    raise NetworkError("api.unreachable", f"{client.url} ended the live view; is it being stopped? call this again")
+                said = _said(away_in(data))
+            elif kind == GONE and (reason := why_gone(data)) is not None:
+                said = gone_text(reason)
+            elif kind == GONE:
+                with contextlib.suppress(NetworkError):  # it went again, and is told of so
+                    known = {one.id: one for one in _first(client, rollout_id, limit)}
+                    said = _said(away(client))
 
 
-def draw(rollouts: Iterable[Rollout], limit: int, away: str | None = None) -> Group:
-    """The newest of the rollouts that are announced, each with a table of its waves; `away` is why the broker is."""
+def draw(rollouts: Iterable[Rollout], limit: int, said: str | None = None) -> Group:
+    """The newest of the rollouts that are announced, each with a table of its waves; above it what is `said`."""
     shown = sorted((one for one in rollouts if one.state not in ENDED), key=lambda one: one.id, reverse=True)[:limit]
     parts = [part for one in shown for part in (_head(one), _waves(one), Text())]
-    head = [Text(printable(as_of_then(away)), style="bold red"), Text()] if away is not None else []
+    head = [Text(printable(said), style="bold red"), Text()] if said is not None else []
     return Group(*head, *(parts or [Text("nothing is announced")]))
+
+
+def _said(away: str | None) -> str | None:
+    return as_of_then(away) if away is not None else None
 
 
 def _first(client: ControllerClient, rollout_id: str | None, limit: int) -> list[Rollout]:

@@ -1,5 +1,6 @@
 """`flotilla watch`: every step of every device as it happens."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,10 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from controller.cli.common import controller_options, printable, time_text
-from controller.cli.connection import away_in, tell_as_of_then
+from controller.cli.connection import away, away_in, tell_as_of_then
 from controller.cli.fleet import event_text
+from controller.cli.following import GONE, Change, gone_text, keep_following, why_gone
 from controller.client import ControllerClient
-from schemas.errors import NetworkError
 from schemas.messages import Phase, Presence, UpdateEvent
 
 STYLES = {
@@ -24,6 +25,8 @@ STYLES = {
     Phase.CANCELLED: "dim",
 }
 
+_LINKS = (GONE, "connection")
+
 
 @click.command()
 @click.option("--package", metavar="NAME", help="Only updates of this package.")
@@ -31,20 +34,20 @@ STYLES = {
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @controller_options
 def watch(package: str | None, only: str | None, client: ControllerClient, *, as_json: bool) -> None:
-    """Show what devices report, live, until Ctrl-C."""
+    """Show what devices report, live, until Ctrl-C; it goes on by itself when the controller was restarted."""
     console = Console(highlight=False)
-    changes = client.follow("watch")
+    changes = keep_following(client, "watch")
     gone = tell_as_of_then(client) is not None
     click.echo("watching; Ctrl-C ends it", err=True)
     told: dict[str, object] = {}
-    for kind, data in changes:
-        if kind == "connection":
-            # whatever is asked for, while the broker is away it does not come
-            was_gone, gone = gone, away_in(data) is not None
+    for kind, data in _with_connection(client, changes):
+        if kind in _LINKS:
+            # whatever is asked for, while either is away it does not come
+            line, gone = _of_link(kind, data, gone=gone)
             if as_json:
                 click.echo(_as_json(kind, data))
-            elif was_gone != gone:  # while it is, the reason changes from one attempt to the next
-                console.print(_of_broker(away_in(data)), soft_wrap=True)
+            elif line is not None:
+                console.print(line, soft_wrap=True)
             continue
         if only and data.get("device") != only:
             continue
@@ -58,7 +61,15 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
             console.print(line, soft_wrap=True)
             if kind == "rollout":
                 told[data["id"]] = _place(data)
-    raise NetworkError("api.unreachable", f"{client.url} ended the live view; is it being stopped? call this again")
+
+
+def _with_connection(client: ControllerClient, changes: Iterator[Change]) -> Iterator[Change]:
+    """Tell after a gap how the broker is: what was said of it meanwhile is not said again."""
+    for kind, data in changes:
+        yield kind, data
+        if kind == GONE and why_gone(data) is None:
+            reason = away(client)
+            yield "connection", {"connected": reason is None, "error": reason}
 
 
 def _as_json(kind: str, data: dict[str, Any]) -> str:
@@ -68,6 +79,23 @@ def _as_json(kind: str, data: dict[str, Any]) -> str:
 def _place(data: dict[str, Any]) -> object:
     """What of a rollout is worth a line: its state, and how each of its waves stands."""
     return data["state"], [wave["state"] for wave in data["waves"]]
+
+
+def _of_link(kind: str, data: dict[str, Any], *, gone: bool) -> tuple[Text | None, bool]:
+    """A line on the controller or its broker, if there is news; and whether the broker is away."""
+    if kind == GONE:
+        return _of_controller(why_gone(data)), gone
+    reason = away_in(data)
+    # while it is, the reason changes from one attempt to the next
+    news = gone != (reason is not None)
+    return (_of_broker(reason) if news else None), reason is not None
+
+
+def _of_controller(reason: str | None) -> Text:
+    now = time_text(datetime.now(UTC))
+    if reason is None:
+        return Text(f"{now}  the controller answers again", style="bold")
+    return Text(printable(f"{now}  {gone_text(reason)}"), style="bold red")
 
 
 def _of_broker(reason: str | None) -> Text:

@@ -359,10 +359,24 @@ async def test_watch_prints_one_object_a_line_and_only_what_is_asked_for(
     assert [line["phase"] for line in lines] == ["accepted", "succeeded"]
 
 
-async def test_watch_says_so_when_the_controller_ends(broker: Broker, tmp_path: Path, topic_root: str) -> None:
+async def test_watch_goes_on_when_the_controller_was_restarted(
+    broker: Broker, tmp_path: Path, topic_root: str, unique: Callable[[str], str]
+) -> None:
     with controller_process(tmp_path / "data", broker.url, topic_root=topic_root) as own:
-        async with watching(own, "--json") as watch:
+        async with (
+            watching(own, "--json") as watch,
+            fake_device(broker.url, unique("pi"), topic_root=topic_root) as device,
+        ):
+            seen = await device.say(Phase.ACCEPTED)
+            assert json.loads(await line_of(watch, '"kind":"update"'))["update"] == seen.update
             await asyncio.to_thread(own.stop)
-            stdout, stderr = await asyncio.wait_for(watch.communicate(), BOUND_S)
-    assert (watch.returncode, stdout) == (1, b"")
-    assert stderr.decode().startswith(f"flotilla: {own.url} ended the live view")
+            assert f"{own.url} ended the live view" in await line_of(watch, '"answers":false')
+            missed = await device.say(Phase.SUCCEEDED)
+            await asyncio.to_thread(own.start)
+            await line_of(watch, '"answers":true')
+            assert json.loads(await line_of(watch, '"kind":"update"'))["update"] == missed.update
+            await asyncio.to_thread(own.stop)
+            await line_of(watch, '"answers":false')
+            watch.send_signal(2)
+            _, stderr = await asyncio.wait_for(watch.communicate(), BOUND_S)
+    assert (watch.returncode, stderr.strip()) == (130, b"flotilla: interrupted")

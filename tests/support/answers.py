@@ -4,7 +4,7 @@ Answers(monkeypatch, here(connected=True), a_rollout(advice="…"))
 flotilla("rollout", ROLLOUT).text
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from controller.http.views import Announced, Asked, ControllerView, Page, Rollou
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice
 from controller.rollouts.waves import RolloutPlan, Wave
+from schemas.errors import NetworkError
 from schemas.messages import Desired, RolloutPolicy, Targets, Verb
 
 ROLLOUT = "0198a1b2-c3d4-7e5f-8a6b-0123456789ab"
@@ -86,7 +87,15 @@ class Answers:
         self._unanswered = unanswered
         monkeypatch.setattr(ControllerClient, "get", lambda _self, type_, *path, **_more: self.get(type_, *path))
         monkeypatch.setattr(ControllerClient, "send", lambda _self, _method, type_, *_path, **_more: self.made(type_))
-        monkeypatch.setattr(ControllerClient, "follow", lambda _self, *_path: iter(changes))
+        self._views = [iter(changes)]
+        monkeypatch.setattr(ControllerClient, "follow", lambda _self, *_path, **_more: self.follow())
+        # whoever follows a view that ends gives up at once
+        monkeypatch.setattr("controller.cli.following.PATIENCE_S", 0.0)
+
+    def follow(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        if not self._views:
+            raise NetworkError("api.unreachable", "no controller answers")
+        return self._views.pop(0)
 
     def get(self, type_: Any, *path: str) -> Any:
         if type_ is ControllerView:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from controller.cli.following import GONE
 from schemas.errors import NetworkError
 from tests.support.answers import ROLLOUT, Answers, a_rollout, here
 from tests.support.command import Finished, flotilla
@@ -128,17 +129,33 @@ def test_the_live_view_of_rollouts_shows_the_last_word_though_nothing_follows_it
     assert "ended the live view" in flotilla("top", env=IN_A_TERMINAL).stderr
 
 
+def test_the_live_view_of_rollouts_says_when_the_controller_is_away_and_reads_them_anew_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def changes(*_: object) -> Iterator[Change]:
+        until_screen("as it was")
+        yield GONE, {"answers": False, "error": "it was killed"}
+        until_screen("the controller does not answer (it was killed)")
+        monkeypatch.setattr("controller.cli.top._first", lambda *_: [a_rollout(because="as it is")])
+        yield GONE, {"answers": True, "error": None}
+        until_screen("as it is", lacks="does not answer")
+
+    Answers(monkeypatch, here(connected=True), a_rollout(because="as it was"))
+    monkeypatch.setattr("controller.cli.top.keep_following", changes)
+    assert flotilla("top", env=IN_A_TERMINAL).status == 0
+
+
 @pytest.mark.parametrize("arguments", [(), ("--device", "pi-1"), ("--package", "tacho")], ids=words)
 def test_whoever_watches_is_told_when_the_broker_goes_and_comes(
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     told = [connection("killed"), connection("refused"), connection(None), connection(None)]
     Answers(monkeypatch, here(connected=True), changes=told)
-    first, second = flotilla("watch", *arguments).text.splitlines()
+    first, second, _ended = flotilla("watch", *arguments).text.splitlines()
     assert first.endswith("  the broker is away (killed): nothing is heard of devices until it is back")
     assert second.endswith("  the broker is there again")
     Answers(monkeypatch, here(connected=True), changes=told)
-    lines = [json.loads(line) for line in flotilla("watch", "--json", *arguments).text.splitlines()]
+    lines = [json.loads(line) for line in flotilla("watch", "--json", *arguments).text.splitlines()[:-1]]
     assert [(line["kind"], line["connected"], line["error"]) for line in lines] == [
         ("connection", False, "killed"),
         ("connection", False, "refused"),
@@ -153,5 +170,5 @@ def test_whoever_watches_from_when_the_broker_is_away_is_told_once_that_it_is_ba
     Answers(monkeypatch, here(connected=False), changes=[connection("refused"), connection(None)])
     done = flotilla("watch")
     assert done.stderr.startswith(AS_OF_THEN)
-    (line,) = done.text.splitlines()
+    line, _ended = done.text.splitlines()
     assert line.endswith("  the broker is there again")

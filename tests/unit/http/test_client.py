@@ -30,6 +30,13 @@ def test_events_are_the_same_however_the_stream_is_cut(cuts: list[int]) -> None:
     assert list(server_sent(pieces)) == EVENTS
 
 
+def test_the_id_of_the_last_event_is_known_before_it_is_given() -> None:
+    seen: list[str] = []
+    stream = b'id: 7\ndata: {"a": 1}\n\ndata: {"b": 2}\n\nid: 12\ndata: {"c": 3}\n\nid: 1\xc3\xa4\ndata: {}\n\nid: 13\n'
+    assert [list(seen) for _ in server_sent([stream], seen)] == [["7"], ["7"], ["12"], ["12"]]
+    assert seen == ["12"]
+
+
 def test_an_event_comes_as_soon_as_it_is_whole() -> None:
     def pieces() -> Iterator[bytes]:
         yield b'data: {"first": 1}\n\n'
