@@ -1,24 +1,32 @@
 """What can be done about a rollout that was stopped, in words for people, with the commands. Pure."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from controller.rollouts.plan import RETRIED, UNPROVEN, Plan, RolloutState, Verdict
 from controller.rollouts.tally import Tally
 
+STOPPED: Final = frozenset({RolloutState.PAUSED, RolloutState.HALTED})
+"""States in which commands are named that take the rollout's id."""
 
-def advice(plan: Plan, tally: Tally, *, package: str, channel: str, earlier: str | None = None) -> str:
+
+def advice(plan: Plan, tally: Tally, *, rollout: str, package: str, channel: str, earlier: str | None = None) -> str:
     """One line on what can be done about a rollout that was stopped; empty for any other.
 
     Args:
+        plan: of the rollout, and where its devices stand.
+        tally: likewise.
+        rollout: its id, or as much of it as names it: the line says it up to three times.
+        package: what it brings; `channel` likewise.
         earlier: the version that the channel announced before, if any.
     """
     match plan.state:
-        case RolloutState.PAUSED | RolloutState.HALTED:
-            back = f"flotilla revert {plan.rollout} sends back everybody who took it"
-            on = f"flotilla resume {plan.rollout}"
+        case state if state in STOPPED:
+            back = f"flotilla revert {rollout} sends back everybody who took it"
+            on = f"flotilla resume {rollout}"
             if not plan.stopped or not _counted(tally, UNPROVEN):
                 return f"{on} goes on with it; {back}"
-            again = f"; flotilla retry {plan.rollout} after that tries the failed ones again"
+            again = f"; flotilla retry {rollout} after that tries the failed ones again"
             return (
                 f"{back}; {on} accepts what went wrong and lets the next devices start"
                 f"{again if _counted(tally, RETRIED) else ''}"

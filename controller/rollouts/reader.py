@@ -13,7 +13,7 @@ from controller.fleet.apart import apart_of
 from controller.fleet.sql import among, listed
 from controller.fleet.tables import desired, devices, events
 from controller.fleet.views import kept_event, update_view
-from controller.rollouts.advising import advice
+from controller.rollouts.advising import STOPPED, advice
 from controller.rollouts.asks import Asked, asked_of
 from controller.rollouts.explaining import because, reason, stopped_before, wave_views
 from controller.rollouts.judging import TAKEN_BACK
@@ -22,6 +22,7 @@ from controller.rollouts.leaving_out import left_out
 from controller.rollouts.naming import strangers
 from controller.rollouts.plan import Mark, Plan, RolloutState, Verdict
 from controller.rollouts.pointing import Pointer, earlier_version, stopped_pointers
+from controller.rollouts.short_ids import short_id
 from controller.rollouts.tables import announcements, rollout_devices, rollouts
 from controller.rollouts.tally import Tally
 from controller.rollouts.views import Failure, Rollout, RolloutDevice
@@ -197,6 +198,7 @@ def _counts(dialect: str) -> Select[Any]:
 def view_of(connection: Connection, row: Any, plan: Plan, tally: Tally) -> Rollout:
     """A rollout for people and programs, out of its row and its devices' counts."""
     earlier = earlier_version(connection, row) if plan.state is RolloutState.REVERTED else None
+    named = short_id(connection, row["id"]) if plan.state in STOPPED else row["id"]
     return Rollout(
         id=row["id"],
         package=row["package"],
@@ -213,7 +215,7 @@ def view_of(connection: Connection, row: Any, plan: Plan, tally: Tally) -> Rollo
         changed_by=row["changed_by"],
         because=because(plan, tally, by=row["changed_by"]),
         before=stopped_before(plan.state, plan.stopped),
-        advice=advice(plan, tally, package=row["package"], channel=row["channel"], earlier=earlier),
+        advice=advice(plan, tally, rollout=named, package=row["package"], channel=row["channel"], earlier=earlier),
         plan=plan.plan,
         wave=plan.begun,
         waves=wave_views(plan, tally),

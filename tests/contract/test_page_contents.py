@@ -13,6 +13,7 @@ from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
 from controller.fleet.service import FleetService
 from controller.rollouts.plan import RolloutState
+from controller.rollouts.short_ids import TIME_PART
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.messages import ErrorReport, InstalledPackage, Phase
@@ -163,7 +164,9 @@ def test_the_page_of_a_rollout_that_was_stopped_names_what_gets_everybody_back(s
     rollouts = RolloutStore(seen.app.engine)
     made = rollouts.create(package=state.value, version="1.0.0", channel="stable", repository=["http://r"])
     rollouts.set_state(made.id, state)
-    assert f"flotilla revert {made.id} sends back everybody who took it" in seen.text(f"/rollouts/{made.id}")
+    assert f"flotilla revert {made.id[:TIME_PART]} sends back everybody who took it" in seen.text(
+        f"/rollouts/{made.id}"
+    )
 
 
 def test_a_held_device_has_its_reason_in_the_list_and_in_its_cell(seen: Seen) -> None:

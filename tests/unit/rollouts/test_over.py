@@ -10,8 +10,9 @@ from controller.fleet.orders import OrderStore
 from controller.rollouts.explaining import person
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import RolloutReader
+from controller.rollouts.short_ids import TIME_PART
 from controller.rollouts.store import RolloutStore
-from controller.rollouts.views import WaveState
+from controller.rollouts.views import Rollout, WaveState
 from controller.rollouts.waves import RolloutPlan, Wave
 from controller.web.fleet_reading import rollout_lines
 from controller.web.phases import VERDICTS
@@ -24,6 +25,11 @@ from tests.unit.rollouts.test_waves_kept import chosen, create, evaluate, fleet,
 ONE_FIRST = RolloutPlan(waves=[Wave(devices=1, max_failures=0), Wave(upto=100)])
 BROKEN = ErrorReport(code="health.http", message="answered 500")
 LATER = NOW + timedelta(minutes=5)
+
+
+def named(rollout: Rollout) -> str:
+    """As much of its id as commands need of the only one of its time."""
+    return rollout.id[:TIME_PART]
 
 
 def test_a_reverted_rollout_waits_for_nothing_and_says_who_reverted_it_and_when(engine: Engine) -> None:
@@ -69,7 +75,8 @@ def test_a_rollout_that_was_stopped_says_how_to_go_on_and_how_to_get_everybody_b
     assert rollout.advice == ""
     stopped = store.set_state(rollout.id, state, LATER)
     assert stopped.advice == (
-        f"flotilla resume {rollout.id} goes on with it; flotilla revert {rollout.id} sends back everybody who took it"
+        f"flotilla resume {named(rollout)} goes on with it;"
+        f" flotilla revert {named(rollout)} sends back everybody who took it"
     )
     reverted = store.set_state(rollout.id, RolloutState.REVERTED, LATER)
     assert reverted.advice == (
@@ -84,9 +91,9 @@ def test_a_rollout_that_failures_stopped_says_what_resume_accepts_and_names_the_
     rollout = create(engine, ONE_FIRST)
     bad = chosen(engine)
     take_in(engine, event_in(bad, 1, Phase.ROLLED_BACK, rollout=rollout.id))
-    back = f"flotilla revert {rollout.id} sends back everybody who took it"
-    on = f"flotilla resume {rollout.id} accepts what went wrong and lets the next devices start"
-    again = f"flotilla retry {rollout.id} after that tries the failed ones again"
+    back = f"flotilla revert {named(rollout)} sends back everybody who took it"
+    on = f"flotilla resume {named(rollout)} accepts what went wrong and lets the next devices start"
+    again = f"flotilla retry {named(rollout)} after that tries the failed ones again"
     assert evaluate(engine, rollout, LATER).view.advice == f"{back}; {on}; {again}"
     store = RolloutStore(engine)
     with pytest.raises(OperatorError, match="is halted: resume it first"):
@@ -106,7 +113,7 @@ def test_no_retry_is_named_where_there_is_nothing_to_retry(engine: Engine) -> No
     paused = evaluate(engine, rollout, LATER).view
     assert (paused.state, paused.waves[0].verdicts) == (RolloutState.PAUSED, {Verdict.LATE: 1})
     assert paused.advice.endswith(
-        f"flotilla resume {rollout.id} accepts what went wrong and lets the next devices start"
+        f"flotilla resume {named(rollout)} accepts what went wrong and lets the next devices start"
     )
 
 
