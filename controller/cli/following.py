@@ -1,13 +1,17 @@
 """Live views that go on by themselves when the controller was away, as while it is restarted."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from controller.cli.common import plural
 from controller.client import ControllerClient
 from schemas.errors import FlotillaError, NetworkError
-from transport.keeping import Backoff
+
+if TYPE_CHECKING:
+    from transport.keeping import Backoff
 
 PATIENCE_S: Final = 600.0
 """So long a controller that went away is asked again."""
@@ -53,6 +57,8 @@ def _patience() -> str:
 def _go_on(
     client: ControllerClient, path: tuple[str, ...], changes: Iterator[Change], seen: list[str]
 ) -> Iterator[Change]:
+    from transport.keeping import Backoff  # noqa: PLC0415 - it comes with the MQTT client, which help does not need
+
     waits = Backoff(limit_s=LONGEST_WAIT_S)
     since = time.monotonic()
     give_up = since + PATIENCE_S

@@ -36,7 +36,7 @@ class Clock:
         self.now = 0.0
         self.waits: list[float] = []
         monkeypatch.setattr(following, "time", SimpleNamespace(sleep=self.sleep, monotonic=lambda: self.now))
-        monkeypatch.setattr(following, "Backoff", lambda limit_s: Backoff(limit_s=limit_s, rng=Longest()))
+        monkeypatch.setattr("transport.keeping.Backoff", lambda limit_s: Backoff(limit_s=limit_s, rng=Longest()))
 
     def sleep(self, wait_s: float) -> None:
         self.waits.append(wait_s)
