@@ -20,6 +20,7 @@ from controller.cli.planning import WAVE_COLUMNS, counts_text, verdict_text, wav
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent, Update
 from controller.http.views import Page, RolloutDetail
+from controller.rollouts.explaining import away_text
 from controller.rollouts.views import Rollout, RolloutDevice
 from schemas.errors import one_line
 from schemas.messages import Desired, FactValue, Phase, UpdateEvent
@@ -132,6 +133,8 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
     if view.changed_by:
         click.echo(printable(f"{view.state} since {time_text(view.changed_at)}, by {view.changed_by}"))
     click.echo(printable(view.because))
+    if away := away_text(view, detail.devices.items):
+        click.echo(f"{away} …" if detail.devices.next else away)
     if view.advice:
         click.echo(printable(view.advice))
     click.echo(counts_text(view.verdicts))

@@ -6,6 +6,7 @@ from typing import Final
 
 from controller.rollouts.plan import (
     ABSENT,
+    BUSY,
     ENDED,
     FAILURES,
     OPEN,
@@ -16,13 +17,16 @@ from controller.rollouts.plan import (
 )
 from controller.rollouts.proving import Proof, proof, too_many
 from controller.rollouts.tally import Tally
-from controller.rollouts.views import WaveState, WaveView
+from controller.rollouts.views import Rollout, RolloutDevice, WaveState, WaveView
 
 REMEMBERED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED})
 """One that was in such a state when another took its place remembers who had stopped it, and why."""
 _NOT_BEGUN: Final = frozenset({Verdict.PENDING, Verdict.WAITING})
 _STOPPED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED, *ENDED})
 """Nobody starts any more, and nobody is waited for."""
+
+_NAMED: Final = 3
+"""Devices that are named in a line; all of them are in lists."""
 
 
 def wave_views(plan: Plan, tally: Tally) -> list[WaveView]:
@@ -92,6 +96,20 @@ def reason(
     if state in {RolloutState.PAUSED, RolloutState.HALTED}:
         told.append(f"the rollout is {state.value}")
     return ", ".join(told) or "on another channel, or not meant any more"
+
+
+def away_text(rollout: Rollout, devices: Iterable[RolloutDevice]) -> str:
+    """Who of these devices is away of those that a wave which has begun waits for; empty for nobody."""
+    if rollout.state is not RolloutState.ACTIVE:
+        return ""
+    waited_for = BUSY | ABSENT
+    away = [
+        one.device
+        for one in devices
+        if not one.online and one.verdict in waited_for and one.wave is not None and one.wave <= rollout.wave
+    ]
+    more = f" and {len(away) - _NAMED} more" if len(away) > _NAMED else ""
+    return f"away: {', '.join(away[:_NAMED])}{more}" if away else ""
 
 
 def person(actor: str | None) -> str:

@@ -35,6 +35,34 @@ def test_a_device_that_is_held_or_away_has_its_reason_beside_it(monkeypatch: pyt
     assert row.split() == ["pi-1", "held", "-", "-", "-", "pinned", "at", "1.1.0"]
 
 
+def a_member(device: str, verdict: Verdict, *, wave: int | None = 1, online: bool = False) -> RolloutDevice:
+    return RolloutDevice(device=device, wave=wave, verdict=verdict, online=online, update=None)
+
+
+def test_who_is_away_of_those_that_a_wave_waits_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = [
+        a_member("pi-a", Verdict.PENDING, online=True),
+        a_member("pi-b", Verdict.SUCCEEDED),
+        a_member("pi-c", Verdict.WAITING, wave=2),
+        a_member("pi-d", Verdict.PENDING, wave=2),
+        a_member("pi-e", Verdict.WAITING, wave=None),
+    ]
+    away = [
+        a_member(f"pi-{number}", verdict)
+        for number, verdict in enumerate((Verdict.PENDING, Verdict.UNREACHED, Verdict.ASLEEP, Verdict.UPDATING))
+    ]
+
+    def said(devices: list[RolloutDevice], state: RolloutState = RolloutState.ACTIVE) -> list[str]:
+        Answers(monkeypatch, THERE, a_rollout(state=state), devices)
+        return [line for line in flotilla("rollout", ROLLOUT).text.splitlines() if line.startswith("away")]
+
+    assert said(nobody) == []
+    assert said(nobody + away[:1]) == ["away: pi-0"]
+    assert said(away[:3]) == ["away: pi-0, pi-1, pi-2"]
+    assert said(away + nobody) == ["away: pi-0, pi-1, pi-2 and 1 more"]
+    assert said(away, RolloutState.HALTED) == []
+
+
 def test_what_was_stopped_before_another_took_its_place_is_listed_so(monkeypatch: pytest.MonkeyPatch) -> None:
     Answers(monkeypatch, THERE, a_rollout(state=RolloutState.SUPERSEDED, before=RolloutState.REVERTED))
     assert "superseded (reverted before)" in flotilla("rollouts").text
