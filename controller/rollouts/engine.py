@@ -30,7 +30,7 @@ from controller.rollouts.plan import (
 )
 from controller.rollouts.proving import Proof, proof, too_many
 from controller.rollouts.tally import Tally
-from controller.rollouts.widening import TooManyIdsError, let_in
+from controller.rollouts.widening import TooManyIdsError, everybody, let_in
 from schemas.targeting import bucket
 
 
@@ -88,6 +88,7 @@ def decide(plan: Plan, observations: Iterable[Observation], now: datetime) -> De
         now: the controller's time, with a zone.
     """
     seen = list(observations)
+    plan = _begun_for_all(plan, now)
     places = {one.device: bucket(plan.rollout, one.device) for one in seen}
     while True:
         judge = Judge(plan, now, places)
@@ -97,6 +98,15 @@ def decide(plan: Plan, observations: Iterable[Observation], now: datetime) -> De
         if after == plan:
             return Decisions(plan=plan, marks=marks)
         plan = after
+
+
+def _begun_for_all(plan: Plan, now: datetime) -> Plan:
+    """The plan with its first wave begun, where that is a matter of no device's verdict; else as it is."""
+    if plan.begun:
+        return plan
+    step = next_step(plan, Tally())
+    given = everybody(plan, step.wave, now) if isinstance(step, LetIn) else None
+    return plan if given is None else _with(plan, 0, **given)
 
 
 def next_step(plan: Plan, tally: Tally) -> Step | None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from controller.rollouts.judging import Judge
 from controller.rollouts.plan import BUSY, Mark, Observation, Plan, Verdict
 from controller.rollouts.waves import MAX_IDS
-from schemas.messages import Phase
+from schemas.messages import BUCKETS, Phase
 from schemas.targeting import bucket
 
 _STARTED: Final = BUSY - {Verdict.SOAKING}
@@ -62,6 +62,18 @@ def let_in(
     if before.started_at and (ids, upto) == (before.devices, before.upto):
         return None
     return {"started_at": before.started_at or now, "devices": ids, "upto": upto}
+
+
+def everybody(plan: Plan, wave: int, now: datetime) -> dict[str, Any] | None:
+    """What `let_in` gives of a first wave that lets in all whom the rollout is for; None where it has to look at them.
+
+    Each bucket is in, so nobody is listed, whoever is there.
+    """
+    wanted = plan.waves[wave]
+    is_all = wave == 0 and wanted.upto is not None and plan.share(wave) == BUCKETS and wanted.concurrency is None
+    if not is_all or plan.progress[wave].started_at is not None:
+        return None
+    return {"started_at": now, "devices": [], "upto": BUCKETS}
 
 
 def picked(plan: Plan, wave: int, seen: Sequence[Observation], now: datetime, number: int) -> list[str]:
