@@ -4,7 +4,7 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from device_agent import lifecycle
@@ -60,7 +60,28 @@ def live(journal: Journal | MemoryJournal, lives: list[list[int]]) -> None:
             journal.tell(row.id, at=at, progress=Progress(bytes_done=1, bytes_total=2))
 
 
+def installing() -> list[int]:
+    """Choices of an update that installs its release: whatever goes well, in each phase."""
+    begins = sorted(lifecycle.ENTRIES)
+    phase = lifecycle.ENTRIES[Outcome.ACCEPT]
+    outcomes: list[list[Outcome]] = []
+    wanted: list[Outcome] = []
+    for outcome in (Outcome.START, Outcome.DONE, Outcome.DONE, Outcome.DONE, Outcome.DONE):
+        if (phase, outcome) not in lifecycle.TRANSITIONS:
+            break
+        outcomes.append(sorted(one for before, one in lifecycle.TRANSITIONS if before is phase))
+        wanted.append(outcome)
+        phase = lifecycle.TRANSITIONS[phase, outcome]
+    first = next(
+        number
+        for number in range(1000)
+        if begins[number % len(begins)] is Outcome.ACCEPT and outcomes[0][number % len(outcomes[0])] is wanted[0]
+    )
+    return [first, *(some.index(one) for some, one in zip(outcomes[1:], wanted[1:], strict=True))]
+
+
 @settings(deadline=None, max_examples=40)
+@example([installing(), installing()])
 @given(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=9), max_size=5))
 def test_it_says_what_the_real_one_says(lives: list[list[int]]) -> None:
     memory = in_memory()
