@@ -174,7 +174,8 @@ def audit(actor: str | None, action: str | None, limit: int, client: ControllerC
         (time_text(one.at), one.actor, one.address or "-", one.via, one.action, one.target, one.result, _detail(one))
         for one in page.items
     ]
-    print_table(("WHEN", "WHO", "FROM", "VIA", "WHAT", "ON", "RESULT", "DETAIL"), rows, empty="nothing was changed yet")
+    empty = "no change fits" if actor or action else "nothing was changed yet"
+    print_table(("WHEN", "WHO", "FROM", "VIA", "WHAT", "ON", "RESULT", "DETAIL"), rows, empty=empty)
 
 
 def _detail(one: AuditEntry) -> str:

@@ -52,6 +52,21 @@ def test_a_row_of_the_audit_log_is_cut_for_people_and_whole_for_programs(monkeyp
     assert flotilla("audit", "--json").json()[0]["detail"] == PLAN
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "nothing was changed yet"),
+        (("--action", "device.pin"), "no change fits"),
+        (("--actor", "a"), "no change fits"),
+    ],
+)
+def test_an_audit_log_of_which_nothing_fits_is_not_called_empty(
+    monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], said: str
+) -> None:
+    answer(monkeypatch, Page(items=[], next=None))
+    assert said in flotilla("audit", *given).text
+
+
 @pytest.mark.parametrize("warnings", [[], ["no device that was heard of follows channel nochannel"]])
 def test_a_release_that_would_mean_nobody_is_warned_of(monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
     seen = Preflight(
