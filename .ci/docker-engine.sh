@@ -51,9 +51,9 @@ end() {
     done
 }
 
-# Has the programs there, through apt if need be.
+# Has the programs there, through apt if need be; they are where an engine answers.
 install() {
-    if command -v dockerd >/dev/null && command -v docker >/dev/null; then
+    if answers || { command -v dockerd >/dev/null && command -v docker >/dev/null; }; then
         return 0
     fi
     if ! command -v apt-get >/dev/null; then

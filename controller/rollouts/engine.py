@@ -105,7 +105,7 @@ def _begun_for_all(plan: Plan, now: datetime) -> Plan:
     if plan.begun:
         return plan
     step = next_step(plan, Tally())
-    given = everybody(plan, step.wave, now) if isinstance(step, LetIn) else None
+    given = everybody(plan, now) if isinstance(step, LetIn) else None
     return plan if given is None else _with(plan, 0, **given)
 
 

@@ -64,14 +64,14 @@ def let_in(
     return {"started_at": before.started_at or now, "devices": ids, "upto": upto}
 
 
-def everybody(plan: Plan, wave: int, now: datetime) -> dict[str, Any] | None:
+def everybody(plan: Plan, now: datetime) -> dict[str, Any] | None:
     """What `let_in` gives of a first wave that lets in all whom the rollout is for; None where it has to look at them.
 
     Each bucket is in, so nobody is listed, whoever is there.
     """
-    wanted = plan.waves[wave]
-    is_all = wave == 0 and wanted.upto is not None and plan.share(wave) == BUCKETS and wanted.concurrency is None
-    if not is_all or plan.progress[wave].started_at is not None:
+    # a wave of anything but a share has none
+    is_all = plan.share(0) == BUCKETS and plan.waves[0].concurrency is None
+    if not is_all or plan.progress[0].started_at is not None:
         return None
     return {"started_at": now, "devices": [], "upto": BUCKETS}
 

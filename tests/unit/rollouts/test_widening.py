@@ -20,7 +20,7 @@ def test_a_wave_of_everybody_begins_as_if_each_device_had_been_looked_at(
 ) -> None:
     first = msgspec.structs.replace(plan.waves[0], upto=100.0, devices=None, where=None, concurrency=concurrency)
     plan = replace(plan, plan=msgspec.structs.replace(plan.plan, waves=[first, *plan.waves[1:]]))
-    found = everybody(plan, 0, NOW)
+    found = everybody(plan, NOW)
     assert (found is not None) == (plan.base.upto == BUCKETS and concurrency is None)
     if found is not None:
         judge = Judge(plan, NOW)
