@@ -29,10 +29,11 @@ def wait():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     signal.sigwait([signal.SIGTERM])
     sys.exit(0)
-with open({{log!r}}, "a") as log: log.write(os.environ["FLOTILLA_AGENT_RELEASE"] + " " + " ".join(sys.argv[1:]) + "\\n")
 pid = {{log!r}} + ".pid"
 with open(pid + "~", "w") as one: one.write(str(os.getpid()))
 os.replace(pid + "~", pid)
+# last: a test that has seen the line asks for the id
+with open({{log!r}}, "a") as log: log.write(os.environ["FLOTILLA_AGENT_RELEASE"] + " " + " ".join(sys.argv[1:]) + "\\n")
 {{does}}
 """
 
