@@ -101,10 +101,12 @@ class Announcer:
 
     def _due(self, *, changed_only: bool) -> tuple[list[TopicState], list[DesiredRow], list[SentCommand]]:
         """What is to be published of each kind; of desired states and commands a first page. In a thread."""
+        # read first and sent last: what was said before a command, or with it, reaches its device before it does
+        pending = self._orders.pending(self._clock())
         return (
             self._announcements.topics(changed_only=changed_only),
             self._orders.desired_rows(changed_only=changed_only),
-            self._orders.pending(self._clock()),
+            pending,
         )
 
     async def _publish_desired(self, link: Link, rows: list[DesiredRow], *, changed_only: bool) -> None:

@@ -116,10 +116,7 @@ class Commands:
             case Verb.CHECK:
                 await self._check()
             case Verb.RETRY:
-                args = command.args
-                rollout = _id(args, "rollout")
-                again = await self._updates.retry(_package(args), any_size=_any_size(args), rollout=rollout)
-                outcome = again.answer.value if again else "nothing ended badly"
+                outcome = await self._retry(command.args)
             case Verb.CANCEL:
                 args = command.args
                 made = await self._updates.cancel(
@@ -129,6 +126,14 @@ class Commands:
             case Verb.ROLLBACK:
                 outcome = f"update {await self._updates.rollback(_package(command.args))}"
         return outcome
+
+    async def _retry(self, args: dict[str, Any]) -> str:
+        package, rollout, any_size = _package(args), _id(args, "rollout"), _any_size(args)
+        # asked for before the rollout was stopped, and heard of after that: nobody starts in it any more
+        if rollout is not None and not await in_thread(self._heard.may_start, rollout):
+            return f"rollout {rollout} starts nobody now"
+        again = await self._updates.retry(package, any_size=any_size, rollout=rollout)
+        return again.answer.value if again else "nothing ended badly"
 
 
 def _package(args: dict[str, Any]) -> str:

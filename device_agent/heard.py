@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import msgspec
 
 from device_agent.policy import Known
-from schemas.messages import Announcement, Desired
+from schemas.messages import Announcement, Desired, ReleaseState
 
 _ANNOUNCEMENT: Final = "announcement/"
 _COMMAND: Final = "command/"
@@ -18,6 +18,8 @@ _PIN: Final = "pin/"
 _DESIRED: Final = "desired"
 _HOLD: Final = "hold"
 _SUBSCRIPTIONS: Final = "subscriptions"
+
+_OPEN: Final = (ReleaseState.ACTIVE, ReleaseState.COMPLETE)
 
 
 class Notes(Protocol):
@@ -83,6 +85,11 @@ class Heard:
         if heard != before:
             self._keep(announcement.channel, announcement.package, heard)
         return heard
+
+    def may_start(self, rollout: str) -> bool:
+        """Whether a rollout's announcement, as it was heard last, lets devices start."""
+        said = (one.announcement for one in self.announcements() if one.rollout == rollout)
+        return any(one is not None and one.state in _OPEN for one in said)
 
     def withdraw_announcement(self, channel: str, package: str) -> HeardAnnouncement | None:
         """The topic was cleared. What was known stays known, so that an older announcement is still told as such."""

@@ -2,8 +2,8 @@
 
 The broker keeps what is said while the device is away, and gives all of it, in order, when it comes back. Acted
 on one by one, it would begin releases that were halted or replaced long ago. So each connection begins with
-taking in all that has piled up, and of what was said about one release only the last counts, as of what comes at once
-later on.
+taking in all that has piled up, commands last, and of what was said about one release only the last counts, as of what
+comes at once later on.
 
 A message that is not understood, or that shows a defect, costs one log line and is acknowledged, or the
 broker would send it for ever. One that could not be written down (a full disk) is not: it is tried again, with
@@ -94,7 +94,7 @@ class Inbox:
             await _acknowledge(link, again)
 
     async def _pile(self, link: Link) -> list[Message]:
-        """What the broker has kept and what is retained, in order; of each release the last message only."""
+        """What the broker has kept and what is retained, in order, commands last; of each release the last message."""
         pile: list[Message] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PILE_S):
@@ -104,7 +104,8 @@ class Inbox:
                     pile, outdated = self._newest(pile)
                     # at once, as the broker sends only so many that are not acknowledged
                     await _acknowledge(link, outdated)
-        return pile
+        # a retry that waited here counts for what is true of its rollout now, which the broker says after it
+        return sorted(pile, key=lambda message: self._is_command(message.topic))
 
     def _newest(self, messages: list[Message]) -> tuple[list[Message], list[Message]]:
         """Without, and only, those that a later one on the same release's topic has made void."""
@@ -132,10 +133,16 @@ class Inbox:
         return first, again
 
     def _is_release(self, topic: str) -> bool:
+        return isinstance(self._parsed(topic), ReleaseTopic)
+
+    def _is_command(self, topic: str) -> bool:
+        return self._parsed(topic) == DeviceTopic(self._device, "commands")
+
+    def _parsed(self, topic: str) -> object:
         try:
-            return isinstance(self._topics.parse(topic), ReleaseTopic)
+            return self._topics.parse(topic)
         except FlotillaError:
-            return False
+            return None
 
     async def _take_in(self, link: Link, message: Message) -> None:
         wait_s = FIRST_WAIT_S

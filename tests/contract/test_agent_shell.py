@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from controller.repository.package_repository import PackageRepository
@@ -320,6 +321,25 @@ async def test_a_withdrawn_announcement_starts_nobody(config: AgentConfig, contr
         await controller.until(lambda: controller.phases() == ["deferred"])
         await controller.withdraw(said)
         await controller.until(lambda: controller.phases() == ["deferred", "cancelled"])
+
+
+async def test_a_retry_that_waited_while_its_rollout_was_halted_starts_nothing(
+    config: AgentConfig, controller: Control, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with agent(config):
+        said = await controller.announce(announce("tacho", "9.9.9"))
+        await controller.until(lambda: controller.phases()[-1:] == ["failed"])
+    before = controller.phases()
+    await controller.order(order(Verb.RETRY, package="tacho", rollout=said.rollout))
+    await controller.announce(msgspec.structs.replace(said, revision=said.revision + 1, state=ReleaseState.HALTED))
+    async with agent(config):
+        await until(lambda: f"rollout {said.rollout} starts nobody now" in caplog.text)
+        again = msgspec.structs.replace(said, revision=said.revision + 2)
+        await controller.announce(again)
+        await controller.order(order(Verb.RETRY, package="tacho", rollout=said.rollout))
+        await controller.until(lambda: controller.phases()[len(before) :][-1:] == ["failed"])
+    assert controller.phases() == before * 2
 
 
 async def test_with_tls_a_password_and_access_rules_it_works_the_same(

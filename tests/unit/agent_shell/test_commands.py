@@ -11,9 +11,9 @@ from device_agent.commands import MAX_WAITING, Commands
 from device_agent.heard import Heard
 from schemas.errors import OperatorError
 from schemas.ids import uuid7
-from schemas.messages import Command, Verb
+from schemas.messages import Command, ReleaseState, Verb
 from tests.support.links import until
-from tests.unit.agent_shell.fakes import NOW, ROLLOUT, MemoryNotes, RecordingUpdates
+from tests.unit.agent_shell.fakes import NEWER, NOW, ROLLOUT, MemoryNotes, RecordingUpdates, announced
 
 UPDATE = uuid7(9, b"9" * 10)
 
@@ -23,10 +23,11 @@ class Bench:
 
     def __init__(self) -> None:
         self.updates = RecordingUpdates()
+        self.heard = Heard(MemoryNotes())
         self.did: list[Any] = []
         self.commands = Commands(
             updates=self.updates,
-            heard=Heard(MemoryNotes()),
+            heard=self.heard,
             now=lambda: NOW,
             replay=lambda seq: self.did.append(("replay", seq)),
             report=lambda: self.did.append("report"),
@@ -76,6 +77,7 @@ async def test_a_retry_may_take_whatever_it_takes(bench: Bench) -> None:
 
 
 async def test_what_is_asked_for_one_rollout_concerns_that_only(bench: Bench) -> None:
+    bench.heard.keep_announcement(announced(), NOW, before=None)
     await bench.commands.take(command(1, Verb.RETRY, package="tacho", rollout=ROLLOUT))
     await bench.commands.take(command(2, Verb.CANCEL, package="tacho", rollout=ROLLOUT, version="1.1.0"))
     await bench.commands.take(command(3, Verb.CANCEL, package="tacho", rollout=ROLLOUT, version="1.1.0", ended=UPDATE))
@@ -85,6 +87,33 @@ async def test_what_is_asked_for_one_rollout_concerns_that_only(bench: Bench) ->
         ("cancel", ("tacho", ROLLOUT, "1.1.0")),
         ("cancel", ("tacho", ROLLOUT, "1.1.0", UPDATE)),
     ]
+
+
+@pytest.mark.parametrize("state", ReleaseState)
+async def test_a_retry_of_a_rollout_that_was_stopped_meanwhile_starts_nothing(
+    bench: Bench, state: ReleaseState, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    bench.heard.keep_announcement(announced(state=state), NOW, before=None)
+    await bench.commands.take(command(1, Verb.RETRY, package="tacho", rollout=ROLLOUT))
+    await bench.commands.take(command(2, Verb.REPORT))
+    await until(lambda: bench.did == ["report"])
+    starts = state in {ReleaseState.ACTIVE, ReleaseState.COMPLETE}
+    assert bench.updates.asked == ([("retry", ("tacho", ROLLOUT))] if starts else [])
+    assert (f"rollout {ROLLOUT} starts nobody now" in caplog.text) is not starts
+
+
+@pytest.mark.parametrize("since", ["withdrawn", "superseded"])
+async def test_a_retry_of_a_rollout_that_is_not_announced_any_more_starts_nothing(bench: Bench, since: str) -> None:
+    before = bench.heard.keep_announcement(announced(), NOW, before=None)
+    if since == "withdrawn":
+        bench.heard.withdraw_announcement("stable", "tacho")
+    else:
+        bench.heard.keep_announcement(announced(rollout=NEWER), NOW, before=before)
+    await bench.commands.take(command(1, Verb.RETRY, package="tacho", rollout=ROLLOUT))
+    await bench.commands.take(command(2, Verb.RETRY, package="tacho"))
+    await until(lambda: bench.updates.asked)
+    assert bench.updates.asked == [("retry", "tacho")]  # what is asked of this device alone is its operator's wish
 
 
 async def test_the_same_command_counts_once_and_an_expired_one_not_at_all(bench: Bench) -> None:

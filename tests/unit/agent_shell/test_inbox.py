@@ -7,6 +7,7 @@ import pytest
 from device_agent.inbox import Inbox
 from schemas.codec import MAX_PAYLOAD, encode
 from schemas.errors import DeviceError
+from schemas.ids import uuid7
 from schemas.messages import Announcement, Command, Desired, Verb
 from schemas.topics import Topics
 from tests.unit.agent_shell.fakes import NOW, ROLLOUT, FakeLink, announced, message
@@ -151,6 +152,22 @@ async def test_of_what_piled_up_only_the_last_word_about_a_release_counts() -> N
     await run_to_its_end(inbox_for(decisions), link)
     assert decisions.taken == [desired, None, halted, radio, ("stable", "tacho")]
     assert link.acknowledged == [kept[0], *kept[1:], *retained, later]
+
+
+async def test_commands_that_piled_up_are_carried_out_after_all_else_that_did() -> None:
+    """A retry waits in the device's queue; that its rollout was halted since is retained, and comes behind it."""
+    decisions = Decisions()
+    first, second = (
+        Command(id=uuid7(one, b"0" * 10), verb=Verb.RETRY, args={"package": "tacho"}, expires_at=NOW) for one in (1, 2)
+    )
+    halted = announced(revision=4, state="halted")
+    to_me = TOPICS.device("pi-1", "commands")
+    kept = [message(to_me, encode(first)), message(to_me, encode(second))]
+    retained = [message(RELEASE, encode(halted)), message(TOPICS.device("pi-1", "desired"), encode(Desired(rev=1)))]
+    link = FakeLink(piled_up=[kept, retained], later=[])
+    await run_to_its_end(inbox_for(decisions), link)
+    assert decisions.taken == [halted, Desired(rev=1), first, second]
+    assert link.acknowledged == [*retained, *kept]
 
 
 async def test_an_announcement_that_comes_twice_at_once_is_acted_on_once() -> None:

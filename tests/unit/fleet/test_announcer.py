@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from controller.announcer import Announcer
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
-from controller.rollouts.announcing import AnnouncementStore
+from controller.rollouts.announcing import AnnouncementStore, TopicState
 from schemas.codec import decode
 from schemas.messages import Command, Verb
 from schemas.topics import Topics
@@ -63,3 +63,48 @@ async def test_a_command_that_expires_while_all_else_is_published_is_not_sent(en
     await asyncio.gather(running, return_exceptions=True)
     assert link.sent == [Verb.CHECK]
     assert said == [one for one in link.topics if one[0].endswith("/desired")] != []
+
+
+class Meanwhile(AnnouncementStore):
+    """A command to pi-1 is given right after the first look at the announcements."""
+
+    def __init__(self, engine: Engine, orders: OrderStore) -> None:
+        super().__init__(engine)
+        self._orders = orders
+        self.looks = 0
+
+    def topics(self, *, changed_only: bool) -> list[TopicState]:
+        found = super().topics(changed_only=changed_only)
+        self.looks += 1
+        if self.looks == 1:
+            self._orders.send_command("pi-1", Verb.CHECK, expires_in=TOOK, now=NOW)
+        return found
+
+
+class CountingLink(SlowLink):
+    """How many looks at the announcements there were when each command was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.announcements: Meanwhile | None = None
+        self.after_looks: list[int] = []
+
+    async def publish(self, topic: str, payload: bytes, **details: object) -> None:
+        assert self.announcements is not None
+        self.after_looks.append(self.announcements.looks)
+        await super().publish(topic, payload, **details)
+
+
+async def test_what_was_announced_before_a_command_is_sent_before_it(engine: Engine) -> None:
+    """`resume` and then `retry`: a device that hears of the retry first takes the rollout for a stopped one."""
+    IntakeStore(engine).take_in([event_in("pi-1")], NOW)
+    orders, link = OrderStore(engine), CountingLink()
+    orders.send_command("pi-1", Verb.REPORT, expires_in=TOOK, now=NOW)
+    link.announcements = Meanwhile(engine, orders)
+    announcer = Announcer(Topics(), link.announcements, orders, clock=link.clock)
+    running = asyncio.create_task(announcer.run(cast("Link", link)))
+    async with asyncio.timeout(BOUND_S):
+        await link.checked.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert (link.sent, link.after_looks) == ([Verb.REPORT, Verb.CHECK], [1, 2])
