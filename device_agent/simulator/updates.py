@@ -8,35 +8,28 @@ task of its own: a timer of the event loop leads from one step to the next.
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from device_agent import lifecycle, wishes
-from device_agent.lifecycle import Outcome, Step
-from device_agent.readiness import HOLD
+from device_agent.lifecycle import Outcome
 from device_agent.reports import report
-from device_agent.requirements import check_downgrade
-from device_agent.sets import Broken, Members, Ready, because_of, group_members, judge, together
-from device_agent.simulator.course import Course, manifest_of
+from device_agent.sets import Broken, Members, Ready, group_members, judge, together
+from device_agent.simulator import outcomes
+from device_agent.simulator.course import Course
 from device_agent.simulator.memory import MemoryJournal
-from device_agent.steps.move import Move, leave
+from device_agent.steps.move import Move
 from device_agent.updates import (
     Answer,
     Cancelled,
-    Install,
     Origin,
-    Release,
     Submitted,
     Update,
     UpdateRequest,
-    Waiting,
 )
 from schemas.errors import DeviceError, FlotillaError, OperatorError
 from schemas.ids import uuid7
 from schemas.messages import LAST_WORDS, Phase, Progress
 from schemas.versions import parse
-
-PROGRESS_FROM_S: Final = 2.0
-"""A fetch that takes so long says half-way how far it is."""
 
 _BREATH_S: Final = 0.05
 _SHORTEST_S: Final = 0.001
@@ -282,17 +275,7 @@ class SimulatedUpdates:
             self._timer = None
 
     def _pause_of(self, row: Update) -> float:
-        course = self._course(row.package, row.version)
-        match row.phase:
-            case Phase.FETCHING:
-                # in two halves, where the first is told of
-                return course.fetch_s / 2 if course.fetch_s >= PROGRESS_FROM_S else course.fetch_s
-            case Phase.STAGED | Phase.ROLLING_BACK:
-                return course.switch_s
-            case Phase.PROBATION:
-                return course.probation_s
-            case _:
-                return 0.0
+        return outcomes.pause_s(row, self._course(row.package, row.version))
 
     def _work(self, ids: tuple[str, ...]) -> None:
         """The pause of a step is over: what comes of it, and of the steps that follow it without a pause."""
@@ -315,10 +298,14 @@ class SimulatedUpdates:
             if course.silent and row.phase is Phase.FETCHING:
                 self._fall_silent_soon()
                 return False
-            move = self._outcome(row, course, now)
-            if move is not None:
-                steps.append((row, move))
-        for row, move in _together(steps):
+            if outcomes.is_half_way(row, course):
+                half = course.size // 2
+                self._journal.change(row.id, fetched_bytes=half)
+                self._journal.tell(row.id, at=now, progress=Progress(bytes_done=half, bytes_total=course.size))
+                continue
+            install = self._journal.installs().get(row.package)
+            steps.append((row, outcomes.outcome(row, course, install, now=now, hold=self._held)))
+        for row, move in outcomes.together(steps):
             self._move(row, move, now)
         return True
 
@@ -329,70 +316,6 @@ class SimulatedUpdates:
             self._fall_silent()
         elif not self._ended:
             self._timer = asyncio.get_running_loop().call_later(_BREATH_S, self._fall_silent_soon)
-
-    def _outcome(self, row: Update, course: Course, now: datetime) -> Move | None:
-        failure = course.failure
-        if failure is not None and failure.phase is row.phase and not row.goes_back:
-            return Move(outcome=_ENDS[failure.phase], error=failure.error)
-        match lifecycle.step_for(row.phase):
-            case Step.WAIT:
-                move: Move | None = self._wait_over(row, now)
-            case Step.CHECK:
-                move = self._check(row, course, now)
-            case Step.FETCH:
-                move = self._fetched(row, course, now)
-            case Step.SWITCH:
-                move = _switched(row, now)
-            case Step.HEALTH:
-                move = Move(outcome=Outcome.DONE, detail={"healthy_after_s": round(course.switch_s, 3)})
-            case Step.ROLLBACK:
-                move = _back(row)
-            case _:
-                move = Move(outcome=Outcome.DONE)
-        return move
-
-    def _wait_over(self, row: Update, now: datetime) -> Move:
-        if self._held:
-            return _held(now)
-        deadline = row.request.deadline
-        if deadline is not None and now > deadline:
-            late = DeviceError("conflict.deadline", f"{row.package} was to start by {deadline.isoformat()}")
-            return Move(outcome=Outcome.REJECT, error=report(late))
-        return Move(outcome=Outcome.DUE, changes={"not_before": None, "waiting": None})
-
-    def _check(self, row: Update, course: Course, now: datetime) -> Move:
-        install = self._journal.installs().get(row.package)
-        if row.goes_back:
-            return leave(row, install)
-        if self._held:
-            return _held(now)
-        try:
-            check_downgrade(row.request, install)
-        except DeviceError as error:
-            return Move(outcome=Outcome.REJECT, error=report(error))
-        manifest = manifest_of(row.package, row.version)
-        before: dict[str, Any] = {"before": install}
-        if install is not None and install.current.manifest == manifest:
-            return Move(outcome=Outcome.DONE, detail={"already_installed": True}, changes=before)
-        return Move(
-            outcome=Outcome.START,
-            progress=Progress(bytes_done=0, bytes_total=course.size),
-            detail={"objects": 1 + course.size // 65_536},
-            changes={**before, "manifest": manifest},
-        )
-
-    def _fetched(self, row: Update, course: Course, now: datetime) -> Move | None:
-        if course.fetch_s >= PROGRESS_FROM_S and row.fetched_bytes == 0:
-            half = course.size // 2
-            self._journal.change(row.id, fetched_bytes=half)
-            self._journal.tell(row.id, at=now, progress=Progress(bytes_done=half, bytes_total=course.size))
-            return None
-        wire = course.size * 2 // 5
-        return Move(
-            outcome=Outcome.DONE,
-            progress=Progress(bytes_done=course.size, bytes_total=course.size),
-            detail={"route": "objects", "wire_bytes": wire},
-        )
 
     def _move(self, row: Update, move: Move, at: datetime | None = None) -> None:
         self._journal.advance(
@@ -406,41 +329,3 @@ class SimulatedUpdates:
             install=move.install,
             uninstall=move.uninstall,
         )
-
-
-def _together(steps: list[tuple[Update, Move]]) -> list[tuple[Update, Move]]:
-    """The steps of a set's members: where one goes back, all of them do."""
-    culprit = next(((row, move) for row, move in steps if move.outcome is Outcome.GO_BACK), None)
-    if culprit is None:
-        return steps
-    row, move = culprit
-    others = Move(outcome=Outcome.GO_BACK, error=because_of(f"{row.package} {row.version}", move.error))
-    return [step if step[1].outcome is Outcome.GO_BACK else (step[0], others) for step in steps]
-
-
-_ENDS: Final = {
-    Phase.ACCEPTED: Outcome.REJECT,
-    Phase.FETCHING: Outcome.FAIL,
-    Phase.PROBATION: Outcome.GO_BACK,
-}
-"""How an update goes on that fails in a phase."""
-
-
-def _held(now: datetime) -> Move:
-    waiting = Waiting(reason=HOLD, since=now)
-    return Move(outcome=Outcome.DEFER, detail={"reason": HOLD}, changes={"waiting": waiting, "not_before": None})
-
-
-def _switched(row: Update, now: datetime) -> Move:
-    old = row.before.current if row.before else None
-    new = Release(version=row.version, manifest=row.manifest or "", rollout=row.rollout, installed_at=now)
-    install = Install(package=row.package, current=new, previous=old)
-    return Move(outcome=Outcome.DONE, install=install, changes={"switch_begun": True})
-
-
-def _back(row: Update) -> Move:
-    target = row.comes_from
-    if target is None:
-        return Move(outcome=Outcome.DONE, uninstall=True)
-    install = Install(package=row.package, current=target) if row.goes_back else row.before
-    return Move(outcome=Outcome.DONE, install=install)
