@@ -48,7 +48,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
         role: what they were allowed at that time.
         address: where the request came from; None for a command on the data folder itself.
         via: `api`, `cli` or `page`.
-        action: one word for a kind, e.g. `rollout.state`.
+        action: one word for a kind, e.g. `rollout.halt`, whichever way it was asked for.
         target: on what.
         detail: what was asked for, as JSON, without secrets; cut at 2000 characters.
         result: `done`, or the error's code.

@@ -1,5 +1,6 @@
 """`flotilla user`, `token` and `audit`: who may do what, and who did."""
 
+import difflib
 import functools
 import sys
 from collections.abc import Callable
@@ -159,7 +160,7 @@ def token_revoke(name: str, desk: Desk) -> None:
 
 @click.command()
 @click.option("--actor", metavar="WHO", help="Only changes by them, e.g. user:anna or token:ci.")
-@click.option("--action", metavar="WORD", help="Only such changes, e.g. rollout.state.")
+@click.option("--action", metavar="WORD", help="Only such changes, e.g. rollout.halt or device.pin.")
 @click.option("--limit", type=click.IntRange(1, MAX_PAGE), default=50, show_default=True, metavar="N", help="How many.")
 @controller_options
 @json_option
@@ -174,8 +175,20 @@ def audit(actor: str | None, action: str | None, limit: int, client: ControllerC
         (time_text(one.at), one.actor, one.address or "-", one.via, one.action, one.target, one.result, _detail(one))
         for one in page.items
     ]
-    empty = "no change fits" if actor or action else "nothing was changed yet"
+    empty = "nothing was changed yet" if not (actor or action) else f"no change fits{_no_such(action)}"
     print_table(("WHEN", "WHO", "FROM", "VIA", "WHAT", "ON", "RESULT", "DETAIL"), rows, empty=empty)
+
+
+def _no_such(action: str | None) -> str:
+    """Where the log has no word like this one: what was probably meant, or which words it has."""
+    from controller.http.rules import actions  # noqa: PLC0415 - only for a search that finds nothing
+
+    known = actions()
+    if action is None or action in known:
+        return ""
+    near = difflib.get_close_matches(action, known, n=2)
+    said = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"; no change is called {one_line(action, 60)!r}: {said}"
 
 
 def _detail(one: AuditEntry) -> str:

@@ -163,19 +163,6 @@ class Steering:
         self._tell(self._announcer.wake)
         return command
 
-    def set_desired(
-        self,
-        device: str,
-        *,
-        channel: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        pins: Mapping[str, str] | None = None,
-        hold: bool | None = None,
-    ) -> Desired:
-        """Say what one device is to be like; see `OrderStore.set_desired`."""
-        desired = self._orders.set_desired(device, channel=channel, tags=tags, pins=pins, hold=hold, now=self._clock())
-        return self._told(device, desired)
-
     def change_desired(self, device: str, change: Callable[[Desired], Desired]) -> Desired:
         """Change what one device is to be like; see `OrderStore.change_desired`."""
         return self._told(device, self._orders.change_desired(device, change, self._clock()))

@@ -19,7 +19,7 @@ from controller.accounts.audit import DONE, AuditLog
 from controller.accounts.roles import Who
 from controller.http.bodies import FORM, NUL_REFUSED, Hashed, has_nul, hash_of, read_all, replayed, without_secrets
 from controller.http.guard import SAFE, Gate
-from controller.http.noting import ABOUT, UNCHANGED, WHO, address_of
+from controller.http.noting import ABOUT, DEEDS, UNCHANGED, WHO, address_of
 from controller.http.rules import Rule, rule_for
 from controller.http.watchers import Watchers
 from schemas.errors import FlotillaError, OperatorError
@@ -124,24 +124,26 @@ class Access:
         await self.note(request, rule, who, b"", status=403, result=error.code)
 
     async def note(self, request: Asked, rule: Rule, who: Who, body: bytes, *, status: int, result: str) -> None:
-        """Write the audit log's row for a request."""
+        """Write the audit log's row for a request, or one for each thing that it does."""
         agent = request.headers.get("user-agent", "")
         by_api = "cli" if agent.startswith(CLI_AGENT) else "api"
         given = request.scope["path_params"]
         params = " ".join(str(value) for name, value in given.items() if not (rule.parts and name == rule.part))
         about = request.scope["state"].get(ABOUT)
+        deeds = request.scope["state"].get(DEEDS) or (rule.action_of(given),)
 
         def write() -> None:
-            self.audit.write(
-                who,
-                rule.action_of(given),
-                str(about or params),
-                via=by_api if request.scope["path"].startswith("/api/") else "page",
-                address=address_of(request),
-                detail=without_secrets(body, request.headers.get("content-type", "")),
-                result=result,
-                status=status,
-            )
+            for action in deeds:
+                self.audit.write(
+                    who,
+                    action,
+                    str(about or params),
+                    via=by_api if request.scope["path"].startswith("/api/") else "page",
+                    address=address_of(request),
+                    detail=without_secrets(body, request.headers.get("content-type", "")),
+                    result=result,
+                    status=status,
+                )
 
         try:
             await to_thread.run_sync(write)

@@ -129,7 +129,7 @@ class TokensOfMachines(Controller):
 async def audit_log(
     accounts: TheAccounts,
     actor: Annotated[str | None, QueryParameter(description="e.g. user:anna or token:ci")] = None,
-    action: Annotated[str | None, QueryParameter(description="e.g. rollout.state")] = None,
+    action: Annotated[str | None, QueryParameter(description="e.g. rollout.halt or device.pin")] = None,
     target: Annotated[str | None, QueryParameter(description="exactly as it is shown")] = None,
     after: Annotated[int | None, QueryParameter(ge=1, le=2**63 - 1, description="`next` of the page before")] = None,
     limit: Limit = 100,

@@ -1,5 +1,6 @@
 """`/api/v1/releases`, `rollouts`, `devices` and `watch`: what is asked of the fleet, and what it answers."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from litestar.response import Stream
 from controller.fleet.service import FleetService
 from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEvent
 from controller.http.given import Limit, TheFleet, TheReleasing, TheRepository
-from controller.http.noting import about, ending_of, who_of
+from controller.http.noting import about, does, ending_of, who_of
 from controller.http.plans import look_at_wish
 from controller.http.views import (
     Announced,
@@ -34,7 +35,9 @@ from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice
 from controller.settings import ControllerSettings
 from controller.version import VERSION
+from controller.web.actions import ASK, MOVE_ACTIONS
 from schemas.errors import OperatorError, one_line
+from schemas.messages import Desired
 
 DEVICES_SHOWN: Final = 500
 MAX_ID_DIGITS: Final = 18
@@ -123,6 +126,7 @@ class Rollouts(Controller):
         self, request: Request[Any, Any, Any], fleet: TheFleet, rollout: NamedDependency[str], data: JSONBody[StateWish]
     ) -> Rollout:
         """Takes effect with the announcement's next revision; 409 where the present state does not allow it."""
+        does(request, *(f"rollout.{move.name}" for move in MOVE_ACTIONS if move.state is data.state))
         by = who_of(request).actor
         return await to_thread.run_sync(lambda: fleet.steering.set_state(rollout, data.state, by=by))
 
@@ -206,9 +210,16 @@ class Devices(Controller):
 
     @post("/{device_id:str}/commands", summary="Ask a device for something")
     async def command(
-        self, fleet: TheFleet, repository: TheRepository, device_id: FromPath[str], data: JSONBody[CommandWish]
+        self,
+        request: Request[Any, Any, Any],
+        fleet: TheFleet,
+        repository: TheRepository,
+        device_id: FromPath[str],
+        data: JSONBody[CommandWish],
     ) -> Asked:
         """Sent as soon as there is a connection; void when it has expired before the device is reached."""
+        if data.verb in ASK:
+            does(request, f"device.{ASK[data.verb].name}")
 
         def ask() -> Asked:
             sent = fleet.steering.send_command(
@@ -238,14 +249,22 @@ class Devices(Controller):
 
     @put("/{device_id:str}/desired", summary="Tell a device apart from its channel")
     async def desired(
-        self, fleet: TheFleet, repository: TheRepository, device_id: FromPath[str], data: JSONBody[DesiredWish]
+        self,
+        request: Request[Any, Any, Any],
+        fleet: TheFleet,
+        repository: TheRepository,
+        device_id: FromPath[str],
+        data: JSONBody[DesiredWish],
     ) -> Told:
         """Channel, tags, pins and hold; it replaces what the device was told before."""
 
+        def anew(before: Desired) -> Desired:
+            said = Desired(rev=0, channel=data.channel, tags=data.tags, pins=data.pins, hold=data.hold)
+            does(request, *_deeds(before, said))
+            return said
+
         def tell() -> Told:
-            desired = fleet.steering.set_desired(
-                device_id, channel=data.channel, tags=data.tags, pins=data.pins, hold=data.hold
-            )
+            desired = fleet.steering.change_desired(device_id, anew)
             missing = [
                 f"there is no {package} {version} in the repository; the device can stay at it only if it has it"
                 for package, version in (data.pins or {}).items()
@@ -293,6 +312,19 @@ async def about_controller(
         topic_root=settings.topic_root,
         repository=list(settings.repository_urls),
     )
+
+
+def _deeds(before: Desired, said: Desired) -> Iterator[str]:
+    """What it does to a device to be told this in place of that, in the audit log's words for the page's buttons."""
+    old, new = before.pins or {}, said.pins or {}
+    if new.items() - old.items():
+        yield "device.pin"
+    if old.keys() - new.keys():
+        yield "device.unpin"
+    if bool(before.hold) != bool(said.hold):
+        yield "device.hold" if said.hold else "device.unhold"
+    if (before.channel, before.tags or {}) != (said.channel, said.tags or {}):
+        yield "device.desired"
 
 
 def _device_page(fleet: FleetService, rollout_id: str, after: str, limit: int) -> Page[RolloutDevice]:

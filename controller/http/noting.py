@@ -9,6 +9,7 @@ from controller.accounts.roles import NOBODY, Who
 
 WHO: Final = "flotilla_who"
 ABOUT: Final = "flotilla_about"
+DEEDS: Final = "flotilla_deeds"
 UNCHANGED: Final = "flotilla_unchanged"
 ENDING: Final = "flotilla_ending"
 
@@ -29,6 +30,14 @@ def is_now(connection: Connection, who: Who) -> None:
 def about(connection: Connection, target: str) -> None:
     """On what the request works, where its address does not say so."""
     connection.scope["state"][ABOUT] = target
+
+
+def does(connection: Connection, *actions: str) -> None:
+    """What is asked for, where only the body says so: the audit log has a row for each, named as the page's buttons.
+
+    Without any, the rule's own name stays.
+    """
+    connection.scope["state"][DEEDS] = actions
 
 
 def nothing_changed(connection: Connection) -> None:

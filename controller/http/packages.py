@@ -23,7 +23,7 @@ from litestar.response import Stream
 
 from controller.http.given import Limit, TheBundleMaker, TheFleet, TheRepository
 from controller.http.listing import listed
-from controller.http.noting import about, nothing_changed
+from controller.http.noting import about, does, nothing_changed
 from controller.http.views import MAX_PAGE, ListedRelease, Page, PushView, RetireWish, SiteWish, YankView, YankWish
 from controller.repository.files import disk_errors
 from controller.repository.moving import MAX_RELEASES
@@ -196,6 +196,7 @@ class Packages(Controller):
     @post("/{name:str}/{version:str}/yank", summary="Let a version be chosen no more, or again", status_code=200)
     async def yank(
         self,
+        request: Request[Any, Any, Any],
         repository: TheRepository,
         fleet: TheFleet,
         name: FromPath[str],
@@ -203,6 +204,7 @@ class Packages(Controller):
         data: JSONBody[YankWish],
     ) -> YankView:
         """Searches leave it out and no channel can be pointed at it; devices that have it or fetch it go on."""
+        does(request, "package.yank" if data.yanked else "package.unyank")
 
         def change() -> YankView:
             wanted = str(parse(version))

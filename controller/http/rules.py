@@ -17,7 +17,8 @@ class Rule(NamedTuple):
 
     Attributes:
         role: the least one; None for everybody, known or not.
-        action: its name in the audit log; None for what changes nothing.
+        action: its name in the audit log, unless the handler finds a better one in the body; None for what changes
+            nothing.
         repeatable: whether its answer is kept for an Idempotency-Key; not where the answer holds a secret.
         watches: whether its answer goes on for as long as somebody watches.
         parts: what one route is for: the value of its parameter `part` to the name in the audit log.
@@ -40,6 +41,7 @@ _WATCH: Final = Rule(Role.VIEWER, watches=True)
 _EVERYBODY: Final = Rule(None)
 
 
+_ANNOUNCE: Final = "release.announce"
 _ON_ROLLOUT: Final = {APPROVE.name: "rollout.approve", RETRY.name: "rollout.retry", CANCEL.name: "rollout.cancel"}
 
 
@@ -106,8 +108,8 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", f"{V1}/packages/site"): _needs(Role.PUBLISHER, "package.export"),
     ("POST", f"{V1}/packages/import"): _needs(Role.PUBLISHER, "package.import"),
     ("POST", f"{V1}/packages/retire"): _needs(Role.PUBLISHER, "package.retire"),
-    ("POST", f"{V1}/releases"): _needs(Role.PUBLISHER, "release.announce"),
-    ("POST", f"{V1}/releases/sets"): _needs(Role.PUBLISHER, "release.announce"),
+    ("POST", f"{V1}/releases"): _needs(Role.PUBLISHER, _ANNOUNCE),
+    ("POST", f"{V1}/releases/sets"): _needs(Role.PUBLISHER, _ANNOUNCE),
     ("DELETE", f"{V1}/channels/{{channel}}/releases/{{name}}"): _needs(Role.PUBLISHER, "release.withdraw"),
     # the page
     ("GET", "/static/{name}"): _EVERYBODY,
@@ -136,7 +138,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/packages/{name}/{version}/do/{action_name}"): Rule(
         Role.PUBLISHER,
         "package.do",
-        parts={one.name: f"package.{one.name}" for one in OF_VERSION},
+        parts={one.name: f"package.{one.name}" for one in OF_VERSION} | {"release": _ANNOUNCE},
         part="action_name",
     ),
     ("GET", "/audit"): _READ,
@@ -151,6 +153,12 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("DELETE", f"{V1}/tokens/{{name}}"): _needs(Role.ADMIN, "token.revoke"),
 }
 """(Verb, path) to what it needs. The page's routes stand here too."""
+
+
+def actions() -> list[str]:
+    """Every name that a change can have in the audit log, sorted."""
+    named = (rule.parts.values() if rule.parts else [rule.action] for rule in RULES.values())
+    return sorted({action for some in named for action in some if action is not None})
 
 
 def rule_for(method: str, template: str) -> Rule | None:

@@ -309,7 +309,7 @@ async def test_announcements_and_desired_are_there_again_after_the_broker_lost_t
                 package="tacho", version="2.0.0", channel="stable", repository=REPOSITORY
             )
         )
-        await asyncio.to_thread(lambda: before.steering.set_desired("pi-1", hold=True))
+        await asyncio.to_thread(lambda: before.steering.change_desired("pi-1", lambda _: Desired(rev=0, hold=True)))
         async with connect(settings(first.url, "watcher")) as link:
             await link.subscribe([topics.releases_of("stable"), topics.device("pi-1", "desired")])
             await take(link, 2)
@@ -397,7 +397,7 @@ async def test_the_production_brokers_rules_let_the_controller_and_its_devices_d
         await link.publish(topics.device("dev-a", "reported"), encode(reported("dev-a", 1)), retain=True)
         await say(link, topics, "dev-a", 1)
         await until(lambda: count(engine) == 1)
-        await asyncio.to_thread(lambda: service.steering.set_desired("dev-a", hold=True))
+        await asyncio.to_thread(lambda: service.steering.change_desired("dev-a", lambda _: Desired(rev=0, hold=True)))
         await asyncio.to_thread(service.steering.send_command, "dev-a", Verb.REPORT)
         await asyncio.to_thread(
             lambda: service.steering.create_release(

@@ -124,7 +124,7 @@ def test_a_publisher_releases_and_it_is_in_the_audit_log_with_what_was_refused(a
     assert post(app, f"{rollout}/do/cancel-all").status_code == 303
     assert "Cancel was asked for" in get(app, rollout).text
     log = get(app, "/audit?actor=user:a-publisher").text
-    assert "package.release" in log
+    assert "release.announce" in log
     assert "rollout.cancel" in log
     assert "a-operator" not in log.partition("<main")[2]
 

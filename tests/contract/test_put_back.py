@@ -9,7 +9,7 @@ import pytest
 from controller.database import open_database, sqlite_url
 from controller.fleet.service import FleetService
 from controller.rollouts.plan import RolloutState, Verdict
-from schemas.messages import Phase, ReleaseState, RolloutPolicy, Targets
+from schemas.messages import Desired, Phase, ReleaseState, RolloutPolicy, Targets
 from tests.support.broker import Broker
 from tests.support.fake_device import fake_device
 from tests.support.links import until
@@ -115,14 +115,14 @@ async def test_what_a_device_was_told_since_stays(site: Site, broker: Broker, un
         async with serving(site.service()) as service:
             await device.report()
             await until(lambda: service.registry.devices(channel="stable"))
-            service.steering.set_desired(device.id, hold=False)
+            service.steering.change_desired(device.id, lambda _: Desired(rev=0, hold=False))
             await device.until(lambda: device.desired)
             site.back_up()
-            service.steering.set_desired(device.id, pins={"tacho": "1.0.0"})
+            service.steering.change_desired(device.id, lambda _: Desired(rev=0, pins={"tacho": "1.0.0"}))
             await device.until(lambda: device.desired[-1].pins)
         async with serving(site.service("yesterday")) as service:
             await until(lambda: (told := service.orders.desired(device.id)) is not None and told.pins)
-            after = service.steering.set_desired(device.id, hold=True)
+            after = service.steering.change_desired(device.id, lambda _: Desired(rev=0, hold=True))
             await device.until(lambda: device.desired[-1].hold)
     assert after.rev == 3
     assert [one.rev for one in device.desired] == sorted(one.rev for one in device.desired)

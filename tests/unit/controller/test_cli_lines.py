@@ -56,7 +56,9 @@ def test_a_row_of_the_audit_log_is_cut_for_people_and_whole_for_programs(monkeyp
     ("given", "said"),
     [
         ((), "nothing was changed yet"),
-        (("--action", "device.pin"), "no change fits"),
+        (("--action", "device.pin"), "no change fits\n"),
+        (("--action", "device.pinn"), "no change fits; no change is called 'device.pinn': did you mean device.pin"),
+        (("--action", "pinning"), "no change is called 'pinning': there are device.cancel, device.check, "),
         (("--actor", "a"), "no change fits"),
     ],
 )

@@ -9,8 +9,12 @@ import pytest
 from controller.accounts.audit import AuditLog
 from controller.accounts.roles import Role
 from controller.accounts.views import AuditEntry
-from controller.http.rules import RULES
+from controller.database import utc_now
+from controller.fleet.incoming import PresenceIn
+from controller.fleet.intake_store import IntakeStore
+from controller.http.rules import RULES, actions
 from schemas.errors import OperatorError
+from schemas.messages import Presence
 from tests.support.in_process import FILE_TOKEN, JSON, PASSWORD, Application, application, bearer
 from tests.support.repository import add_release
 
@@ -24,6 +28,12 @@ def app(tmp_path: Path) -> Iterator[Application]:
         add_release(made.repository, "tacho", "1.0.0", {"a": "a"})
         made.people.add("anna", Role.OPERATOR, PASSWORD)
         yield made
+
+
+def heard_of(app: Application, device: str) -> None:
+    now = utc_now()
+    presence = Presence(device=device, online=True, session=1, boot_id="b", agent_version="1", at=now)
+    IntakeStore(app.engine).take_in([PresenceIn(presence=presence, live=True)], now)
 
 
 def newest(app: Application) -> AuditEntry:
@@ -41,11 +51,11 @@ def test_a_change_says_who_what_on_what_and_how_it_ended(app: Application) -> No
     rollout = made.json()["id"]
     app.client.post(f"/api/v1/rollouts/{rollout}/state", json={"state": "halted"}, headers=publisher)
     row = newest(app)
-    assert (row.action, row.target, row.via) == ("rollout.state", rollout, "api")
+    assert (row.action, row.target, row.via) == ("rollout.halt", rollout, "api")
     assert json.loads(row.detail) == {"state": "halted"}
     app.client.post(f"/api/v1/rollouts/{rollout}/state", json={"state": "complete"}, headers=publisher)
     row = newest(app)
-    assert (row.target, row.status) == (rollout, 409)
+    assert (row.action, row.target, row.status) == ("rollout.state", rollout, 409)
     assert row.result == "rollout.state"
 
 
@@ -76,6 +86,58 @@ def test_a_change_on_the_page_is_in_the_same_log(app: Application) -> None:
     row = newest(app)
     assert (row.actor, row.via, row.action, row.result) == ("user:anna", "page", "rollout.pause", "done")
     assert row.target == rollout
+
+
+def test_what_a_device_is_told_by_the_api_is_named_as_the_pages_buttons_are(app: Application) -> None:
+    heard_of(app, "pi-1")
+    path, admin, seen = "/api/v1/devices/pi-1/desired", bearer(FILE_TOKEN), 0
+
+    def noted(wish: object, status: int = 200) -> set[str]:
+        nonlocal seen
+        assert app.client.put(path, json=wish, headers=admin).status_code == status
+        rows = [row for row in app.audit.entries(limit=9) if row.id > seen]
+        seen = rows[0].id
+        assert {(row.target, row.status) for row in rows} == {("pi-1", status)}
+        assert [json.loads(row.detail) for row in rows] == [wish] * len(rows)
+        return {row.action for row in rows}
+
+    seen = newest(app).id if app.audit.entries(limit=1) else 0
+    assert noted({"pins": {"tacho": "1.0.0"}}) == {"device.pin"}
+    assert noted({"pins": {"tacho": "1.1.0"}, "hold": True}) == {"device.pin", "device.hold"}
+    assert noted({"pins": {"tacho": "1.1.0", "needle": "1.0.0"}}) == {"device.pin", "device.unhold"}
+    assert noted({"pins": {"needle": "1.0.0"}}) == {"device.unpin"}
+    assert noted({"channel": "beta", "pins": {"needle": "1.0.0"}}) == {"device.desired"}
+    assert noted({"tags": {"site": "bern"}}) == {"device.unpin", "device.desired"}
+    assert noted({"tags": {"site": "bern"}, "hold": False}) == {"device.desired"}, "nothing that has a button"
+    assert noted({"tags": {"site": "bern"}, "pins": {"tacho": "newest"}}, 422) == {"device.pin"}
+
+
+@pytest.mark.parametrize("state", ["paused", "active", "halted", "reverted"])
+def test_what_the_api_does_to_a_rollout_is_named_as_the_pages_buttons_are(app: Application, state: str) -> None:
+    rollout = app.client.post("/api/v1/releases", json=RELEASE, headers=bearer(FILE_TOKEN)).json()["id"]
+    app.client.post(f"/api/v1/rollouts/{rollout}/state", json={"state": state}, headers=bearer(FILE_TOKEN))
+    names = {"paused": "rollout.pause", "active": "rollout.resume", "halted": "rollout.halt"}
+    assert newest(app).action == names.get(state, "rollout.revert")
+
+
+def test_what_else_the_api_does_is_named_as_the_pages_buttons_are(app: Application) -> None:
+    heard_of(app, "pi-1")
+    for path, wish, action in (
+        ("devices/pi-1/commands", {"verb": "rollback", "args": {"package": "tacho"}}, "device.rollback"),
+        ("devices/pi-1/commands", {"verb": "replay", "args": {"after_seq": 0}}, "device.command"),
+        ("packages/tacho/1.0.0/yank", {"yanked": True}, "package.yank"),
+        ("packages/tacho/1.0.0/yank", {"yanked": False}, "package.unyank"),
+    ):
+        assert app.client.post(f"/api/v1/{path}", json=wish, headers=bearer(FILE_TOKEN)).status_code < 300
+        assert newest(app).action == action
+
+
+def test_every_name_that_a_row_can_have_is_among_those_that_are_said_to_be() -> None:
+    known = actions()
+    for name in ("device.pin", "device.desired", "device.rollback", "rollout.halt", "package.unyank", "login"):
+        assert name in known
+    assert len(known) == len(set(known))
+    assert not [name for name in known if name.endswith(".do")]
 
 
 def test_what_a_role_does_not_allow_is_noted_and_what_strangers_try_is_not(app: Application) -> None:
