@@ -95,6 +95,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
+def somebody_there() -> bool:
+    """Whether there is a person to ask: what is typed and what is shown are a terminal's, and no script's."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def plural(number: int, what: str) -> str:
     """`1 device`, `2 devices`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

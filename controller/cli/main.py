@@ -57,7 +57,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "halt": Entry("controller.cli.operate:halt", "Stop a rollout where devices have not switched yet."),
         "cancel": Entry("controller.cli.stopping:cancel", "Ask one device of a rollout, or all, to stop."),
         "retry": Entry("controller.cli.stopping:retry", "Have what failed in a rollout tried again."),
-        "revert": Entry("controller.cli.operate:revert", "Send back every device that took a rollout's release."),
+        "revert": Entry("controller.cli.reverting:revert", "Send back every device that took a rollout's release."),
         "withdraw": Entry("controller.cli.withdrawing:withdraw", "Announce a package on a channel no more."),
         "ask": Entry("controller.cli.operate:ask", "Ask one device to report, check, retry, cancel or roll back."),
         "tell": Entry("controller.cli.operate:tell", "Tell one device its channel, tags, pins, or to hold."),

@@ -1,6 +1,4 @@
-"""`flotilla pause`, `resume`, `halt`, `revert`, `ask`, `tell` and `delete`: what an operator decides."""
-
-from typing import Final
+"""`flotilla pause`, `resume`, `halt`, `ask`, `tell` and `delete`: what an operator decides."""
 
 import click
 
@@ -11,7 +9,7 @@ from controller.http.views import Asked, CommandWish, DesiredWish, StateWish, To
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.views import Rollout, WaveState
 from schemas.errors import OperatorError
-from schemas.messages import OF_PACKAGE, Phase, Verb
+from schemas.messages import OF_PACKAGE, Verb
 
 
 def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
@@ -24,7 +22,7 @@ def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
         if as_json:
             print_json(rollout)
         else:
-            comes = _WHAT_COMES[state](rollout) if state in _WHAT_COMES else ""
+            comes = going_on(rollout) if state is RolloutState.ACTIVE else ""
             what = f"{rollout.package} {rollout.version} on channel {rollout.channel} is {rollout.state}"
             click.echo(printable(f"{what}: {comes}" if comes else what))
             if rollout.advice:
@@ -32,16 +30,6 @@ def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
         tell_stored(client)
 
     return command
-
-
-def going_back(rollout: Rollout) -> str:
-    """What a revert means for the devices, as far as they were heard of: `2 devices have it and go back`."""
-    there = rollout.verdicts.get(Verdict.SUCCEEDED, 0) + rollout.verdicts.get(Verdict.SOAKING, 0)
-    # who ran the version before the rollout has said nothing in it, and keeps it
-    took = min(there, rollout.phases.get(Phase.SUCCEEDED, 0))
-    busy = rollout.verdicts.get(Verdict.UPDATING, 0)
-    told = "1 device has it and goes back" if took == 1 else f"{took} devices have it and go back"
-    return f"{told}, {busy} at it {'stops or goes' if busy == 1 else 'stop or go'} back" if busy else told
 
 
 def going_on(rollout: Rollout) -> str:
@@ -57,14 +45,11 @@ def going_on(rollout: Rollout) -> str:
     return "; ".join(parts)
 
 
-_WHAT_COMES: Final = {RolloutState.REVERTED: going_back, RolloutState.ACTIVE: going_on}
-
 pause = _state_command("pause", RolloutState.PAUSED, "Let no further device start a rollout.")
 resume = _state_command(
     "resume", RolloutState.ACTIVE, "Go on with a rollout that was paused or halted; what went wrong is accepted."
 )
 halt = _state_command("halt", RolloutState.HALTED, "Stop a rollout: whoever has not switched yet stays as it is.")
-revert = _state_command("revert", RolloutState.REVERTED, "Send back every device that took a rollout's release.")
 
 
 @click.command()

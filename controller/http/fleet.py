@@ -110,6 +110,7 @@ class Rollouts(Controller):
                 devices=_device_page(fleet, rollout, "", DEVICES_SHOWN),
                 failures=fleet.rollouts.failures(rollout),
                 unanswered=fleet.rollouts.unanswered(rollout),
+                takers=fleet.rollouts.takers(rollout),
             )
 
         return await to_thread.run_sync(read)

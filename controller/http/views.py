@@ -8,7 +8,7 @@ from controller.fleet.views import SentCommand
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.plan_files import ready_plan
-from controller.rollouts.views import Failure, Rollout, RolloutDevice
+from controller.rollouts.views import Failure, Rollout, RolloutDevice, Takers
 from controller.rollouts.waves import RolloutPlan
 from schemas.messages import Desired, RolloutPolicy, TagValue, Targets, Verb
 from schemas.names import ChannelName, DeviceId, Key, PackageName, VersionText
@@ -36,13 +36,15 @@ class Page(View, Generic[T], frozen=True, kw_only=True):
 class RolloutDetail(View, frozen=True, kw_only=True):
     """A rollout with its first devices and what went wrong; more devices are on the rollout's list of devices.
 
-    `unanswered` counts the devices that were asked to stop or to try again, and have not answered.
+    `unanswered` counts the devices that were asked to stop or to try again, and have not answered. `takers` are those
+    that run what it brought, by the version that a revert has them go back to.
     """
 
     rollout: Rollout
     devices: Page[RolloutDevice]
     failures: list[Failure]
     unanswered: int = 0
+    takers: list[Takers] = []
 
 
 class ReleaseWish(Wish, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Select, and_, func, select
 from controller.database import from_db, reading
 from controller.fleet.apart import apart_of
 from controller.fleet.sql import among, listed
-from controller.fleet.tables import desired, devices, events
+from controller.fleet.tables import desired, device_packages, devices, events
 from controller.fleet.views import kept_event, update_view
 from controller.rollouts.advising import STOPPED, advice
 from controller.rollouts.asks import Asked, asked_of
@@ -25,7 +25,7 @@ from controller.rollouts.pointing import Pointer, earlier_version, stopped_point
 from controller.rollouts.short_ids import short_id
 from controller.rollouts.tables import announcements, rollout_devices, rollouts
 from controller.rollouts.tally import Tally
-from controller.rollouts.views import Failure, Rollout, RolloutDevice
+from controller.rollouts.views import Failure, Rollout, RolloutDevice, Takers
 from controller.rollouts.waves import RolloutPlan
 from schemas.errors import OperatorError, one_line
 from schemas.messages import Phase, RolloutPolicy, Targets, Verb
@@ -38,6 +38,9 @@ MAX_PAGE = 1000
 ID_LENGTH: Final = 36
 SHOWN: Final = 3
 """Ids that are named where it is not clear which one is meant."""
+
+MOST_VERSIONS: Final = 20
+"""So many that devices go back to are told apart; a device can report any."""
 
 _PART_OF_ID: Final = re.compile("[0-9a-fA-F][0-9a-fA-F-]*")
 
@@ -148,6 +151,25 @@ class RolloutReader:
         with reading(self._engine) as connection:
             counts = sorted(connection.execute(counted).all(), key=lambda row: (-row[1], row[0]))
             return [_failure(connection, rollout, code, count, devices_shown) for code, count in counts]
+
+    def takers(self, rollout: str, *, devices_shown: int = 5) -> list[Takers]:
+        """Who runs what a rollout brought, by what they had before: first those that had nothing, then the most."""
+        row = device_packages.c
+        # the package and the version are what there is an index for
+        brought = and_(rollouts.c.id == row.rollout, rollouts.c.package == row.package)
+        theirs = and_(brought, rollouts.c.version == row.version, rollouts.c.id == rollout)
+        counted = select(row.previous, func.count()).join(rollouts, theirs).group_by(row.previous)
+        some = select(row.device).join(rollouts, theirs).order_by(row.device).limit(devices_shown)
+        in_order = (row.previous.is_not(None), func.count().desc(), row.previous)
+        with reading(self._engine) as connection:
+            return [
+                Takers(
+                    previous=previous,
+                    count=count,
+                    devices=list(connection.scalars(some.where(row.previous.is_not_distinct_from(previous)))),
+                )
+                for previous, count in connection.execute(counted.order_by(*in_order).limit(MOST_VERSIONS)).all()
+            ]
 
 
 def unknown_rollout(rollout: str) -> OperatorError:

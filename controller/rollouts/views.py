@@ -126,6 +126,20 @@ class RolloutDevice(msgspec.Struct, frozen=True, kw_only=True):
     newer: Verdict | None = None
 
 
+class Takers(msgspec.Struct, frozen=True, kw_only=True):
+    """Devices that run what a rollout brought, as they reported it, and what a revert has them go back to.
+
+    Attributes:
+        previous: the version; None where they had none before, so that a revert leaves them without the package.
+        count: how many they are.
+        devices: the first few of them, by id.
+    """
+
+    previous: str | None
+    count: int
+    devices: list[str]
+
+
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Devices whose last word in a rollout has the same error code.
 

@@ -14,7 +14,7 @@ from controller.database import utc_now
 from controller.fleet.views import Device
 from controller.http.views import Announced, Asked, ControllerView, Page, RolloutDetail, Told
 from controller.rollouts.plan import RolloutState
-from controller.rollouts.views import Rollout, RolloutDevice
+from controller.rollouts.views import Rollout, RolloutDevice, Takers
 from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.errors import NetworkError
 from schemas.messages import Desired, RolloutPolicy, Targets, Verb
@@ -79,14 +79,17 @@ class Answers:
         devices: Sequence[RolloutDevice] = (),
         *,
         unanswered: int = 0,
+        takers: Sequence[Takers] = (),
         changes: Iterable[tuple[str, dict[str, Any]]] = (),
     ) -> None:
         self._view = view
         self._rollout = rollout or a_rollout()
         self._devices = list(devices)
         self._unanswered = unanswered
+        self._takers = list(takers)
+        self.sent = 0
         monkeypatch.setattr(ControllerClient, "get", lambda _self, type_, *path, **_more: self.get(type_, *path))
-        monkeypatch.setattr(ControllerClient, "send", lambda _self, _method, type_, *_path, **_more: self.made(type_))
+        monkeypatch.setattr(ControllerClient, "send", lambda _self, _method, type_, *_path, **_more: self.send(type_))
         self._views = [iter(changes)]
         monkeypatch.setattr(ControllerClient, "follow", lambda _self, *_path, **_more: self.follow())
         # whoever follows a view that ends gives up at once
@@ -103,6 +106,10 @@ class Answers:
             if isinstance(self._view, Exception):
                 raise self._view
             return self._view
+        return self.made(type_)
+
+    def send(self, type_: Any) -> Any:
+        self.sent += 1
         return self.made(type_)
 
     def made(self, type_: Any) -> Any:
@@ -122,6 +129,7 @@ class Answers:
                 devices=Page(items=self._devices, next=None),
                 failures=[],
                 unanswered=self._unanswered,
+                takers=self._takers,
             ),
         }
         if type_ == Page[Rollout]:

@@ -71,28 +71,6 @@ def test_what_was_stopped_before_another_took_its_place_is_listed_so(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "phases", "says"),
-    [
-        ({}, {}, "0 devices have it and go back"),
-        ({Verdict.SUCCEEDED: 1, Verdict.ROLLED_BACK: 4}, {"succeeded": 1}, "1 device has it and goes back"),
-        ({Verdict.SUCCEEDED: 5, Verdict.SOAKING: 2}, {"succeeded": 6}, "6 devices have it and go back"),
-        (
-            {Verdict.SOAKING: 2, Verdict.UPDATING: 1},
-            {"succeeded": 2, "probation": 1},
-            "2 devices have it and go back, 1 at it stops or goes back",
-        ),
-    ],
-)
-def test_a_revert_says_how_many_go_back_and_what_those_get_that_come_later(
-    monkeypatch: pytest.MonkeyPatch, verdicts: dict[Verdict, int], phases: dict[str, int], says: str
-) -> None:
-    later = "devices that join later have nothing announced"
-    made = a_rollout(state=RolloutState.REVERTED, verdicts=verdicts, phases=phases, advice=later)
-    Answers(monkeypatch, THERE, made)
-    assert flotilla("revert", ROLLOUT).text == f"tacho 1.0.0 on channel stable is reverted: {says}\n{later}\n"
-
-
-@pytest.mark.parametrize(
     ("waves", "says"),
     [
         ([a_wave(1, {Verdict.SUCCEEDED: 1}), a_wave(2, {Verdict.SUCCEEDED: 1})], ""),

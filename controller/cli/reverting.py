@@ -1,0 +1,123 @@
+"""`flotilla revert`: taking a release back from everybody who took it, with what that means for whom."""
+
+from collections.abc import Iterator, Sequence
+
+import click
+
+from controller.cli.common import (
+    controller_options,
+    json_option,
+    plural,
+    print_json,
+    printable,
+    somebody_there,
+    tell_warnings,
+    time_text,
+)
+from controller.cli.connection import tell_as_of_then, tell_stored
+from controller.client import ControllerClient
+from controller.http.views import RolloutDetail, StateWish
+from controller.rollouts.plan import MOVES, RolloutState, Verdict
+from controller.rollouts.views import Rollout, Takers
+from schemas.errors import OperatorError
+from schemas.messages import Phase
+
+_NOTHING = "nothing installed"
+
+
+@click.command()
+@click.argument("rollout_id", metavar="ROLLOUT")
+@click.option("--yes", is_flag=True, help="Do not ask, on a terminal either.")
+@controller_options
+@json_option
+def revert(rollout_id: str, client: ControllerClient, *, yes: bool, as_json: bool) -> None:
+    """Send back every device that took a rollout's release.
+
+    A device that had no version of the package before is left without it. On a terminal you are told who goes back to
+    what, and asked; a script, and --json, are not.
+    """
+    detail = client.get(RolloutDetail, "rollouts", rollout_id)
+    if detail.rollout.state is RolloutState.REVERTED:
+        tell_as_of_then(client)
+        _tell(detail.rollout, _already(detail), as_json=as_json)
+        return
+    if RolloutState.REVERTED in MOVES[detail.rollout.state]:
+        tell_warnings(left_without(detail))
+        if not (yes or as_json) and somebody_there():
+            for line in what_comes(detail):
+                click.echo(printable(line), err=True)
+            if not click.confirm("Revert it?", err=True):
+                raise OperatorError("input.bad", "it is not reverted: nothing was changed")
+    wish = StateWish(state=RolloutState.REVERTED)
+    rollout = client.send("POST", Rollout, "rollouts", rollout_id, "state", body=wish)
+    _tell(rollout, f"is reverted: {going_back(rollout, detail.takers)}", as_json=as_json)
+    tell_stored(client)
+
+
+def going_back(rollout: Rollout, takers: Sequence[Takers] = ()) -> str:
+    """What a revert means for the devices, as far as they were heard of: `2 devices have it and go back to 1.0.0`."""
+    there = rollout.verdicts.get(Verdict.SUCCEEDED, 0) + rollout.verdicts.get(Verdict.SOAKING, 0)
+    # who ran the version before the rollout has said nothing in it, and keeps it
+    took = min(there, rollout.phases.get(Phase.SUCCEEDED, 0))
+    told = "1 device has it and goes back" if took == 1 else f"{took} devices have it and go back"
+    # what devices run may come in before, or after, what they say of their updates
+    if sum(one.count for one in takers) != took:
+        takers = ()
+    if len(takers) == 1:
+        told = f"{told} to {takers[0].previous or _NOTHING}"
+    elif takers:
+        told = f"{told} ({', '.join(f'{one.count} to {one.previous or _NOTHING}' for one in takers)})"
+    return f"{told}, {stopping}" if (stopping := _stopping(rollout)) else told
+
+
+def what_comes(detail: RolloutDetail) -> Iterator[str]:
+    """What a revert would do, a line each; whom it leaves without the package is warned of apart."""
+    rollout = detail.rollout
+    yield f"{rollout.package} {rollout.version} on channel {rollout.channel} is {rollout.state}; a revert is for good:"
+    for one in detail.takers:
+        if one.previous is not None:
+            yield f"  {plural(one.count, 'device')} {_s(one, 'goes', 'go')} back to {one.previous}: {_names(one)}"
+    if not detail.takers:
+        yield "  no device has it"
+    if stopping := _stopping(rollout):
+        yield f"  {stopping}"
+    if group := rollout.policy.set:
+        others = ", ".join(sorted(group.packages.keys() - {rollout.package}))
+        yield f"  what was released together with it is reverted too: {others}"
+
+
+def left_without(detail: RolloutDetail) -> Iterator[str]:
+    """The devices that had no version of the package before, in one line."""
+    for one in detail.takers:
+        if one.previous is None:
+            package, devices = detail.rollout.package, plural(one.count, "device")
+            yield f"{devices} had no {package} before and {_s(one, 'is', 'are')} left with none: {_names(one)}"
+
+
+def _already(detail: RolloutDetail) -> str:
+    rollout, left = detail.rollout, sum(one.count for one in detail.takers)
+    by = f" by {rollout.changed_by}" if rollout.changed_by else ""
+    still = f"{plural(left, 'device')} still {'has' if left == 1 else 'have'} it" if left else "no device has it now"
+    return f"is reverted already, since {time_text(rollout.changed_at)}{by}: {still}"
+
+
+def _tell(rollout: Rollout, what: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(rollout)
+        return
+    click.echo(printable(f"{rollout.package} {rollout.version} on channel {rollout.channel} {what}"))
+    if rollout.advice:
+        click.echo(printable(rollout.advice))
+
+
+def _stopping(rollout: Rollout) -> str:
+    busy = rollout.verdicts.get(Verdict.UPDATING, 0)
+    return f"{busy} at it {'stops or goes' if busy == 1 else 'stop or go'} back" if busy else ""
+
+
+def _s(one: Takers, singular: str, more: str) -> str:
+    return singular if one.count == 1 else more
+
+
+def _names(one: Takers) -> str:
+    return ", ".join(one.devices) + (" …" if one.count > len(one.devices) else "")
