@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, NoReturn
 
 import click
 
+from controller.meant import did_you_mean
 from schemas.errors import FlotillaError, one_line
 
 
@@ -100,8 +101,7 @@ class _Commands(click.Group):
         """Say what was probably meant by what is no command."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, n=2)
-            meant = f"; did you mean {' or '.join(near)}?" if near else ""
-            ctx.fail(f"there is no command {one_line(args[0], 60)!r}{meant}")
+            ctx.fail(f"there is no command {one_line(args[0], 60)!r}{did_you_mean(near)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -17,7 +17,8 @@ from controller.cli.common import (
 )
 from controller.cli.uploading import push_file
 from controller.client import ControllerClient, bounded, save_atomically
-from controller.http.views import ListedRelease, Page, PushView
+from controller.http.views import FoundReleases, ListedRelease, PushView
+from controller.meant import did_you_mean
 from schemas.errors import NetworkError
 
 PAGE = 500
@@ -99,7 +100,7 @@ def packages(
     }
     found: list[ListedRelease] = []
     while True:
-        page = client.get(Page[ListedRelease], "packages", query=query)
+        page = client.get(FoundReleases, "packages", query=query)
         found += page.items
         if page.next is None:
             break
@@ -121,7 +122,7 @@ def packages(
             )
             for r in found
         ),
-        empty="no release fits",
+        empty=f"no release fits{did_you_mean(page.near)}",
     )
 
 

@@ -1,5 +1,6 @@
 """`/api/v1/releases`, `rollouts`, `devices` and `watch`: what is asked of the fleet, and what it answers."""
 
+import difflib
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Final
@@ -31,6 +32,7 @@ from controller.http.views import (
     Told,
 )
 from controller.http.watching import server_sent_events
+from controller.meant import did_you_mean
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice
 from controller.settings import ControllerSettings
@@ -226,13 +228,11 @@ class Devices(Controller):
             sent = fleet.steering.send_command(
                 device_id, data.verb, data.args, expires_in=timedelta(seconds=data.expires_s)
             )
-            package = sent.args.get("package")
-            unknown = (
-                package is not None
-                and package not in fleet.registry.device(device_id).packages
-                and package not in repository.names()
-            )
-            warnings = [f"neither the device nor the repository has a package {package}"] if unknown else []
+            package, there = sent.args.get("package"), fleet.registry.device(device_id).packages
+            warnings = []
+            if package is not None and package not in there and package not in repository.names():
+                near = dict.fromkeys([*difflib.get_close_matches(package, there, n=2), *repository.near(package)])
+                warnings.append(f"neither the device nor the repository has a package {package}{did_you_mean(near)}")
             return Asked(**msgspec.structs.asdict(sent), warnings=warnings)
 
         return await to_thread.run_sync(ask)
@@ -268,6 +268,7 @@ class Devices(Controller):
             desired = fleet.steering.change_desired(device_id, anew)
             missing = [
                 f"there is no {package} {version} in the repository; the device can stay at it only if it has it"
+                f"{did_you_mean(repository.near(package))}"
                 for package, version in (data.pins or {}).items()
                 if not repository.has(package, version)
             ]

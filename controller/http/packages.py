@@ -24,13 +24,23 @@ from litestar.response import Stream
 from controller.http.given import Limit, TheBundleMaker, TheFleet, TheRepository
 from controller.http.listing import listed
 from controller.http.noting import about, does, nothing_changed
-from controller.http.views import MAX_PAGE, ListedRelease, Page, PushView, RetireWish, SiteWish, YankView, YankWish
+from controller.http.views import (
+    MAX_PAGE,
+    FoundReleases,
+    ListedRelease,
+    PushView,
+    RetireWish,
+    SiteWish,
+    YankView,
+    YankWish,
+)
+from controller.meant import did_you_mean
 from controller.repository.files import disk_errors
 from controller.repository.moving import MAX_RELEASES
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import Imported, ReleaseRecord, Statistics
 from controller.repository.retention import Retired, Rules
-from schemas.errors import FlotillaError, OperatorError, PublisherError
+from schemas.errors import FlotillaError, OperatorError, PublisherError, one_line
 from schemas.names import SHA256_PATTERN
 from schemas.versions import parse
 
@@ -40,6 +50,7 @@ SPARE_BYTES: Final = 64 * 1024**2
 IDLE_S: Final = 60.0
 """Longest wait for the next piece of an upload."""
 _PIECE: Final = 1024 * 1024
+_PATTERN: Final = frozenset("*?")
 
 
 @dataclass
@@ -114,13 +125,13 @@ class Packages(Controller):
         yanked: Annotated[bool, QueryParameter(description="show those too that were yanked")] = False,
         after: FromQuery[str | None] = None,
         limit: Limit = 100,
-    ) -> Page[ListedRelease]:
+    ) -> FoundReleases:
         """Releases that fit every condition, newest version of each package first."""
         for parameter, moment in (("since", since), ("until", until)):
             if moment is not None and moment.tzinfo is None:
                 raise OperatorError("input.bad", f"{parameter}: a time needs its zone, as in 2026-03-01T12:00:00Z")
 
-        def read() -> Page[ListedRelease]:
+        def read() -> FoundReleases:
             found = repository.search(
                 name=name,
                 version_range=version,
@@ -134,7 +145,9 @@ class Packages(Controller):
                 after=after,
             )
             following = found[limit - 1].key if len(found) > limit else None
-            return Page(items=listed(fleet.rollouts, found[:limit]), next=following)
+            misspelled = name is not None and not found and _PATTERN.isdisjoint(name)
+            near = repository.near(name) if name is not None and misspelled else []
+            return FoundReleases(items=listed(fleet.rollouts, found[:limit]), next=following, near=near)
 
         return await to_thread.run_sync(read)
 
@@ -147,7 +160,9 @@ class Packages(Controller):
             for name, versions in data.packages.items():
                 some = _all_of(repository, name, versions)
                 if not some:
-                    raise PublisherError("release.unknown", f"no release of {name} {versions or ''} is there".strip())
+                    asked = one_line(f"{name} {versions or ''}".strip(), 200)
+                    near = did_you_mean(repository.near(name))
+                    raise PublisherError("release.unknown", f"no release of {asked} is there{near}")
                 found += some
             repository.export_site(found, path, data.valid_days)
 

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from controller.fleet.patience import reason
 from controller.fleet.service import FleetService
 from controller.http.views import Announced, ReleaseWish, SetWish
+from controller.meant import did_you_mean
 from controller.repository.package_repository import PackageRepository
 from controller.rollouts.naming import never_heard_of
 from controller.rollouts.views import Rollout
@@ -75,9 +76,12 @@ class Releasing:
             try:
                 rollout = self._fleet.steering.withdraw(channel, package, by=by)
             except OperatorError as error:
-                if error.code == "rollout.unknown" and self._repository.unset_channel(package, channel):
-                    raise OperatorError(error.code, f"{error}; it still pointed at one, and does no more") from error
-                raise
+                if error.code != "rollout.unknown":
+                    raise
+                pointed = self._repository.unset_channel(package, channel)
+                meant = did_you_mean(self._repository.near(package))
+                told = "; it still pointed at one, and does no more" if pointed else meant
+                raise OperatorError(error.code, f"{error}{told}") from error
             self._repository.unset_channel(package, channel)
             return rollout
 

@@ -117,6 +117,14 @@ class ListedRelease(ReleaseRecord, frozen=True, kw_only=True):
     stopped: dict[str, RolloutState] = msgspec.field(default_factory=dict)
 
 
+class FoundReleases(View, frozen=True, kw_only=True):
+    """As `Page`; and where no release of that name fits, the names of packages that may have been meant."""
+
+    items: list[ListedRelease]
+    next: str | None = None
+    near: list[str] = []
+
+
 class PushView(View, frozen=True, kw_only=True):
     """A stored package; `new` is False where the same content was there already."""
 

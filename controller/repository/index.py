@@ -14,7 +14,7 @@ from controller.repository.records import Origin, ReleaseRecord
 from controller.repository.searching import found_rows, listed
 from controller.repository.tables import ADDING, DELETED, DELETING, STORED, channels, release_tags, releases
 from controller.repository.tag_bits import tag_bits, tags_text
-from controller.repository.unknown import unknown_release
+from controller.repository.unknown import near_names, unknown_release
 from controller.repository.wanted import Wanted
 from schemas.errors import PublisherError
 from schemas.layout import target_name
@@ -131,6 +131,11 @@ class Index:
         """See `controller.repository.unknown.unknown_release`."""
         with reading(self._engine) as connection:
             return unknown_release(connection, package, version, platform)
+
+    def near(self, package: str) -> list[str]:
+        """See `controller.repository.unknown.near_names`."""
+        with reading(self._engine) as connection:
+            return near_names(connection, package)
 
     def totals(self) -> tuple[int, int, int]:
         """Numbers of packages and releases, and the sum of all releases' sizes in bytes."""

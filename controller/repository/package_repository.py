@@ -131,6 +131,10 @@ class PackageRepository:
         """To raise (`release.unknown`) where a version, or any, is not there; with names that are near."""
         return self._index.unknown(package, version)
 
+    def near(self, package: str) -> list[str]:
+        """Names of packages that may have been meant; none where there is a package of this name."""
+        return self._index.near(package)
+
     def manifest(self, record: ReleaseRecord) -> Manifest:
         """The manifest of a release.
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from sqlalchemy import Connection, func, or_, select
 
+from controller.meant import did_you_mean
 from controller.repository.tables import STORED, releases
 from schemas.errors import PublisherError, one_line
 
@@ -30,7 +31,7 @@ def unknown_release(
     what = f"package {package}" if version is None else f"{package} {version}{f' for {platform}' if platform else ''}"
     said = f"there is no {one_line(what, 200)} in the repository"
     if near := near_names(connection, package):
-        return PublisherError("release.unknown", f"{said}; did you mean {' or '.join(near)}?")
+        return PublisherError("release.unknown", f"{said}{did_you_mean(near)}")
     return PublisherError("release.unknown", f"{said}; {advice}" if advice else said)
 
 

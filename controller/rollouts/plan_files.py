@@ -1,5 +1,6 @@
 """Reads plans: TOML files, the ready ones that ship, waves given one by one as flags, and plans in JSON."""
 
+import difflib
 import tomllib
 from functools import cache
 from importlib import resources
@@ -8,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from controller.meant import did_you_mean
 from controller.packaging.toml_keys import unknown_key
 from controller.rollouts import plan_words
 from controller.rollouts.waves import OnFailure, RolloutPlan, check_plan
@@ -26,7 +28,9 @@ MAX_BYTES: Final = 1 << 20
 def ready_plan(name: str) -> RolloutPlan:
     """One of `READY`; raises `OperatorError` (`input.bad`) for another name."""
     if name not in READY:
-        raise OperatorError("input.bad", f"there is no plan {one_line(name, 80)!r}; ready are {', '.join(READY)}")
+        raise OperatorError(
+            "input.bad", f"there is no plan {one_line(name, 80)!r}; ready are {', '.join(READY)}{_near(name)}"
+        )
     text = (resources.files("controller.rollouts") / "ready" / f"{name}.toml").read_text(encoding="utf-8")
     return parse_plan(text, name)
 
@@ -47,7 +51,10 @@ def load_plan(name_or_file: str) -> RolloutPlan:
     path = Path(name_or_file)
     if not path.is_file():
         known = ", ".join(READY)
-        raise OperatorError("input.bad", f"no plan {one_line(name_or_file)!r}: neither a file nor one of {known}")
+        raise OperatorError(
+            "input.bad",
+            f"no plan {one_line(name_or_file)!r}: neither a file nor one of {known}{_near(name_or_file)}",
+        )
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -99,6 +106,10 @@ def check_wish(plan: Any) -> None:
         raise OperatorError(
             "input.bad", f"plan must be an object as in a plan file, or the name of a ready one: {names}"
         )
+
+
+def _near(name: str) -> str:
+    return did_you_mean(difflib.get_close_matches(name.lower(), READY, n=1))
 
 
 def _converted(data: dict[str, Any], where: str, written: plan_words.Written = plan_words.FILE) -> RolloutPlan:

@@ -40,7 +40,7 @@ def pages(controller: ControllerProcess, path: str, limit: int) -> Iterator[list
     after = ""
     while True:
         page = controller.get(f"{path}{joiner}limit={limit}{after}").json()
-        assert set(page) == {"items", "next"}
+        assert {"items", "next"} <= set(page)
         yield page["items"]
         if page["next"] is None:
             return
@@ -74,7 +74,7 @@ def test_a_package_is_stored_once_and_found_again(controller: ControllerProcess,
     }
     listed = record | {"stopped": {}}
     assert controller.get(f"/packages/{name}/1.0.0").json() == [listed]
-    assert controller.get(f"/packages?name={name}").json() == {"items": [listed], "next": None}
+    assert controller.get(f"/packages?name={name}").json() == {"items": [listed], "next": None, "near": []}
 
 
 def test_the_same_version_with_other_content_is_refused(

@@ -12,7 +12,7 @@ import pytest
 from controller.client import ControllerClient
 from controller.database import utc_now
 from controller.fleet.views import Device
-from controller.http.views import Announced, Asked, ControllerView, Page, RolloutDetail, Told
+from controller.http.views import Announced, Asked, ControllerView, FoundReleases, Page, RolloutDetail, Told
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice, Takers
 from controller.rollouts.waves import RolloutPlan, Wave
@@ -122,6 +122,7 @@ class Answers:
                 id=ROLLOUT, device="pi-1", verb=Verb.CHECK, args={}, created_at=now, expires_at=now, sent_at=None
             ),
             Told: lambda: Told(rev=1),
+            FoundReleases: lambda: FoundReleases(items=[]),
             Desired: lambda: Desired(rev=0),
             Device: a_device,
             RolloutDetail: lambda: RolloutDetail(

@@ -10,7 +10,7 @@ from controller.accounts.views import AuditEntry
 from controller.cli.common import time_text
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent
-from controller.http.views import ControllerView, ListedRelease, Page
+from controller.http.views import ControllerView, FoundReleases, ListedRelease, Page
 from controller.preflight.views import Estimate, Preflight
 from controller.rollouts.plan import RolloutState
 from schemas.messages import Desired, ErrorReport, Phase, UpdateEvent
@@ -109,9 +109,15 @@ def test_a_channel_that_points_at_what_was_reverted_there_is_listed_so(monkeypat
         channels=["beta", "stable"],
         stopped={"stable": RolloutState.REVERTED},
     )
-    answer(monkeypatch, Page(items=[one], next=None))
+    answer(monkeypatch, FoundReleases(items=[one], next=None))
     assert "beta, stable (reverted)" in flotilla("packages").text
     assert flotilla("packages", "--json").json()[0]["stopped"] == {"stable": "reverted"}
+
+
+def test_a_package_that_is_not_there_is_told_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, FoundReleases(items=[], near=["tacho"]))
+    assert flotilla("packages", "tahco").text == "no release fits; did you mean tacho?\n"
+    assert flotilla("packages", "tahco", "--json").json() == []
 
 
 def with_log(seq: int, log: str, phase: Phase = Phase.ROLLED_BACK, **more: Any) -> UpdateEvent:

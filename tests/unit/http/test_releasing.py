@@ -54,6 +54,9 @@ class Site:
             raise self.failing
         self.announced |= {*packages}
 
+    def near(self, _package: str) -> list[str]:
+        return []
+
     def withdraw(self, channel: str, package: str, **_: object) -> None:
         if package not in self.announced:
             raise OperatorError("rollout.unknown", f"channel {channel} announces no package {package}")

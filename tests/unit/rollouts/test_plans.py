@@ -1,5 +1,6 @@
 """Plans as people write them: files, the ready ones, flags; and one line for each that makes no sense."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -218,6 +219,15 @@ def test_a_flag_that_makes_no_sense_gets_one_line(flag: str) -> None:
     with pytest.raises(OperatorError) as caught:
         plan_of_flags((flag,), None)
     assert caught.value.code == "input.bad"
+
+
+@pytest.mark.parametrize("read", [load_plan, ready_plan])
+def test_who_misspells_a_plan_is_told_the_one_that_was_meant(read: Callable[[str], object]) -> None:
+    with pytest.raises(OperatorError, match=r"; did you mean careful\?$"):
+        read("Carefull")
+    with pytest.raises(OperatorError) as refused:
+        read("waves.toml")
+    assert "did you mean" not in refused.value.message
 
 
 def test_files_that_are_none_get_one_line(tmp_path: Path) -> None:
