@@ -122,6 +122,13 @@ def time_text(moment: datetime | None) -> str:
     return "-" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def clock_text(moment: datetime, now: datetime | None = None) -> str:
+    """A moment beside what happens now: on a terminal today's have no date; what is kept in a file has one each."""
+    whole = time_text(moment)
+    day, _, clock = whole.partition(" ")
+    return clock if sys.stdout.isatty() and day == time_text(now or datetime.now(UTC)).partition(" ")[0] else whole
+
+
 def parse_day(text: str | None, option: str) -> str | None:
     """A date or RFC 3339 time given on the command line, as RFC 3339 in UTC; usage error where it is none."""
     if text is None:

@@ -80,6 +80,10 @@ called, so that `flotilla build` needs no web framework."""
 COMMANDS: Final = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
+_COMMON: Final = "devices"
+"""Has the options that most commands have."""
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the sections."""
@@ -172,12 +176,12 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _misplaced(error: click.NoSuchOption, arguments: Sequence[str]) -> str | None:
-    """Where an option goes that was given before the command that has it; None where no command given has it."""
-    ctx = error.ctx
+    """Where an option goes that was given before the command that has it, or without one; None where it is none."""
+    ctx, name = error.ctx, error.option_name
     if ctx is None or not isinstance(ctx.command, click.Group):
         return None
     words = [word.partition("=")[0] for word in arguments]
-    at = words.index(error.option_name) if error.option_name in words else len(words)
+    at = words.index(name) if name in words else len(words)
     for start in range(at + 1, len(words)):
         command: click.Command = ctx.command
         path = [ctx.command_path]
@@ -187,13 +191,25 @@ def _misplaced(error: click.NoSuchOption, arguments: Sequence[str]) -> str | Non
                 break
             command = below
             path.append(word)
-        for option in command.params:
-            if isinstance(option, click.Option) and error.option_name in (*option.opts, *option.secondary_opts):
-                value = [] if option.is_flag or option.count else [option.make_metavar(ctx)]
-                if value and start == at + 1 and arguments[at] == error.option_name:
-                    break  # that is the option's value, which only looks like a command
-                return f"{error.option_name} goes after the command: {' '.join([*path, error.option_name, *value])}"
-    return None
+        if command.context_settings.get("ignore_unknown_options"):
+            # another program knows whether that is one of its options
+            return f"{name} goes after the command: {' '.join([*path, name])}"
+        taken = _taken(command, name, ctx)
+        if len(taken) > 1 and start == at + 1 and arguments[at] == name:
+            continue  # that is the option's value, which only looks like a command
+        if taken:
+            return f"{name} goes after the command: {' '.join([*path, *taken])}"
+    common = ctx.command.get_command(ctx, _COMMON) if ctx.parent is None else None
+    taken = _taken(common, name, ctx) if common is not None else []
+    return f"{name} goes after a command, as in: {' '.join([ctx.command_path, _COMMON, *taken])}" if taken else None
+
+
+def _taken(command: click.Command, name: str, ctx: click.Context) -> list[str]:
+    """How a command takes an option: `--url URL`, or `--json`; nothing where it has none of this name."""
+    for option in command.params:
+        if isinstance(option, click.Option) and name in (*option.opts, *option.secondary_opts):
+            return [name] if option.is_flag or option.count else [name, option.make_metavar(ctx)]
+    return []
 
 
 def _end(line: str, status: int) -> NoReturn:

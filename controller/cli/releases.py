@@ -21,9 +21,22 @@ from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, KEY_PATTERN, PACKAGE_
 from schemas.versions import parse
 
 
+def _version(ctx: click.Context, _param: click.Parameter, version: str | None) -> str:
+    """Say what to type where only one word was given, by what it looks like."""
+    if version is not None:
+        return version
+    name, at, wanted = ctx.params["name"].partition("@")
+    apart = f"flotilla release {name} {wanted or 'VERSION'} --channel {ctx.params.get('channel') or 'CHANNEL'}"
+    if ctx.params.get("as_set"):
+        raise click.UsageError(f"--set is for two packages or more; to release one: {apart}", ctx)
+    if at:
+        raise click.UsageError(f"write the version as a word of its own: {apart}", ctx)
+    raise click.UsageError(f"Missing argument 'VERSION': those that there are show in: flotilla packages {name}", ctx)
+
+
 @click.command()
 @click.argument("name")
-@click.argument("version")
+@click.argument("version", required=False, metavar="VERSION", callback=_version)
 @click.argument("more", nargs=-1, metavar="[NAME@VERSION]...")
 @click.option(
     "--set",
@@ -79,6 +92,8 @@ def release(
 
     With --set, several packages at once: flotilla release --set engine@2.0.0 tacho@2.1.0 --channel stable
     """
+    if not as_set and "@" in name:
+        raise OperatorError("input.bad", f"{name!r} is no package name; several packages as NAME@VERSION need --set")
     if more and not as_set:
         raise OperatorError("input.bad", f"{more[0]!r} is one argument too many; several packages need --set")
     if dry_run and (as_set or wait):

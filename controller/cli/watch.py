@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from controller.cli.common import controller_options, printable, time_text
+from controller.cli.common import clock_text, controller_options, printable
 from controller.cli.connection import away, away_in, tell_as_of_then
 from controller.cli.fleet import event_text
 from controller.cli.following import GONE, Change, gone_text, keep_following, why_gone
@@ -92,14 +92,14 @@ def _of_link(kind: str, data: dict[str, Any], *, gone: bool) -> tuple[Text | Non
 
 
 def _of_controller(reason: str | None) -> Text:
-    now = time_text(datetime.now(UTC))
+    now = clock_text(datetime.now(UTC))
     if reason is None:
         return Text(f"{now}  the controller answers again", style="bold")
     return Text(printable(f"{now}  {gone_text(reason)}"), style="bold red")
 
 
 def _of_broker(reason: str | None) -> Text:
-    now = time_text(datetime.now(UTC))
+    now = clock_text(datetime.now(UTC))
     if reason is None:
         return Text(f"{now}  the broker is there again", style="bold")
     line = f"{now}  the broker is away ({reason}): nothing is heard of devices until it is back"
@@ -109,15 +109,15 @@ def _of_broker(reason: str | None) -> Text:
 def _line(kind: str, data: dict[str, Any]) -> Text | None:
     if kind == "update":
         event = msgspec.convert(data, UpdateEvent)
-        text = f"{time_text(event.at)}  {event.device:<20} {event.package} {event.version:<10} {event.phase:<12} "
+        text = f"{clock_text(event.at)}  {event.device:<20} {event.package} {event.version:<10} {event.phase:<12} "
         return Text(printable(text + event_text(event)), style=STYLES.get(event.phase, ""))
     if kind == "presence":
         presence = msgspec.convert(data, Presence)
         word = "online" if presence.online else "offline"
-        return Text(f"{time_text(presence.at)}  {presence.device:<20} {word}", style="dim")
+        return Text(f"{clock_text(presence.at)}  {presence.device:<20} {word}", style="dim")
     if kind == "rollout":
         what = f"rollout {data['package']} {data['version']} on {data['channel']}: {data['state']}"
         if len(data["waves"]) > 1:
             what = f"{what}, {data['because']}"
-        return Text(printable(f"{time_text(datetime.now(UTC))}  {what}"), style="bold")
+        return Text(printable(f"{clock_text(datetime.now(UTC))}  {what}"), style="bold")
     return None

@@ -1,13 +1,14 @@
 """What commands print of what a controller answers."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from controller.accounts.roles import Role
 from controller.accounts.views import AuditEntry
-from controller.cli.common import time_text
+from controller.cli.common import clock_text, time_text
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent
 from controller.http.views import ControllerView, FoundReleases, ListedRelease, Page
@@ -227,11 +228,61 @@ def test_what_is_no_command_gets_the_nearest_one(word: str, says: str) -> None:
         ("user --url http://x list", "--url goes after the command: flotilla user list --url URL"),
         ("--nonsense packages", "No such option '--nonsense' (see flotilla --help)"),
         ("--zzz packages", "No such option '--zzz' (see flotilla --help)"),
-        ("--url http://x", "No such option '--url' (see flotilla --help)"),
-        ("--url http://x packags", "No such option '--url' (see flotilla --help)"),
+        ("--url http://x", "--url goes after a command, as in: flotilla devices --url URL"),
+        ("--url=http://x", "--url goes after a command, as in: flotilla devices --url URL"),
+        ("--json", "--json goes after a command, as in: flotilla devices --json"),
+        ("--url http://x packags", "--url goes after a command, as in: flotilla devices --url URL"),
+        ("user --url http://x", "No such option '--url' (see flotilla user --help)"),
+        ("--nonsense", "No such option '--nonsense' (see flotilla --help)"),
+        ("--devices 20 simulate", "--devices goes after the command: flotilla simulate --devices"),
+        ("--devices=20 simulate --seed 1", "--devices goes after the command: flotilla simulate --devices"),
         ("packages --nonsense", "No such option '--nonsense' (see flotilla packages --help)"),
     ],
 )
 def test_an_option_before_its_command_is_told_its_place(arguments: str, says: str) -> None:
     done = flotilla(*arguments.split())
     assert (done.status, done.stderr) == (2, f"flotilla: {says}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("tacho@1.2.0", "write the version as a word of its own: flotilla release tacho 1.2.0 --channel CHANNEL"),
+        (
+            "--channel beta tacho@1.2.0",
+            "write the version as a word of its own: flotilla release tacho 1.2.0 --channel beta",
+        ),
+        (
+            "--set tacho@1.2.0 --channel beta",
+            "--set is for two packages or more; to release one: flotilla release tacho 1.2.0 --channel beta",
+        ),
+        (
+            "--set tacho",
+            "--set is for two packages or more; to release one: flotilla release tacho VERSION --channel CHANNEL",
+        ),
+        ("tacho", "Missing argument 'VERSION': those that there are show in: flotilla packages tacho"),
+        ("", "Missing argument 'NAME'"),
+        ("--set", "Missing argument 'NAME'"),
+    ],
+)
+def test_a_release_that_lacks_a_word_is_told_what_to_type(arguments: str, says: str) -> None:
+    assert flotilla("release", *arguments.split()).complaint(2) == f"{says} (see flotilla release --help)"
+
+
+def test_several_packages_without_set_are_told_of_it() -> None:
+    said = flotilla("release", "tacho@1.2.0", "needle@1.0.0", "--channel", "beta").complaint()
+    assert said == "'tacho@1.2.0' is no package name; several packages as NAME@VERSION need --set"
+    assert flotilla("release", "--help").text.startswith(
+        "Usage: flotilla release [OPTIONS] NAME VERSION [NAME@VERSION]"
+    )
+
+
+def test_what_happens_now_has_only_its_time_on_a_terminal_and_a_date_in_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert clock_text(NOW, NOW) == time_text(NOW)
+    monkeypatch.setattr("controller.cli.common.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    assert clock_text(NOW, NOW) == time_text(NOW).split()[1]
+    # as what a device tells that was away for long
+    earlier = NOW - timedelta(days=2)
+    assert clock_text(earlier, NOW) == time_text(earlier)
