@@ -17,6 +17,7 @@ from controller.cli.common import (
 from controller.cli.connection import tell_as_of_then, tell_stored
 from controller.client import ControllerClient
 from controller.http.views import RolloutDetail, StateWish
+from controller.rollouts.explaining import goes_back
 from controller.rollouts.plan import MOVES, RolloutState, Verdict
 from controller.rollouts.views import Rollout, Takers
 from schemas.errors import OperatorError
@@ -76,7 +77,7 @@ def what_comes(detail: RolloutDetail) -> Iterator[str]:
     yield f"{rollout.package} {rollout.version} on channel {rollout.channel} is {rollout.state}; a revert is for good:"
     for one in detail.takers:
         if one.previous is not None:
-            yield f"  {plural(one.count, 'device')} {_s(one, 'goes', 'go')} back to {one.previous}: {_names(one)}"
+            yield f"  {goes_back(rollout.package, one)}"
     if not detail.takers:
         yield "  no device has it"
     if stopping := _stopping(rollout):
@@ -90,8 +91,7 @@ def left_without(detail: RolloutDetail) -> Iterator[str]:
     """The devices that had no version of the package before, in one line."""
     for one in detail.takers:
         if one.previous is None:
-            package, devices = detail.rollout.package, plural(one.count, "device")
-            yield f"{devices} had no {package} before and {_s(one, 'is', 'are')} left with none: {_names(one)}"
+            yield goes_back(detail.rollout.package, one)
 
 
 def _already(detail: RolloutDetail) -> str:
@@ -113,11 +113,3 @@ def _tell(rollout: Rollout, what: str, *, as_json: bool) -> None:
 def _stopping(rollout: Rollout) -> str:
     busy = rollout.verdicts.get(Verdict.UPDATING, 0)
     return f"{busy} at it {'stops or goes' if busy == 1 else 'stop or go'} back" if busy else ""
-
-
-def _s(one: Takers, singular: str, more: str) -> str:
-    return singular if one.count == 1 else more
-
-
-def _names(one: Takers) -> str:
-    return ", ".join(one.devices) + (" …" if one.count > len(one.devices) else "")

@@ -17,7 +17,7 @@ from controller.rollouts.plan import (
 )
 from controller.rollouts.proving import Proof, proof, too_many
 from controller.rollouts.tally import Tally
-from controller.rollouts.views import Rollout, RolloutDevice, WaveState, WaveView
+from controller.rollouts.views import Rollout, RolloutDevice, Takers, WaveState, WaveView
 
 REMEMBERED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED})
 """One that was in such a state when another took its place remembers who had stopped it, and why."""
@@ -110,6 +110,15 @@ def away_text(rollout: Rollout, devices: Iterable[RolloutDevice]) -> str:
     ]
     more = f" and {len(away) - _NAMED} more" if len(away) > _NAMED else ""
     return f"away: {', '.join(away[:_NAMED])}{more}" if away else ""
+
+
+def goes_back(package: str, one: Takers) -> str:
+    """What a revert means for some of the devices that took a release: `2 devices go back to 1.0.0: pi-1, pi-2`."""
+    is_one, more = one.count == 1, " …" if one.count > len(one.devices) else ""
+    who, names = "1 device" if is_one else f"{one.count} devices", f"{', '.join(one.devices)}{more}"
+    if one.previous is None:
+        return f"{who} had no {package} before and {'is' if is_one else 'are'} left with none: {names}"
+    return f"{who} {'goes' if is_one else 'go'} back to {one.previous}: {names}"
 
 
 def person(actor: str | None) -> str:

@@ -1,5 +1,6 @@
 """`/rollouts`: what was released, and each rollout live: a cell for each device, pace, failures, actions."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +12,7 @@ from litestar.response import Stream, Template
 
 from controller.database import utc_now
 from controller.http.noting import ending_of, who_of
+from controller.rollouts.explaining import goes_back
 from controller.rollouts.plan import ENDED, RolloutState
 from controller.rollouts.taking_back import may_retry
 from controller.rollouts.views import Failure, Rollout, WaveState
@@ -133,7 +135,10 @@ async def ask_rollout(
     """What is asked before a rollout is steered."""
     action = _action(name)
     may_act(visitor)
-    return _ask(request, visitor, action, await _board(desk, rollout_id))
+    board = await _board(desk, rollout_id)
+    reverts = isinstance(action, Move) and action.state is RolloutState.REVERTED
+    takers = await to_thread.run_sync(desk.fleet.rollouts.takers, board.rollout) if reverts else []
+    return _ask(request, visitor, action, board, facts=[goes_back(board.package, one) for one in takers])
 
 
 @post("/rollouts/{rollout_id:str}/do/{name:str}", status_code=200)
@@ -206,7 +211,13 @@ def _offered(board: Board, view: Rollout, *, waits: bool) -> list[Action]:
 
 
 def _ask(
-    request: Asked, visitor: Visitor, action: Action, board: Board, error: FlotillaError | None = None
+    request: Asked,
+    visitor: Visitor,
+    action: Action,
+    board: Board,
+    error: FlotillaError | None = None,
+    *,
+    facts: Sequence[str] = (),
 ) -> Template:
     counted = board.counts
     fact = (
@@ -219,7 +230,7 @@ def _ask(
         action,
         back=f"/rollouts/{board.rollout}",
         subject=f"{board.package} {board.version} on {board.channel}",
-        facts=[fact],
+        facts=[fact, *facts],
         error=error,
     )
 

@@ -19,7 +19,7 @@ from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.messages import ErrorReport, InstalledPackage, Phase
 from tests.support.in_process import Application, application
 from tests.support.repository import make_package
-from tests.unit.fleet.builders import event_in, presence_in, reported_in
+from tests.unit.fleet.builders import event_in, installed, presence_in, reported_in
 
 NAMES = ["pi-1", "pi-2", "pi-3", "pi-4"]
 FAILED = ErrorReport(code="health.http", message="answered 500", log_tail="starting\ncannot open /dev/ttyAMA0")
@@ -45,11 +45,11 @@ class Seen:
         return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", found[0])).split())
 
 
-def said(name: str, now: datetime) -> list[Incoming]:
+def said(name: str, now: datetime, **others: InstalledPackage) -> list[Incoming]:
     runs = InstalledPackage(
         version="1.0.0", manifest="ab" * 32, installed_at=now, previous="0.9.0", phase=Phase.SUCCEEDED, rollout=None
     )
-    report = reported_in(name, at=now, facts=FACTS, tags={"site": "bern"}, packages={"tacho": runs})
+    report = reported_in(name, at=now, facts=FACTS, tags={"site": "bern"}, packages={"tacho": runs, **others})
     return [presence_in(name), report]
 
 
@@ -157,6 +157,20 @@ def test_every_action_is_confirmed_before_it_is_done(seen: Seen) -> None:
     assert re.search(r'<form [^>]*method="post"', seen.source(f"{seen.rollout}/do/halt"))
     # having been asked changes nothing
     assert "active" in seen.text(seen.rollout)
+
+
+def test_who_goes_back_to_what_is_said_before_a_revert(seen: Seen) -> None:
+    made = RolloutStore(seen.app.engine).create(
+        package="back", version="1.1.0", channel="stable", repository=["http://r"]
+    )
+    for name, previous in (("pi-2", None), ("pi-3", "1.0.0"), ("pi-4", "1.0.0")):
+        IntakeStore(seen.app.engine).take_in(
+            said(name, utc_now(), back=installed("1.1.0", previous=previous, rollout=made.id)), utc_now()
+        )
+    question = seen.text(f"/rollouts/{made.id}/do/revert")
+    assert "1 device had no back before and is left with none: pi-2" in question
+    assert "2 devices go back to 1.0.0: pi-3, pi-4" in question
+    assert "left with none" not in seen.text(f"/rollouts/{made.id}/do/halt")
 
 
 @pytest.mark.parametrize("state", [RolloutState.PAUSED, RolloutState.HALTED])
