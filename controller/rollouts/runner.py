@@ -29,6 +29,9 @@ READ_AGAIN_S: Final = 600.0
 ASK_AGAIN: Final = timedelta(minutes=10)
 """A device that did not answer is asked to report again after this time."""
 
+ASK_ANEW: Final = timedelta(seconds=15)
+"""One that was heard of since it was asked is asked again after this time: another rollout may want to know."""
+
 _LEAST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _SHARE: Final = 5
@@ -69,6 +72,8 @@ class RolloutRunner:
         self._channels: dict[str, Words | None] = {}
         self._heard: set[str] = set()
         self._asked: dict[str, datetime] = {}
+        self._answered: set[str] = set()
+        self._ask_at: datetime | None = None
         self._touched = asyncio.Event()
         self._all_said = asyncio.Event()
         self._all_said.set()
@@ -116,7 +121,7 @@ class RolloutRunner:
                 again_at = began
                 unseen = await patiently(self._store.unseen, doing="the rollout engine")
                 self.touch(rollouts=dict.fromkeys(unseen))
-                await self._ask_for(await patiently(self._store.asking, doing="the rollout engine"))
+                self._ask_at = await self._ask_for(await patiently(self._store.asking, doing="the rollout engine"))
             due = await self._round()
             ended = clock()
             await self._something(due)
@@ -153,11 +158,14 @@ class RolloutRunner:
                 # the others must go on, and this one is looked at again with the next round
                 extra = told("rollout", error, rollout=rollout)
                 log.error("rollout %s cannot be judged: %s", rollout, one_line(error), extra=extra)  # noqa: TRY400 - the line says it all
+        self._answered |= self._asked.keys() & heard
+        asking = bool(wanted) or (self._ask_at is not None and self._ask_at <= self._clock())
         asked, due = await patiently(
-            lambda: (self._store.asking() if wanted else {}, self._store.next_due()), doing="the rollout engine"
+            lambda: (self._store.asking() if asking else None, self._store.next_due()), doing="the rollout engine"
         )
-        await self._ask_for(asked)
-        return due
+        if asked is not None:
+            self._ask_at = await self._ask_for(asked)
+        return min((one for one in (due, self._ask_at) if one is not None), default=None)
 
     async def _found(self, channels: dict[str, Words | None], heard: set[str]) -> dict[str, Words | None]:
         """The rollouts that are to be looked at because of their channel, of a sign of life, or of the time."""
@@ -194,15 +202,23 @@ class RolloutRunner:
             log.info("rollout %s of %s is %s: %s", view.id, what, view.state.value, one_line(view.because), extra=extra)
         self._on_change(view, found.announced)
 
-    async def _ask_for(self, wanted: Mapping[str, set[str]]) -> None:
-        """Have the devices asked that were not asked a short time ago."""
+    async def _ask_for(self, wanted: Mapping[str, set[str]]) -> datetime | None:
+        """Have the devices asked that were not asked a short time ago; gives when one of the others may be."""
         now = self._clock()
-        # a time that is still to come is from before the clock was put back
-        self._asked = {device: at for device, at in self._asked.items() if timedelta() <= now - at < ASK_AGAIN}
-        devices = sorted(set().union(*wanted.values()) - self._asked.keys())
+
+        def is_recent(device: str, at: datetime) -> bool:
+            # a time that is still to come is from before the clock was put back
+            return timedelta() <= now - at < (ASK_ANEW if device in self._answered else ASK_AGAIN)
+
+        self._asked = {device: at for device, at in self._asked.items() if is_recent(device, at)}
+        self._answered &= self._asked.keys()
+        names: set[str] = set().union(*wanted.values())
+        devices = sorted(names - self._asked.keys())
+        later = min((self._asked[device] + ASK_ANEW for device in names & self._answered), default=None)
         if devices and self._ask is not None:
             await patiently(partial(self._ask, devices), doing="asking devices to report")
             self._asked |= dict.fromkeys(devices, now)
+        return later
 
 
 def _merge(kept: dict[str, Words | None], name: str, words: Words | None) -> None:

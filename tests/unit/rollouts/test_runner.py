@@ -101,6 +101,36 @@ async def test_a_device_is_asked_again_though_the_clock_was_put_back(engine: Eng
     assert asked == [["pi-1"], ["pi-1"]]
 
 
+async def test_a_device_that_has_answered_is_asked_again_soon_and_a_silent_one_not(engine: Engine) -> None:
+    """It is asked for each rollout that wants to know; a soak must not wait because another one asked before."""
+    now, asked = [NOW], list[list[str]]()
+    runner = RolloutRunner(RolloutStore(engine), lambda *_: None, ask=asked.append, clock=lambda: now[0])
+    assert await runner._ask_for({"first": {"pi-1", "pi-2"}}) is None
+    runner.touch(heard=["pi-1", "pi-3"])
+    await runner._round()
+    now[0] += timedelta(seconds=5)
+    assert await runner._ask_for({"second": {"pi-1", "pi-2"}}) == NOW + runner_module.ASK_ANEW
+    now[0] = NOW + runner_module.ASK_ANEW
+    assert await runner._ask_for({"second": {"pi-1", "pi-2"}}) is None
+    now[0] = NOW + runner_module.ASK_AGAIN
+    await runner._ask_for({"second": {"pi-2"}})
+    assert asked == [["pi-1", "pi-2"], ["pi-1"], ["pi-2"]]
+
+
+async def test_whom_a_round_could_not_ask_yet_a_later_one_asks_though_nothing_was_touched(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, asked = [NOW], list[list[str]]()
+    monkeypatch.setattr(RolloutStore, "asking", lambda _store: {"second": {"pi-1"}})
+    runner = RolloutRunner(RolloutStore(engine), lambda *_: None, ask=asked.append, clock=lambda: now[0])
+    await runner._ask_for({"first": {"pi-1"}})
+    runner.touch(rollouts={"second": None}, heard=["pi-1"])
+    assert await runner._round() == NOW + runner_module.ASK_ANEW
+    now[0] += runner_module.ASK_ANEW
+    assert await runner._round() is None
+    assert asked == [["pi-1"], ["pi-1"]]
+
+
 def resting(engine: Engine) -> RolloutRunner:
     return RolloutRunner(RolloutStore(engine), lambda _rollout, _announced: None, clock=lambda: NOW)
 
