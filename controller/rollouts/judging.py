@@ -19,7 +19,7 @@ ASK_AFTER: Final = timedelta(seconds=15)
 """A device says that it succeeded, and reports what it runs a moment later. If not, it is asked."""
 
 GRACE: Final = timedelta(minutes=10)
-"""A device that went away just before its wave's deadline may be starting anew."""
+"""A device that went away just before its wave's deadline may be starting anew: it is waited for so long."""
 
 STOPPED_BY_ROLLOUT: Final = "conflict.halted"
 """The error code with which a device ends an update because its rollout was halted."""
@@ -201,18 +201,19 @@ class Judge:
         answered: bool,
     ) -> Mark:
         """A device that has begun: `verdict` as long as it is waited for, something else when that time is over."""
-        now = self._now
+        now, back_by = self._now, seen.last_seen + GRACE
+        if end is not None and not seen.online:
+            # it is no failure yet, and to end its wave without it would leave out what the plan does about failures
+            end = max(end, back_by)
         if now <= gone and (end is None or now <= end):
             # a sign of life puts off the time when it is not waited for any more; only a soak may end by it
             return Mark(verdict, wave, due=_next([gone, end], now), listen=verdict is Verdict.SOAKING, phase=seen.phase)
-        back_by = seen.last_seen + GRACE
         if now > gone:
             verdict = Verdict.SILENT
-        elif end is not None and now > end:
-            if answered or now <= back_by:
-                verdict = Verdict.LATE
-            else:
-                verdict = Verdict.ASLEEP if not seen.online and usually_away(seen.hours, now) else Verdict.SILENT
+        elif answered or now <= back_by:
+            verdict = Verdict.LATE
+        else:
+            verdict = Verdict.ASLEEP if not seen.online and usually_away(seen.hours, now) else Verdict.SILENT
         moments = [gone, end, back_by]
         if not seen.online and seen.hours is not None:
             moments.append(next_hour(now))

@@ -152,7 +152,7 @@ def test_times_of_the_device_play_no_part() -> None:
         (device(phase=Phase.DEFERRED), Verdict.LATE),
         (device(phase=Phase.FETCHING), Verdict.LATE),
         (device(phase=Phase.FETCHING, online=False), Verdict.SILENT),
-        (device(phase=Phase.FETCHING, online=False, last_seen=after(7100)), Verdict.LATE),
+        (device(phase=Phase.FETCHING, online=False, last_seen=after(7100)), Verdict.UPDATING),
         (device(phase=Phase.SUCCEEDED, heard_at=NOW, online=False), Verdict.SILENT),
         (device(phase=Phase.FAILED), Verdict.FAILED),
     ],
@@ -160,6 +160,21 @@ def test_times_of_the_device_play_no_part() -> None:
 def test_after_its_waves_deadline_nobody_is_waited_for(seen: Observation, verdict: Verdict) -> None:
     bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, deadline="2h")]))
     assert judge(bounded, seen, after(7201)).verdict is verdict
+
+
+def test_who_goes_away_right_before_the_deadline_is_waited_for_and_then_a_failure_that_the_plan_acts_on() -> None:
+    wave = Wave(upto=100, deadline="2h", max_failures=0)
+    bounded = plan(plan=RolloutPlan(waves=[wave], on_failure=OnFailure.REVERT))
+    seen = [done("pi-2"), device("pi-1", phase=Phase.FETCHING, online=False, last_seen=after(7100))]
+    waited_for = decide(bounded, seen, after(7201))
+    assert (waited_for.state, waited_for.marks["pi-1"].verdict) == (RolloutState.ACTIVE, Verdict.UPDATING)
+    assert waited_for.marks["pi-1"].due is not None
+    assert waited_for.marks["pi-1"].due <= after(7701)
+    given_up = decide(waited_for.plan, seen, after(7701))
+    assert (given_up.state, given_up.marks["pi-1"].verdict) == (RolloutState.REVERTED, Verdict.SILENT)
+    # back in time it is only late, as whoever was there all along
+    back = decide(waited_for.plan, [seen[0], changed(seen[1], online=True, last_seen=after(7300))], after(7301))
+    assert (back.state, back.marks["pi-1"].verdict) == (RolloutState.PAUSED, Verdict.LATE)
 
 
 def test_the_deadline_counts_from_the_time_before_which_nobody_starts() -> None:
