@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select, update
 
 from controller.database import to_db
 from controller.fleet.tables import devices
-from controller.rollouts.asks import ask, ask_all_to_stop
+from controller.rollouts.asks import ask, ask_all_to_stop, open_asks
 from controller.rollouts.evaluating import settle
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.plan import ENDED, RETRIED, STARTING, Plan, RolloutState, Verdict
@@ -49,7 +49,8 @@ def cancel_device(connection: Connection, row: Any, device: str, now: datetime) 
     _require(connection, device)
     word = _words(connection, plan.rollout, [device]).get(device)
     phase = word["phase"] if word else None
-    if word is None and device not in plan.base.exclude:
+    # whoever the release itself left out was never asked, and must not be let in by a retry after this
+    if word is None and device not in open_asks(connection, plan.rollout, [device]):
         raise OperatorError("rollout.state", f"rollout {plan.rollout} does not mean {device}")
     if phase in LAST_WORDS:
         undo = f"; to undo it: flotilla ask {device} rollback --package {row['package']}"

@@ -15,7 +15,8 @@ from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.taking_back import may_retry
 from controller.rollouts.views import Rollout
-from schemas.messages import ErrorReport, Phase, ReleaseState, Verb
+from schemas.errors import OperatorError
+from schemas.messages import ErrorReport, Phase, ReleaseState, Targets, Verb
 from tests.unit.fleet.builders import NOW, event_in, presence_in, reported_in, succeeded_in
 from tests.unit.rollouts.test_waves_kept import announced, create, evaluate, fleet, take_in
 
@@ -147,6 +148,19 @@ def test_a_retry_lets_one_device_in_that_was_left_out(engine: Engine) -> None:
     store.retry(rollout.id, "pi-1", NOW)
     assert announced(engine).targets.exclude == []
     assert stands(engine, rollout, "pi-1") == (Verdict.PENDING, Verb.RETRY)
+
+
+def test_whom_the_release_itself_leaves_out_can_be_neither_cancelled_nor_let_in_by_that(engine: Engine) -> None:
+    fleet(engine, 2)
+    rollout = create(engine, plan=None, targets=Targets(exclude=["pi-1"]))
+    store = RolloutStore(engine)
+    with pytest.raises(OperatorError, match="does not mean pi-1"):
+        store.cancel(rollout.id, "pi-1", NOW)
+    # one that was asked, and has said nothing, may be asked again
+    for _ in range(2):
+        store.cancel(rollout.id, "pi-2", NOW)
+    assert announced(engine).targets.exclude == ["pi-1", "pi-2"]
+    assert sent(engine) == [("pi-2", Verb.CANCEL)] * 2
 
 
 def test_a_device_is_not_asked_to_stop_for_ever_in_a_rollout_that_another_took_the_place_of(engine: Engine) -> None:
