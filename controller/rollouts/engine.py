@@ -16,7 +16,6 @@ import msgspec
 from controller.rollouts.explaining import counted_text, too_many_text
 from controller.rollouts.judging import Judge
 from controller.rollouts.plan import (
-    BUSY,
     FAILURES,
     STOPS,
     UNPROVEN,
@@ -176,7 +175,7 @@ def _has_room(plan: Plan, tally: Tally, wave: int) -> bool:
     wanted = plan.waves[wave]
     if wanted.concurrency is None or wanted.concurrency_per is not None:
         return True
-    return tally.number(wave, BUSY - {Verdict.SOAKING}) < wanted.concurrency
+    return tally.places(wave) < wanted.concurrency
 
 
 def _taken(

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from controller.fleet.hours import next_hour, usually_away
-from controller.rollouts.plan import ENDED, FINAL, STARTING, Mark, Observation, Plan, RolloutState, Verdict
+from controller.rollouts.plan import BUSY, ENDED, FINAL, STARTING, Mark, Observation, Plan, RolloutState, Verdict
 from controller.rollouts.waves import seconds
 from schemas.messages import Phase
 from schemas.targeting import bucket, where_holds
@@ -28,6 +28,9 @@ STOPPED_BY_ROLLOUT: Final = "conflict.halted"
 TAKEN_BACK: Final = "conflict.reverted"
 """The error code with which a device goes back because its rollout was reverted."""
 
+
+_WITH_PLACE: Final = BUSY - {Verdict.SOAKING}
+"""Verdicts with which a device takes a place of a wave with `concurrency`, if it was let in."""
 
 _NO_PLACES: Final[Mapping[str, int]] = {}
 
@@ -62,6 +65,7 @@ class Judge:
         self._shares = [plan.share(number) for number in range(len(plan.waves))]
         self._ends = [plan.ends(number) for number in range(len(plan.waves))]
         self._soaks = [timedelta(seconds=seconds(one.soak)) for one in plan.waves]
+        self._limited = [one.concurrency is not None for one in plan.waves]
         self._silent_after = timedelta(seconds=plan.silent_after_s)
 
     def mark(self, seen: Observation) -> Mark:
@@ -163,12 +167,14 @@ class Judge:
         due = _next([last], self._now)
         if not self._starting or seen.pinned is not None or seen.hold or wave is None:
             return Mark(Verdict.HELD, wave, due=due, phase=phase)
-        if let_in:
-            return self._offered(seen, wave)
-        return Mark(Verdict.WAITING, wave, due=due, listen=awaited, phase=phase)
+        in_turn = self._begun[wave] and self._limited[wave]
+        # of those whose turn it is, whoever is there goes first; the others get a place when they are back
+        if let_in or (in_turn and not seen.online):
+            return self._offered(seen, wave, let_in=let_in)
+        return Mark(Verdict.WAITING, wave, due=due, listen=awaited or in_turn, phase=phase)
 
-    def _offered(self, seen: Observation, wave: int) -> Mark:
-        """It may start, and has not."""
+    def _offered(self, seen: Observation, wave: int, *, let_in: bool) -> Mark:
+        """It may start, or could if it were there, and has not."""
         now, end = self._now, self._ends[wave]
         gone = seen.last_seen + self._silent_after
         verdict = Verdict.DEFERRED if seen.phase is Phase.DEFERRED else Verdict.PENDING
@@ -183,12 +189,21 @@ class Judge:
         moments = [self._plan.deadline, gone, end]
         if not seen.online and seen.hours is not None:
             moments.append(next_hour(now))
-        return Mark(verdict, wave, due=_next(moments, now), listen=True, phase=seen.phase)
+        place = let_in and self._limited[wave] and verdict in _WITH_PLACE
+        if place and not seen.online:
+            # who went away keeps its place for as long as a start takes, and not from those that are there
+            back_by = seen.last_seen + GRACE
+            moments.append(back_by)
+            place = now <= back_by
+        return Mark(verdict, wave, due=_next(moments, now), listen=True, phase=seen.phase, place=place)
 
     def _under_way(self, seen: Observation, wave: int | None) -> Mark:
         gone = seen.last_seen + self._silent_after
         end = None if wave is None else self._ends[wave]
-        return self._quiet(seen, wave, Verdict.UPDATING, end, gone, answered=seen.online)
+        mark = self._quiet(seen, wave, Verdict.UPDATING, end, gone, answered=seen.online)
+        if wave is not None and self._limited[wave] and mark.verdict in _WITH_PLACE:
+            return mark._replace(place=True)
+        return mark
 
     def _quiet(
         self,

@@ -255,6 +255,7 @@ class Mark(NamedTuple):
         ask: whether the device is to be asked to report.
         listen: whether any sign of life may change the verdict.
         phase: its last word.
+        place: whether it takes one of the places of a wave with `concurrency`.
     """
 
     verdict: Verdict
@@ -263,6 +264,7 @@ class Mark(NamedTuple):
     ask: bool = False
     listen: bool = False
     phase: Phase | None = None
+    place: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,18 +13,23 @@ class Tally:
     def __init__(self, marks: Iterable[Mark] = ()) -> None:
         self._waves: dict[int | None, Counter[Verdict]] = defaultdict(Counter)
         self._phases: Counter[Phase] = Counter()
+        self._places: Counter[int | None] = Counter()
         for mark in marks:
             self.add(mark)
 
     def add(self, mark: Mark, number: int = 1) -> None:
         """So many more."""
         self._waves[mark.wave][mark.verdict] += number
+        if mark.place:
+            self._places[mark.wave] += number
         if mark.phase is not None:
             self._phases[mark.phase] += number
 
     def remove(self, mark: Mark) -> None:
         """One less."""
         self._waves[mark.wave][mark.verdict] -= 1
+        if mark.place:
+            self._places[mark.wave] -= 1
         if mark.phase is not None:
             self._phases[mark.phase] -= 1
 
@@ -42,6 +47,10 @@ class Tally:
         """How many of a wave's devices have one of these verdicts."""
         counts = self.wave(wave)
         return sum(counts.get(verdict, 0) for verdict in verdicts)
+
+    def places(self, wave: int) -> int:
+        """How many places of a wave with `concurrency` are taken."""
+        return self._places[wave]
 
     @property
     def open(self) -> int:

@@ -4,17 +4,22 @@ What is let in stays in: every answer holds all that the wave held before.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from controller.rollouts.judging import Judge
-from controller.rollouts.plan import BUSY, Mark, Observation, Plan, Verdict
+from controller.rollouts.plan import ABSENT, Mark, Observation, Plan, Verdict
 from controller.rollouts.waves import MAX_IDS
 from schemas.messages import BUCKETS, Phase
 from schemas.targeting import bucket
 
-_STARTED: Final = BUSY - {Verdict.SOAKING}
+MOST_LISTED: Final = 200
+"""A share with `concurrency` lists so many ids at most to keep the places of those that are away: every device gets the
+list with each step."""
+
+_AWAY: Final = ABSENT | {Verdict.PENDING, Verdict.LATE}
+"""Verdicts of a device that is not let in because it is away."""
 
 
 class TooManyIdsError(Exception):
@@ -145,7 +150,7 @@ class _Widening:
 
     def with_room(self) -> list[str]:
         """Those of the waiting that may start beside the others of the wave, in order."""
-        busy = Counter(self._group(one) for one in self._order if self._is_own(one) and self._has_started(one))
+        busy = Counter(self._group(one) for one in self._order if self._is_own(one) and self._marks[one.device].place)
         free = []
         for one in self._order:
             group = self._group(one)
@@ -155,10 +160,19 @@ class _Widening:
         return free
 
     def closed(self, named: Sequence[str]) -> int:
-        """The buckets of a share all of whose devices are in: they need not be listed."""
-        out = set(named)
-        places = (self._places[one.device] for one in self._order if self._waits(one) and one.device not in out)
-        return min([*places, self._plan.share(self._number)])
+        """The buckets of a share all of whose devices are in: they need not be listed.
+
+        Where that leaves too many to list, those that are away are in, too: they begin when they are back.
+        """
+        upto = self._closed(named, lambda one: self._waits(one) or self._is_away(one))
+        if sum(self._place(one) >= upto for one in named) > MOST_LISTED:
+            return self._closed(named, self._waits)
+        return upto
+
+    def _closed(self, named: Sequence[str], stays_out: Callable[[Observation], bool]) -> int:
+        let_in = set(named)
+        out = (self._places[one.device] for one in self._order if one.device not in let_in and stays_out(one))
+        return min([*out, self._plan.share(self._number)])
 
     def to_list(self, named: Sequence[str], upto: int) -> list[str]:
         """The ids that must be listed, by name; raises `TooManyIdsError`."""
@@ -183,8 +197,10 @@ class _Widening:
     def _waits(self, one: Observation) -> bool:
         return self._is_own(one) and self._marks[one.device].verdict is Verdict.WAITING
 
-    def _has_started(self, one: Observation) -> bool:
-        return self._marks[one.device].verdict in _STARTED
+    def _is_away(self, one: Observation) -> bool:
+        """Whether it is not let in because it is away."""
+        away = self._is_own(one) and self._marks[one.device].verdict in _AWAY
+        return away and not self._judge.let_in(one, self._places[one.device])
 
     def _may_be_chosen(self, one: Observation) -> bool:
         place = self._places[one.device]

@@ -415,6 +415,60 @@ def test_devices_that_are_picked_for_a_wave_begin_one_after_the_other_where_it_s
     assert now.verdicts["pi-2"] is Verdict.PENDING
 
 
+def gone(name: str, **changes: Any) -> Observation:
+    return device(name, online=False, last_seen=NOW - timedelta(hours=1), **changes)
+
+
+@pytest.mark.parametrize("per", [None, "site"])
+def test_who_is_away_takes_no_place_from_those_that_are_there(per: str | None) -> None:
+    waves = in_waves(Wave(upto=100, success=60, concurrency=2, concurrency_per=per))
+    away = {"pi-2", "pi-3", "pi-5"}
+    seen = [gone(name) if name in away else device(name) for name in (f"pi-{one}" for one in range(1, 9))]
+    now = decide(waves, seen, NOW)
+    began: set[str] = set()
+    while now.plan.progress[0].proven_at is None:
+        going = {one for one, mark in now.marks.items() if mark.place}
+        assert 0 < len(going) <= 2
+        assert not going & away
+        began |= going
+        seen = [done(one.device) if one.device in going else one for one in seen]
+        now = decide(now.plan, seen, NOW)
+    assert began == {one.device for one in seen} - away
+    assert {one: now.verdicts[one] for one in away} == dict.fromkeys(away, Verdict.PENDING)
+    assert not started(now.plan) & away
+    # back, they begin as all others do
+    seen = [device(one.device) if one.device in away else one for one in seen]
+    back = decide(now.plan, seen, NOW)
+    assert sorted(back.verdicts[one] for one in away) == [Verdict.PENDING, Verdict.PENDING, Verdict.WAITING]
+
+
+def test_who_goes_away_before_it_begins_keeps_its_place_for_as_long_as_a_start_takes() -> None:
+    waves = in_waves(Wave(upto=100, concurrency=1))
+    seen = fleet(3)
+    begun = decide(waves, seen, NOW)
+    (first,) = (one for one, verdict in begun.verdicts.items() if verdict is Verdict.PENDING)
+    seen = [changed(one, online=False, last_seen=after(60)) if one.device == first else one for one in seen]
+    kept = decide(begun.plan, seen, after(120))
+    assert [one for one, mark in kept.marks.items() if mark.place] == [first]
+    assert (kept.marks[first].due or NOW) <= after(661)
+    given_on = decide(kept.plan, seen, after(661))
+    (second,) = (one for one, mark in given_on.marks.items() if mark.place)
+    assert second != first
+    assert given_on.verdicts[first] is Verdict.PENDING
+
+
+def test_a_large_share_with_many_away_lists_few_ids_all_the_same() -> None:
+    waves = in_waves(Wave(upto=100, concurrency=500))
+    seen = [gone(one.device) if number % 20 == 0 else one for number, one in enumerate(fleet(2000))]
+    now = decide(waves, seen, NOW)
+    for _ in range(3):
+        going = {one for one, mark in now.marks.items() if mark.place}
+        assert len(going) == 500
+        assert len(now.targets.devices) <= 500
+        seen = [done(one.device) if one.device in going else one for one in seen]
+        now = decide(now.plan, seen, NOW)
+
+
 def test_a_wave_with_a_condition_means_whoever_meets_it() -> None:
     waves = in_waves(Wave(where={"site": ["bern", "basel"]}), Wave(upto=100))
     sites = {"pi-1": "bern", "pi-2": "chur", "pi-3": "basel"}

@@ -259,6 +259,7 @@ def test_no_more_than_so_many_of_a_wave_begin_at_a_time(plan: Plan, fleet: list[
             for one in fleet
             if after.marks[one.device].wave == number
             and after.verdicts[one.device] in {Verdict.PENDING, Verdict.DEFERRED}
+            and meant_by(after.targets, one)
             and not meant_by(plan.targets, one)
         ]
         if wave.concurrency is not None and wave.concurrency_per is None:

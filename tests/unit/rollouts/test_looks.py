@@ -20,7 +20,7 @@ from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, Wave
 from schemas.messages import Phase
-from tests.unit.fleet.builders import NOW, an_id, event_in, reported_in
+from tests.unit.fleet.builders import NOW, an_id, event_in, presence_in, reported_in
 
 EXAMPLES = itertools.count()
 ONE_OF_EACH_SITE = Wave(upto=100, concurrency=1, concurrency_per="site")
@@ -28,7 +28,7 @@ PACKAGES = (f"package-{number}" for number in itertools.count())
 
 
 def begun(engine: Engine, *devices: str, plan: RolloutPlan = ALL_AT_ONCE) -> tuple[RolloutStore, Rollout]:
-    IntakeStore(engine).take_in([reported_in(name) for name in devices], NOW)
+    IntakeStore(engine).take_in([said(name) for name in devices for said in (presence_in, reported_in)], NOW)
     store = RolloutStore(engine)
     repository = ["http://127.0.0.1:1/repo"]
     package = next(PACKAGES)

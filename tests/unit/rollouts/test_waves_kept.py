@@ -23,8 +23,10 @@ from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.codec import decode
 from schemas.errors import OperatorError
 from schemas.messages import Announcement, Phase, ReleaseState, Targets, Window
+from schemas.targeting import is_meant
 from tests.unit.fleet.builders import NOW, event_in, installed, presence_in, reported_in, succeeded_in
 
+NAMED = ("pi-1", "pi-2", "pi-3")
 TWO = RolloutPlan(waves=[Wave(devices=1, max_failures=0, soak="10m"), Wave(upto=100, approval=True)])
 
 
@@ -338,3 +340,23 @@ def test_what_a_failed_look_knew_is_forgotten(engine: Engine, monkeypatch: pytes
     found = store.evaluate(rollout.id, NOW, changed={})
     assert found is not None
     assert found.view.verdicts == {Verdict.PENDING: 2, Verdict.SUCCEEDED: 1}
+
+
+def test_one_at_a_time_goes_on_past_who_is_away_and_lets_it_in_when_it_is_back(engine: Engine) -> None:
+    take_in(engine, *(one for name in NAMED for one in (presence_in(name, online=name == "pi-3"), reported_in(name))))
+    rollout = create(engine, plan=RolloutPlan(waves=[Wave(upto=100, concurrency=1)]))
+    store = RolloutStore(engine)
+
+    def let_in() -> list[str]:
+        targets = announced(engine).targets
+        return [one for one in NAMED if is_meant(targets, rollout=rollout.id, device=one, tags={}, facts={})]
+
+    store.evaluate(rollout.id, NOW)
+    assert let_in() == ["pi-3"]
+    take_in(engine, *succeeded_in("pi-3", 1, rollout=rollout.id))
+    store.evaluate(rollout.id, NOW, changed={"pi-3": None})
+    assert let_in() == ["pi-3"]
+    take_in(engine, presence_in("pi-2", session=2))
+    assert store.to_look_at({"pi-2"}, NOW) == {rollout.id: {"pi-2"}}
+    store.evaluate(rollout.id, NOW, changed={"pi-2": None})
+    assert let_in() == ["pi-2", "pi-3"]
