@@ -149,12 +149,12 @@ class _Widening:
         return [one for one in base.devices if self._place(one) < wanted.buckets]
 
     def with_room(self) -> list[str]:
-        """Those of the waiting that may start beside the others of the wave, in order."""
+        """Those of the waiting that are there and may start beside the others of the wave, in order."""
         busy = Counter(self._group(one) for one in self._order if self._is_own(one) and self._marks[one.device].place)
         free = []
         for one in self._order:
             group = self._group(one)
-            if self._waits(one) and busy[group] < (self._wave.concurrency or 0):
+            if self._waits(one) and one.online and busy[group] < (self._wave.concurrency or 0):
                 busy[group] += 1
                 free.append(one.device)
         return free

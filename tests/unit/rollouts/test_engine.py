@@ -422,8 +422,9 @@ def gone(name: str, **changes: Any) -> Observation:
 @pytest.mark.parametrize("per", [None, "site"])
 def test_who_is_away_takes_no_place_from_those_that_are_there(per: str | None) -> None:
     waves = in_waves(Wave(upto=100, success=60, concurrency=2, concurrency_per=per))
-    away = {"pi-2", "pi-3", "pi-5"}
-    seen = [gone(name) if name in away else device(name) for name in (f"pi-{one}" for one in range(1, 9))]
+    names = sorted((f"pi-{one}" for one in range(1, 9)), key=lambda one: bucket(ROLLOUT, one))
+    away = {names[0], names[2], names[5]}
+    seen = [gone(name) if name in away else device(name) for name in names]
     now = decide(waves, seen, NOW)
     began: set[str] = set()
     while now.plan.progress[0].proven_at is None:
