@@ -13,11 +13,11 @@ from typing import Final
 
 import msgspec
 
-from device_agent.windows import next_in_all
 from schemas.errors import PublisherError
 from schemas.messages import Announcement, Desired, FactValue, ReleaseState, Window
 from schemas.targeting import is_meant
 from schemas.versions import parse
+from schemas.windows import next_in_all
 
 _LATEST: Final = datetime(9990, 1, 1, tzinfo=UTC)
 """What is put off for longer is put off until then: beyond the year 9999 there is no calendar to count with."""

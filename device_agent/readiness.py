@@ -12,10 +12,10 @@ import msgspec
 
 from device_agent.gate import Limits, Trouble
 from device_agent.updates import Origin, Update, Waiting
-from device_agent.windows import next_in_all
 from schemas.errors import DeviceError
 from schemas.manifest import ReadyHook
 from schemas.messages import Window
+from schemas.windows import next_in_all
 
 HOLD: Final = "hold"
 WINDOW: Final = "window"

@@ -40,6 +40,8 @@ def summary_lines(seen: Preflight) -> Iterator[str]:
     if seen.ready:
         ways = ", ".join(f"{kind} {count}" for kind, count in seen.routes.items()) or "nothing to fetch"
         yield f"way        {ways}; {size_text(seen.bytes)} {'in all' if all_of_them else 'if all of them take it'}"
+    if seen.starts_when:
+        yield f"start      {f'{time_text(seen.starts_at)}: ' if seen.starts_at else ''}{seen.starts_when}"
     if seen.obstacles:
         yield "would not  " + ", ".join(f"{count} {code}" for code, count in seen.obstacles.items())
     if len(seen.waves) > 1 or not all_of_them:
@@ -52,10 +54,11 @@ def summary_lines(seen: Preflight) -> Iterator[str]:
 def _who(seen: Preflight) -> str:
     """How many devices would take it, and when."""
     of = f"{seen.ready} of {plural(seen.meant, 'device')}"
+    then = f"from {time_text(seen.starts_at)} on" if seen.starts_at else "now"
     if seen.starting == seen.ready:
-        return f"{of} would take it now"
+        return f"{of} would take it {then}"
     first = seen.waves[0].share
-    when = [f"{seen.starting} of them now ({first})", *([f"{seen.later} later"] if seen.later else [])]
+    when = [f"{seen.starting} of them {then} ({first})", *([f"{seen.later} later"] if seen.later else [])]
     never = seen.ready - seen.starting - seen.later
     return f"{of} could take it: {', '.join([*when, *([f'{never} not at all by this plan'] if never else [])])}"
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, tzinfo
 from functools import cache, partial
 from typing import Final, TypeVar
 
@@ -14,6 +14,7 @@ from controller.fleet.following import nobody_follows
 from controller.fleet.newer import may_be_meant, refused_as_older
 from controller.fleet.sql import map_of
 from controller.fleet.tables import desired, device_packages, devices
+from controller.preflight.openings import Openings, own_zone
 from controller.preflight.pace import estimate, pace_of
 from controller.preflight.rules import Candidate, Foresight, KnownDevice, Runs, Wanted
 from controller.preflight.views import ForeseenDevice, ForeseenWave, Preflight
@@ -55,6 +56,7 @@ class Preflights:
         after: str = "",
         limit: int = MAX_PAGE,
         now: datetime | None = None,
+        zone: tzinfo | None = None,
     ) -> Preflight:
         """What announcing the release would do.
 
@@ -64,6 +66,7 @@ class Preflights:
             after: only devices after this id are listed; everything counts all of them.
             limit: at most so many are.
             now: the controller's clock.
+            zone: the one that windows are counted in; its own unless given.
 
         Raises:
             PublisherError: `version.bad`, `release.unknown` or `release.yanked`.
@@ -107,12 +110,16 @@ class Preflights:
         waves = foreseen_waves(plan, sure, number)
         ready = [one for one in foreseen if not one.obstacles]
         begin, later = starting(plan, waves, sure, [not one.obstacles for one in foreseen])
+        openings = Openings(
+            policy.window or plan.window, policy.not_before or plan.not_before, now=now, zone=zone or own_zone()
+        )
         ends = estimate(
             pace,
             ready=len(ready),
             channel=channel,
             now=now,
-            whole=partial(_whole_s, plan, waves, policy, now),
+            openings=openings,
+            whole=partial(_whole_s, plan, waves, policy, openings),
             approvals=sum(wave.approval for wave in waves),
         )
         page = [one for one in foreseen if one.device > after][: limit + 1]
@@ -124,6 +131,8 @@ class Preflights:
             ready=len(ready),
             starting=begin,
             later=later,
+            starts_at=openings.later,
+            starts_when=openings.told(),
             bytes=sum(one.bytes for one in ready),
             routes=_counts(one.route for one in ready if one.route is not None),
             obstacles=_counts(obstacle.code for one in foreseen for obstacle in one.obstacles),
@@ -201,11 +210,12 @@ def _is_meant(targets: Targets, device: KnownDevice) -> bool:
 
 
 def _whole_s(
-    plan: RolloutPlan, waves: list[ForeseenWave], policy: RolloutPolicy, now: datetime, device_s: float
+    plan: RolloutPlan, waves: list[ForeseenWave], policy: RolloutPolicy, openings: Openings, device_s: float
 ) -> float:
-    not_before = policy.not_before or plan.not_before
-    begins_in = (not_before - now).total_seconds() if not_before else 0.0
-    return max(0.0, begins_in) + waves_s(plan, waves, device_s, policy.jitter_s or plan.jitter_s)
+    jitter_s = policy.jitter_s or plan.jitter_s
+    return openings.lead_s + waves_s(
+        plan, waves, device_s, jitter_s, opens_s=lambda from_s: openings.next_s(from_s, device_s)
+    )
 
 
 def _warnings(

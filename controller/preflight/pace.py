@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from controller.fleet.tables import events
+from controller.preflight.openings import Openings
 from controller.preflight.views import Estimate
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.tables import rollout_devices, rollouts
@@ -66,7 +67,14 @@ def pace_of(connection: Connection, channel: str, package: str) -> Pace | None:
 
 
 def estimate(
-    pace: Pace | None, *, ready: int, channel: str, now: datetime, whole: Callable[[float], float], approvals: int
+    pace: Pace | None,
+    *,
+    ready: int,
+    channel: str,
+    now: datetime,
+    openings: Openings,
+    whole: Callable[[float], float],
+    approvals: int,
 ) -> Estimate:
     """When the devices that would start now would be done.
 
@@ -75,7 +83,8 @@ def estimate(
         ready: how many devices would start.
         channel: for the text.
         now: the controller's time, with a zone.
-        whole: gives the seconds that the whole rollout takes where one device takes so many.
+        openings: when devices may start.
+        whole: gives the seconds until the whole rollout is done where one device takes so many; asks `openings`.
         approvals: waves that wait for a person.
     """
     if not ready:
@@ -85,11 +94,14 @@ def estimate(
             basis=f"no rollout on channel {channel} has brought a device to its end yet: no history to go by"
         )
     seconds = whole(pace.most)
-    waits_s = seconds - pace.most
-    waits = f", and waves, soaks and jitter take up to {waits_s:.0f} s more" if waits_s >= 1 else ""
+    waits_s = seconds - pace.most - (openings.opens_at - now).total_seconds()
+    what = "waves, soaks and jitter" if openings.fit else "waves, soaks, jitter and the windows after the first"
+    waits = f", and {what} take up to {waits_s:.0f} s more" if waits_s >= 1 else ""
+    counted = ", counted from when they may start" if openings.later else ""
+    counted += "" if openings.fit else "; it does not fit into one window, so it may be later"
     begins = "wave begins" if approvals == 1 else "waves begin"
     asks = f"; {approvals} {begins} when a person says go" if approvals else ""
-    basis = f"{pace.told()}{waits}; devices that are offline end after they come back{asks}"
+    basis = f"{pace.told()}{waits}{counted}; devices that are offline end after they come back{asks}"
     return Estimate(ends_at=now + timedelta(seconds=seconds), seconds=seconds, basis=basis)
 
 

@@ -80,8 +80,10 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         meant: devices that the targets mean.
         ready: those of them that could take it now, by themselves.
-        starting: those of `ready` that would start at once; of a share about so many.
+        starting: those of `ready` that would start at once, or at `starts_at`; of a share about so many.
         later: those of `ready` that a later wave, or a turn in this one, brings; the plan means none of the others.
+        starts_at: when devices may start first, by `not_before` and the window of the release or its plan; None: now.
+        starts_when: what they wait for until then, or that the window is open now, in one line; empty without either.
         bytes: that these would fetch, all together.
         routes: how many of these would go which way; those that lack nothing are in none.
         obstacles: code to the number of devices that have it; a device may have several.
@@ -98,6 +100,8 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     ready: int
     starting: int
     later: int
+    starts_at: datetime | None = None
+    starts_when: str = ""
     bytes: int
     routes: dict[Kind, int]
     obstacles: dict[str, int]

@@ -5,7 +5,7 @@ wave begins; so only whom a wave names, or means in any case, is certain before.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from controller.preflight.views import ForeseenWave
 from controller.rollouts.waves import RolloutPlan, Wave, seconds
@@ -95,14 +95,27 @@ def _part(number: int, some: int, of: int) -> int:
     return -(-number * some // of) if some < of else number
 
 
-def waves_s(plan: RolloutPlan, waves: Sequence[ForeseenWave], device_s: float, jitter_s: float) -> float:
+def waves_s(
+    plan: RolloutPlan,
+    waves: Sequence[ForeseenWave],
+    device_s: float,
+    jitter_s: float,
+    opens_s: Callable[[float], float] = lambda from_s: from_s,
+) -> float:
     """Seconds that all waves take where a device takes `device_s`, nothing fails, and nobody is waited for.
 
     A wave that has devices start a few at a time takes as often as long; by tag values it is counted as if all had one.
+
+    Args:
+        plan: the waves; `waves` as they are foreseen.
+        device_s: how long a device takes.
+        jitter_s: how long it waits before that, at most.
+        opens_s: gives the second, from one on, at which devices may start.
     """
     total = 0.0
     for wave, seen in zip(plan.waves, waves, strict=True):
         if seen.devices:
-            turns = math.ceil(seen.devices / wave.concurrency) if wave.concurrency else 1
-            total += turns * (device_s + jitter_s) + seen.soak_s
+            for _ in range(math.ceil(seen.devices / wave.concurrency) if wave.concurrency else 1):
+                total = opens_s(total + jitter_s) + device_s
+            total += seen.soak_s
     return total

@@ -38,7 +38,6 @@ PURE = [
     ),
     "device_agent/lifecycle.py",
     "device_agent/policy.py",
-    "device_agent/windows.py",
     "device_agent/gate.py",
     "device_agent/readiness.py",
 ]

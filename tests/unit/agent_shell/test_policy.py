@@ -21,8 +21,8 @@ from device_agent.policy import (
     is_older,
     jitter_of,
 )
-from device_agent.windows import next_in_window
 from schemas.messages import Announcement, Desired, ReleaseState, RolloutPolicy, Targets, Window
+from schemas.windows import next_in_window
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)  # a Tuesday
 OLD = "0195816a-0000-7000-8000-000000000000"

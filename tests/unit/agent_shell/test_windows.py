@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_agent.policy import Accept, Defer, DeviceView, decide
-from device_agent.windows import next_in_all, next_in_any, next_in_window
 from schemas.messages import RolloutPolicy, Window
+from schemas.windows import next_in_all, next_in_any, next_in_window
 from tests.unit.agent_shell.fakes import NOW, announced
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -1,18 +1,22 @@
 """What a release would do, on a real repository and database, with devices that have reported."""
 
+import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import Engine, func, select
 
+from controller.cli.common import time_text
 from controller.cli.preflight import summary_lines
 from controller.database import metadata, reading
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
 from controller.preflight.gathering import Preflights
+from controller.preflight.openings import Openings, own_zone
 from controller.preflight.pace import Pace, estimate
 from controller.preflight.views import ForeseenDevice, Preflight
 from controller.preflight.waves import waves_s
@@ -21,10 +25,12 @@ from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan_files import ready_plan
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, Wave
+from controller.web.rendering import make_environment
+from controller.web.statics import Statics
 from device_agent.simulator.course import facts_of, manifest_of
 from schemas.errors import OperatorError, PublisherError
 from schemas.manifest import Requires
-from schemas.messages import BUCKETS, Phase, RolloutPolicy, Targets
+from schemas.messages import BUCKETS, Phase, RolloutPolicy, Targets, Window
 from schemas.requirements import SLACK_BYTES
 from schemas.routes import REQUEST_BYTES, Kind
 from tests.support.database import opened
@@ -258,6 +264,108 @@ def test_the_end_is_estimated_by_what_the_last_rollouts_took(bench: Bench) -> No
     assert "jitter take up to 20 s more" in ends.basis
 
 
+LATE = Window(start="22:00", end="22:30")
+BERLIN = ZoneInfo("Europe/Berlin")
+TOOK_S = 40
+
+
+def with_history(bench: Bench) -> None:
+    """Have one device whose update took `TOOK_S`."""
+    bench.device("pi-1")
+    rollout = bench.rollouts.create(package="tacho", version="1.0.0", channel="stable", repository=[], now=NOW)
+    for seq, (phase, at_s) in enumerate([(Phase.ACCEPTED, 0), (Phase.SUCCEEDED, TOOK_S)], 1):
+        said = event_in("pi-1", seq, phase, rollout=rollout.id, update=an_id(7), version="1.0.0")
+        bench.intake.take_in([said], NOW + timedelta(seconds=at_s))
+
+
+def test_a_window_is_said_and_the_end_is_counted_from_when_it_opens(bench: Bench) -> None:
+    with_history(bench)
+    seen = bench.look(plan=RolloutPlan(waves=[Wave(upto=100)], window=LATE, jitter="20s"), zone=BERLIN)
+    opens = datetime(2026, 3, 1, 21, tzinfo=UTC)
+    assert (seen.starts_at, seen.estimate.ends_at) == (opens, opens + timedelta(seconds=TOOK_S))
+    assert "counted from when they may start" in seen.estimate.basis
+    assert "more" not in seen.estimate.basis  # the jitter is over before it opens
+    lines = list(summary_lines(seen))
+    when = time_text(opens)
+    assert lines[0].endswith(f"1 of 1 device would take it from {when} on")
+    assert (
+        f"start      {when}: the window opens, 22:00 to 22:30 in each device's own time zone, counted here in the"
+        " controller's" in lines
+    )
+    # what the release itself says goes before its plan
+    policy = RolloutPolicy(window=Window(start="23:00", end="01:00", days=[0]))
+    monday = bench.look(plan=RolloutPlan(waves=[Wave(upto=100)], window=LATE), policy=policy, zone=UTC)
+    assert monday.starts_at == datetime(2026, 3, 2, 23, tzinfo=UTC)
+    assert "23:00 to 01:00 on Mon in each" in monday.starts_when
+
+
+def on_page(seen: Preflight) -> str:
+    """The words of what the page shows of it."""
+    drawn = make_environment(Statics()).get_template("ask_preflight.html").render(preflight=seen)
+    return " ".join(re.sub(r"<[^>]*>", " ", drawn).split())
+
+
+def test_the_page_says_when_a_window_opens(bench: Bench) -> None:
+    with_history(bench)
+    shown = on_page(bench.look(policy=RolloutPolicy(window=LATE), zone=UTC))
+    assert "1 of 1 device would take it from 2026-03-01 22:00:00 UTC on" in shown
+    assert "Start 2026-03-01 22:00:00 UTC: the window opens, 22:00 to 22:30 in" in shown
+    assert "End about 2026-03-01 22:00:40 UTC: 1 device took" in shown
+    assert "1 device would take it now" in on_page(bench.look())
+
+
+def test_a_window_that_is_open_is_said_too_and_one_after_not_before_is_waited_for(bench: Bench) -> None:
+    with_history(bench)
+    noon = Window(start="12:00", end="13:00")
+    seen = bench.look(policy=RolloutPolicy(window=noon), zone=UTC)
+    assert (seen.starts_at, seen.estimate.seconds) == (None, TOOK_S)
+    assert next(summary_lines(seen)).endswith("would take it now")
+    assert "start      the window is open, 12:00 to 13:00 in each" in "\n".join(summary_lines(seen))
+    evening = NOW + timedelta(hours=7)
+    seen = bench.look(policy=RolloutPolicy(window=noon, not_before=evening), zone=UTC)
+    assert seen.starts_at == NOW + timedelta(days=1)
+    assert seen.estimate.ends_at == NOW + timedelta(days=1, seconds=TOOK_S)
+    seen = bench.look(policy=RolloutPolicy(not_before=evening, jitter_s=20))
+    assert (seen.starts_at, seen.estimate.ends_at) == (evening, evening + timedelta(seconds=TOOK_S + 20))
+    assert "take up to 20 s more, counted from when they may start" in seen.estimate.basis
+    assert f"start      {time_text(evening)}: nobody starts before that" in list(summary_lines(seen))
+    seen = bench.look()
+    assert (seen.starts_at, seen.starts_when) == (None, "")
+
+
+def test_waves_that_do_not_fit_into_one_window_wait_for_the_next(bench: Bench) -> None:
+    with_history(bench)
+    bench.device("pi-2")
+    waves = [Wave(devices=["pi-1"], soak="1h"), Wave(upto=100)]
+    seen = bench.look(plan=RolloutPlan(waves=waves, window=LATE), zone=UTC)
+    opens = NOW + timedelta(hours=10)
+    assert seen.starts_at == opens
+    assert seen.estimate.ends_at == opens + timedelta(days=1, seconds=TOOK_S)
+    assert "it does not fit into one window, so it may be later" in seen.estimate.basis
+    # a device that takes longer than what is left of it fits no better
+    seen = bench.look(policy=RolloutPolicy(window=Window(start="11:00", end="12:00")), zone=UTC)
+    assert "does not fit" not in seen.estimate.basis
+    seen = bench.look(policy=RolloutPolicy(window=Window(start="11:00", end="12:01"), jitter_s=30), zone=UTC)
+    assert "does not fit" in seen.estimate.basis
+    # one that never closes is none
+    always = RolloutPlan(
+        waves=[Wave(devices=["pi-1"], soak="2d"), Wave(upto=100)], window=Window(start="22:00", end="22:00")
+    )
+    assert "does not fit" not in bench.look(plan=always, zone=UTC).estimate.basis
+
+
+def test_what_begins_at_the_end_of_the_calendar_is_no_error(bench: Bench) -> None:
+    with_history(bench)
+    seen = bench.look(policy=RolloutPolicy(window=LATE, not_before=datetime(9999, 12, 31, 23, tzinfo=UTC)), zone=UTC)
+    assert seen.starts_at == datetime(9000, 1, 1, 22, tzinfo=UTC)
+
+
+def test_the_controllers_zone_is_the_machines(tmp_path: Path) -> None:
+    assert own_zone("Europe/Berlin") == own_zone(":Europe/Berlin") == BERLIN
+    assert own_zone("Nowhere/Atall") is UTC
+    assert own_zone("", tmp_path / "none") is UTC
+
+
 def test_waves_are_those_of_the_plan_and_count_for_the_end(bench: Bench) -> None:
     for number in range(20):
         bench.device(f"pi-{number:02}")
@@ -323,7 +431,10 @@ def test_a_few_devices_are_not_counted_by_tenths(took: list[float], words: str) 
 @pytest.mark.parametrize(("approvals", "asks"), [(1, "; 1 wave begins when"), (2, "; 2 waves begin when")])
 def test_an_estimate_says_how_many_waves_a_person_lets_begin(approvals: int, asks: str) -> None:
     pace = Pace(seconds=[1.0], of="tacho", rollouts=1)
-    told = estimate(pace, ready=1, channel="stable", now=NOW, whole=lambda one: one, approvals=approvals)
+    always = Openings(None, None, now=NOW, zone=UTC)
+    told = estimate(
+        pace, ready=1, channel="stable", now=NOW, openings=always, whole=lambda one: one, approvals=approvals
+    )
     assert told.basis.endswith(f"{asks} a person says go")
 
 

@@ -18,10 +18,15 @@ _SEARCH: Final = timedelta(days=15)
 
 
 def next_in_window(window: Window, moment: datetime, zone: tzinfo) -> datetime:
-    """The first moment from `moment` on that lies in the window. Windows are meant in the device's zone.
+    """The first moment from `moment` on that lies in the window; see `next_opening`."""
+    return next_opening(window, moment, zone)[0]
 
-    A window that ends before it starts goes past midnight and belongs to the day on which it starts; one
-    that ends when it starts lasts all day.
+
+def next_opening(window: Window, moment: datetime, zone: tzinfo) -> tuple[datetime, datetime]:
+    """The first moment from `moment` on that lies in the window, and when it closes after that.
+
+    Windows are meant in the device's zone. One that ends before it starts goes past midnight and belongs to the day on
+    which it starts; one that ends when it starts lasts all day.
     """
     today = moment.astimezone(zone).date()
     start, end = _minutes(window.start), _minutes(window.end)
@@ -32,7 +37,7 @@ def next_in_window(window: Window, moment: datetime, zone: tzinfo) -> datetime:
             continue
         opens, closes = _instant(day, start, zone), _instant(day, start + length, zone)
         if opens < closes and moment < closes:
-            return max(moment, opens)
+            return max(moment, opens), closes
     raise ValueError("a window with a day has a next opening within two weeks")
 
 
