@@ -43,7 +43,8 @@ def summary_lines(seen: Preflight) -> Iterator[str]:
     if seen.starts_when:
         yield f"start      {f'{time_text(seen.starts_at)}: ' if seen.starts_at else ''}{seen.starts_when}"
     if seen.obstacles:
-        yield "would not  " + ", ".join(f"{count} {code}" for code, count in seen.obstacles.items())
+        several = f"{plural(seen.would_not, 'device')}, {seen.for_several}: " if seen.for_several else ""
+        yield f"would not  {several}{', '.join(f'{count} {code}' for code, count in seen.obstacles.items())}"
     if len(seen.waves) > 1 or not all_of_them:
         told = ", ".join(wave_text(wave.share, wave.soak_s, str(wave.devices)) for wave in seen.waves)
         yield f"waves      {told}, by the plan {seen.plan}"

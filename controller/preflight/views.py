@@ -111,3 +111,15 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     devices: list[ForeseenDevice]
     next: str | None = None
+
+    @property
+    def would_not(self) -> int:
+        """How many devices have an obstacle; fewer than `obstacles` adds up to where one has several."""
+        return self.meant - self.ready
+
+    @property
+    def for_several(self) -> str:
+        """To be said where `obstacles` adds up to more devices than there are: empty where it does not."""
+        if sum(self.obstacles.values()) == self.would_not:
+            return ""
+        return "for several reasons" if self.would_not == 1 else "some for several reasons"

@@ -416,6 +416,21 @@ def test_it_says_how_many_start_now_and_how_many_later(
     assert ("(1, soak 10m)" in str(told)) is (plan.name == "canary")
 
 
+def test_a_device_with_two_obstacles_is_counted_as_one_that_would_not(bench: Bench) -> None:
+    bench.device("away", online=False)
+    bench.device("held")
+    bench.orders.set_desired("held", hold=True)
+    apart = "1 offline, 1 held"
+    assert f"would not  {apart}" in list(summary_lines(bench.look()))
+    assert f"Would not {apart}" in on_page(bench.look())
+    bench.device("held", online=False)
+    both = "2 devices, some for several reasons: 2 offline, 1 held"
+    assert f"would not  {both}" in list(summary_lines(bench.look()))
+    assert f"Would not {both}" in on_page(bench.look())
+    (said,) = [line for line in summary_lines(bench.look(targets=Targets(exclude=["away"]))) if "would not" in line]
+    assert said == "would not  1 device, for several reasons: 1 offline, 1 held"
+
+
 @pytest.mark.parametrize(
     ("took", "words"),
     [
