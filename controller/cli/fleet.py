@@ -1,7 +1,6 @@
 """`flotilla devices`, `device`, `rollouts` and `rollout`: how the fleet stands."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import click
@@ -18,9 +17,10 @@ from controller.cli.common import (
 from controller.cli.connection import tell_as_of_then
 from controller.cli.planning import WAVE_COLUMNS, counts_text, verdict_text, wave_rows
 from controller.client import ControllerClient
-from controller.fleet.views import Device, TakenEvent, Update
+from controller.fleet.views import Deferral, Device, TakenEvent, Update, deferral_of
 from controller.http.views import Page, RolloutDetail
 from controller.rollouts.explaining import away_text
+from controller.rollouts.plan import Verdict
 from controller.rollouts.views import Rollout, RolloutDevice
 from schemas.errors import one_line
 from schemas.messages import Desired, FactValue, Phase, UpdateEvent
@@ -137,12 +137,13 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
         click.echo(f"{away} …" if detail.devices.next else away)
     if view.advice:
         click.echo(printable(view.advice))
-    click.echo(counts_text(view.verdicts))
+    waits = {} if detail.devices.next else waiting_alike(detail.devices.items)
+    click.echo(counts_text(view.verdicts, deferred=waits.get(None)))
     if detail.unanswered:
         click.echo(f"asked, and not answered yet: {detail.unanswered}")
     click.echo()
     if len(view.waves) > 1:
-        print_table(WAVE_COLUMNS, wave_rows(view), empty="it has no wave")
+        print_table(WAVE_COLUMNS, wave_rows(view, waits), empty="it has no wave")
         click.echo()
     print_table(
         ("DEVICE", "VERDICT", "FROM", "TIME", "BYTES", "WHAT"),
@@ -237,18 +238,34 @@ def log_lines(events: Sequence[UpdateEvent]) -> Iterator[str]:
             return
 
 
-def deferral_text(detail: Mapping[str, object]) -> str:
-    """Why it waits and until when: `not ready (the robot moves), until 2026-03-01 13:00`."""
-    because = f" ({detail['because']})" if detail.get("because") else ""
-    until = detail.get("until") or detail.get("not_before")
-    return f"{detail['reason']}{because}" + (f", until {_moment_text(until)}" if until else "")
+def deferral_text(waits: Deferral) -> str:
+    """Why it waits and until when: `not ready (the robot moves), until 2026-03-01 13:00:00`."""
+    because = f" ({waits.because})" if waits.because else ""
+    return f"{waits.reason}{because}" + (f", until {time_text(waits.until)}" if waits.until else "")
 
 
-def _moment_text(said: object) -> str:
-    try:
-        return time_text(datetime.fromisoformat(str(said)))
-    except ValueError:
-        return str(said)
+def waiting_alike(devices: Iterable[RolloutDevice]) -> dict[int | None, str]:
+    """What all deferred devices of a wave wait for where that is the same: by wave, and for all of them by None.
+
+    Where they wait until different times, it is said from when until when.
+    """
+    waits: dict[int | None, list[Deferral | None]] = {}
+    for one in devices:
+        if one.verdict is Verdict.DEFERRED:
+            for wave in {one.wave, None}:
+                waits.setdefault(wave, []).append(one.update.waits if one.update else None)
+    return {wave: text for wave, some in waits.items() if (text := _alike(some))}
+
+
+def _alike(some: Sequence[Deferral | None]) -> str:
+    known = [one for one in some if one is not None]
+    if len(known) < len(some) or len({one.reason for one in known}) > 1:
+        return ""
+    until = sorted(one.until for one in known if one.until)
+    if len(until) < len(known):
+        return known[0].reason
+    first, last = time_text(until[0]), time_text(until[-1])
+    return f"{known[0].reason}, until {first if first == last else f'{first} to {last}'}"
 
 
 def installed_text(view: Device) -> str:
@@ -272,8 +289,10 @@ def update_text(update: Update | None) -> str:
     if update is None:
         return "-"
     text = f"{update.package} {update.version} {update.phase}"
-    if update.error:
-        return one_line(f"{text}: {update.error.code}: {update.error.message}", WORDS)
+    if update.waits or update.error:
+        waits = deferral_text(update.waits) if update.waits else ""
+        error = f"{update.error.code}: {update.error.message}" if update.error else ""
+        return one_line(f"{text}: {'; '.join(filter(None, (waits, error)))}", WORDS)
     if update.progress and update.progress.bytes_total and update.phase == "fetching":
         return f"{text} {100 * update.progress.bytes_done // update.progress.bytes_total} %"
     return text
@@ -283,8 +302,8 @@ def event_text(event: UpdateEvent) -> str:
     """What an event adds to its phase."""
     if event.error:
         return one_line(f"{event.error.code}: {event.error.message}", WORDS)
-    if event.phase is Phase.DEFERRED and (event.detail or {}).get("reason"):
-        return one_line(deferral_text(event.detail or {}), WORDS)
+    if waits := deferral_of(event):
+        return one_line(deferral_text(waits), WORDS)
     if event.progress:
         return f"{size_text(event.progress.bytes_done)} of {size_text(event.progress.bytes_total)}"
     return one_line(", ".join(f"{key}={value}" for key, value in sorted((event.detail or {}).items())), WORDS)

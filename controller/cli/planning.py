@@ -77,14 +77,19 @@ def length_text(length_s: float) -> str:
     return "".join(parts) or "0s"
 
 
-def wave_rows(view: Rollout) -> Iterator[tuple[str, ...]]:
-    """The waves of a rollout as rows of `WAVE_COLUMNS`."""
+def wave_rows(view: Rollout, waits: Mapping[int | None, str] | None = None) -> Iterator[tuple[str, ...]]:
+    """The waves of a rollout as rows of `WAVE_COLUMNS`.
+
+    Args:
+        view: the rollout.
+        waits: what all deferred devices of a wave wait for, by its number, where that is known.
+    """
     for wave in view.waves:
         yield (
             str(wave.number),
             wave.share,
             wave.state.value.replace("_", " "),
-            counts_text(wave.verdicts, "-"),
+            counts_text(wave.verdicts, "-", deferred=(waits or {}).get(wave.number)),
             time_text(wave.started_at),
             time_text(wave.proven_at),
             time_text(wave.deadline),
@@ -92,9 +97,11 @@ def wave_rows(view: Rollout) -> Iterator[tuple[str, ...]]:
         )
 
 
-def counts_text(counts: Mapping[Verdict, int], nothing: str = "no device") -> str:
-    """`succeeded 5, failed 1`."""
-    return ", ".join(f"{verdict_text(one)} {count}" for one, count in counts.items() if count) or nothing
+def counts_text(counts: Mapping[Verdict, int], nothing: str = "no device", *, deferred: str | None = None) -> str:
+    """`succeeded 5, failed 1`; behind the deferred ones what all of them wait for, where that is given."""
+    why = {Verdict.DEFERRED: f" ({deferred})"} if deferred else {}
+    told = (f"{verdict_text(one)} {count}{why.get(one, '')}" for one, count in counts.items() if count)
+    return ", ".join(told) or nothing
 
 
 def verdict_text(verdict: Verdict) -> str:

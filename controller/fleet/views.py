@@ -6,9 +6,26 @@ from typing import Any, Final
 
 import msgspec
 
+from schemas.errors import one_line
 from schemas.messages import ErrorReport, FactValue, InstalledPackage, Phase, Progress, UpdateEvent, Verb
 
 _MAX_BIGINT: Final = 2**63 - 1
+_MAX_WORDS: Final = 500
+"""Characters of what a device says in one line."""
+
+
+class Deferral(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an update waits on its device.
+
+    Attributes:
+        reason: a word or two: `window`, `jitter`, `not ready`.
+        because: the reading, or the application's last line; empty for none.
+        until: when the wait ends, or is looked at again; None where the device did not say.
+    """
+
+    reason: str
+    because: str = ""
+    until: datetime | None = None
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +35,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         at: when it said so, by its own clock.
         progress: of content, as it said while fetching.
         wire_bytes: what it received, metadata included, once it has said so.
+        waits: for what, where it is `deferred`; None for any other phase.
     """
 
     update: str
@@ -31,6 +49,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress | None
     error: ErrorReport | None
     wire_bytes: int | None
+    waits: Deferral | None = None
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +165,29 @@ def update_view(event: UpdateEvent | KeptEvent, word: Mapping[str, Any] | None =
         progress=progress,
         error=event.error,
         wire_bytes=received,
+        waits=deferral_of(event),
     )
+
+
+def deferral_of(event: UpdateEvent | KeptEvent) -> Deferral | None:
+    """Why the device waits, by an event that says so; None for any other."""
+    detail = event.detail or {}
+    if event.phase is not Phase.DEFERRED or not detail.get("reason"):
+        return None
+    return Deferral(
+        reason=one_line(detail["reason"], _MAX_WORDS),
+        because=one_line(detail.get("because") or "", _MAX_WORDS),
+        until=_moment(detail.get("until") or detail.get("not_before")),
+    )
+
+
+def _moment(said: object) -> datetime | None:
+    """A moment that a device told of; None for what is none, or has none in some zone."""
+    try:
+        moment = datetime.fromisoformat(str(said))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None and 1 < moment.year < 9999 else None
 
 
 def wire_bytes(event: UpdateEvent | KeptEvent) -> int | None:

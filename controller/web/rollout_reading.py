@@ -8,13 +8,14 @@ from sqlalchemy import Connection, Engine, and_, func, select
 
 from controller.database import from_db, reading, to_db
 from controller.fleet.apart import apart_of
-from controller.fleet.tables import desired, devices
+from controller.fleet.tables import desired, devices, events
+from controller.fleet.views import Deferral, deferral_of, kept_event
 from controller.rollouts.explaining import reason
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import Standing, in_newer, unknown_rollout
 from controller.rollouts.tables import rollout_asks, rollout_devices, rollouts
 from controller.web.pace import Pace, Tally, bucket_s, pace
-from controller.web.phases import Kind, Look, code_column, kinds, letters_of, look_of, with_code
+from controller.web.phases import PHASES, Kind, Look, code_column, kinds, letters_of, look_of, with_code
 from schemas.messages import Phase, Verb
 
 _word: Final = rollout_devices.c
@@ -116,6 +117,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
         reason: why it is held, or that it is away; empty for any other.
         newer: the rollout that took this one's place before the device had begun, and means it; None otherwise.
         newer_look: how it stands there.
+        waits: why it is deferred, and until when; None for any other.
     """
 
     device: str
@@ -130,6 +132,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     newer: str | None = None
     newer_look: Look | None = None
+    waits: Deferral | None = None
 
 
 def device_rows(
@@ -160,14 +163,25 @@ def device_rows(
         rows = connection.execute(found.order_by(_word.device).limit(limit)).mappings().all()
         not_begun = [row["device"] for row in rows if row["verdict"] == Verdict.ENDED.value]
         newer = in_newer(connection, rollout, not_begun)
-        return [_row(row, newer.get(row["device"])) for row in rows]
+        waits = _waits(connection, rollout, [row["device"] for row in rows if row["phase"] == Phase.DEFERRED.value])
+        return [_row(row, newer.get(row["device"]), waits.get(row["device"])) for row in rows]
 
 
-def _row(row: Any, newer: Standing | None) -> DeviceRow:
-    apart = apart_of(row["told"])
+def _waits(connection: Connection, rollout: str, some: list[str]) -> dict[str, Deferral]:
+    """Why devices are deferred, by their last words: read only for those that are shown."""
+    if not some:
+        return {}
+    latest = and_(events.c.device == _word.device, events.c.life == _word.life, events.c.seq == _word.seq)
+    said = select(events.c.payload).select_from(rollout_devices).join(events, latest)
+    found = map(kept_event, connection.scalars(said.where(_word.rollout == rollout, _word.device.in_(some))))
+    return {event.device: waits for event in found if (waits := deferral_of(event)) is not None}
+
+
+def _row(row: Any, newer: Standing | None, waits: Deferral | None) -> DeviceRow:
+    apart, look = apart_of(row["told"]), look_of(row["verdict"], row["phase"])
     return DeviceRow(
         device=row["device"],
-        look=look_of(row["verdict"], row["phase"]),
+        look=look,
         online=bool(row["online"]),
         from_version=row["from_version"],
         at=None if row["at"] is None else from_db(row["at"]),
@@ -185,6 +199,7 @@ def _row(row: Any, newer: Standing | None) -> DeviceRow:
         ),
         newer=newer.rollout if newer else None,
         newer_look=look_of(newer.verdict, newer.phase) if newer else None,
+        waits=waits if look is PHASES[Phase.DEFERRED] else None,
     )
 
 

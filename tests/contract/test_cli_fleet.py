@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from controller.cli.common import time_text
 from controller.demo.processes import program
 from controller.rollouts.short_ids import TIME_PART
 from schemas.messages import InstalledPackage, Phase, Progress
@@ -130,6 +131,23 @@ async def test_what_a_device_waits_for_and_what_it_was_told_are_shown(
     await device.say(Phase.SUCCEEDED, update=update)
     await until(lambda: len(controller.get(f"/devices/{device.id}/events").json()["items"]) == 3)
     assert "waits   tacho" not in run("device", device.id).text
+
+
+async def test_a_rollout_says_why_its_devices_are_deferred_and_until_when(
+    run: Run, controller: ControllerProcess, device: FakeDevice, pushed: str, channel: str
+) -> None:
+    rollout = run("release", pushed, "1.0.0", "--channel", channel, "--json").json()["id"]
+    announced = await device.announcement("1.0.0")
+    detail = {"reason": "window", "until": "2026-03-01T13:00:00Z"}
+    await device.say(Phase.DEFERRED, rollout=announced.rollout, package=pushed, detail=detail)
+    await until(lambda: controller.get(f"/rollouts/{rollout}").json()["rollout"]["verdicts"] == {"deferred": 1})
+    waits = f"window, until {time_text(datetime(2026, 3, 1, 13, tzinfo=UTC))}"
+    text = run("rollout", rollout).text
+    assert f"deferred 1 ({waits})" in text.splitlines()
+    (row,) = [line for line in text.splitlines() if line.startswith(device.id)]
+    assert row.endswith(f"{pushed} 1.0.0 deferred: {waits}")
+    seen = controller.get(f"/rollouts/{rollout}").json()["devices"]["items"][0]["update"]["waits"]
+    assert seen == {"reason": "window", "because": "", "until": "2026-03-01T13:00:00Z"}
 
 
 async def test_a_rollout_is_shown_with_its_failures(

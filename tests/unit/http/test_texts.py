@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from controller.cli.common import parse_day, print_json, print_table, size_text, time_text
-from controller.cli.fleet import device_row, event_text, update_text
+from controller.cli.fleet import device_row, event_text, update_text, waiting_alike
 from controller.cli.planning import counts_text
 from controller.cli.releases import plan_lines
 from controller.fleet.views import update_view
@@ -134,6 +134,49 @@ def test_an_update_is_told_in_a_few_words() -> None:
     assert text(Phase.FETCHING, progress=Progress(bytes_done=0, bytes_total=0)) == "tacho 2.0.0 fetching"
     error = ErrorReport(code="health.http", message="503 and not 200")
     assert text(Phase.FAILED, error=error) == "tacho 2.0.0 failed: health.http: 503 and not 200"
+
+
+UNTIL = NOW + timedelta(hours=10)
+UNTIL_SAID = "2026-03-01T22:00:00Z"
+
+
+def test_what_is_deferred_says_why_and_until_when() -> None:
+    def both(**detail: Any) -> str:
+        """What is said of an update; an event says the same of itself."""
+        said = event(phase=Phase.DEFERRED, detail=detail)
+        head, _, text = update_text(update_view(said)).partition(": ")
+        assert (head, text) == ("tacho 2.0.0 deferred", event_text(said))
+        return text
+
+    assert both(reason="window", until=UNTIL_SAID) == f"window, until {time_text(UNTIL)}"
+    assert both(reason="window", not_before=UNTIL_SAID, until=None) == f"window, until {time_text(UNTIL)}"
+    assert both(reason="not ready", because="the robot\nmoves") == "not ready (the robot moves)"
+    for nonsense in ("soon", "9999-12-31T23:59:59-12:00", "2026-03-01T22:00:00", 7):
+        assert both(reason="hold", until=nonsense) == "hold"
+    assert update_text(update_view(event(phase=Phase.DEFERRED))) == "tacho 2.0.0 deferred"
+    error = ErrorReport(code="network.unreachable", message="no route")
+    again = event(phase=Phase.DEFERRED, detail={"reason": "retry", "not_before": UNTIL_SAID}, error=error)
+    told = f"tacho 2.0.0 deferred: retry, until {time_text(UNTIL)}; network.unreachable: no route"
+    assert update_text(update_view(again)) == told
+    assert update_view(event(phase=Phase.ACCEPTED, detail={"reason": "window"})).waits is None
+
+
+def deferred(device: str, wave: int, reason: str = "window", until: str = UNTIL_SAID) -> RolloutDevice:
+    word = update_view(event(device, phase=Phase.DEFERRED, detail={"reason": reason, "until": until}))
+    return RolloutDevice(device=device, wave=wave, verdict=Verdict.DEFERRED, online=True, update=word)
+
+
+def test_a_wave_says_what_all_of_its_deferred_devices_wait_for() -> None:
+    some = [deferred("pi-1", 1), deferred("pi-2", 1), deferred("pi-3", 2), deferred("pi-4", 2, "hold")]
+    window = f"window, until {time_text(UNTIL)}"
+    assert waiting_alike(some) == {1: window}
+    assert waiting_alike(some[:3]) == {1: window, 2: window, None: window}
+    later = deferred("pi-5", 1, until="2026-03-01T22:00:30Z")
+    assert waiting_alike([some[0], later]) == dict.fromkeys((1, None), f"{window} to {time_text(UNTIL)[:-2]}30")
+    silent = RolloutDevice(device="pi-6", wave=1, verdict=Verdict.DEFERRED, online=True, update=None)
+    assert waiting_alike([some[0], silent]) == waiting_alike([]) == {}
+    counts = {Verdict.DEFERRED: 2, Verdict.PENDING: 1}
+    assert counts_text(counts, deferred=window) == f"deferred 2 ({window}), pending 1"
 
 
 def test_an_event_adds_to_its_phase() -> None:
