@@ -25,6 +25,9 @@ _NOT_BEGUN: Final = frozenset({Verdict.PENDING, Verdict.WAITING})
 _STOPPED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED, *ENDED})
 """Nobody starts any more, and nobody is waited for."""
 
+_WITH_RESULT: Final = " with a result;"
+_SUCCEEDED: Final = " devices succeeded, "
+
 _NAMED: Final = 3
 """Devices that are named in a line; all of them are in lists."""
 
@@ -51,7 +54,7 @@ def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
             return _active(plan, tally)
         case _:
             if by is None and plan.stopped:
-                return plan.stopped
+                return f"{plan.stopped}{_since(plan, tally)}"
             before = f"; before that: {plan.stopped}" if plan.stopped else ""
             return f"{plan.state.value} by {person(by)}{before}"
 
@@ -68,6 +71,18 @@ def how_it_was(plan: Plan, tally: Tally, *, by: str | None, since: datetime) -> 
 def stopped_before(state: RolloutState, stopped: str) -> RolloutState | None:
     """The state that a rollout which is over was stopped in, by what `how_it_was` has it remember."""
     return next((one for one in REMEMBERED if state in ENDED and stopped.startswith(one.value)), None)
+
+
+def _since(plan: Plan, tally: Tally) -> str:
+    """What has become of the wave that the engine stopped a rollout for, where it would not do so any more."""
+    if plan.state in {RolloutState.REVERTED, *ENDED} or not any(
+        one in plan.stopped for one in (_WITH_RESULT, _SUCCEEDED)
+    ):
+        return ""
+    wave = next((number for number in range(plan.begun) if _named(plan, number) in plan.stopped), 0)
+    if too_many(plan, tally, wave) or proof(plan, tally, wave) is Proof.FAILED:
+        return ""
+    return f"; since then {_result(tally, wave)}"
 
 
 def _before(plan: Plan) -> str:
@@ -153,7 +168,7 @@ def too_many_text(plan: Plan, tally: Tally, wave: int) -> str:
     forgiven = plan.progress[wave].accepted
     after = f" after the {forgiven} that were accepted" if forgiven else ""
     return (
-        f"{_named(plan, wave)}{_counts(tally, wave, FAILURES)} of {of} with a result;"
+        f"{_named(plan, wave)}{_counts(tally, wave, FAILURES)} of {of}{_WITH_RESULT}"
         f" {' or '.join(parts)} may fail{after}"
     )
 
@@ -163,7 +178,7 @@ def counted_text(plan: Plan, tally: Tally, wave: int) -> str:
     good = tally.number(wave, {Verdict.SUCCEEDED})
     of = good + tally.number(wave, UNPROVEN)
     wanted = plan.waves[wave].success
-    return f"{_named(plan, wave)}{good} of {of} devices succeeded, {wanted:g} % must; {_counts(tally, wave, UNPROVEN)}"
+    return f"{_named(plan, wave)}{good} of {of}{_SUCCEEDED}{wanted:g} % must; {_counts(tally, wave, UNPROVEN)}"
 
 
 def _wave_view(plan: Plan, tally: Tally, number: int) -> WaveView:

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace as changed
 
 from controller.rollouts.engine import approved, decide, resumed
+from controller.rollouts.explaining import because
 from controller.rollouts.judging import judge
 from controller.rollouts.plan import ENDED, MOVES, Observation, Plan, RolloutState, Verdict, WaveProgress
 from controller.rollouts.tally import Tally
@@ -175,6 +176,19 @@ def test_who_goes_away_right_before_the_deadline_is_waited_for_and_then_a_failur
     # back in time it is only late, as whoever was there all along
     back = decide(waited_for.plan, [seen[0], changed(seen[1], online=True, last_seen=after(7300))], after(7301))
     assert (back.state, back.marks["pi-1"].verdict) == (RolloutState.PAUSED, Verdict.LATE)
+
+
+@pytest.mark.parametrize("waves", [1, 2])
+def test_what_a_rollout_was_stopped_for_is_followed_by_what_has_become_of_it(waves: int) -> None:
+    wave = Wave(upto=50, deadline="2h") if waves == 2 else Wave(upto=100, deadline="2h")
+    bounded = in_waves(wave, *[Wave(upto=100)] * (waves - 1))
+    seen = [device(phase=Phase.FETCHING)]
+    stopped = decide(decide(bounded, seen, NOW).plan, seen, after(7201))
+    assert stopped.state is RolloutState.PAUSED
+    said = because(stopped.plan, Tally(stopped.marks.values()))
+    assert said.endswith("0 of 1 devices succeeded, 100 % must; 1 late")
+    later = decide(stopped.plan, [done()], after(7300))
+    assert because(later.plan, Tally(later.marks.values())) == f"{said}; since then 1 succeeded"
 
 
 def test_the_deadline_counts_from_the_time_before_which_nobody_starts() -> None:
