@@ -44,7 +44,7 @@ def described(schema: dict[str, Any]) -> dict[str, Any]:
     components = made.setdefault("components", {})
     components.setdefault("schemas", {})["Problem"] = {
         "type": "object",
-        "description": "`detail` is one line for a person, `code` is for programs.",
+        "description": "`detail` is one line for a person, `code` is for programs; `title` is the status in words.",
         "properties": {name: {"type": kind} for name, kind in _PROBLEM.items()},
         "required": list(_PROBLEM),
     }

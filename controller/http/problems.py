@@ -58,9 +58,13 @@ def status_of(error: FlotillaError) -> int:
 
 
 def problem(
-    status: int, *, title: str, detail: str, code: str, headers: Mapping[str, str] | None = None
+    status: int, *, detail: str, code: str, headers: Mapping[str, str] | None = None
 ) -> Response[dict[str, Any]]:
-    """A problem details answer; `type` is left to its default because `code` says which kind it is."""
+    """A problem details answer; `type` is left to its default because `code` says which kind it is.
+
+    With that type, the title is the status' phrase.
+    """
+    title = HTTPStatus(status).phrase
     body = {"type": "about:blank", "title": title, "status": status, "detail": one_line(detail, 1000), "code": code}
     more = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
     return Response(body, status_code=status, media_type=MEDIA_TYPE, headers={**(headers or {}), **more})
@@ -71,7 +75,7 @@ def _foreseen(request: Request[Any, Any, Any], error: FlotillaError) -> Response
     if status >= 500:
         log.error("%s %s: %s", request.method, one_line(request.url.path), error, extra=_request(request, error))
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooManyLoginsError) else {}
-    return problem(status, title=error.code, detail=error.message, code=error.code, headers=headers)
+    return problem(status, detail=error.message, code=error.code, headers=headers)
 
 
 def _to_login(request: Request[Any, Any, Any], error: LoginNeededError) -> Response[Any]:
@@ -90,7 +94,7 @@ def _bad_request(_: Request[Any, Any, Any], error: ValidationException) -> Respo
     found = [
         f"{part.get('key', '')}: {part.get('message', '')}".strip(": ") for part in parts if isinstance(part, dict)
     ]
-    return problem(400, title="Bad Request", detail="; ".join(found) or error.detail, code="input.bad")
+    return problem(400, detail="; ".join(found) or error.detail, code="input.bad")
 
 
 def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
@@ -102,7 +106,7 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[dic
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the request is larger than any that is meant here",
     }.get(status, error.detail)
-    return problem(status, title=status.phrase, detail=detail, code="input.bad", headers=error.headers)
+    return problem(status, detail=detail, code="input.bad", headers=error.headers)
 
 
 def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
@@ -110,18 +114,17 @@ def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[d
     log.exception("%s %s failed", request.method, one_line(request.url.path), exc_info=error, extra=extra)
     return problem(
         500,
-        title="Internal Server Error",
         detail="a defect in the controller; its log has the details",
         code="internal.error",
     )
 
 
 def _too_deep(_: Request[Any, Any, Any], __: RecursionError) -> Response[dict[str, Any]]:
-    return problem(400, title="Bad Request", detail="the request's JSON is nested too deeply", code="input.bad")
+    return problem(400, detail="the request's JSON is nested too deeply", code="input.bad")
 
 
 def _no_text(_: Request[Any, Any, Any], __: UnicodeDecodeError) -> Response[dict[str, Any]]:
-    return problem(400, title="Bad Request", detail="the request's JSON has text that is not UTF-8", code="input.bad")
+    return problem(400, detail="the request's JSON has text that is not UTF-8", code="input.bad")
 
 
 HANDLERS: Final[ExceptionHandlersMap] = {

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,6 +51,7 @@ class Answer:
         found = self.json()
         assert set(found) == {"type", "title", "status", "detail", "code"}
         assert (found["status"], found["code"], found["type"]) == (status, code, "about:blank")
+        assert found["title"] == HTTPStatus(status).phrase
         detail: str = found["detail"]
         assert detail, found
         assert "\n" not in detail, found

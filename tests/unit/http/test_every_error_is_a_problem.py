@@ -1,6 +1,7 @@
 """Whatever goes wrong, it is told as problem details (RFC 9457), at every status."""
 
 from collections.abc import Iterator
+from http import HTTPStatus
 
 import httpx
 import pytest
@@ -25,7 +26,8 @@ def problem(answer: httpx.Response, status: int) -> str:
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
     found = answer.json()
     assert set(found) == {"type", "title", "status", "detail", "code"}
-    assert (found["type"], found["status"]) == ("about:blank", status)
+    # RFC 9457, 4.2.1: with that type, the title is the status' phrase
+    assert (found["type"], found["title"], found["status"]) == ("about:blank", HTTPStatus(status).phrase, status)
     assert found["code"] in CODES
     assert found["detail"]
     assert "\n" not in found["detail"]

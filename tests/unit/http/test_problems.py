@@ -55,14 +55,15 @@ def test_no_code_is_without_a_status() -> None:
 
 
 def test_a_detail_is_one_line_of_bounded_length() -> None:
-    answer = problem(400, title="t", detail="first\nsecond\x00\x1b[31m " + "x" * 5000, code="input.bad")
+    answer = problem(400, detail="first\nsecond\x00\x1b[31m " + "x" * 5000, code="input.bad")
     detail = answer.content["detail"]
     assert detail.startswith("first second??[31m ")
     assert len(detail) <= 1000
+    assert answer.content["title"] == "Bad Request"
     assert answer.media_type == "application/problem+json"
     assert "www-authenticate" not in {name.lower() for name in answer.headers}
 
 
 def test_a_refused_token_says_what_is_asked_for() -> None:
-    answer = problem(401, title="t", detail="d", code="auth.refused", headers={"X-Other": "kept"})
+    answer = problem(401, detail="d", code="auth.refused", headers={"X-Other": "kept"})
     assert (answer.headers["WWW-Authenticate"], answer.headers["X-Other"]) == ("Bearer", "kept")
