@@ -2,10 +2,19 @@
 
 import click
 
-from controller.cli.common import controller_options, json_option, plural, print_json, printable, tell_warnings
-from controller.cli.connection import tell_stored
+from controller.cli.common import (
+    controller_options,
+    json_option,
+    plural,
+    print_json,
+    printable,
+    tell_warnings,
+    time_text,
+)
+from controller.cli.connection import tell_as_of_then, tell_stored
 from controller.client import ControllerClient
-from controller.http.views import Asked, CommandWish, DesiredWish, StateWish, Told
+from controller.http.views import Asked, CommandWish, DesiredWish, RolloutDetail, StateWish, Told
+from controller.rollouts.explaining import already
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.views import Rollout, WaveState
 from schemas.errors import OperatorError
@@ -18,18 +27,32 @@ def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
     @controller_options
     @json_option
     def command(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None:
+        before = client.get(RolloutDetail, "rollouts", rollout_id).rollout
+        if already(before.state, state):
+            tell_as_of_then(client)
+            _tell(before, f"is {stands_already(before)}", as_json=as_json)
+            return
         rollout = client.send("POST", Rollout, "rollouts", rollout_id, "state", body=StateWish(state=state))
-        if as_json:
-            print_json(rollout)
-        else:
-            comes = going_on(rollout) if state is RolloutState.ACTIVE else ""
-            what = f"{rollout.package} {rollout.version} on channel {rollout.channel} is {rollout.state}"
-            click.echo(printable(f"{what}: {comes}" if comes else what))
-            if rollout.advice:
-                click.echo(printable(rollout.advice))
+        comes = going_on(rollout) if state is RolloutState.ACTIVE else ""
+        _tell(rollout, f"is {rollout.state}: {comes}" if comes else f"is {rollout.state}", as_json=as_json)
         tell_stored(client)
 
     return command
+
+
+def stands_already(rollout: Rollout) -> str:
+    """Of one that is asked for where it is: `complete already, since … by user:anna: nothing changed`."""
+    by = f" by {rollout.changed_by}" if rollout.changed_by else ""
+    return f"{rollout.state} already, since {time_text(rollout.changed_at)}{by}: nothing changed"
+
+
+def _tell(rollout: Rollout, what: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(rollout)
+        return
+    click.echo(printable(f"{rollout.package} {rollout.version} on channel {rollout.channel} {what}"))
+    if rollout.advice:
+        click.echo(printable(rollout.advice))
 
 
 def going_on(rollout: Rollout) -> str:

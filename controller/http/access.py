@@ -19,7 +19,7 @@ from controller.accounts.audit import DONE, AuditLog
 from controller.accounts.roles import Who
 from controller.http.bodies import FORM, NUL_REFUSED, Hashed, has_nul, hash_of, read_all, replayed, without_secrets
 from controller.http.guard import SAFE, Gate
-from controller.http.noting import ABOUT, DEEDS, UNCHANGED, WHO, address_of
+from controller.http.noting import ABOUT, DEEDS, REFUSED, UNCHANGED, WHO, address_of
 from controller.http.rules import Rule, rule_for
 from controller.http.watchers import Watchers
 from schemas.errors import FlotillaError, OperatorError
@@ -204,7 +204,7 @@ class _Noted:
         # a login that was malformed has named nobody; it costs nothing to send, and would fill the log
         is_known = state[WHO].kind != "nobody" or ABOUT in state
         if is_known and not state.get(UNCHANGED):
-            result = DONE if status < 400 else _code_in(body) or f"http.{status}"
+            result = DONE if status < 400 else state.get(REFUSED) or _code_in(body) or f"http.{status}"
             await self._access.note(self._request, self._rule, state[WHO], self._body, status=status, result=result)
         # what failed here may go well the next time
         worth_keeping = whole and status < _SERVER_ERROR and len(body) <= MAX_ANSWER_BYTES

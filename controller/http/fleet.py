@@ -128,7 +128,10 @@ class Rollouts(Controller):
     async def set_state(
         self, request: Request[Any, Any, Any], fleet: TheFleet, rollout: NamedDependency[str], data: JSONBody[StateWish]
     ) -> Rollout:
-        """Takes effect with the announcement's next revision; 409 where the present state does not allow it."""
+        """Takes effect with the announcement's next revision; 409 where the present state does not allow it.
+
+        Asking for the state it is in, or for `active` where it is complete, answers it as it is: nothing changes.
+        """
         does(request, *(f"rollout.{move.name}" for move in MOVE_ACTIONS if move.state is data.state))
         by = who_of(request).actor
         return await to_thread.run_sync(lambda: fleet.steering.set_state(rollout, data.state, by=by))

@@ -11,6 +11,7 @@ WHO: Final = "flotilla_who"
 ABOUT: Final = "flotilla_about"
 DEEDS: Final = "flotilla_deeds"
 UNCHANGED: Final = "flotilla_unchanged"
+REFUSED: Final = "flotilla_refused"
 ENDING: Final = "flotilla_ending"
 
 Connection = ASGIConnection[Any, Any, Any, Any]
@@ -43,6 +44,11 @@ def does(connection: Connection, *actions: str) -> None:
 def nothing_changed(connection: Connection) -> None:
     """The request was only a question: no row in the audit log."""
     connection.scope["state"][UNCHANGED] = True
+
+
+def refused(connection: Connection, code: str) -> None:
+    """Why what is asked for is not done, where the answer is a page: the audit log has it as that of the API."""
+    connection.scope["state"][REFUSED] = code
 
 
 def address_of(connection: Connection) -> str:

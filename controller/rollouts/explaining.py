@@ -59,6 +59,11 @@ def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
             return f"{plan.state.value} by {person(by)}{before}"
 
 
+def already(present: RolloutState, wanted: RolloutState) -> bool:
+    """Whether asking for a state changes nothing: a rollout that is complete has nothing left to go on with."""
+    return wanted is present or (wanted is RolloutState.ACTIVE and present is RolloutState.COMPLETE)
+
+
 def how_it_was(plan: Plan, tally: Tally, *, by: str | None, since: datetime) -> str:
     """What there is to remember of a rollout that was stopped, once another takes its place; empty for nothing."""
     if plan.state not in REMEMBERED:

@@ -14,6 +14,7 @@ from controller.rollouts import announcing
 from controller.rollouts.beginning import begin, intentions_of_set, meant, new_id
 from controller.rollouts.engine import approved
 from controller.rollouts.evaluating import Evaluation, current_row, look, move, settle
+from controller.rollouts.explaining import already
 from controller.rollouts.keeping import intention_of, plan_of, text_of
 from controller.rollouts.plan import ENDED, MOVES, RolloutState
 from controller.rollouts.plan_files import default_plan
@@ -151,7 +152,7 @@ class RolloutStore:
     def set_state(
         self, rollout: str, state: RolloutState, now: datetime | None = None, *, by: str | None = None
     ) -> Rollout:
-        """Pause, halt, revert or go on with a rollout; asking for the state it is in changes nothing.
+        """Pause, halt, revert or go on with a rollout; asking for the state it is in changes nothing (`already`).
 
         Rollouts that were made as one set change together, those of them that still may. `by` is who wants it, as the
         audit log names them.
@@ -361,7 +362,7 @@ class RolloutStore:
 def _turn(connection: Connection, row: Any, state: RolloutState, now: datetime, by: str | None) -> None:
     """Give a rollout, and the others of its set, another state; raises `OperatorError` where that cannot be."""
     present = RolloutState(row["state"])
-    if state is present or (state is RolloutState.ACTIVE and present is RolloutState.COMPLETE):
+    if already(present, state):
         return
     if state not in MOVES[present]:
         possible = " or ".join(sorted(MOVES[present]))

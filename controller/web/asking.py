@@ -6,6 +6,7 @@ from urllib.parse import quote
 from litestar import Response
 from litestar.response import Redirect, Template
 
+from controller.http.noting import refused
 from controller.http.problems import status_of
 from controller.preflight.views import Preflight
 from controller.web.actions import Action, Field
@@ -39,6 +40,8 @@ def ask(
         looks_first: what it would do is shown before it can be done, and anew when a field is changed.
         preflight: what it would do, by the fields as they are.
     """
+    if error is not None:
+        refused(request, error.code)
     return page(
         request,
         visitor,

@@ -9,6 +9,7 @@ from litestar import MediaType, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
+from controller.http.noting import refused
 from controller.http.problems import HANDLERS, status_of
 from controller.web.rendering import HEADERS, Asked, is_part
 from schemas.errors import FlotillaError, one_line
@@ -22,6 +23,7 @@ def problem_pages(environment: Environment) -> ExceptionHandlersMap:
     """Handlers for what goes wrong on the page."""
 
     def shown(request: Asked, status: int, line: str, code: str) -> Response[str]:
+        refused(request, code)
         template = environment.get_template("problem_part.html" if is_part(request) else "problem.html")
         text = template.render(
             status=status, title=HTTPStatus(status).phrase, line=one_line(line, 1000), code=code, path=request.url.path

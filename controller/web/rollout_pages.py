@@ -12,7 +12,7 @@ from litestar.response import Stream, Template
 
 from controller.database import utc_now
 from controller.http.noting import ending_of, who_of
-from controller.rollouts.explaining import goes_back
+from controller.rollouts.explaining import already, goes_back
 from controller.rollouts.plan import ENDED, RolloutState
 from controller.rollouts.taking_back import may_retry
 from controller.rollouts.views import Failure, Rollout, WaveState
@@ -37,7 +37,7 @@ from controller.web.models import cells_of, chart, legend, rollout_card, segment
 from controller.web.rendering import Asked, away_part, page
 from controller.web.rollout_reading import Board, device_at, device_rows, read_board
 from controller.web.visitor import Visitor
-from schemas.errors import FlotillaError
+from schemas.errors import FlotillaError, OperatorError
 
 ROLLOUTS_A_PAGE: Final = 15
 DEVICES_A_PAGE: Final = 25
@@ -135,6 +135,8 @@ async def ask_rollout(
     """What is asked before a rollout is steered."""
     action = _action(name)
     may_act(visitor)
+    if isinstance(action, Move):
+        await _not_already(desk, rollout_id, action)
     board = await _board(desk, rollout_id)
     reverts = isinstance(action, Move) and action.state is RolloutState.REVERTED
     takers = await to_thread.run_sync(desk.fleet.rollouts.takers, board.rollout) if reverts else []
@@ -152,6 +154,7 @@ async def steer(
     try:
         if isinstance(action, Move):
             state = action.state
+            await _not_already(desk, rollout_id, action)
             await to_thread.run_sync(lambda: desk.fleet.steering.set_state(rollout_id, state, by=by))
         elif action is CANCEL:
             await to_thread.run_sync(lambda: desk.fleet.steering.cancel(rollout_id, by=by))
@@ -165,6 +168,13 @@ async def steer(
         return _ask(request, visitor, action, await _board(desk, rollout_id), error)
     desk.fresh.forget()
     return done(request, f"/rollouts/{rollout_id}", action)
+
+
+async def _not_already(desk: Desk, rollout_id: str, move: Move) -> None:
+    """Raise `OperatorError` (`rollout.state`) where the page that asks is older than the rollout's state."""
+    there = await to_thread.run_sync(desk.fleet.rollouts.rollout, rollout_id)
+    if already(there.state, move.state):
+        raise OperatorError("rollout.state", f"rollout {rollout_id} is {there.state} already: nothing changed")
 
 
 async def _board(desk: Desk, rollout_id: str) -> Board:

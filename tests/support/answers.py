@@ -69,7 +69,7 @@ def a_device() -> Device:
 
 
 class Answers:
-    """A controller that answers everything, and says this of its broker."""
+    """A controller that answers everything, and says this of its broker; `before` is how the rollout was at first."""
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Answers:
         *,
         unanswered: int = 0,
         takers: Sequence[Takers] = (),
+        before: Rollout | None = None,
         changes: Iterable[tuple[str, dict[str, Any]]] = (),
     ) -> None:
         self._view = view
@@ -87,6 +88,7 @@ class Answers:
         self._devices = list(devices)
         self._unanswered = unanswered
         self._takers = list(takers)
+        self._before = before
         self.sent = 0
         monkeypatch.setattr(ControllerClient, "get", lambda _self, type_, *path, **_more: self.get(type_, *path))
         monkeypatch.setattr(ControllerClient, "send", lambda _self, _method, type_, *_path, **_more: self.send(type_))
@@ -126,7 +128,7 @@ class Answers:
             Desired: lambda: Desired(rev=0),
             Device: a_device,
             RolloutDetail: lambda: RolloutDetail(
-                rollout=self._rollout,
+                rollout=self._rollout if self.sent or self._before is None else self._before,
                 devices=Page(items=self._devices, next=None),
                 failures=[],
                 unanswered=self._unanswered,

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from controller.cli.following import GONE
+from controller.rollouts.plan import RolloutState
 from schemas.errors import NetworkError
 from tests.support.answers import ROLLOUT, Answers, a_rollout, here
 from tests.support.command import Finished, flotilla
@@ -47,13 +48,15 @@ def words(arguments: tuple[str, ...]) -> str:
 def test_a_change_says_that_devices_hear_of_it_later(
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    Answers(monkeypatch, here(connected=False))
+    before = a_rollout(state=RolloutState.PAUSED) if "resume" in arguments else None
+    Answers(monkeypatch, here(connected=False), before=before)
     done = flotilla(*arguments)
     assert (done.status, done.stderr) == (0, STORED)
+    Answers(monkeypatch, here(connected=False), before=before)
     programs = flotilla(*arguments, "--json")
     assert programs.json()
     assert programs.stderr == STORED
-    Answers(monkeypatch, here(connected=True))
+    Answers(monkeypatch, here(connected=True), before=before)
     assert flotilla(*arguments).stderr == ""
 
 

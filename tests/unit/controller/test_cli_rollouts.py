@@ -1,5 +1,6 @@
 """What commands print of rollouts."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -94,8 +95,29 @@ def test_what_was_stopped_before_another_took_its_place_is_listed_so(monkeypatch
 def test_a_resume_says_what_it_accepts_and_how_many_may_start(
     monkeypatch: pytest.MonkeyPatch, waves: list[WaveView], says: str
 ) -> None:
-    Answers(monkeypatch, THERE, a_rollout(waves=waves))
+    Answers(monkeypatch, THERE, a_rollout(waves=waves), before=a_rollout(state=RolloutState.PAUSED))
     assert flotilla("resume", ROLLOUT).text == f"tacho 1.0.0 on channel stable is active{says}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "state"),
+    [
+        ("resume", RolloutState.COMPLETE),
+        ("resume", RolloutState.ACTIVE),
+        ("pause", RolloutState.PAUSED),
+        ("halt", RolloutState.HALTED),
+    ],
+)
+def test_a_rollout_that_is_there_already_is_said_to_be(
+    monkeypatch: pytest.MonkeyPatch, command: str, state: RolloutState
+) -> None:
+    since = datetime(2026, 8, 1, 12, tzinfo=UTC)
+    made = a_rollout(state=state, changed_at=since, changed_by="user:anna", waves=[a_wave(1, {Verdict.PENDING: 1})])
+    answers = Answers(monkeypatch, THERE, made)
+    said = flotilla(command, ROLLOUT).text
+    assert said.startswith(f"tacho 1.0.0 on channel stable is {state} already, since 2026-08-01")
+    assert said.endswith(" by user:anna: nothing changed\n")
+    assert answers.sent == 0
 
 
 @pytest.mark.parametrize(("number", "says"), [(1, "1 device"), (2, "2 devices")])

@@ -19,6 +19,8 @@ from tests.support.in_process import FILE_TOKEN, JSON, PASSWORD, Application, ap
 from tests.support.repository import add_release
 
 OWN = {"Origin": "http://fleet.example:8420"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+NO_ROLLOUT = "0198a1b2-c3d4-7e5f-8a6b-0123456789ab"
 RELEASE = {"package": "tacho", "version": "1.0.0", "channel": "stable"}
 
 
@@ -86,6 +88,31 @@ def test_a_change_on_the_page_is_in_the_same_log(app: Application) -> None:
     row = newest(app)
     assert (row.actor, row.via, row.action, row.result) == ("user:anna", "page", "rollout.pause", "done")
     assert row.target == rollout
+
+
+def test_what_is_refused_on_the_page_has_the_code_that_the_api_says(app: Application) -> None:
+    rollout = app.client.post("/api/v1/releases", json=RELEASE, headers=bearer(FILE_TOKEN)).json()["id"]
+    app.client.post("/api/v1/session", json={"name": "anna", "password": PASSWORD})
+    page = {**OWN, "Accept": "text/html"}
+    assert app.client.get(f"/rollouts/{rollout}/do/resume", headers=page).status_code == 409
+    for path, wrong, status, code in (
+        (f"rollouts/{rollout}/do/resume", {}, 409, "rollout.state"),
+        (f"rollouts/{rollout}/do/approve", {}, 409, "rollout.state"),
+        (f"rollouts/{NO_ROLLOUT}/do/pause", {}, 404, "rollout.unknown"),
+        ("devices/nobody/do/hold", {}, 404, "device.unknown"),
+        ("rollouts/none/do/nothing", {}, 404, "input.bad"),
+        (f"rollouts/{rollout}/do/pause", {"Content-Type": "text/plain"}, 415, "input.bad"),
+    ):
+        answer = app.client.post(f"/{path}", content=b"", headers={**page, **FORM, **wrong}, follow_redirects=False)
+        row = newest(app)
+        assert (answer.status_code, row.via, row.result, row.status) == (status, "page", code, status), path
+        if path.endswith("resume"):
+            assert f"rollout {rollout} is {answer_state(app, rollout)} already: nothing changed" in answer.text
+
+
+def answer_state(app: Application, rollout: str) -> str:
+    state: str = app.client.get(f"/api/v1/rollouts/{rollout}", headers=bearer(FILE_TOKEN)).json()["rollout"]["state"]
+    return state
 
 
 def test_what_a_device_is_told_by_the_api_is_named_as_the_pages_buttons_are(app: Application) -> None:

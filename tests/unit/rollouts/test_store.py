@@ -176,7 +176,9 @@ def test_a_complete_rollout_can_be_reverted_and_that_is_for_good(engine: Engine)
     rollout = create(engine)
     says(engine, rollout, "pi-1", Phase.SUCCEEDED, 1)
     store = RolloutStore(engine)
-    assert store.set_state(rollout.id, RolloutState.ACTIVE, NOW).state is RolloutState.COMPLETE
+    complete = RolloutReader(engine).rollout(rollout.id)
+    assert store.set_state(rollout.id, RolloutState.ACTIVE, NOW + timedelta(hours=1), by="user:anna") == complete
+    assert (complete.state, complete.changed_at, complete.changed_by) == (RolloutState.COMPLETE, NOW, None)
     store.set_state(rollout.id, RolloutState.REVERTED, NOW)
     assert says(engine, rollout, "pi-1", Phase.ROLLED_BACK, 2) is RolloutState.REVERTED
     for state in (RolloutState.ACTIVE, RolloutState.PAUSED, RolloutState.COMPLETE, RolloutState.SUPERSEDED):
