@@ -215,6 +215,10 @@ def told_lines(told: Desired) -> Iterator[str]:
         yield "hold    it starts no update"
     for package, version in sorted((told.pins or {}).items()):
         yield f"pinned  {package} stays at {version}"
+    if told.channel is not None:
+        yield f"told    to follow channel {told.channel}"
+    if told.tags is not None:
+        yield f"told    to have the {_tags_text(told.tags)}"
 
 
 def waiting_lines(events: Sequence[UpdateEvent]) -> Iterator[str]:
@@ -279,9 +283,15 @@ def state_text(view: Rollout) -> str:
 
 
 def apart_text(view: Device) -> str:
-    """What its operator keeps it at: `on hold, tacho pinned at 1.1.0`."""
+    """What its operator has told it: `on hold, tacho pinned at 1.1.0, channel beta, tags site=bern`."""
     told = [*(["on hold"] if view.hold else []), *(f"{name} pinned at {one}" for name, one in view.pins.items())]
+    told += [f"channel {view.told_channel}"] if view.told_channel is not None else []
+    told += [_tags_text(view.told_tags)] if view.told_tags is not None else []
     return ", ".join(told) or "-"
+
+
+def _tags_text(tags: Mapping[str, str]) -> str:
+    return "tags " + (", ".join(f"{key}={value}" for key, value in sorted(tags.items())) or "(none)")
 
 
 def update_text(update: Update | None) -> str:

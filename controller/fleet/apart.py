@@ -6,10 +6,13 @@ import msgspec
 
 
 class Apart(msgspec.Struct, frozen=True):
-    """Pins, by package the version that the device stays at, and whether it is to start nothing."""
+    """Pins, by package the version that the device stays at, whether it is to start nothing, and what it is to have
+    instead of its configured channel and tags."""
 
     pins: dict[str, str] | None = None
     hold: bool | None = None
+    channel: str | None = None
+    tags: dict[str, str] | None = None
 
     def pinned(self, package: str) -> str | None:
         """The version that the device stays at."""

@@ -210,4 +210,6 @@ def _view(row: RowMapping, packages: dict[str, InstalledPackage], update: Update
         update=update,
         pins=dict(sorted((apart.pins or {}).items())),
         hold=bool(apart.hold),
+        told_channel=apart.channel,
+        told_tags=None if apart.tags is None else dict(sorted(apart.tags.items())),
     )

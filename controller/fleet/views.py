@@ -63,6 +63,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
         missing: how many events it has beyond that which are not.
         update: what it does, or did last.
         pins: what it was told to stay at, by package; `hold`, whether it was told to start nothing.
+        told_channel: the channel that it was told to follow instead of its configured one; None for none.
+        told_tags: the tags that it was told to have instead of its configured ones; None where it was told none.
     """
 
     id: str
@@ -83,6 +85,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     update: Update | None
     pins: dict[str, str] = {}
     hold: bool = False
+    told_channel: str | None = None
+    told_tags: dict[str, str] | None = None
 
 
 class TakenEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -259,6 +259,10 @@ async def test_an_operator_asks_and_tells_a_device(run: Run, device: FakeDevice)
 
     options = ("--channel", "beta", "--pin", "tacho=1.0.0", "--tag", "site=cellar", "--hold")
     assert run("tell", device.id, *options).text == f"told {device.id}, revision 1\n"
+    row = next(line for line in run("devices").text.splitlines() if line.startswith(device.id))
+    assert "on hold, tacho pinned at 1.0.0, channel beta, tags site=cellar" in row
+    shown = run("device", device.id).text
+    assert "told    to follow channel beta\ntold    to have the tags site=cellar\n" in shown
     assert run("tell", device.id, "--json").json()["rev"] == 2
     await device.until(lambda: [one.rev for one in device.desired] == [1, 2])
     first, second = device.desired

@@ -1,13 +1,15 @@
 """Questions about devices, with pages."""
 
+import msgspec
 import pytest
 from sqlalchemy import Engine
 
 from controller.fleet.intake_store import IntakeStore
+from controller.fleet.orders import OrderStore
 from controller.fleet.progress import SeqTrack
 from controller.fleet.registry import DeviceRegistry
 from schemas.errors import OperatorError
-from schemas.messages import Phase, Progress
+from schemas.messages import Desired, Phase, Progress
 from tests.unit.fleet.builders import NOW, an_id, event_in, installed, presence_in, reported_in
 
 
@@ -39,6 +41,14 @@ def test_a_device_is_shown_with_all_that_is_known(registry: DeviceRegistry) -> N
     assert device.update is not None
     assert (device.update.phase, device.update.wire_bytes) == (Phase.SWITCHED, 99)
     assert device.update.progress == Progress(bytes_done=3, bytes_total=4)
+
+
+def test_what_a_device_was_told_is_shown(engine: Engine, registry: DeviceRegistry) -> None:
+    assert (registry.device("pi-1").told_channel, registry.device("pi-1").told_tags) == (None, None)
+    told = Desired(rev=0, channel="beta", tags={"site": "bern", "floor": "1"})
+    OrderStore(engine).change_desired("pi-1", lambda now: msgspec.structs.replace(told, rev=now.rev), NOW)
+    found = registry.device("pi-1")
+    assert (found.told_channel, found.told_tags) == ("beta", {"site": "bern", "floor": "1"})
 
 
 def test_a_device_of_which_only_events_are_known_has_no_report(registry: DeviceRegistry) -> None:
