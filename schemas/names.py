@@ -1,6 +1,7 @@
 """What names may look like. Each pattern is the whole rule: nothing else is checked anywhere."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Final
 
@@ -62,14 +63,43 @@ _TYPES: Final = {"str": "text", "int": "a whole number", "float": "a number", "b
 }
 
 
-def in_words(message: str) -> str:
-    """What msgspec says about a value, without regular expressions and names of types: `must be text, not a list`."""
-    text = message
-    for pattern, form in _FORMS.items():
+_SHORTEST_VERSION: Final = "Expected `str` of length >= 5"
+"""What is said of a `VersionText` that is none; nothing else has to be as long."""
+
+
+def in_words(message: str, more: Mapping[str, str] = {}) -> str:
+    """What msgspec says about a value, without regular expressions and names of types: `must be text, not a list`.
+
+    Args:
+        message: of a validation error.
+        more: patterns beside those of this module, with what has their form.
+    """
+    text = message.replace(_SHORTEST_VERSION, "must be a full version such as 1.2.0")
+    for pattern, form in (*_FORMS.items(), *more.items()):
         text = text.replace(f"Expected `str` matching regex {pattern!r}", f"must be {form}")
     expected = re.fullmatch(r"Expected `([a-z |]+)`(.*)", text)
     if expected:
         kinds = [_TYPES.get(kind, kind) for kind in expected[1].split(" | ") if kind != "null"]
         rest = expected[2].replace("matching regex", "of the form").replace(r"(?!\\n)", "")
+        parts = "character" if kinds == ["text"] else "entry"
+        rest = re.sub("of length ([<>]=) ([0-9]+)", lambda found: _length(found[1], int(found[2]), parts), rest)
         text = f"must be {' or '.join(kinds)}{rest}"
     return re.sub(r", got `([a-z]+)`", lambda got: f", not {_TYPES.get(got[1], got[1])}", text)
+
+
+def place_in_words(path: str) -> str:
+    """Where a value stands, by msgspec's path below `$.`: `a value of pins` for `pins[...]`."""
+    return f"a value of {path.removesuffix('[...]')}" if path.endswith("[...]") else path
+
+
+def wrong(error: msgspec.ValidationError) -> str:
+    """What is wrong with a value, and where: `a value of pins: must be a full version such as 1.2.0`."""
+    what, _, place = str(error).partition(" - at ")
+    where = place_in_words(place.replace("`key` in ", "").strip("`").removeprefix("$").removeprefix("."))
+    return f"{where}: {in_words(what)}" if where else in_words(what)
+
+
+def _length(bound: str, number: int, part: str) -> str:
+    """`of at most 256 characters`."""
+    parts = part if number == 1 else {"entry": "entries"}.get(part, f"{part}s")
+    return f"of at {'most' if bound == '<=' else 'least'} {number} {parts}"

@@ -8,6 +8,8 @@ import msgspec
 from controller.accounts.roles import Role
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._@-]{0,62}(?!\n)$"
+NAME_FORM: Final = "a name: a-z, 0-9, '.', '_', '@' and '-', first a letter or digit, at most 63"
+"""What has the form of `NAME_PATTERN`, for people."""
 AccountName = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, max_length=63)]
 
 FILE_TOKEN: Final = "api-token"  # noqa: S105 - a name

@@ -18,7 +18,7 @@ from schemas.codec import encode
 from schemas.errors import ContractError, OperatorError, one_line
 from schemas.ids import uuid7
 from schemas.messages import MAX_SEQ, OF_PACKAGE, Command, Desired, Message, Verb
-from schemas.names import PACKAGE_PATTERN, matches
+from schemas.names import PACKAGE_PATTERN, matches, wrong
 from schemas.versions import parse
 
 DEFAULT_EXPIRY: Final = timedelta(hours=1)
@@ -278,7 +278,8 @@ def _checked(message: Message) -> bytes:
         msgspec.json.decode(payload, type=type(message))
     except (ContractError, msgspec.ValidationError) as error:
         name = type(message).__name__.lower()
-        raise OperatorError("input.bad", f"the {name} message would break the contract: {one_line(error)}") from error
+        why = error if isinstance(error, ContractError) else wrong(error)
+        raise OperatorError("input.bad", f"the {name} message would break the contract: {one_line(why)}") from error
     return payload
 
 

@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem details: one line for a person, one code for a program, never a traceback."""
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -10,14 +11,18 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.response import Redirect
 from litestar.types import ExceptionHandlersMap
 
+from controller.accounts.views import NAME_FORM, NAME_PATTERN
 from controller.http.guard import LoginNeededError
 from controller.http.login import TooManyLoginsError
 from controller.logs import told
 from schemas.errors import FlotillaError, NetworkError, PublisherError, TrustError, one_line
+from schemas.names import in_words, place_in_words
 
 log = logging.getLogger("flotilla.http")
 
 MEDIA_TYPE: Final = "application/problem+json"
+
+_FORMS: Final = {NAME_PATTERN: NAME_FORM}
 
 _STATUS: Final[dict[str, int]] = {
     "auth.refused": 401,
@@ -91,10 +96,18 @@ def _request(request: Request[Any, Any, Any], error: FlotillaError | None = None
 
 def _bad_request(_: Request[Any, Any, Any], error: ValidationException) -> Response[dict[str, Any]]:
     parts: Any = error.extra or []
-    found = [
-        f"{part.get('key', '')}: {part.get('message', '')}".strip(": ") for part in parts if isinstance(part, dict)
-    ]
+    found = [_wrong(part.get("key", ""), part.get("message", "")) for part in parts if isinstance(part, dict)]
     return problem(400, detail="; ".join(found) or error.detail, code="input.bad")
+
+
+def _wrong(key: str, message: str) -> str:
+    """One value that is wrong: `a value of pins: must be a full version such as 1.2.0`."""
+    where = "" if key == "data" else place_in_words(key)
+    text = in_words(message, _FORMS).replace("a table", "an object")
+    text = re.sub("^Object missing required field `(.*)`$", r"lacks the field \1", text)
+    text = re.sub("^Object contains unknown field `(.*)`$", r"there is no field \1 here", text)
+    text = re.sub("^Invalid enum value (.*)$", r"\1 is none of its values; GET /api/docs shows them", text)
+    return f"{where}: {text}" if where else text
 
 
 def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:

@@ -13,6 +13,7 @@ import msgspec
 
 from controller.notify.kinds import KINDS, Kind
 from schemas.errors import OperatorError, one_line
+from schemas.names import wrong
 
 MAX_FILE_BYTES: Final = 256 * 1024
 MAX_TARGETS: Final = 20
@@ -82,7 +83,7 @@ def read_config(path: Path) -> NotifyConfig:
         place = re.search(r"\(at .*\)$", str(error))
         raise OperatorError("config.bad", f"{path} is no TOML {place.group() if place else ''}".rstrip()) from error
     except msgspec.ValidationError as error:
-        raise OperatorError("config.bad", f"{path}: {one_line(error)}") from error
+        raise OperatorError("config.bad", f"{path}: {one_line(wrong(error))}") from error
     entries = [(entry, False) for entry in read.apprise] + [(entry, True) for entry in read.webhook]
     names = [entry.name for entry, _ in entries]
     doubled = next((name for name in names if names.count(name) > 1), None)

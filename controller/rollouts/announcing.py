@@ -16,8 +16,9 @@ from controller.database import reading, to_db, writing
 from controller.fleet.sql import Insert, insert_of
 from controller.rollouts.tables import announcements
 from schemas.codec import MAX_PAYLOAD, encode
-from schemas.errors import ContractError, OperatorError
+from schemas.errors import ContractError, OperatorError, one_line
 from schemas.messages import Announcement, ReleaseState, RolloutPolicy, Targets
+from schemas.names import wrong
 
 ROOM: Final = 64
 """Bytes to leave free in a rollout's first announcement: later states have longer words, revisions more digits."""
@@ -136,7 +137,9 @@ def checked(message: Announcement, *, room: int = 0) -> bytes:
     except ContractError as error:
         raise OperatorError("input.bad", f"the announcement would be too large: {error}") from error
     except msgspec.ValidationError as error:
-        raise OperatorError("input.bad", f"the announcement would break the contract: {error}") from error
+        raise OperatorError(
+            "input.bad", f"the announcement would break the contract: {one_line(wrong(error))}"
+        ) from error
     if len(payload) > MAX_PAYLOAD - room:
         raise OperatorError(
             "input.bad", f"the announcement would be too large: {len(payload)} bytes are over {MAX_PAYLOAD - room}"

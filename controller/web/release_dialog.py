@@ -9,7 +9,8 @@ from controller.http.views import ReleaseWish
 from controller.rollouts.plan_files import CANARY_FROM, READY
 from controller.web.actions import Field
 from controller.web.fleet_reading import Numbers
-from schemas.errors import OperatorError, one_line
+from schemas.errors import OperatorError
+from schemas.names import in_words
 
 BY_NUMBER: Final = "by number of devices"
 DEVICES_SHOWN: Final = 50
@@ -25,7 +26,8 @@ def wish_of(name: str, version: str, fields: Mapping[str, str]) -> ReleaseWish:
     try:
         return msgspec.convert(wish, ReleaseWish)
     except msgspec.ValidationError as error:
-        raise OperatorError("input.bad", f"the channel must be a name like stable: {one_line(error)}") from error
+        what = str(error).partition(" - at ")[0]
+        raise OperatorError("input.bad", f"the channel {in_words(what)}, such as stable") from error
 
 
 def seen(fields: Mapping[str, str]) -> str:

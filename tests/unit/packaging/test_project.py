@@ -141,7 +141,7 @@ def test_every_table_is_read() -> None:
         ("[package]\nname = 3", "package.name: must be text, not a whole number"),
         ('[package]\nname = "a"\nversion = { from = "svn" }', "package.version.from: Invalid enum value 'svn'"),
         (MINIMAL + 'modes = { "*" = "999" }', "package.modes.*: must be text of the form '^0?[0-7]{3}$'"),
-        (MINIMAL + 'modes = { "" = "644" }', "a key of package.modes: must be text of length >= 1"),
+        (MINIMAL + 'modes = { "" = "644" }', "a key of package.modes: must be text of at least 1 character"),
         (MINIMAL + '[hooks.pre_switch]\ncommand = "x"', "hooks.pre_switch.command: must be a list, not text"),
         (MINIMAL + "[health]\ninterval_s = 0", "health.interval_s: must be a number >= 0.1"),
         (MINIMAL + '[[health.check]]\ntype = "ping"', "health.check[0].type: Invalid value 'ping'"),
