@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from controller.accounts.audit import AuditLog
 from controller.accounts.roles import Role
-from controller.accounts.views import ApiToken, AuditEntry, NewToken, User
+from controller.accounts.views import NAME_PATTERN, ApiToken, AuditEntry, NewToken, User
 from controller.http.account_views import (
     LoginWish,
     OwnPasswordWish,
@@ -19,7 +19,7 @@ from controller.http.account_views import (
     TokenWish,
     UserWish,
 )
-from controller.http.given import Limit, TheAccounts
+from controller.http.given import AfterName, Limit, TheAccounts, check_after
 from controller.http.login import no_cookie
 from controller.http.noting import about, who_of
 from controller.http.views import Page
@@ -72,8 +72,9 @@ class Users(Controller):
     tags = ("accounts",)
 
     @get("", summary="List accounts")
-    async def users(self, accounts: TheAccounts, after: FromQuery[str] = "", limit: Limit = 100) -> Page[User]:
+    async def users(self, accounts: TheAccounts, after: AfterName = "", limit: Limit = 100) -> Page[User]:
         """By name."""
+        check_after(after, NAME_PATTERN)
         found = await to_thread.run_sync(lambda: accounts.people.page(after=after, limit=limit + 1))
         return Page(items=found[:limit], next=found[limit - 1].name if len(found) > limit else None)
 
@@ -106,8 +107,9 @@ class TokensOfMachines(Controller):
     tags = ("accounts",)
 
     @get("", summary="List tokens")
-    async def tokens(self, accounts: TheAccounts, after: FromQuery[str] = "", limit: Limit = 100) -> Page[ApiToken]:
+    async def tokens(self, accounts: TheAccounts, after: AfterName = "", limit: Limit = 100) -> Page[ApiToken]:
         """By name, without the secrets; the one in the data folder is not among them."""
+        check_after(after, NAME_PATTERN)
         found = await to_thread.run_sync(lambda: accounts.tokens.page(after=after, limit=limit + 1))
         return Page(items=found[:limit], next=found[limit - 1].name if len(found) > limit else None)
 

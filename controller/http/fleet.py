@@ -14,7 +14,7 @@ from litestar.response import Stream
 
 from controller.fleet.service import FleetService
 from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEvent
-from controller.http.given import Limit, TheFleet, TheReleasing, TheRepository
+from controller.http.given import AfterName, AfterRow, Limit, TheFleet, TheReleasing, TheRepository, check_after
 from controller.http.noting import about, does, ending_of, who_of
 from controller.http.plans import look_at_wish
 from controller.http.views import (
@@ -40,6 +40,7 @@ from controller.version import VERSION
 from controller.web.actions import ASK, MOVE_ACTIONS
 from schemas.errors import OperatorError, one_line
 from schemas.messages import Desired
+from schemas.names import DEVICE_PATTERN, UUID7_PATTERN
 
 DEVICES_SHOWN: Final = 500
 MAX_ID_DIGITS: Final = 18
@@ -91,13 +92,14 @@ class Rollouts(Controller):
         channel: FromQuery[str | None] = None,
         package: FromQuery[str | None] = None,
         rollout_state: FromQuery[RolloutState | None] = None,
-        after: FromQuery[str | None] = None,
+        after: AfterName = "",
         limit: Limit = 100,
     ) -> Page[Rollout]:
         """The newest first; `rollout_state` keeps those in one state."""
+        check_after(after, UUID7_PATTERN)
         found = await to_thread.run_sync(
             lambda: fleet.rollouts.rollouts(
-                channel=channel, package=package, state=rollout_state, before=after, limit=limit + 1
+                channel=channel, package=package, state=rollout_state, before=after or None, limit=limit + 1
             )
         )
         return Page(items=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
@@ -119,9 +121,10 @@ class Rollouts(Controller):
 
     @get("/{rollout_id:str}/devices", summary="The devices of a rollout")
     async def devices(
-        self, fleet: TheFleet, rollout: NamedDependency[str], after: FromQuery[str] = "", limit: Limit = 100
+        self, fleet: TheFleet, rollout: NamedDependency[str], after: AfterName = "", limit: Limit = 100
     ) -> Page[RolloutDevice]:
         """By id; each with the engine's verdict and its own last words."""
+        check_after(after, DEVICE_PATTERN)
         return await to_thread.run_sync(_device_page, fleet, rollout, after, limit)
 
     @post("/{rollout_id:str}/state", summary="Pause, resume, halt or revert", status_code=200)
@@ -171,10 +174,11 @@ class Devices(Controller):
         fleet: TheFleet,
         channel: FromQuery[str | None] = None,
         online: FromQuery[bool | None] = None,
-        after: FromQuery[str] = "",
+        after: AfterName = "",
         limit: Limit = 100,
     ) -> Page[Device]:
         """By id."""
+        check_after(after, DEVICE_PATTERN)
         found = await to_thread.run_sync(
             lambda: fleet.registry.devices(after=after, limit=limit + 1, channel=channel, online=online)
         )
@@ -191,7 +195,7 @@ class Devices(Controller):
         fleet: TheFleet,
         device_id: FromPath[str],
         newest: FromQuery[bool] = False,
-        after: FromQuery[int] = 0,
+        after: AfterRow = 0,
         limit: Limit = 100,
     ) -> Page[TakenEvent]:
         """In the order of intake: from the first, or with `newest` the last ones."""

@@ -3,13 +3,14 @@
 from anyio import to_thread
 from litestar import post
 from litestar.di import NamedDependency
-from litestar.params import FromQuery, JSONBody
+from litestar.params import JSONBody
 
-from controller.http.given import Limit
+from controller.http.given import AfterName, Limit, check_after
 from controller.http.plans import look_at_wish
 from controller.http.views import ReleaseWish
 from controller.preflight.gathering import Preflights
 from controller.preflight.views import Preflight
+from schemas.names import DEVICE_PATTERN
 
 
 @post(
@@ -20,9 +21,10 @@ from controller.preflight.views import Preflight
     before_request=look_at_wish,
 )
 async def preflight(
-    data: JSONBody[ReleaseWish], preflights: NamedDependency[Preflights], after: FromQuery[str] = "", limit: Limit = 100
+    data: JSONBody[ReleaseWish], preflights: NamedDependency[Preflights], after: AfterName = "", limit: Limit = 100
 ) -> Preflight:
     """Takes the same wish as a release and changes nothing: who is meant, by which way, how many bytes, until when."""
+    check_after(after, DEVICE_PATTERN)
     return await to_thread.run_sync(lambda: foresee(preflights, data, after=after, limit=limit))
 
 

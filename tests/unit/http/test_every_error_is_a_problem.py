@@ -14,6 +14,7 @@ from tests.support.in_process import FILE_TOKEN, JSON, Application, application,
 
 ALL = bearer(FILE_TOKEN)
 SENT = {**ALL, **JSON}
+NO_ROLLOUT = "0198a1b2-c3d4-7e5f-8a6b-0123456789ab"
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,47 @@ def test_what_is_wrong_with_a_request(
         assert answer.headers["www-authenticate"] == "Bearer"
     if status == 405:
         assert answer.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    ("request_line", "wish", "says"),
+    [
+        ("PUT devices/pi-1/desired", {"tags": {"a b": "c"}}, "tags: must be a key: letters, digits, "),
+        ("PUT devices/pi-1/desired", {"tags": {"a": "b" * 300}}, "a value of tags: must be text of at most 256 ch"),
+        ("PUT devices/pi-1/desired", {"pins": {"nix": "1"}}, "a value of pins: must be a full version such as 1.2.0"),
+        ("PUT devices/pi-1/desired", {"channel": "No Good"}, "channel: must be a short name: a-z, 0-9 and '-'"),
+        ("PUT devices/pi-1/desired", {"hold": "x"}, "hold: must be true or false, not text"),
+        ("POST users", {"name": "A b", "role": "viewer", "password": "x"}, "name: must be a name: a-z, 0-9, '.'"),
+        ("POST tokens", {"name": "A b", "role": "viewer"}, "name: must be a name: a-z, 0-9, '.', '_', '@' and '-'"),
+        ("POST tokens", {"name": "ab", "role": "chef"}, "role: 'chef' is none of its values; GET /api/docs shows them"),
+        ("POST tokens", {"name": "ab"}, "lacks the field role"),
+        ("GET devices?limit=x", None, "limit: must be a whole number, not text"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_said_in_words(
+    app: Application, request_line: str, wish: object, says: str
+) -> None:
+    method, path = request_line.split()
+    answer = app.client.request(method, f"/api/v1/{path}", json=wish, headers=ALL)
+    assert problem(answer, 400) == "input.bad"
+    assert answer.json()["detail"].startswith(says)
+
+
+@pytest.mark.parametrize("path", ["rollouts", "devices", "users", "tokens", "packages"])
+def test_what_is_no_page_s_next_is_refused(app: Application, path: str) -> None:
+    answer = app.client.get(f"/api/v1/{path}", params={"after": "No such!"}, headers=ALL)
+    assert problem(answer, 400) == "input.bad"
+    assert "'No such!'" in answer.json()["detail"]
+    assert app.client.get(f"/api/v1/{path}", params={"limit": "1"}, headers=ALL).json()["items"] == []
+
+
+def test_a_word_is_no_rollout_after_which_others_come(app: Application) -> None:
+    answer = app.client.get("/api/v1/rollouts?after=foo", headers=ALL)
+    assert problem(answer, 400) == "input.bad"
+    assert answer.json()["detail"] == "after: 'foo' is no page's next; leave it out for the first page"
+    assert app.client.get(f"/api/v1/rollouts?after={NO_ROLLOUT}", headers=ALL).json()["items"] == []
+    for after in ("-1", "99999999999999999999", "x"):
+        problem(app.client.get(f"/api/v1/devices/pi-1/events?after={after}", headers=ALL), 400)
 
 
 def test_a_defect_is_told_without_its_inside(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
