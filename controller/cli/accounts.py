@@ -129,7 +129,9 @@ def token_add(name: str, role: str, expires: float | None, desk: Desk, *, as_jso
         return
     click.echo(made.token)
     until = f"until {time_text(made.expires_at)}" if made.expires_at else "until it is revoked"
-    click.echo(f"flotilla: token {made.name} may do what a {made.role} may, {until}; it is not shown again", err=True)
+    click.echo(
+        f"flotilla: token {made.name} may do what the role {made.role} may, {until}; it is not shown again", err=True
+    )
 
 
 @token.command("list")

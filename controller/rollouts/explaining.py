@@ -280,8 +280,10 @@ def _over(plan: Plan) -> str:
 
 
 def _running(plan: Plan, tally: Tally, number: int) -> str:
-    open_now = (Verdict.UPDATING, Verdict.PENDING, Verdict.DEFERRED, Verdict.WAITING)
-    waits = _counts(tally, number, open_now)
+    waits = _counts(tally, number, (Verdict.UPDATING, Verdict.PENDING, Verdict.DEFERRED))
+    if turn_to_come := tally.number(number, {Verdict.WAITING}):
+        turn = f"{turn_to_come} whose turn has not come"
+        waits = f"{waits}, {turn}" if waits else turn
     soaking = tally.number(number, {Verdict.SOAKING})
     away = _counts(tally, number, ABSENT)
     if soaking:

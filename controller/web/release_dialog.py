@@ -9,6 +9,7 @@ from controller.http.views import ReleaseWish
 from controller.rollouts.plan_files import CANARY_FROM, READY
 from controller.web.actions import Field
 from controller.web.fleet_reading import Numbers
+from controller.web.rendering import plural
 from schemas.errors import OperatorError
 from schemas.names import in_words
 
@@ -71,5 +72,9 @@ def fields_and_facts(
             hint=f"By the number of devices: canary from {CANARY_FROM} up, else all at once.",
         ),
     ]
-    facts = [f"{number} devices follow {channel}." for channel, number in numbers.channels.items() if channel][:6]
+    facts = [
+        f"{plural(number, 'device')} {'follows' if number == 1 else 'follow'} {channel}."
+        for channel, number in numbers.channels.items()
+        if channel
+    ][:6]
     return fields, facts, held

@@ -51,7 +51,7 @@ def make_environment(statics: Statics) -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"size": size_text, "ago": ago, "exact": exact, "iso": iso, "count": count, "percent": percent}
-    made.filters |= {"duration": duration, "plural": plural, "person": person}
+    made.filters |= {"duration": duration, "plural": plural, "have_it": have_it, "person": person}
     made.globals |= {
         "static": statics.url,
         "away": lambda: None,
@@ -134,3 +134,8 @@ def percent(share: float) -> str:
 def plural(number: int, one: str, many: str | None = None) -> str:
     """`1 device`, `2 devices`."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def have_it(good: int, of: int, what: str = "") -> str:
+    """`2 of 3 devices have it`, `0 of 1 device of this wave has it`."""
+    return f"{count(good)} of {plural(of, 'device')}{what} {'has' if of == 1 else 'have'} it"

@@ -34,7 +34,7 @@ from controller.web.fleet_reading import rollout_lines
 from controller.web.given import Text, TheDesk, TheEnvironment, TheVisitor
 from controller.web.live import live
 from controller.web.models import cells_of, chart, legend, rollout_card, segments, wave_card
-from controller.web.rendering import Asked, away_part, page
+from controller.web.rendering import Asked, away_part, have_it, page
 from controller.web.rollout_reading import Board, device_at, device_rows, read_board
 from controller.web.visitor import Visitor
 from schemas.errors import FlotillaError, OperatorError
@@ -231,8 +231,8 @@ def _ask(
 ) -> Template:
     counted = board.counts
     fact = (
-        f"{counted['good']} of {len(board.cells)} devices have it, {counted['working']} are at it, "
-        f"{counted['waiting']} wait, {counted['bad']} failed or went back."
+        f"{have_it(counted['good'], len(board.cells))}; at it: {counted['working']}, waiting: {counted['waiting']}, "
+        f"failed or gone back: {counted['bad']}."
     )
     return ask(
         request,

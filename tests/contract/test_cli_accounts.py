@@ -74,6 +74,9 @@ def test_no_password_can_be_given_as_an_argument(guarded: ControllerProcess) -> 
 
 
 def test_a_token_from_its_beginning_to_its_end(guarded: ControllerProcess) -> None:
+    made = run(guarded, "token", "add", "steers", "--role", "operator")
+    assert "token steers may do what the role operator may, " in made.stderr
+    assert run(guarded, "token", "revoke", "steers").status == 0
     made = run(guarded, "token", "add", "ci", "--role", "viewer", "--expires", "30", "--json").json()
     token = made["token"]
     assert run(guarded, "packages", "--json", token=token).json() == []

@@ -251,7 +251,7 @@
     if (told.order !== grid.order) grid.chosen = -1
     Object.assign(grid, told)
     event.target.dataset.cells = told.cells
-    event.target.setAttribute("aria-label", `One cell for each of ${told.cells.length} devices`)
+    event.target.setAttribute("aria-label", `${told.cells.length} device${told.cells.length === 1 ? "" : "s"}, a cell for each`)
     later(event.target)
   })
 

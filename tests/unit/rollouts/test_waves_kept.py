@@ -63,6 +63,13 @@ def chosen(engine: Engine) -> str:
     return device
 
 
+def test_a_wave_that_lets_devices_begin_one_after_the_other_says_how_many_are_to_come(engine: Engine) -> None:
+    fleet(engine, 3)
+    rollout = create(engine, RolloutPlan(waves=[Wave(upto=100, concurrency=1)]))
+    assert rollout.verdicts == {Verdict.PENDING: 1, Verdict.WAITING: 2}
+    assert rollout.because == "waits for 1 pending, 2 whose turn has not come; 0 succeeded"
+
+
 def test_the_first_announcement_means_the_canary_alone(engine: Engine) -> None:
     fleet(engine, 5)
     rollout = create(engine)

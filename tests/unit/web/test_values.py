@@ -11,9 +11,11 @@ from controller.rollouts.plan import RolloutState, Verdict
 from controller.web import phases
 from controller.web.actions import moves_from, notice
 from controller.web.comparing import compare
+from controller.web.fleet_reading import Numbers
 from controller.web.models import WIDTH, chart, lasting, legend, readings, segments
 from controller.web.pace import MOST_POINTS, Tally, bucket_s, pace
-from controller.web.rendering import ago, count, duration, percent, plural
+from controller.web.release_dialog import fields_and_facts
+from controller.web.rendering import ago, count, duration, have_it, percent, plural
 from device_agent.gate import Readings, facts_of
 from schemas.manifest import FileEntry, Health, LinkEntry, Manifest
 from schemas.messages import Phase
@@ -138,6 +140,25 @@ def test_values_are_written_for_people() -> None:
     assert count(12345) == "12\N{NARROW NO-BREAK SPACE}345"
     assert percent(0.999) == "99 %"
     assert (plural(1, "device"), plural(0, "device")) == ("1 device", "0 devices")
+    assert (have_it(0, 1), have_it(1, 2, " of this wave")) == (
+        "0 of 1 device has it",
+        "1 of 2 devices of this wave have it",
+    )
+
+
+def test_a_release_is_told_how_many_follow_each_channel() -> None:
+    numbers = Numbers(
+        devices=4,
+        online=0,
+        channels={"beta": 1, "stable": 2, None: 1},
+        versions={},
+        troubled=0,
+        troubles=[],
+        away=0,
+        away_longest=[],
+    )
+    _, facts, _ = fields_and_facts({}, numbers, set())
+    assert facts == ["1 device follows beta.", "2 devices follow stable."]
 
 
 def test_what_agents_measure_is_shown_as_health_and_the_rest_as_facts() -> None:
