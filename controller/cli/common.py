@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from schemas.errors import OperatorError
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_URL = "http://127.0.0.1:8420"
+_LONG = 20
+"""Words up to this are not broken in a table."""
 
 
 def controller_options(command: F) -> F:
@@ -62,7 +65,10 @@ def print_json(facts: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """Rows under headings; without rows the one line `empty`. Piped output has no colours and is not cut."""
+    """Rows under headings; without rows the one line `empty`. Piped output has no colours and is not cut.
+
+    A terminal that is too narrow for the table has each row as a few lines, so that no word of it is broken.
+    """
     cells = [[printable(cell) for cell in row] for row in rows]
     if not cells:
         click.echo(empty)
@@ -71,17 +77,47 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
         from rich.table import Table  # noqa: PLC0415 - the same
         from rich.text import Text  # noqa: PLC0415 - the same
 
+        console = Console(highlight=False)
+        if not _has_room(columns, cells, console.width):
+            for row in cells:
+                console.print(Text(row[0], style="bold"), soft_wrap=True)
+                console.print(Text("\n".join(_card(columns, row, console.width))), soft_wrap=True)
+            return
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
+        for number, column in enumerate(columns):
+            # what a row is about is what is copied
+            table.add_column(column, overflow="fold", no_wrap=number == 0)
         for row in cells:
             table.add_row(*map(Text, row))
-        Console(highlight=False).print(table)
+        console.print(table)
     else:
         widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
         for line in [columns, *cells]:
             padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
             click.echo("  ".join(padded).rstrip())
+
+
+def _has_room(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether a table's words fit beside each other; what is longer than `_LONG` is broken, but what a row is about."""
+    longest = [
+        max(len(word) for cell in column for word in cell.split() or [""])
+        for column in zip(columns, *cells, strict=True)
+    ]
+    return sum([longest[0], *(min(one, _LONG) for one in longest[1:]), 2 * (len(columns) - 1)]) <= width
+
+
+def _card(columns: Sequence[str], row: Sequence[str], width: int) -> list[str]:
+    """What a row says besides what it is about, in lines as `  channel: stable  state: complete`."""
+    lines: list[str] = []
+    for heading, cell in zip(columns[1:], row[1:], strict=True):
+        if cell in {"", "-"}:
+            continue
+        part = f"{heading.lower()}: {cell}"
+        if lines and len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines += textwrap.wrap(part, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+    return lines
 
 
 def tell_warnings(warnings: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """How facts look on the command line."""
 
+import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -201,6 +202,39 @@ def test_tables_are_not_cut_where_nobody_watches(capsys: pytest.CaptureFixture[s
     assert lines[2].split(maxsplit=1) == ["b", "[bold]not markup[/bold]"]
     print_table(("NAME",), [], empty="nothing yet")
     assert capsys.readouterr().out == "nothing yet\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> str:
+    """A table as a person sees it."""
+    rollout = "0198a1b2-c3d4-7e5f-8a6b-0123456789ab"
+    row = (rollout, "tacho", "1.1.0", "-", "complete", "2026-11-29 03:20:00", "succeeded 21, rolled_back 1")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "dumb")
+    print_table(("ROLLOUT", "PACKAGE", "VERSION", "CHANNEL", "STATE", "BEGUN", "DEVICES"), [row], empty="none")
+    return terminal.getvalue()
+
+
+def test_a_table_that_a_terminal_has_no_room_for_is_shown_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert on_a_terminal(monkeypatch, 60).splitlines() == [
+        "0198a1b2-c3d4-7e5f-8a6b-0123456789ab",
+        "  package: tacho  version: 1.1.0  state: complete",
+        "  begun: 2026-11-29 03:20:00",
+        "  devices: succeeded 21, rolled_back 1",
+    ]
+
+
+@pytest.mark.parametrize("width", [110, 200])
+def test_a_table_never_breaks_what_a_row_is_about(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    heading, first, *_ = on_a_terminal(monkeypatch, width).splitlines()
+    assert heading.split()[:2] == ["ROLLOUT", "PACKAGE"]
+    assert first.startswith("0198a1b2-c3d4-7e5f-8a6b-0123456789ab  tacho    1.1.0")
 
 
 def test_json_is_indented_and_has_times_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
