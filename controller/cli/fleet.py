@@ -1,6 +1,6 @@
 """`flotilla devices`, `device`, `rollouts` and `rollout`: how the fleet stands."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import click

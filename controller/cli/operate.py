@@ -30,11 +30,11 @@ def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
         before = client.get(RolloutDetail, "rollouts", rollout_id).rollout
         if already(before.state, state):
             tell_as_of_then(client)
-            _tell(before, f"is {stands_already(before)}", as_json=as_json)
+            tell_rollout(before, f"is {stands_already(before)}", as_json=as_json)
             return
         rollout = client.send("POST", Rollout, "rollouts", rollout_id, "state", body=StateWish(state=state))
         comes = going_on(rollout) if state is RolloutState.ACTIVE else ""
-        _tell(rollout, f"is {rollout.state}: {comes}" if comes else f"is {rollout.state}", as_json=as_json)
+        tell_rollout(rollout, f"is {rollout.state}: {comes}" if comes else f"is {rollout.state}", as_json=as_json)
         tell_stored(client)
 
     return command
@@ -46,7 +46,8 @@ def stands_already(rollout: Rollout) -> str:
     return f"{rollout.state} already, since {time_text(rollout.changed_at)}{by}: nothing changed"
 
 
-def _tell(rollout: Rollout, what: str, *, as_json: bool) -> None:
+def tell_rollout(rollout: Rollout, what: str, *, as_json: bool) -> None:
+    """What became of a rollout, and what its operator may do next."""
     if as_json:
         print_json(rollout)
         return

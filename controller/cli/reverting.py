@@ -8,13 +8,13 @@ from controller.cli.common import (
     controller_options,
     json_option,
     plural,
-    print_json,
     printable,
     somebody_there,
     tell_warnings,
     time_text,
 )
 from controller.cli.connection import tell_as_of_then, tell_stored
+from controller.cli.operate import tell_rollout
 from controller.client import ControllerClient
 from controller.http.views import RolloutDetail, StateWish
 from controller.rollouts.explaining import goes_back
@@ -40,7 +40,7 @@ def revert(rollout_id: str, client: ControllerClient, *, yes: bool, as_json: boo
     detail = client.get(RolloutDetail, "rollouts", rollout_id)
     if detail.rollout.state is RolloutState.REVERTED:
         tell_as_of_then(client)
-        _tell(detail.rollout, _already(detail), as_json=as_json)
+        tell_rollout(detail.rollout, _already(detail), as_json=as_json)
         return
     if RolloutState.REVERTED in MOVES[detail.rollout.state]:
         tell_warnings(left_without(detail))
@@ -51,7 +51,7 @@ def revert(rollout_id: str, client: ControllerClient, *, yes: bool, as_json: boo
                 raise OperatorError("input.bad", "it is not reverted: nothing was changed")
     wish = StateWish(state=RolloutState.REVERTED)
     rollout = client.send("POST", Rollout, "rollouts", rollout_id, "state", body=wish)
-    _tell(rollout, f"is reverted: {going_back(rollout, detail.takers)}", as_json=as_json)
+    tell_rollout(rollout, f"is reverted: {going_back(rollout, detail.takers)}", as_json=as_json)
     tell_stored(client)
 
 
@@ -99,15 +99,6 @@ def _already(detail: RolloutDetail) -> str:
     by = f" by {rollout.changed_by}" if rollout.changed_by else ""
     still = f"{plural(left, 'device')} still {'has' if left == 1 else 'have'} it" if left else "no device has it now"
     return f"is reverted already, since {time_text(rollout.changed_at)}{by}: {still}"
-
-
-def _tell(rollout: Rollout, what: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(rollout)
-        return
-    click.echo(printable(f"{rollout.package} {rollout.version} on channel {rollout.channel} {what}"))
-    if rollout.advice:
-        click.echo(printable(rollout.advice))
 
 
 def _stopping(rollout: Rollout) -> str:
