@@ -26,7 +26,7 @@ from transport import Link, Message
 
 MAX_BATCH: Final = 1000
 """Messages in one transaction: as many as wait, which under load spares most of the commits."""
-LINGER_S: Final = 0.01
+LINGER_S: Final = 0.006
 """A batch waits for more messages until none has come for so long: it spares commits, and nobody notices."""
 LONGEST_S: Final = 0.25
 """A batch takes messages in for so long at most. Of a thousand, each costs half of what each of fifty does."""

@@ -32,7 +32,7 @@ ASK_AGAIN: Final = timedelta(minutes=10)
 ASK_ANEW: Final = timedelta(seconds=15)
 """One that was heard of since it was asked is asked again after this time: another rollout may want to know."""
 
-_LEAST_PAUSE_S: Final = 0.02
+_LEAST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 1.0
 _SHARE: Final = 5
 """As long as devices have more to say, the next round waits so many times as long as the last one took,
