@@ -61,7 +61,7 @@ FAILURES: Final = (
         phase=Phase.PROBATION,
         error=ErrorReport(
             code="health.http",
-            message="http://127.0.0.1:8080/health answered 500 instead of 200",
+            message="simulated: http://127.0.0.1:8080/health answered 500 instead of 200",
             log_tail="starting\nlistening on 8080\nERROR cannot open /dev/ttyAMA0: no such device",
         ),
     ),
@@ -69,17 +69,19 @@ FAILURES: Final = (
         phase=Phase.PROBATION,
         error=ErrorReport(
             code="service.crashed",
-            message="the service ended 3 times within 10 s, last with status 1",
+            message="simulated: the service ended 3 times within 10 s, last with status 1",
             log_tail="Traceback (most recent call last):\n  ...\nImportError: libatlas.so.3: cannot open shared object",
         ),
     ),
     Failure(
         phase=Phase.FETCHING,
-        error=ErrorReport(code="disk.full", message="12 MiB are free, the release needs 40 MiB"),
+        error=ErrorReport(code="disk.full", message="simulated: 12 MiB are free, the release needs 40 MiB"),
     ),
     Failure(
         phase=Phase.ACCEPTED,
-        error=ErrorReport(code="requires.hardware", message="the release is for Raspberry Pi 5, this is another model"),
+        error=ErrorReport(
+            code="requires.hardware", message="simulated: the release is for Raspberry Pi 5, this is another model"
+        ),
     ),
 )
 """One of these is chosen for each update of a failing device."""

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from device_agent.simulator.course import SLOW_FACTOR, Course, Kind, course_of, kinds_of
+from device_agent.simulator.course import FAILURES, SLOW_FACTOR, Course, Kind, course_of, kinds_of
 from device_agent.simulator.fleet import members_of
 from schemas.messages import Phase
 
@@ -64,3 +64,7 @@ def test_failing_devices_fail_in_several_ways_and_a_bad_release_in_one() -> None
     bad = course(Kind.HEALTHY, bad=True).failure
     assert bad is not None
     assert (bad.phase, bad.error.code) == (Phase.PROBATION, "health.http")
+
+
+def test_a_made_up_failure_says_that_it_is() -> None:
+    assert all(one.error.message.startswith("simulated: ") for one in FAILURES)
