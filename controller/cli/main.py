@@ -155,7 +155,7 @@ def main() -> NoReturn:
     except click.exceptions.Abort:
         _end("interrupted", 130)
     except click.NoSuchOption as error:
-        _end(_misplaced(error, sys.argv[1:]) or _usage(error), error.exit_code)
+        _end(_misplaced(error, sys.argv[1:]) or _of_release(error) or _usage(error), error.exit_code)
     except click.ClickException as error:
         _end(_usage(error), error.exit_code)
     except FlotillaError as error:
@@ -202,6 +202,19 @@ def _misplaced(error: click.NoSuchOption, arguments: Sequence[str]) -> str | Non
     common = ctx.command.get_command(ctx, _COMMON) if ctx.parent is None else None
     taken = _taken(common, name, ctx) if common is not None else []
     return f"{name} goes after a command, as in: {' '.join([ctx.command_path, _COMMON, *taken])}" if taken else None
+
+
+def _of_release(error: click.NoSuchOption) -> str | None:
+    """What to type where `publish` was given an option of `release` that it lacks; None for anything else."""
+    ctx, name = error.ctx, error.option_name
+    if ctx is None or ctx.parent is None or ctx.info_name != "publish":
+        return None
+    release = flotilla.get_command(ctx.parent, "release")
+    taken = _taken(release, name, ctx) if release is not None else []
+    if not taken:
+        return None
+    then = " ".join(["flotilla release NAME VERSION --channel CHANNEL", *taken])
+    return f"{name} is an option of release; build and push the package first, then: {then}"
 
 
 def _taken(command: click.Command, name: str, ctx: click.Context) -> list[str]:

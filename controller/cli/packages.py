@@ -19,14 +19,26 @@ from controller.cli.uploading import push_file
 from controller.client import ControllerClient, bounded, save_atomically
 from controller.http.views import FoundReleases, ListedRelease, PushView
 from controller.meant import did_you_mean
-from schemas.errors import NetworkError
+from schemas.errors import NetworkError, one_line
 
 PAGE = 500
 MAX_ROOT_BYTES = 512 * 1024
 
 
+def _no_folders(ctx: click.Context, _param: click.Parameter, files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Say what makes a package file of a folder, or spares one."""
+    for path in files:
+        if path.is_dir():
+            raise click.UsageError(
+                f"{one_line(path, 120)} is a folder, not a package file; flotilla build DIR makes one of it, and "
+                "flotilla publish DIR --channel CHANNEL builds, pushes and releases it in one",
+                ctx,
+            )
+    return files
+
+
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True), callback=_no_folders)
 @controller_options
 @json_option
 def push(files: tuple[Path, ...], client: ControllerClient, *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """What commands print of what a controller answers."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -237,6 +238,22 @@ def test_what_is_no_command_gets_the_nearest_one(word: str, says: str) -> None:
         ("--devices 20 simulate", "--devices goes after the command: flotilla simulate --devices"),
         ("--devices=20 simulate --seed 1", "--devices goes after the command: flotilla simulate --devices"),
         ("packages --nonsense", "No such option '--nonsense' (see flotilla packages --help)"),
+        (
+            "publish app --channel beta --dry-run",
+            (
+                "--dry-run is an option of release; build and push the package first, then: "
+                "flotilla release NAME VERSION --channel CHANNEL --dry-run"
+            ),
+        ),
+        (
+            "publish app --where site=bern",
+            (
+                "--where is an option of release; build and push the package first, then: "
+                "flotilla release NAME VERSION --channel CHANNEL --where KEY=VALUE"
+            ),
+        ),
+        ("publish app --zzz", "No such option '--zzz' (see flotilla publish --help)"),
+        ("push --dry-run app", "No such option '--dry-run' (see flotilla push --help)"),
     ],
 )
 def test_an_option_before_its_command_is_told_its_place(arguments: str, says: str) -> None:
@@ -286,3 +303,14 @@ def test_what_happens_now_has_only_its_time_on_a_terminal_and_a_date_in_a_file(
     # as what a device tells that was away for long
     earlier = NOW - timedelta(days=2)
     assert clock_text(earlier, NOW) == time_text(earlier)
+
+
+def test_a_folder_to_push_is_told_what_makes_a_package_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "an app").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = flotilla("push", "an app")
+    assert done.status == 2
+    assert done.stderr == (
+        "flotilla: an app is a folder, not a package file; flotilla build DIR makes one of it, and "
+        "flotilla publish DIR --channel CHANNEL builds, pushes and releases it in one (see flotilla push --help)\n"
+    )
