@@ -37,7 +37,8 @@ class Openings:
         self._now = now
         self._from = max(now, min(not_before, _LATEST)) if not_before else now
         self._opening = self._find(self._from)
-        self.opens_at, self._first_closes = self._opening
+        self.opens_at = self._opening[0]
+        self._first_closes = self._end_of_first()
         self._never_closes = window is not None and window.start == window.end and len({*window.days}) in (0, 7)
         self.fit = True
 
@@ -78,6 +79,21 @@ class Openings:
         if self.later is None:
             return f"the window is open, {window}; a device that does not make it waits for the next one"
         return f"the window opens, {window}"
+
+    def _end_of_first(self) -> datetime:
+        """When the first opening closes; one that is open all day may go on in the next day's."""
+        closes = self._opening[1]
+        if self._window is None:
+            return closes
+        for _ in _DAYS:
+            try:
+                again, then = self._find(closes)
+            except OverflowError:
+                break
+            if again > closes:
+                break
+            closes = then
+        return closes
 
     def _find(self, moment: datetime) -> tuple[datetime, datetime]:
         if self._window is None:

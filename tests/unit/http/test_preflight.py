@@ -494,3 +494,16 @@ def test_what_does_not_exist_or_was_yanked_is_refused(bench: Bench) -> None:
         with pytest.raises(PublisherError) as caught:
             ask()
         assert caught.value.code == code
+
+
+def test_all_day_on_following_days_is_one_opening() -> None:
+    """Monday to Friday all day: from Monday noon on, twenty hours later is in the same opening."""
+    window = Window(start="00:00", end="00:00", days=[0, 1, 2, 3, 4])
+    openings = Openings(window, None, now=datetime(2026, 3, 2, 12, tzinfo=UTC), zone=UTC)
+    assert openings.next_s(20 * 3600.0, 600.0) == 20 * 3600.0
+    assert openings.fit
+    # Friday ends it, and the week after is another
+    assert openings.next_s(4 * 86_400.0 + 11 * 3600.0, 600.0) == 4 * 86_400.0 + 11 * 3600.0
+    assert openings.fit
+    assert openings.next_s(5 * 86_400.0, 600.0) == 6.5 * 86_400.0
+    assert not openings.fit
