@@ -66,6 +66,7 @@ class Judge:
         self._ends = [plan.ends(number) for number in range(len(plan.waves))]
         self._soaks = [timedelta(seconds=seconds(one.soak)) for one in plan.waves]
         self._limited = [one.concurrency is not None for one in plan.waves]
+        self._opened = max((one.opened_at for one in plan.progress if one.opened_at is not None), default=None)
         self._silent_after = timedelta(seconds=plan.silent_after_s)
 
     def mark(self, seen: Observation) -> Mark:
@@ -135,6 +136,13 @@ class Judge:
         listed = self._lists[number]
         return listed is not None and seen.device in listed
 
+    def _end(self, seen: Observation, wave: int | None) -> datetime | None:
+        """When its wave does not wait for the device any more; who gets its turn after that has as long as the wave."""
+        if wave is None:
+            return None
+        turn, patience = self._plan.progress[wave].turns.get(seen.device), self._plan.patience(wave)
+        return self._ends[wave] if turn is None or patience is None else turn + patience
+
     def _fits(self, seen: Observation) -> bool:
         where = self._plan.base.where
         if seen.device in self._left_out:
@@ -175,7 +183,7 @@ class Judge:
 
     def _offered(self, seen: Observation, wave: int, *, let_in: bool) -> Mark:
         """It may start, or could if it were there, and has not."""
-        now, end = self._now, self._ends[wave]
+        now, end = self._now, self._end(seen, wave)
         gone = seen.last_seen + self._silent_after
         verdict = Verdict.DEFERRED if seen.phase is Phase.DEFERRED else Verdict.PENDING
         if now > gone:
@@ -184,7 +192,8 @@ class Judge:
             verdict = Verdict.ASLEEP
         elif end is not None and now > end:
             began = self._plan.progress[wave].started_at
-            heard = seen.online or began is None or seen.last_seen >= began
+            # who is away and not let in has not been offered it: its turn is to come
+            heard = let_in and (seen.online or began is None or seen.last_seen >= began)
             verdict = Verdict.LATE if heard else Verdict.UNREACHED
         moments = [self._plan.deadline, gone, end]
         if not seen.online and seen.hours is not None:
@@ -194,12 +203,12 @@ class Judge:
             # who went away keeps its place for as long as a start takes, and not from those that are there
             back_by = seen.last_seen + GRACE
             moments.append(back_by)
-            place = now <= back_by
+            place = now <= back_by and (self._opened is None or seen.last_seen > self._opened)
         return Mark(verdict, wave, due=_next(moments, now), listen=True, phase=seen.phase, place=place)
 
     def _under_way(self, seen: Observation, wave: int | None) -> Mark:
         gone = seen.last_seen + self._silent_after
-        end = None if wave is None else self._ends[wave]
+        end = self._end(seen, wave)
         mark = self._quiet(seen, wave, Verdict.UPDATING, end, gone, answered=seen.online)
         if wave is not None and self._limited[wave] and mark.verdict in _WITH_PLACE:
             return mark._replace(place=True)
@@ -217,12 +226,15 @@ class Judge:
     ) -> Mark:
         """A device that has begun: `verdict` as long as it is waited for, something else when that time is over."""
         now, back_by = self._now, seen.last_seen + GRACE
-        if end is not None and not seen.online:
+        over = end is not None and now > end
+        if end is not None and not seen.online and seen.last_seen <= end:
             # it is no failure yet, and to end its wave without it would leave out what the plan does about failures
             end = max(end, back_by)
         if now <= gone and (end is None or now <= end):
-            # a sign of life puts off the time when it is not waited for any more; only a soak may end by it
-            return Mark(verdict, wave, due=_next([gone, end], now), listen=verdict is Verdict.SOAKING, phase=seen.phase)
+            # a sign of life puts off the time when it is not waited for any more; only a soak may end by it, and the
+            # wait for who went away right before that time
+            listen = over or verdict is Verdict.SOAKING
+            return Mark(verdict, wave, due=_next([gone, end], now), listen=listen, phase=seen.phase)
         if now > gone:
             verdict = Verdict.SILENT
         elif answered or now <= back_by:
@@ -247,7 +259,7 @@ class Judge:
         if runs_it and now >= soaked and seen.last_seen >= soaked:
             return Mark(Verdict.SUCCEEDED, wave, phase=seen.phase)
         asking = soaked if runs_it else max(soaked, said + ASK_AFTER)
-        end = None if wave is None else self._ends[wave]
+        end = self._end(seen, wave)
         if end is not None:
             # what has begun to soak may end it, and answer
             end = max(end, asking + GRACE)

@@ -167,6 +167,8 @@ class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         devices: ids that are in because of it: chosen, named, or found by its conditions.
         accepted: devices without success in spite of which an operator has gone on.
         chosen: ids that were picked for it when it began, where not all of them may begin at a time.
+        turns: who got its turn after the wave's deadline, and when, until it is through.
+        opened_at: when devices that were away were let in last, so that fewer ids are listed; they take no place.
     """
 
     started_at: datetime | None = None
@@ -176,6 +178,8 @@ class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     devices: list[str] = []
     accepted: int = 0
     chosen: list[str] = []
+    turns: dict[str, datetime] = {}
+    opened_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,11 +234,15 @@ class Plan:
 
     def ends(self, wave: int) -> datetime | None:
         """When a wave's devices are not waited for any more."""
-        started, deadline = self.progress[wave].started_at, self.waves[wave].deadline
-        if started is None or deadline is None:
+        started, patience = self.progress[wave].started_at, self.patience(wave)
+        if started is None or patience is None:
             return None
-        begin = max(started, self.not_before) if self.not_before else started
-        return begin + timedelta(seconds=seconds(deadline))
+        return (max(started, self.not_before) if self.not_before else started) + patience
+
+    def patience(self, wave: int) -> timedelta | None:
+        """How long a wave waits for its devices; None for no limit but that of silence."""
+        deadline = self.waves[wave].deadline
+        return None if deadline is None else timedelta(seconds=seconds(deadline))
 
 
 STOPS: Final = {

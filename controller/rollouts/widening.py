@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from controller.rollouts.judging import Judge
-from controller.rollouts.plan import ABSENT, Mark, Observation, Plan, Verdict
+from controller.rollouts.plan import ABSENT, BUSY, Mark, Observation, Plan, Verdict
 from controller.rollouts.waves import MAX_IDS
 from schemas.messages import BUCKETS, Phase
 from schemas.targeting import bucket
@@ -18,7 +18,7 @@ MOST_LISTED: Final = 200
 """A share with `concurrency` lists so many ids at most to keep the places of those that are away: every device gets the
 list with each step."""
 
-_AWAY: Final = ABSENT | {Verdict.PENDING, Verdict.LATE}
+_AWAY: Final = ABSENT | {Verdict.PENDING, Verdict.DEFERRED}
 """Verdicts of a device that is not let in because it is away."""
 
 
@@ -57,16 +57,20 @@ def let_in(
     if named and not before.started_at and plan.waves[wave].concurrency is not None:
         # from now on they wait for their turn as all others of such a wave do
         return {"started_at": now, "chosen": widening.to_list(named, 0)}
+    more: dict[str, Any] = {}
     if plan.waves[wave].concurrency is None:
-        upto = max(before.upto, plan.share(wave))
+        upto = plan.share(wave)
         named += widening.waiting() + widening.listed()
     else:
-        named += widening.with_room()
-        upto = max(before.upto, widening.closed(named))
+        free = widening.with_room()
+        named += free
+        upto, opened = widening.closed(named)
+        more = {"turns": widening.turns(free, now), "opened_at": now if opened else before.opened_at}
+    upto = max(before.upto, upto)
     ids = widening.to_list(named, upto)
     if before.started_at and (ids, upto) == (before.devices, before.upto):
         return None
-    return {"started_at": before.started_at or now, "devices": ids, "upto": upto}
+    return {"started_at": before.started_at or now, "devices": ids, "upto": upto, **more}
 
 
 def everybody(plan: Plan, now: datetime) -> dict[str, Any] | None:
@@ -159,15 +163,28 @@ class _Widening:
                 free.append(one.device)
         return free
 
-    def closed(self, named: Sequence[str]) -> int:
+    def turns(self, free: Sequence[str], now: datetime) -> dict[str, datetime]:
+        """Who has its turn after the wave's deadline, with those that get it now."""
+        end = self._plan.ends(self._number)
+        if end is None or now <= end:
+            return {}
+        marks, before = self._marks, self._plan.progress[self._number].turns
+        going = {one: turn for one, turn in before.items() if one in marks and marks[one].verdict in BUSY | ABSENT}
+        return going | dict.fromkeys(free, now)
+
+    def closed(self, named: Sequence[str]) -> tuple[int, bool]:
         """The buckets of a share all of whose devices are in: they need not be listed.
 
+        Those of waves before this one that let in so many at a time have their turns there, whatever this one is.
         Where that leaves too many to list, those that are away are in, too: they begin when they are back.
+
+        Returns:
+            The buckets, and whether those that are away are in.
         """
-        upto = self._closed(named, lambda one: self._waits(one) or self._is_away(one))
+        upto = self._closed(named, lambda one: self._waits_for_turn(one) or self._is_away(one))
         if sum(self._place(one) >= upto for one in named) > MOST_LISTED:
-            return self._closed(named, self._waits)
-        return upto
+            return self._closed(named, self._waits_for_turn), True
+        return upto, False
 
     def _closed(self, named: Sequence[str], stays_out: Callable[[Observation], bool]) -> int:
         let_in = set(named)
@@ -197,9 +214,18 @@ class _Widening:
     def _waits(self, one: Observation) -> bool:
         return self._is_own(one) and self._marks[one.device].verdict is Verdict.WAITING
 
+    def _takes_turns(self, one: Observation) -> bool:
+        """Whether it belongs to this wave, or to one before it that lets in so many at a time, too."""
+        wave = self._marks[one.device].wave
+        earlier = wave is not None and wave < self._number and self._plan.waves[wave].concurrency is not None
+        return wave == self._number or earlier
+
+    def _waits_for_turn(self, one: Observation) -> bool:
+        return self._takes_turns(one) and self._marks[one.device].verdict is Verdict.WAITING
+
     def _is_away(self, one: Observation) -> bool:
         """Whether it is not let in because it is away."""
-        away = self._is_own(one) and self._marks[one.device].verdict in _AWAY
+        away = self._takes_turns(one) and self._marks[one.device].verdict in _AWAY
         return away and not self._judge.let_in(one, self._places[one.device])
 
     def _may_be_chosen(self, one: Observation) -> bool:

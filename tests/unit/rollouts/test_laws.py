@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as structs_replace
 
 from controller.rollouts.engine import by_counts, decide
 from controller.rollouts.judging import Judge
@@ -258,7 +259,7 @@ def test_no_more_than_so_many_of_a_wave_begin_at_a_time(plan: Plan, fleet: list[
             one.device
             for one in fleet
             if after.marks[one.device].wave == number
-            and after.verdicts[one.device] in {Verdict.PENDING, Verdict.DEFERRED}
+            and after.verdicts[one.device] in {Verdict.PENDING, Verdict.DEFERRED, Verdict.LATE}
             and meant_by(after.targets, one)
             and not meant_by(plan.targets, one)
         ]
@@ -271,15 +272,20 @@ def test_no_more_than_so_many_of_a_wave_begin_at_a_time(plan: Plan, fleet: list[
     plan=plans(),
     fleet=fleets,
     changes=changed,
+    heard=st.dictionaries(st.sampled_from(NAMES), st.booleans(), max_size=8),
     at=st.timedeltas(timedelta(), timedelta(hours=3)),
 )
 def test_a_look_at_what_changed_is_as_good_as_a_look_at_everything(
-    plan: Plan, fleet: list[Observation], changes: list[Observation], at: timedelta
+    plan: Plan, fleet: list[Observation], changes: list[Observation], heard: dict[str, bool], at: timedelta
 ) -> None:
     first = decide(plan, fleet, NOW)
     standing = Standing(None, first.plan, first.marks)
     known = {one.device: one for one in fleet} | {one.device: one for one in changes}
-    devices = standing.take_due(NOW + at) | {one.device for one in changes}
+    # a mere sign of life, or of its end, is looked at only where it is listened for
+    for device, online in heard.items():
+        if device in known:
+            known[device] = structs_replace(known[device], online=online, last_seen=NOW + at)
+    devices = standing.take_due(NOW + at) | {one.device for one in changes} | (standing.listening & known.keys())
     judge = Judge(first.plan, NOW + at)
     standing.update({device: judge.mark(known[device]) for device in devices})
     whole: Decisions = decide(first.plan, list(known.values()), NOW + at)
