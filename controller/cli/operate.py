@@ -162,7 +162,7 @@ def tell(
     if as_json:
         print_json(desired)
     else:
-        click.echo(f"told {device}, revision {desired.rev}")
+        click.echo(printable(f"told {device}, revision {desired.rev}: {_wish_text(desired)}"))
     tell_warnings(desired.warnings)
     tell_stored(client)
 
@@ -176,6 +176,17 @@ def delete(name: str, version: str, platform: str | None, client: ControllerClie
     """Withdraw VERSION of package NAME from the repository; refused while a channel points at it."""
     client.delete("packages", name, version, query={"platform": platform})
     click.echo(f"deleted {name} {version}; its content goes with the next garbage collection")
+
+
+def _wish_text(told: Told) -> str:
+    """All that a device is told apart from its channel, as options would say it."""
+    said = [
+        *([f"channel {told.channel}"] if told.channel else []),
+        *(f"tag {key}={value}" for key, value in sorted((told.tags or {}).items())),
+        *(f"pin {package}={version}" for package, version in sorted((told.pins or {}).items())),
+        *(["hold"] if told.hold else []),
+    ]
+    return f"{', '.join(said)}, and nothing else" if said else "nothing special any more"
 
 
 def _pairs(texts: tuple[str, ...], option: str) -> dict[str, str] | None:

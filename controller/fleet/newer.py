@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+import msgspec
 from sqlalchemy import Connection, func, select
 
 from controller.fleet.sql import chunks, map_of
 from controller.fleet.tables import device_packages, devices
+from controller.rollouts.tables import announcements, rollouts
 from schemas.errors import PublisherError
-from schemas.messages import FactValue, Targets
+from schemas.messages import FactValue, Phase, RolloutPolicy, Targets
 from schemas.requirements import unmet_by_age
 from schemas.targeting import where_holds
 
@@ -34,6 +36,28 @@ def refused_as_older(
         return None
     who, refuse = (f"{number} devices run", "refuse it") if number > 1 else ("1 device runs", "refuses it")
     return f"{who} something newer than {package} {version} and {refuse} (requires.downgrade) without --allow-downgrade"
+
+
+def newer_than_its_channel(connection: Connection, device: str, *, package: str, channel: str) -> str | None:
+    """One line where a device runs something newer than its channel announces, and so refuses that; else None."""
+    there = device_packages.c
+    installed = select(there.version).where(there.device == device, there.package == package)
+    runs = connection.scalar(installed.where(there.phase == Phase.SUCCEEDED.value))
+    said = announcements.c
+    announced = (
+        select(rollouts.c.version, rollouts.c.policy)
+        .join(announcements, said.rollout == rollouts.c.id)
+        .where(said.channel == channel, said.package == package, said.payload.is_not(None))
+    )
+    row = connection.execute(announced).first()
+    if runs is None or row is None or msgspec.json.decode(row.policy, type=RolloutPolicy).allow_downgrade:
+        return None
+    if not _is_older(package, row.version, than=runs):
+        return None
+    return (
+        f"{device} runs {package} {runs} and refuses the older {row.version} of channel {channel} "
+        f"(requires.downgrade); flotilla tell {device} --pin {package}={row.version} takes it there"
+    )
 
 
 def _is_older(package: str, version: str, *, than: str) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, RowMapping, and_, func, select
 from controller.database import from_db, reading
 from controller.fleet.apart import Apart, apart_of
 from controller.fleet.following import nobody_follows
-from controller.fleet.newer import refused_as_older
+from controller.fleet.newer import newer_than_its_channel, refused_as_older
 from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import bigint_of, chunks, map_of
 from controller.fleet.tables import desired, device_packages, devices, events
@@ -56,6 +56,11 @@ class DeviceRegistry:
         """See `newer.refused_as_older`."""
         with reading(self._engine) as connection:
             return refused_as_older(connection, package=package, version=version, channel=channel, targets=targets)
+
+    def newer_than_its_channel(self, device: str, *, package: str, channel: str) -> str | None:
+        """See `newer.newer_than_its_channel`."""
+        with reading(self._engine) as connection:
+            return newer_than_its_channel(connection, device, package=package, channel=channel)
 
     def device(self, device: str) -> Device:
         """One device; raises `OperatorError` (`device.unknown`)."""

@@ -266,7 +266,10 @@ class Devices(Controller):
     ) -> Told:
         """Channel, tags, pins and hold; it replaces what the device was told before."""
 
+        unpinned: set[str] = set()
+
         def anew(before: Desired) -> Desired:
+            unpinned.update((before.pins or {}).keys() - (data.pins or {}).keys())
             said = Desired(rev=0, channel=data.channel, tags=data.tags, pins=data.pins, hold=data.hold)
             does(request, *_deeds(before, said))
             return said
@@ -279,6 +282,14 @@ class Devices(Controller):
                 for package, version in (data.pins or {}).items()
                 if not repository.has(package, version)
             ]
+            follows = data.channel or fleet.registry.device(device_id).channel
+            if data.channel is not None and (nobody := fleet.registry.nobody_follows(data.channel)) is not None:
+                missing.append(nobody)
+            for package in sorted(unpinned):
+                if follows is None:
+                    break
+                newer = fleet.registry.newer_than_its_channel(device_id, package=package, channel=follows)
+                missing += [newer] if newer is not None else []
             return Told(**msgspec.structs.asdict(desired), warnings=missing)
 
         return await to_thread.run_sync(tell)

@@ -13,9 +13,9 @@ from controller.fleet.service import FleetService
 from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.meant import did_you_mean
 from controller.repository.package_repository import PackageRepository
-from controller.rollouts.naming import never_heard_of
+from controller.rollouts.naming import never_heard_of, nobody_is_meant
 from controller.rollouts.views import Rollout
-from controller.rollouts.waves import check_plan
+from controller.rollouts.waves import check_plan, empty_waves
 from controller.settings import ControllerSettings
 from schemas.errors import FlotillaError, OperatorError
 
@@ -61,6 +61,10 @@ class Releasing:
                 package=package, version=rollout.version, channel=channel, targets=targets
             )
             warnings += [refused] if refused is not None else []
+        if nobody is None and isinstance(wish, ReleaseWish):
+            meant = sum(rollout.verdicts.values())
+            numbers = [sum(wave.verdicts.values()) for wave in rollout.waves]
+            warnings += empty_waves(rollout.plan, numbers) if meant else [nobody_is_meant(channel)]
         fewer = self._fleet.rollouts.left_out(rollout, targets, waves=isinstance(wish, ReleaseWish))
         warnings += [fewer] if fewer is not None else []
         return warnings

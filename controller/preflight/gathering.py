@@ -23,9 +23,9 @@ from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.beginning import meant
 from controller.rollouts.leaving_out import left_out
-from controller.rollouts.naming import SHOWN, never_heard_of, strangers
+from controller.rollouts.naming import SHOWN, never_heard_of, nobody_is_meant, strangers
 from controller.rollouts.plan_files import default_plan
-from controller.rollouts.waves import RolloutPlan, check_plan
+from controller.rollouts.waves import RolloutPlan, check_plan, empty_waves
 from schemas.errors import FlotillaError, PublisherError
 from schemas.manifest import Manifest
 from schemas.messages import BUCKETS, Desired, RolloutPolicy, Targets
@@ -139,7 +139,18 @@ class Preflights:
             plan=plan.name,
             waves=waves,
             estimate=ends,
-            warnings=list(_warnings(targets, channel, foreseen, unknown, nobody=nobody, refused=refused, fewer=fewer)),
+            warnings=list(
+                _warnings(
+                    targets,
+                    channel,
+                    foreseen,
+                    unknown,
+                    nobody=nobody,
+                    refused=refused,
+                    fewer=fewer,
+                    empty=empty_waves(plan, [wave.devices for wave in waves]),
+                )
+            ),
             devices=page[:limit],
             next=page[limit - 1].device if len(page) > limit else None,
         )
@@ -227,11 +238,14 @@ def _warnings(
     nobody: str | None,
     refused: str | None,
     fewer: str | None,
+    empty: list[str],
 ) -> Iterator[str]:
     if nobody is not None:
         yield nobody
     elif not foreseen:
-        yield f"no device that was heard of on channel {channel} is meant"
+        yield nobody_is_meant(channel)
+    else:
+        yield from empty
     if refused is not None:
         yield refused
     if fewer is not None:

@@ -1,7 +1,8 @@
 """What an operator asked single devices of a rollout for: `cancel` or `retry`. Asked for is not done: devices answer.
 
 A device has answered when its word about the rollout is newer than the one that was known when it was asked, and for
-`cancel` is a last one. Until then the command is sent again whenever it has expired and the device is there.
+`cancel` is a last one; or, asked to try again, when it turns out to run what the rollout brings. Until then the command
+is sent again whenever it has expired and the device is there.
 """
 
 import secrets
@@ -16,7 +17,7 @@ from controller.database import from_db, to_db
 from controller.fleet.orders import ask_to_report
 from controller.fleet.sql import chunks, insert_into, map_of
 from controller.fleet.tables import commands, devices
-from controller.rollouts.plan import ENDED, STARTING, RolloutState
+from controller.rollouts.plan import ENDED, STARTING, RolloutState, Verdict
 from controller.rollouts.tables import rollout_asks, rollout_devices, rollouts
 from schemas.ids import uuid7
 from schemas.messages import LAST_WORDS, Targets, Verb
@@ -32,8 +33,10 @@ _ENDED: Final = [phase.value for phase in LAST_WORDS]
 _OVER: Final = ENDED | {RolloutState.REVERTED}
 
 _newer: Final[ColumnElement[bool]] = or_(_word.life > _ask.life, and_(_word.life == _ask.life, _word.seq > _ask.seq))
-_ANSWERED: Final[ColumnElement[bool]] = and_(
-    _newer, _word.phase.is_not(None), or_(_ask.verb == Verb.RETRY.value, _word.phase.in_(_ENDED))
+_ANSWERED: Final[ColumnElement[bool]] = or_(
+    and_(_newer, _word.phase.is_not(None), or_(_ask.verb == Verb.RETRY.value, _word.phase.in_(_ENDED))),
+    # it has the release already, by another way, and nothing to say of this one
+    and_(_ask.verb == Verb.RETRY.value, _word.phase.is_(None), _word.verdict == Verdict.SUCCEEDED.value),
 )
 """Of an ask joined to its device's word."""
 

@@ -293,7 +293,7 @@ def _running(plan: Plan, tally: Tally, number: int) -> str:
         return f"waits for {waits}; {_result(tally, number)}"
     if away:
         return f"waits for a device that is there; {away}"
-    return f"no device is in it yet; {_result(tally, number)}"
+    return f"{'' if any(tally.wave(number).values()) else 'no device is in it yet; '}{_result(tally, number)}"
 
 
 def _next(plan: Plan) -> str:

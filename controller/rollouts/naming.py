@@ -15,14 +15,14 @@ SHOWN = 5
 
 
 def strangers(connection: Connection, targets: Targets, plan: RolloutPlan | None) -> list[str]:
-    """The devices that targets or waves name, or some of them, and that were never heard of; by id.
+    """The devices that targets or waves name, to mean them or to leave them out, and that were never heard of; by id.
 
     Raises:
         OperatorError: `device.unknown` where the targets, or one of the waves, mean nobody else.
     """
     waves = [(number, wave) for number, wave in enumerate(plan.waves if plan else [], start=1)]
     lists = [(number, wave, wave.devices) for number, wave in waves if isinstance(wave.devices, list)]
-    named = {*targets.devices, *(device for *_, ids in lists for device in ids)}
+    named = {*targets.devices, *targets.exclude, *(device for *_, ids in lists for device in ids)}
     known: set[str] = set()
     for some in chunks(sorted(named)):
         known.update(connection.scalars(select(devices.c.id).where(devices.c.id.in_(some))))
@@ -42,3 +42,8 @@ def never_heard_of(ids: Iterable[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     was = "was" if len(names) == 1 else "were"
     return f"{one_line(', '.join(names[:SHOWN]), 400)}{more} {was} never heard of"
+
+
+def nobody_is_meant(channel: str) -> str:
+    """Says that conditions, or what a release leaves out, leave nobody of a channel that somebody follows."""
+    return f"no device that was heard of on channel {channel} is meant"

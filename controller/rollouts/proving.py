@@ -30,6 +30,7 @@ def proof(plan: Plan, tally: Tally, wave: int) -> Proof:
 
     It is proven when enough of the devices that were reached have succeeded: as soon as that is so, or when nobody is
     waited for any more. Those that are away do not count, and neither do those in spite of which an operator went on.
+    What was proven once is unproven by failures only.
     """
     wanted = plan.waves[wave]
     busy, waiting = tally.number(wave, BUSY), tally.number(wave, {Verdict.WAITING})
@@ -48,5 +49,7 @@ def proof(plan: Plan, tally: Tally, wave: int) -> Proof:
     if busy or waiting:
         return Proof.OPEN
     if not enough:
-        return Proof.FAILED
+        # who comes back to what was proven and is refused, or late, has broken nothing: it stops nobody else
+        failed = tally.number(wave, FAILURES) > plan.progress[wave].accepted
+        return Proof.FAILED if failed or plan.progress[wave].proven_at is None else Proof.PROVEN
     return Proof.PROVEN if good or accepted or not wanted.success else Proof.OPEN

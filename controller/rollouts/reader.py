@@ -302,6 +302,8 @@ def _asked(connection: Connection, rollout: str, some: Collection[str] | None) -
 def _device(row: Any, asked: Asked | None = None, newer: Standing | None = None) -> RolloutDevice:
     event = kept_event(row["payload"]) if row["payload"] else None
     verdict, apart = Verdict(row["verdict"]) if row["verdict"] else Verdict.UPDATING, apart_of(row["told"])
+    if verdict is Verdict.SUCCEEDED and row["phase"] is None:
+        event = None  # it has the release by another way: its word of an earlier try says nothing of that
     return RolloutDevice(
         device=row["device"],
         wave=None if row["wave"] is None else row["wave"] + 1,

@@ -4,6 +4,7 @@ The same structs are a plan file (TOML), a part of the API's wish (JSON), and wh
 """
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Final
@@ -146,6 +147,21 @@ def check_plan(plan: RolloutPlan, where: str = "") -> None:
         highest = wave.upto or highest
     if plan.jitter_s > _LONGEST.total_seconds():
         raise OperatorError("input.bad", f"{where}: jitter is longer than a year")
+
+
+def empty_waves(plan: RolloutPlan, numbers: Sequence[int]) -> list[str]:
+    """What there is to say of waves with a condition that no device meets; one line for each.
+
+    Args:
+        plan: the plan.
+        numbers: how many devices each of its waves has.
+    """
+    said = []
+    for number, wave in enumerate(plan.waves):
+        if wave.where is not None and not numbers[number]:
+            then = "is passed over as long as none has" if number else "waits until one has"
+            said.append(f"no device that is meant has {wave.share}: wave {number + 1} {then}")
+    return said
 
 
 def _problem(wave: Wave, highest: float) -> str:

@@ -258,12 +258,14 @@ async def test_an_operator_asks_and_tells_a_device(run: Run, device: FakeDevice)
     assert "neither the device nor the repository has a package nobodys" in unknown.stderr
 
     options = ("--channel", "beta", "--pin", "tacho=1.0.0", "--tag", "site=cellar", "--hold")
-    assert run("tell", device.id, *options).text == f"told {device.id}, revision 1\n"
+    assert run("tell", device.id, *options).text == (
+        f"told {device.id}, revision 1: channel beta, tag site=cellar, pin tacho=1.0.0, hold, and nothing else\n"
+    )
     row = next(line for line in run("devices").text.splitlines() if line.startswith(device.id))
     assert "on hold, tacho pinned at 1.0.0, channel beta, tags site=cellar" in row
     shown = run("device", device.id).text
     assert "told    to follow channel beta\ntold    to have the tags site=cellar\n" in shown
-    assert run("tell", device.id, "--json").json()["rev"] == 2
+    assert run("tell", device.id).text == f"told {device.id}, revision 2: nothing special any more\n"
     await device.until(lambda: [one.rev for one in device.desired] == [1, 2])
     first, second = device.desired
     assert (first.channel, first.pins, first.tags, first.hold) == (

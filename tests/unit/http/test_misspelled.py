@@ -37,6 +37,12 @@ def test_in_a_pin(app: Application) -> None:
     assert "did you mean" not in warning
 
 
+def test_in_the_channel_that_a_device_is_told(app: Application) -> None:
+    (warning,) = told(app, "PUT", "devices/pi-1/desired", {"channel": "stabel"})["warnings"]
+    assert warning == "no device that was heard of follows channel stabel; devices follow stable"
+    assert told(app, "PUT", "devices/pi-1/desired", {"channel": "stable"})["warnings"] == []
+
+
 @pytest.mark.parametrize(("package", "meant"), [("tahco", MEANT), ("by-hnad", "; did you mean by-hand?"), ("x", "")])
 def test_in_what_a_device_is_asked_for(app: Application, package: str, meant: str) -> None:
     wish = {"verb": "retry", "args": {"package": package}}

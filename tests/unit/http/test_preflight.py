@@ -239,6 +239,18 @@ def test_a_release_that_would_mean_nobody_is_warned_of(bench: Bench) -> None:
         "no device that was heard of on channel stable is meant"
     ]
     assert bench.look().warnings == []
+    assert bench.look(targets=Targets(exclude=["pi-22"])).warnings == ["pi-22 was never heard of"]
+
+
+def test_a_wave_with_a_condition_that_no_device_meets_is_warned_of(bench: Bench) -> None:
+    bench.device("pi-1")
+    bench.device("pi-2")
+    plan = RolloutPlan(waves=[Wave(where={"site": "bernn"}), Wave(where={"site": "basel"}), Wave(upto=100)])
+    assert bench.look(plan=plan).warnings == [
+        "no device that is meant has site=bernn: wave 1 waits until one has",
+        "no device that is meant has site=basel: wave 2 is passed over as long as none has",
+    ]
+    assert bench.look(plan=RolloutPlan(waves=[Wave(where={"site": "bern"}), Wave(upto=100)])).warnings == []
 
 
 def test_devices_come_in_pages_and_are_counted_all(bench: Bench) -> None:

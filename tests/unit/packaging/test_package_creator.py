@@ -367,3 +367,16 @@ def test_the_manifest_in_the_file_is_the_one_form_of_what_was_built(tmp_path: Pa
     built: BuiltPackage = PackageCreator(make_source(tmp_path / "src", files=APP, **FULL)).build(out=tmp_path)
     with open_package(built.path) as reader:
         assert reader.manifest_bytes == encode_manifest(built.manifest)
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [("linux-arm64", "linux-aarch64"), ("linux-amd64", "linux-x86_64"), ("linux-armhf", "linux-armv7l")],
+)
+def test_what_other_systems_call_a_platform_is_told_its_name(tmp_path: Path, other: str, name: str) -> None:
+    words = f"no device calls itself {other}; it is {name} here"
+    with pytest.raises(PublisherError, match=words):
+        build(make_source(tmp_path / "src"), tmp_path, platform=other)
+    named = make_source(tmp_path / "named", package={"platform": other})
+    with pytest.raises(PublisherError, match=words):
+        build(named, tmp_path)

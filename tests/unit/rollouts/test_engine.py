@@ -386,6 +386,17 @@ def test_refusals_are_no_failures_and_no_proof() -> None:
     assert "0 of 1 devices succeeded, 100 % must; 1 rejected" in stopped.plan.stopped
 
 
+def test_who_comes_to_what_was_proven_and_is_refused_stops_nobody_else_and_who_fails_does() -> None:
+    now = decide(in_waves(Wave(upto=100)), [done("pi-1")], NOW)
+    assert now.state is RolloutState.COMPLETE
+    joined = decide(now.plan, [done("pi-1"), device("pi-2")], NOW)
+    assert joined.state is RolloutState.ACTIVE
+    refused = decide(joined.plan, [done("pi-1"), device("pi-2", phase=Phase.REJECTED)], NOW)
+    assert (refused.state, refused.verdicts["pi-2"]) == (RolloutState.COMPLETE, Verdict.REJECTED)
+    failed = decide(joined.plan, [done("pi-1"), device("pi-2", phase=Phase.ROLLED_BACK)], NOW)
+    assert failed.state is RolloutState.HALTED
+
+
 def test_those_who_are_away_do_not_count_and_are_let_in_all_the_same() -> None:
     waves = in_waves(Wave(devices=["pi-1", "pi-2"], deadline="1h"), Wave(upto=100))
     away = device("pi-2", online=False, last_seen=NOW - timedelta(hours=1))

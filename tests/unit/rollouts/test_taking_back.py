@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
 from controller.database import writing
 from controller.fleet.intake_store import IntakeStore
@@ -13,11 +13,12 @@ from controller.rollouts.asks import EXPIRY, review
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
+from controller.rollouts.tables import rollout_asks
 from controller.rollouts.taking_back import may_retry
 from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
 from schemas.messages import ErrorReport, Phase, ReleaseState, Targets, Verb
-from tests.unit.fleet.builders import NOW, event_in, presence_in, reported_in, succeeded_in
+from tests.unit.fleet.builders import NOW, event_in, installed, presence_in, reported_in, succeeded_in
 from tests.unit.rollouts.test_waves_kept import announced, create, evaluate, fleet, take_in
 
 CANCELLED = ErrorReport(code="conflict.cancelled", message="cancelled")
@@ -136,6 +137,23 @@ def test_what_failed_is_open_again_and_nobody_else_is_asked(engine: Engine) -> N
     assert stands(engine, rollout, "pi-1") == (Verdict.PENDING, Verb.RETRY)
     take_in(engine, event_in("pi-1", 2, Phase.ACCEPTED, rollout=rollout.id))
     assert stands(engine, rollout, "pi-1") == (Verdict.UPDATING, None)
+
+
+def test_a_retry_is_answered_by_a_device_that_has_the_release_by_another_way(engine: Engine) -> None:
+    """It was sent back to it by hand: it has nothing to do, and says nothing."""
+    fleet(engine, 1)
+    rollout = create(engine, plan=None)
+    take_in(engine, event_in("pi-1", 1, Phase.REJECTED, rollout=rollout.id, error=CANCELLED))
+    RolloutStore(engine).retry(rollout.id, now=NOW)
+    assert stands(engine, rollout, "pi-1") == (Verdict.PENDING, Verb.RETRY)
+    take_in(engine, reported_in("pi-1", 1, packages={rollout.package: installed(rollout.version)}))
+    assert stands(engine, rollout, "pi-1") == (Verdict.SUCCEEDED, None)
+    (row,) = RolloutReader(engine).devices(rollout.id)
+    assert row.update is None
+    assert RolloutReader(engine).unanswered(rollout.id) == 0
+    with writing(engine) as connection:
+        review(connection, ["pi-1"], ["pi-1"], NOW)
+        assert connection.scalar(select(func.count()).select_from(rollout_asks)) == 0
 
 
 def test_a_retry_lets_one_device_in_that_was_left_out(engine: Engine) -> None:
