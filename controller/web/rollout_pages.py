@@ -8,7 +8,7 @@ from anyio import to_thread
 from litestar import Response, get, post
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath, FromQuery
-from litestar.response import Stream, Template
+from litestar.response import Redirect, Stream, Template
 
 from controller.database import utc_now
 from controller.http.noting import ending_of, who_of
@@ -72,8 +72,15 @@ async def rollout(
     did: FromQuery[str | None] = None,
     show: Text = "",
     after: Text = "",
-) -> Template:
-    """One rollout; `show` keeps the devices of the list that are shown by this letter."""
+) -> Template | Redirect:
+    """One rollout; `show` keeps the devices of the list that are shown by this letter.
+
+    The beginning of an id, as lines of advice have it, leads to the address with the whole one.
+    """
+    whole = await to_thread.run_sync(desk.fleet.rollouts.id_of, rollout_id)
+    if whole != rollout_id:
+        query = f"?{request.url.query}" if request.url.query else ""
+        return Redirect(f"/rollouts/{whole}{query}", status_code=302, headers={"Cache-Control": "no-store"})
     values = await _look(desk, rollout_id)
     # as fresh as the cells beside it, and a page that was asked for a moment ago needs no thread
     listed = await desk.fresh.get(

@@ -183,6 +183,20 @@ def test_the_page_of_a_rollout_that_was_stopped_names_what_gets_everybody_back(s
     )
 
 
+def test_the_beginning_of_an_id_leads_to_the_page_of_the_rollout(seen: Seen) -> None:
+    rollouts = RolloutStore(seen.app.engine)
+    long_ago = utc_now() - timedelta(days=400)
+    wish = {"version": "1.0.0", "channel": "stable", "repository": ["http://r"]}
+    short = rollouts.create(package="short", now=long_ago, **wish).id
+    for beginning in (short[:TIME_PART], short[:TIME_PART].upper()):
+        answer = seen.app.client.get(f"/rollouts/{beginning}?show=p", follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (302, f"/rollouts/{short}?show=p")
+    rollouts.create(package="shorter", now=long_ago, **wish)
+    several = seen.app.client.get(f"/rollouts/{short[:TIME_PART]}", headers={"Accept": "text/html"})
+    assert several.status_code == 409
+    assert f"{short[:TIME_PART]} begins several rollouts: " in several.text
+
+
 def test_a_held_device_has_its_reason_in_the_list_and_in_its_cell(seen: Seen) -> None:
     OrderStore(seen.app.engine).set_desired("pi-4", hold=True, pins={"held": "0.9.0"})
     made = RolloutStore(seen.app.engine).create(
