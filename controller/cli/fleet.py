@@ -21,7 +21,7 @@ from controller.fleet.views import Deferral, Device, TakenEvent, Update, deferra
 from controller.http.views import Page, RolloutDetail
 from controller.rollouts.explaining import away_text
 from controller.rollouts.plan import Verdict
-from controller.rollouts.views import Rollout, RolloutDevice
+from controller.rollouts.views import Rollout, RolloutDevice, WaveState
 from schemas.errors import one_line
 from schemas.messages import Desired, FactValue, Phase, UpdateEvent
 
@@ -278,7 +278,9 @@ def installed_text(view: Device) -> str:
 
 
 def state_text(view: Rollout) -> str:
-    """`active`, `superseded (reverted before)`."""
+    """`active`, `active, awaiting approval`, `superseded (reverted before)`."""
+    if any(wave.state is WaveState.AWAITING_APPROVAL for wave in view.waves):
+        return f"{view.state}, awaiting approval"
     return f"{view.state} ({view.before} before)" if view.before else view.state.value
 
 

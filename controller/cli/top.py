@@ -13,7 +13,7 @@ from rich.text import Text
 
 from controller.cli.common import controller_options, printable
 from controller.cli.connection import as_of_then, away, away_in, tell_as_of_then
-from controller.cli.fleet import collect
+from controller.cli.fleet import collect, state_text
 from controller.cli.following import GONE, gone_text, keep_following, why_gone
 from controller.cli.planning import counts_text, wave_rows
 from controller.client import ControllerClient
@@ -99,7 +99,7 @@ def _first(client: ControllerClient, rollout_id: str | None, limit: int) -> list
 
 def _head(one: Rollout) -> Text:
     text = Text(printable(f"{one.package} {one.version} on {one.channel}  "), style="bold")
-    text.append(one.state.value, style=STATES.get(one.state, ""))
+    text.append(state_text(one), style=STATES.get(one.state, ""))
     text.append(f"  {counts_text(one.verdicts)}  {one.id}\n", style="")
     text.append(printable(one.because), style="dim")
     if one.advice:

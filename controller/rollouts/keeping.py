@@ -44,6 +44,25 @@ def plan_of(row: Any) -> Plan:
     )
 
 
+def awaits_approval(row: Any) -> bool:
+    """Whether its next wave waits for a person to say go, by the row alone: a list has no device looked at for it.
+
+    A wave that had proven enough and does not any more counts as proven here; whoever shows the rollout itself looks.
+
+    Args:
+        row: with `state`, `plan` and `progress`; the latter two may be left out of one that is not active.
+    """
+    if row["state"] != RolloutState.ACTIVE.value or row["plan"] is None or row["progress"] is None:
+        return False
+    waves = msgspec.json.decode(row["plan"], type=RolloutPlan).waves
+    progress = msgspec.json.decode(row["progress"], type=list[WaveProgress])
+    begun = [one for one in progress if one.started_at is not None]
+    following = len(begun)
+    if following >= len(waves) or not waves[following].approval or progress[following].approved_at is not None:
+        return False
+    return all(one.proven_at is not None for one in begun)
+
+
 def stamp_of(row: Any) -> tuple[object, ...]:
     """Tells one state of a rollout from another: as long as it is the same, the same marks hold."""
     return tuple(row[name] for name in ("state", "base", "plan", "progress", "stopped", "policy", "targets"))

@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, not_, select, union
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, func, not_, select, union
 
 from controller.database import from_db, reading, to_db
 from controller.fleet.apart import apart_of
 from controller.fleet.tables import OFFLINE, desired, device_packages, devices, events
 from controller.rollouts.explaining import stopped_before
+from controller.rollouts.keeping import awaits_approval
 from controller.rollouts.plan import ENDED, FAILURES, RolloutState, Verdict
 from controller.rollouts.tables import rollout_devices, rollouts
 from schemas.messages import Phase
@@ -286,6 +287,7 @@ class RolloutLine(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         before: `halted` or `reverted`, where it was when another took its place or it was withdrawn.
+        awaits_approval: whether a person has to say go before it goes on.
         verdicts: counts devices; the empty one those just heard of.
     """
 
@@ -295,6 +297,7 @@ class RolloutLine(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     state: RolloutState
     before: RolloutState | None
+    awaits_approval: bool
     created_at: datetime
     changed_at: datetime
     verdicts: Mapping[str, int]
@@ -317,7 +320,10 @@ def rollout_lines(
     """Rollouts, the newest first, each with counts by verdict; blocks."""
     row = rollouts.c
     found = select(row.id, row.package, row.version, row.channel, row.state, row.created_at, row.changed_at)
-    found = found.add_columns(row.stopped)
+    # what a plan and its progress say is only asked of those that go on
+    active = row.state == RolloutState.ACTIVE.value
+    going_on = (case((active, column)).label(column.name) for column in (row.plan, row.progress))
+    found = found.add_columns(row.stopped, *going_on)
     found = found.order_by(row.id.desc()).limit(limit)
     if states:
         found = found.where(rollouts.c.state.in_([state.value for state in states]))
@@ -344,6 +350,7 @@ def rollout_lines(
             channel=row["channel"],
             state=RolloutState(row["state"]),
             before=stopped_before(RolloutState(row["state"]), row["stopped"] or ""),
+            awaits_approval=awaits_approval(row),
             created_at=from_db(row["created_at"]),
             changed_at=from_db(row["changed_at"]),
             verdicts=verdicts.get(row["id"], {}),

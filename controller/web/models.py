@@ -57,6 +57,7 @@ class RolloutCard(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     state: RolloutState
     before: RolloutState | None
+    awaits_approval: bool
     created_at: datetime
     meant: int
     done: int
@@ -124,6 +125,7 @@ def rollout_card(line: RolloutLine) -> RolloutCard:
         channel=line.channel,
         state=line.state,
         before=line.before,
+        awaits_approval=line.awaits_approval,
         created_at=line.created_at,
         meant=line.meant,
         done=counted["good"] + counted["bad"] + counted["aside"],

@@ -216,6 +216,15 @@ def test_the_list_of_rollouts_says_what_was_stopped_before_another_took_its_plac
     assert "again 1.0.0 on stable superseded (reverted before)" in seen.text("/rollouts?package=again")
 
 
+def test_a_list_of_rollouts_says_which_wait_for_a_person(seen: Seen) -> None:
+    rollouts = RolloutStore(seen.app.engine)
+    plan = RolloutPlan(waves=[Wave(upto=100, approval=True)])
+    made = rollouts.create(package="asks", version="1.0.0", channel="stable", repository=["http://r"], plan=plan)
+    assert "asks 1.0.0 on stable active awaiting approval " in seen.text("/rollouts?package=asks")
+    rollouts.approve(made.id)
+    assert "awaiting approval" not in seen.text("/rollouts?package=asks")
+
+
 def test_a_device_that_had_not_begun_when_a_newer_rollout_came_is_shown_by_how_it_stands_there(seen: Seen) -> None:
     rollouts = RolloutStore(seen.app.engine)
     wish = {"package": "basis", "channel": "stable", "repository": ["http://r"]}

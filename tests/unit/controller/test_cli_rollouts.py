@@ -71,6 +71,16 @@ def test_what_was_stopped_before_another_took_its_place_is_listed_so(monkeypatch
     assert "before" not in flotilla("rollouts").text
 
 
+def test_what_waits_for_a_person_is_listed_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = a_wave(2, {}, begun=False, state=WaveState.AWAITING_APPROVAL, because="waits for a person")
+    Answers(monkeypatch, THERE, a_rollout(waves=[a_wave(1, {Verdict.SUCCEEDED: 1}, state=WaveState.PROVEN), waits]))
+    assert "  active, awaiting approval  " in flotilla("rollouts").text
+    assert "on stable  active, awaiting approval  " in flotilla("top").text
+    Answers(monkeypatch, THERE, a_rollout(waves=[a_wave(1, {Verdict.PENDING: 1})]))
+    for command in ("rollouts", "top"):
+        assert "awaiting" not in flotilla(command).text
+
+
 @pytest.mark.parametrize(
     ("waves", "says"),
     [

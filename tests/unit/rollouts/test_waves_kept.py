@@ -20,6 +20,7 @@ from controller.rollouts.store import Evaluation, RolloutStore
 from controller.rollouts.tables import rollouts
 from controller.rollouts.views import Rollout, WaveState
 from controller.rollouts.waves import RolloutPlan, Wave
+from controller.web.fleet_reading import rollout_lines
 from schemas.codec import decode
 from schemas.errors import OperatorError
 from schemas.messages import Announcement, Phase, ReleaseState, Targets, Window
@@ -102,6 +103,7 @@ def test_it_goes_on_after_proof_and_a_persons_word_and_a_restart_changes_nothing
     assert (found.announced, found.view.waves[0].state) == (False, WaveState.SOAKING)
     with pytest.raises(OperatorError, match="does not wait for anybody to say go: wave 1 of 2"):
         RolloutStore(engine).approve(rollout.id, NOW)
+    assert [line.awaits_approval for line in rollout_lines(engine)] == [False]
     # every look is by a new store, as after a restart
     soaked = NOW + timedelta(minutes=10, seconds=1)
     store = RolloutStore(engine)
@@ -114,9 +116,11 @@ def test_it_goes_on_after_proof_and_a_persons_word_and_a_restart_changes_nothing
     assert (proven.announced, proven.view.waves[0].proven_at) == (False, soaked)
     assert f"flotilla approve {rollout.id}" in proven.view.because
     assert evaluate(engine, rollout, soaked).view == proven.view
+    assert [line.awaits_approval for line in rollout_lines(engine)] == [True]
 
     going = RolloutStore(engine).approve(rollout.id, soaked)
     assert (going.wave, going.revision, going.waves[1].approved_at) == (2, 2, soaked)
+    assert [line.awaits_approval for line in rollout_lines(engine)] == [False]
     assert announced(engine).targets.upto == 10_000
     for device in names:
         if device != canary:
