@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -9,8 +10,8 @@ import click
 
 from controller.cli.common import time_text
 from controller.rollouts.plan import Verdict
-from controller.rollouts.waves import OnFailure
-from schemas.errors import OperatorError
+from controller.rollouts.waves import OnFailure, seconds
+from schemas.errors import OperatorError, one_line
 
 if TYPE_CHECKING:
     from controller.rollouts.views import Rollout
@@ -19,6 +20,34 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 WAVE_COLUMNS: Final = ("WAVE", "WHO", "STATE", "DEVICES", "BEGUN", "PROVEN", "DEADLINE", "BECAUSE")
+
+
+_NUMBER: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?")
+_DURATION: Final = re.compile(r"([0-9]{1,8}[smhd])+")
+
+
+class LengthOfTime(click.ParamType):
+    """Seconds, or a length of time as a plan file has it, such as `10m`; the command gets seconds."""
+
+    name = "length"
+
+    def __init__(self, most: str) -> None:
+        """`most`: the longest that is taken, as `24h`."""
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds; usage error where it is none, or too long."""
+        text = str(value)
+        if _NUMBER.fullmatch(text):
+            length = float(text)
+        elif _DURATION.fullmatch(text):
+            length = seconds(text)
+        else:
+            shown = one_line(text, 60)
+            self.fail(f"{shown!r} is no length of time such as 90s, 10m or 1h30m, and no number of seconds", param, ctx)
+        if length > seconds(self._most):
+            self.fail(f"{text} is longer than {self._most}", param, ctx)
+        return length
 
 
 def plan_options(command: F) -> F:

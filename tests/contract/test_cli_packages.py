@@ -173,11 +173,11 @@ def test_what_cannot_be_released_gets_one_line(
 
 def test_release_says_whom_it_means(run: Run, tmp_path: Path, name: str) -> None:
     assert run("push", make_package(tmp_path, name, "1.0.0", {"a": "a"})).status == 0
-    options = ("--where", "site=roof", "--where", "site=cellar", "--where", "model=pi4", "--jitter", "30")
+    options = ("--where", "site=roof", "--where", "site=cellar", "--where", "model=pi4", "--jitter", "1m30s")
     rollout = run("release", name, "1.0.0", "--channel", "stable", "--json", "--allow-downgrade", *options).json()
     where = {"site": ["roof", "cellar"], "model": "pi4"}
     assert rollout["targets"] == {"upto": 10_000, "where": where, "devices": [], "exclude": []}
-    assert (rollout["policy"]["jitter_s"], rollout["policy"]["allow_downgrade"]) == (30, True)
+    assert (rollout["policy"]["jitter_s"], rollout["policy"]["allow_downgrade"]) == (90, True)
     nobody = ("--device", f"{name}-1", "--device", f"{name}-2")
     assert "never heard of" in run("release", name, "1.0.0", "--channel", "stable", *nobody).complaint()
     assert run("rollout", rollout["id"], "--json").json()["rollout"]["state"] != "superseded"

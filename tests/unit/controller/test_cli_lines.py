@@ -10,6 +10,7 @@ import pytest
 from controller.accounts.roles import Role
 from controller.accounts.views import AuditEntry
 from controller.cli.common import clock_text, time_text
+from controller.cli.planning import LengthOfTime
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent
 from controller.http.views import ControllerView, FoundReleases, ListedRelease, Page
@@ -314,3 +315,26 @@ def test_a_folder_to_push_is_told_what_makes_a_package_of_it(tmp_path: Path, mon
         "flotilla: an app is a folder, not a package file; flotilla build DIR makes one of it, and "
         "flotilla publish DIR --channel CHANNEL builds, pushes and releases it in one (see flotilla push --help)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "length"), [("600", 600), ("0.5", 0.5), ("10m", 600), ("1h30m", 5400), ("24h", 86_400)]
+)
+def test_a_jitter_is_seconds_or_a_length_as_in_plan_files(given: str, length: float) -> None:
+    assert LengthOfTime("24h").convert(given, None, None) == length
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        *(
+            (text, f"{text!r} is no length of time such as 90s, 10m or 1h30m, and no number of seconds")
+            for text in ("ten", "10 m", "-5", "nan", "1e3", "10min", "")
+        ),
+        ("25h", "25h is longer than 24h"),
+        ("86400.1", "86400.1 is longer than 24h"),
+    ],
+)
+def test_what_is_no_jitter_is_told_what_is_one(given: str, says: str) -> None:
+    said = flotilla("release", "tacho", "1.0.0", "--channel", "stable", f"--jitter={given}").complaint(2)
+    assert said == f"Invalid value for '--jitter': {says} (see flotilla release --help)"
