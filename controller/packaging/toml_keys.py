@@ -1,4 +1,4 @@
-"""Finds keys that a typed TOML document does not have, and says which ones were probably meant."""
+"""Finds keys and kinds that a typed TOML document does not have, and says which ones were probably meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,13 +6,15 @@ from typing import Any
 
 import msgspec.inspect as mi
 
+from controller.meant import did_you_mean
 from schemas.errors import one_line
 
 
 def unknown_key(data: object, kind: type) -> str:
     """One line on the first key of `data` that `kind` does not know, or an empty string.
 
-    Only keys are judged; values of a wrong type are left to the conversion that follows.
+    So is text that is none of the few words that may stand there: a `Literal`, or what tells one table from another.
+    All other values, and those of a wrong type, are left to the conversion that follows.
 
     Args:
         data: what `tomllib` made of the file.
@@ -24,7 +26,9 @@ def unknown_key(data: object, kind: type) -> str:
 def _walk(value: object, kind: mi.Type, where: str) -> str:
     match kind:
         case mi.UnionType():
-            return _walk(value, _chosen(value, kind.types), where)
+            return _no_tag(value, kind.types, where) or _walk(value, _chosen(value, kind.types), where)
+        case mi.LiteralType() if isinstance(value, str):
+            return _no_word(value, kind.values, where)
         case mi.StructType() if isinstance(value, dict):
             return _walk_struct(value, kind, where)
         case mi.DictType() if isinstance(value, dict):
@@ -51,6 +55,22 @@ def _chosen(value: object, kinds: Iterable[mi.Type]) -> mi.Type:
             if kind.tag_field is None or value.get(kind.tag_field) == kind.tag:
                 return kind
     return mi.AnyType()
+
+
+def _no_tag(value: object, kinds: Iterable[mi.Type], where: str) -> str:
+    """Of a table whose kind is told by a key, as `type`: what is wrong where it names none."""
+    tagged = [kind for kind in kinds if isinstance(kind, mi.StructType) and kind.tag_field is not None]
+    key = tagged[0].tag_field if tagged else None
+    given = value.get(key) if key is not None and isinstance(value, dict) else None
+    return _no_word(given, [kind.tag for kind in tagged], _below(where, str(key))) if isinstance(given, str) else ""
+
+
+def _no_word(given: str, words: Iterable[object], where: str) -> str:
+    known = sorted(word for word in words if isinstance(word, str))
+    if given in known or not known:
+        return ""
+    near = difflib.get_close_matches(given, known, n=2, cutoff=0.6)
+    return f"{where}: {one_line(given, 60)!r} is none of {', '.join(known)}{did_you_mean(near)}"
 
 
 def _message(key: str, known: list[str], where: str) -> str:

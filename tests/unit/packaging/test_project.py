@@ -139,12 +139,31 @@ def test_every_table_is_read() -> None:
         ("", "lacks the key 'package'"),
         ('[package]\nname = "Tacho"', "package.name: must be a name: a-z, 0-9 and '-'"),
         ("[package]\nname = 3", "package.name: must be text, not a whole number"),
-        ('[package]\nname = "a"\nversion = { from = "svn" }', "package.version.from: Invalid enum value 'svn'"),
+        (
+            '[package]\nname = "a"\nversion = { from = "svn" }',
+            "package.version.from: 'svn' is none of file, git, pyproject",
+        ),
+        (
+            '[package]\nname = "a"\nversion = { from = "gitt" }',
+            "package.version.from: 'gitt' is none of file, git, pyproject; did you mean git?",
+        ),
         (MINIMAL + 'modes = { "*" = "999" }', "package.modes.*: must be text of the form '^0?[0-7]{3}$'"),
         (MINIMAL + 'modes = { "" = "644" }', "a key of package.modes: must be text of at least 1 character"),
         (MINIMAL + '[hooks.pre_switch]\ncommand = "x"', "hooks.pre_switch.command: must be a list, not text"),
         (MINIMAL + "[health]\ninterval_s = 0", "health.interval_s: must be a number >= 0.1"),
-        (MINIMAL + '[[health.check]]\ntype = "ping"', "health.check[0].type: Invalid value 'ping'"),
+        (
+            MINIMAL + '[[health.check]]\ntype = "ping"',
+            "health.check[0].type: 'ping' is none of command, http, systemd, tcp",
+        ),
+        (
+            MINIMAL + '[[health.check]]\ntype = "htttp"',
+            "health.check[0].type: 'htttp' is none of command, http, systemd, tcp; did you mean http?",
+        ),
+        (
+            MINIMAL + '[[service]]\nname = "a"\ncommand = ["a"]\nrestart = "on_failure"',
+            "service[0].restart: 'on_failure' is none of always, never, on-failure; did you mean on-failure?",
+        ),
+        (MINIMAL + "[[health.check]]\ntype = 3", "health.check[0].type: must be text, not a whole number"),
         (MINIMAL + "[settings]\nwhen = 1979-05-27", "settings.*: must be"),
         (MINIMAL + "[settings]\nx = { required = false }", "settings.*.required: Invalid enum value False"),
         (MINIMAL + '[python]\nrequirements = "r"\nversion = "2.7"', "python.version: must be text of the form"),
