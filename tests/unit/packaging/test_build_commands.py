@@ -70,6 +70,15 @@ def test_an_error_is_one_line_and_exit_status_1(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
+def test_a_folder_that_there_is_not_is_told_apart_from_a_file(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "src")
+    for missing in (tmp_path / "missing", source / "flotilla.toml" / "below"):
+        assert str(call("build", missing, "--out", tmp_path).exception) == f"there is no folder {missing}"
+    given = source / "flotilla.toml"
+    says = f"{given} is no folder; name the folder that holds flotilla.toml"
+    assert str(call("build", given, "--out", tmp_path).exception) == says
+
+
 def test_inspect_describes_a_package(tmp_path: Path) -> None:
     source = make_source(
         tmp_path / "src",
