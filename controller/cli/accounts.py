@@ -47,13 +47,16 @@ def desk_options(command: F) -> F:
     return with_desk  # type: ignore[return-value]  # click's options keep the type, functools hides it
 
 
-@click.group()
-def user() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def user(ctx: click.Context) -> None:
     """Accounts of people who log in on the page.
 
     A viewer reads, an operator steers rollouts and devices, a publisher also pushes, releases and yanks, an admin also
     looks after accounts and tokens.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @user.command("add")
@@ -108,9 +111,12 @@ def user_remove(name: str, desk: Desk) -> None:
     click.echo(f"removed {name}")
 
 
-@click.group()
-def token() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def token(ctx: click.Context) -> None:
     """Tokens for machines, as for FLOTILLA_TOKEN."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @token.command("add")

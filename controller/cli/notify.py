@@ -13,9 +13,12 @@ from schemas.errors import NetworkError, OperatorError, one_line
 from schemas.ids import uuid7
 
 
-@click.group()
-def notify() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def notify(ctx: click.Context) -> None:
     """Notifications: see docs/guides/watching.md for the file that says whom to tell what."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @notify.command()

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from controller.cli.main import COMMANDS
+from controller.cli.main import flotilla as program
 from tests.support.command import flotilla
 from tests.support.strange_server import strange_server
 
@@ -129,6 +131,16 @@ def test_wrong_usage_is_one_line(in_folder: Path, arguments: tuple[str, ...], sa
     assert says in complaint
     assert "--help)" in complaint
     assert list(in_folder.iterdir()) == []
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    context = click.Context(program)
+    groups = [name for name in COMMANDS if isinstance(program.get_command(context, name), click.Group)]
+    assert {"user", "token", "notify", "repository"} <= set(groups)
+    for group in ([], *([name] for name in groups)):
+        done = flotilla(*group)
+        assert (done.status, done.stderr) == (0, ""), group
+        assert done.text == flotilla(*group, "--help").text, group
 
 
 @pytest.mark.parametrize(
