@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, SerializationException, ValidationException
 from litestar.response import Redirect
 from litestar.types import ExceptionHandlersMap
 
@@ -22,6 +23,8 @@ log = logging.getLogger("flotilla.http")
 
 MEDIA_TYPE: Final = "application/problem+json"
 
+_NO_BODY: Final = ("data", "'data'")
+"""How the framework says that a body is missing."""
 _FORMS: Final = {NAME_PATTERN: NAME_FORM}
 
 _STATUS: Final[dict[str, int]] = {
@@ -102,6 +105,8 @@ def _bad_request(_: Request[Any, Any, Any], error: ValidationException) -> Respo
 
 def _wrong(key: str, message: str) -> str:
     """One value that is wrong: `a value of pins: must be a full version such as 1.2.0`."""
+    if (key, message) == _NO_BODY:
+        return "the body is empty; it has to be JSON"
     where = "" if key == "data" else place_in_words(key)
     text = in_words(message, _FORMS).replace("a table", "an object")
     text = re.sub("^Object missing required field `(.*)`$", r"lacks the field \1", text)
@@ -114,12 +119,30 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[dic
     status = HTTPStatus(error.status_code)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s %s: %s", request.method, one_line(request.url.path), one_line(error), extra=_request(request))
+    if (no_json := _no_json(error)) is not None:
+        return problem(status, detail=no_json, code="input.bad", headers=error.headers)
     detail = {
         HTTPStatus.NOT_FOUND: f"there is nothing at {request.url.path}; GET /api/docs shows what there is",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}{allowed(error)}",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the request is larger than any that is meant here",
     }.get(status, error.detail)
     return problem(status, detail=detail, code="input.bad", headers=error.headers)
+
+
+def allowed(error: HTTPException) -> str:
+    """What a refusal of a method adds: `, which takes GET and DELETE`; empty where that is not known."""
+    methods = (error.headers or {}).get("allow", "").split(", ")
+    shown = sorted(set(methods) - {"", "OPTIONS"})
+    return f", which takes {' and '.join(shown)}" if shown else ""
+
+
+def _no_json(error: HTTPException) -> str | None:
+    """What is wrong with a body that cannot be read as JSON; None where something else is wrong."""
+    read = error.__cause__.__cause__ if isinstance(error.__cause__, SerializationException) else None
+    if not isinstance(read, msgspec.DecodeError) or isinstance(read, msgspec.ValidationError):
+        return None
+    said = str(read).removeprefix("JSON is malformed: ")
+    return f"the body is no JSON: {said[:1].lower()}{said[1:]}"
 
 
 def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:

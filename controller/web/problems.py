@@ -10,7 +10,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
 from controller.http.noting import refused
-from controller.http.problems import HANDLERS, status_of
+from controller.http.problems import HANDLERS, allowed, status_of
 from controller.web.rendering import HEADERS, Asked, is_part
 from schemas.errors import FlotillaError, one_line
 
@@ -39,10 +39,12 @@ def problem_pages(environment: Environment) -> ExceptionHandlersMap:
     def http(request: Asked, error: HTTPException) -> Response[str]:
         line = {
             HTTPStatus.NOT_FOUND: f"there is no page {request.url.path}",
-            HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}",
+            HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}{allowed(error)}",
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the form is larger than any that is meant here",
         }.get(HTTPStatus(error.status_code), error.detail)
-        return shown(request, error.status_code, line, "input.bad")
+        answer = shown(request, error.status_code, line, "input.bad")
+        answer.headers.update(error.headers or {})
+        return answer
 
     def unforeseen(request: Asked, error: Exception) -> Response[str]:
         log.exception("%s %s failed", request.method, one_line(request.url.path), exc_info=error)

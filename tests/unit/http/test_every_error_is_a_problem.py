@@ -98,6 +98,36 @@ def test_what_is_wrong_with_a_value_is_said_in_words(
     assert answer.json()["detail"].startswith(says)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("releases", b"{", "input data was truncated"),
+        ("tokens", b"{", "input data was truncated"),
+        ("releases", b'{"package" 1}', "expected ':' (byte 11)"),
+        ("session", b"{} {}", "trailing characters (byte 4)"),
+        ("releases/sets", b"name=tacho", "invalid character (byte 4)"),
+    ],
+)
+def test_a_body_that_is_no_json_is_said_to_be_none(app: Application, path: str, body: bytes, says: str) -> None:
+    answer = app.client.post(f"/api/v1/{path}", content=body, headers=SENT)
+    assert problem(answer, 400) == "input.bad"
+    assert answer.json()["detail"] == f"the body is no JSON: {says}"
+    assert app.client.post(f"/api/v1/{path}", headers=SENT).json()["detail"] == "the body is empty; it has to be JSON"
+
+
+def test_a_method_that_is_not_for_an_address_is_told_which_are(app: Application) -> None:
+    answer = app.client.get("/api/v1/releases", headers=ALL)
+    problem(answer, 405)
+    assert "POST" in answer.headers["allow"].split(", ")
+    assert answer.json()["detail"] == "GET is not for /api/v1/releases, which takes POST"
+    several = app.client.patch("/api/v1/packages/tacho/1.0.0", headers=ALL)
+    assert several.json()["detail"].endswith("/1.0.0, which takes DELETE and GET")
+    shown = app.client.put("/devices", headers={**ALL, "Accept": "text/html"})
+    assert shown.status_code == 405
+    assert "GET" in shown.headers["allow"].split(", ")
+    assert "PUT is not for /devices, which takes GET" in shown.text
+
+
 @pytest.mark.parametrize("path", ["rollouts", "devices", "users", "tokens", "packages"])
 def test_what_is_no_page_s_next_is_refused(app: Application, path: str) -> None:
     answer = app.client.get(f"/api/v1/{path}", params={"after": "No such!"}, headers=ALL)
