@@ -26,28 +26,28 @@ _NUMBER: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?")
 _DURATION: Final = re.compile(r"([0-9]{1,8}[smhd])+")
 
 
-class LengthOfTime(click.ParamType):
-    """Seconds, or a length of time as a plan file has it, such as `10m`; the command gets seconds."""
+def length_of_time(most: str) -> Callable[[str], float]:
+    """The type of an option that takes seconds, or a length of time as a plan file has it; the command gets seconds.
 
-    name = "length"
+    Args:
+        most: the longest that is taken, as `24h`.
+    """
 
-    def __init__(self, most: str) -> None:
-        """`most`: the longest that is taken, as `24h`."""
-        self._most = most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds; usage error where it is none, or too long."""
-        text = str(value)
-        if _NUMBER.fullmatch(text):
-            length = float(text)
-        elif _DURATION.fullmatch(text):
-            length = seconds(text)
+    def length(given: str) -> float:
+        if _NUMBER.fullmatch(given):
+            found = float(given)
+        elif _DURATION.fullmatch(given):
+            found = seconds(given)
         else:
-            shown = one_line(text, 60)
-            self.fail(f"{shown!r} is no length of time such as 90s, 10m or 1h30m, and no number of seconds", param, ctx)
-        if length > seconds(self._most):
-            self.fail(f"{text} is longer than {self._most}", param, ctx)
-        return length
+            shown = one_line(given, 60)
+            raise click.BadParameter(
+                f"{shown!r} is no length of time such as 90s, 10m or 1h30m, and no number of seconds"
+            )
+        if found > seconds(most):
+            raise click.BadParameter(f"{one_line(given, 60)} is longer than {most}")
+        return found
+
+    return length
 
 
 def plan_options(command: F) -> F:

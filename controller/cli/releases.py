@@ -10,7 +10,7 @@ import msgspec
 from controller.cli.bundles import wait_for_bundles, wait_options
 from controller.cli.common import controller_options, json_option, print_json, printable, tell_warnings
 from controller.cli.connection import tell_as_of_then, tell_stored
-from controller.cli.planning import LengthOfTime, chosen_plan, plan_options, wave_text
+from controller.cli.planning import chosen_plan, length_of_time, plan_options, wave_text
 from controller.client import ControllerClient
 from controller.http.views import Announced, ReleaseWish, SetWish
 from controller.rollouts.views import Rollout
@@ -56,8 +56,8 @@ def _version(ctx: click.Context, _param: click.Parameter, version: str | None) -
 @click.option("--exclude", "excluded", multiple=True, metavar="ID", help="Not this device; may be given several times.")
 @click.option(
     "--jitter",
-    type=LengthOfTime("24h"),
-    default=0,
+    type=length_of_time("24h"),
+    default="0",
     metavar="LENGTH",
     help="Each device waits a random time up to this before it fetches: 10m, or 600 for as many seconds; at most 24h.",
 )

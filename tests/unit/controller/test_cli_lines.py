@@ -10,7 +10,7 @@ import pytest
 from controller.accounts.roles import Role
 from controller.accounts.views import AuditEntry
 from controller.cli.common import clock_text, time_text
-from controller.cli.planning import LengthOfTime
+from controller.cli.planning import length_of_time
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent
 from controller.http.views import ControllerView, FoundReleases, ListedRelease, Page
@@ -321,7 +321,7 @@ def test_a_folder_to_push_is_told_what_makes_a_package_of_it(tmp_path: Path, mon
     ("given", "length"), [("600", 600), ("0.5", 0.5), ("10m", 600), ("1h30m", 5400), ("24h", 86_400)]
 )
 def test_a_jitter_is_seconds_or_a_length_as_in_plan_files(given: str, length: float) -> None:
-    assert LengthOfTime("24h").convert(given, None, None) == length
+    assert length_of_time("24h")(given) == length
 
 
 @pytest.mark.parametrize(
