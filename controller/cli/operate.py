@@ -17,8 +17,9 @@ from controller.http.views import Asked, CommandWish, DesiredWish, RolloutDetail
 from controller.rollouts.explaining import already
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.views import Rollout, WaveState
-from schemas.errors import OperatorError
+from schemas.errors import OperatorError, PublisherError, one_line
 from schemas.messages import OF_PACKAGE, Verb
+from schemas.versions import parse
 
 
 def _state_command(name: str, state: RolloutState, text: str) -> click.Command:
@@ -157,7 +158,7 @@ def tell(
 
     Without any option it is told nothing special any more.
     """
-    wish = DesiredWish(channel=channel, pins=_pairs(pins, "--pin"), tags=_pairs(tags, "--tag"), hold=hold)
+    wish = DesiredWish(channel=channel, pins=_pins(pins), tags=_pairs(tags, "--tag"), hold=hold)
     desired = client.send("PUT", Told, "devices", device, "desired", body=wish)
     if as_json:
         print_json(desired)
@@ -187,6 +188,16 @@ def _wish_text(told: Told) -> str:
         *(["hold"] if told.hold else []),
     ]
     return f"{', '.join(said)}, and nothing else" if said else "nothing special any more"
+
+
+def _pins(texts: tuple[str, ...]) -> dict[str, str] | None:
+    pairs = _pairs(texts, "--pin")
+    for package, version in (pairs or {}).items():
+        try:
+            parse(version)
+        except PublisherError as error:
+            raise OperatorError("input.bad", f"--pin {one_line(package, 80)}: {error}") from error
+    return pairs
 
 
 def _pairs(texts: tuple[str, ...], option: str) -> dict[str, str] | None:
