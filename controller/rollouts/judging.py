@@ -64,6 +64,7 @@ class Judge:
         self._lists = [frozenset(one.devices) if isinstance(one.devices, list) else None for one in plan.waves]
         self._shares = [plan.share(number) for number in range(len(plan.waves))]
         self._ends = [plan.ends(number) for number in range(len(plan.waves))]
+        self._turns = [one.turns for one in plan.progress]
         self._soaks = [timedelta(seconds=seconds(one.soak)) for one in plan.waves]
         self._limited = [one.concurrency is not None for one in plan.waves]
         self._opened = max((one.opened_at for one in plan.progress if one.opened_at is not None), default=None)
@@ -140,7 +141,8 @@ class Judge:
         """When its wave does not wait for the device any more; who gets its turn after that has as long as the wave."""
         if wave is None:
             return None
-        turn, patience = self._plan.progress[wave].turns.get(seen.device), self._plan.patience(wave)
+        turn = self._turns[wave].get(seen.device)
+        patience = None if turn is None else self._plan.patience(wave)
         return self._ends[wave] if turn is None or patience is None else turn + patience
 
     def _fits(self, seen: Observation) -> bool:
