@@ -13,7 +13,7 @@ from controller.accounts.passwords import MAX_LENGTH
 from controller.accounts.roles import Role
 from controller.accounts.views import AuditEntry, User
 from controller.cli.account_desk import Desk
-from controller.cli.common import controller_options, json_option, print_json, print_table, time_text
+from controller.cli.common import Group, controller_options, json_option, print_json, print_table, time_text
 from controller.client import ControllerClient
 from controller.http.account_views import MAX_DAYS
 from controller.http.views import MAX_PAGE, Page
@@ -47,16 +47,13 @@ def desk_options(command: F) -> F:
     return with_desk  # type: ignore[return-value]  # click's options keep the type, functools hides it
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def user(ctx: click.Context) -> None:
+@click.group(cls=Group)
+def user() -> None:
     """Accounts of people who log in on the page.
 
     A viewer reads, an operator steers rollouts and devices, a publisher also pushes, releases and yanks, an admin also
     looks after accounts and tokens.
     """
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
 
 
 @user.command("add")
@@ -111,12 +108,9 @@ def user_remove(name: str, desk: Desk) -> None:
     click.echo(f"removed {name}")
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def token(ctx: click.Context) -> None:
+@click.group(cls=Group)
+def token() -> None:
     """Tokens for machines, as for FLOTILLA_TOKEN."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
 
 
 @token.command("add")

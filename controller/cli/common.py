@@ -20,6 +20,17 @@ _LONG = 20
 """Words up to this are not broken in a table."""
 
 
+class Group(click.Group):
+    """Commands below a command: without one of them its help is shown, as `flotilla` itself does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As of any command."""
+        if not args:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+
 def controller_options(command: F) -> F:
     """Add --url and --token; the command gets a `client` instead."""
 

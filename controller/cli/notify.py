@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from controller.cli.common import Group
 from controller.database import utc_now
 from controller.notify.config import read_config
 from controller.notify.outbox import Waiting
@@ -13,12 +14,9 @@ from schemas.errors import NetworkError, OperatorError, one_line
 from schemas.ids import uuid7
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def notify(ctx: click.Context) -> None:
+@click.group(cls=Group)
+def notify() -> None:
     """Notifications: see docs/guides/watching.md for the file that says whom to tell what."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
 
 
 @notify.command()

@@ -10,8 +10,9 @@ import click
 
 from controller.cli.common import time_text
 from controller.rollouts.plan import Verdict
-from controller.rollouts.waves import OnFailure, seconds
+from controller.rollouts.waves import DURATION_PATTERN, OnFailure, seconds
 from schemas.errors import OperatorError, one_line
+from schemas.names import matches
 
 if TYPE_CHECKING:
     from controller.rollouts.views import Rollout
@@ -23,7 +24,6 @@ WAVE_COLUMNS: Final = ("WAVE", "WHO", "STATE", "DEVICES", "BEGUN", "PROVEN", "DE
 
 
 _NUMBER: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{0,12})?")
-_DURATION: Final = re.compile(r"([0-9]{1,8}[smhd])+")
 
 
 def length_of_time(most: str) -> Callable[[str], float]:
@@ -36,7 +36,7 @@ def length_of_time(most: str) -> Callable[[str], float]:
     def length(given: str) -> float:
         if _NUMBER.fullmatch(given):
             found = float(given)
-        elif _DURATION.fullmatch(given):
+        elif matches(DURATION_PATTERN, given):
             found = seconds(given)
         else:
             shown = one_line(given, 60)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from controller.cli.common import json_option, print_json, size_text
+from controller.cli.common import Group, json_option, print_json, size_text
 from controller.database import open_database, sqlite_url
 from controller.repository.mirrors import open_mirror
 from controller.repository.package_repository import PackageRepository
@@ -14,15 +14,12 @@ from controller.repository.place import fill
 from schemas.errors import OperatorError
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def repository(ctx: click.Context) -> None:
+@click.group(cls=Group)
+def repository() -> None:
     """Verify, measure and tidy up a controller's data folder.
 
     These work on the folder, not through the API; a controller may be running on it.
     """
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
 
 
 _data = click.option(

@@ -276,7 +276,7 @@ class Devices(Controller):
 
         def tell() -> Told:
             desired = fleet.steering.change_desired(device_id, anew)
-            missing = [
+            warnings = [
                 f"there is no {package} {version} in the repository; the device can stay at it only if it has it"
                 f"{did_you_mean(repository.near(package))}"
                 for package, version in (data.pins or {}).items()
@@ -284,13 +284,14 @@ class Devices(Controller):
             ]
             follows = data.channel or fleet.registry.device(device_id).channel
             if data.channel is not None and (nobody := fleet.registry.nobody_follows(data.channel)) is not None:
-                missing.append(nobody)
-            for package in sorted(unpinned):
-                if follows is None:
-                    break
-                newer = fleet.registry.newer_than_its_channel(device_id, package=package, channel=follows)
-                missing += [newer] if newer is not None else []
-            return Told(**msgspec.structs.asdict(desired), warnings=missing)
+                warnings.append(nobody)
+            if follows is not None:
+                newer = (
+                    fleet.registry.newer_than_its_channel(device_id, package=package, channel=follows)
+                    for package in sorted(unpinned)
+                )
+                warnings += [one for one in newer if one is not None]
+            return Told(**msgspec.structs.asdict(desired), warnings=warnings)
 
         return await to_thread.run_sync(tell)
 

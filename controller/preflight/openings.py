@@ -12,6 +12,7 @@ from schemas.windows import next_opening
 _LOCALTIME: Final = Path("/etc/localtime")
 _LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 """Calendars end; what is to begin later than this is counted as if it were to begin then."""
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -39,7 +40,6 @@ class Openings:
         self._opening = self._find(self._from)
         self.opens_at = self._opening[0]
         self._first_closes = self._end_of_first()
-        self._never_closes = window is not None and window.start == window.end and len({*window.days}) in (0, 7)
         self.fit = True
 
     @property
@@ -66,7 +66,7 @@ class Openings:
             if not opens <= moment < closes:
                 opens, closes = self._opening = self._find(moment)
             begins = max(moment, opens)
-            self.fit &= self._never_closes or begins + timedelta(seconds=device_s) <= self._first_closes
+            self.fit &= begins + timedelta(seconds=device_s) <= self._first_closes
             return (begins - self._from).total_seconds()
         except OverflowError:
             return from_s
@@ -81,23 +81,20 @@ class Openings:
         return f"the window opens, {window}"
 
     def _end_of_first(self) -> datetime:
-        """When the first opening closes; one that is open all day may go on in the next day's."""
+        """When the first opening closes: one that is open all day goes on in the next day's, or never ends."""
         closes = self._opening[1]
         if self._window is None:
             return closes
         for _ in _DAYS:
-            try:
-                again, then = self._find(closes)
-            except OverflowError:
-                break
+            again, then = self._find(closes)
             if again > closes:
-                break
+                return closes
             closes = then
-        return closes
+        return _NEVER
 
     def _find(self, moment: datetime) -> tuple[datetime, datetime]:
         if self._window is None:
-            return moment, datetime.max.replace(tzinfo=UTC)
+            return moment, _NEVER
         return next_opening(self._window, moment, self._zone)
 
 

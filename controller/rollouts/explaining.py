@@ -293,7 +293,8 @@ def _running(plan: Plan, tally: Tally, number: int) -> str:
         return f"waits for {waits}; {_result(tally, number)}"
     if away:
         return f"waits for a device that is there; {away}"
-    return f"{'' if any(tally.wave(number).values()) else 'no device is in it yet; '}{_result(tally, number)}"
+    result = _result(tally, number)
+    return result if any(tally.wave(number).values()) else f"no device is in it yet; {result}"
 
 
 def _next(plan: Plan) -> str:

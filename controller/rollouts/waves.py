@@ -22,9 +22,8 @@ MAX_IDS: Final = 3000
 _LONGEST: Final = timedelta(days=366)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-Duration = Annotated[
-    str, msgspec.Meta(pattern=r"^([0-9]{1,8}[smhd])+(?!\n)$", max_length=32, examples=["10m", "1h30m"])
-]
+DURATION_PATTERN: Final = r"^([0-9]{1,8}[smhd])+(?!\n)$"
+Duration = Annotated[str, msgspec.Meta(pattern=DURATION_PATTERN, max_length=32, examples=["10m", "1h30m"])]
 """`90s`, `10m`, `2h`, `1h30m`, `7d`."""
 
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]

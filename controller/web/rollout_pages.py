@@ -14,6 +14,7 @@ from controller.database import utc_now
 from controller.http.noting import ending_of, who_of
 from controller.rollouts.explaining import already, goes_back
 from controller.rollouts.plan import ENDED, RolloutState
+from controller.rollouts.reader import ID_LENGTH
 from controller.rollouts.taking_back import may_retry
 from controller.rollouts.views import Failure, Rollout, WaveState
 from controller.web.actions import (
@@ -77,8 +78,8 @@ async def rollout(
 
     The beginning of an id, as lines of advice have it, leads to the address with the whole one.
     """
-    whole = await to_thread.run_sync(desk.fleet.rollouts.id_of, rollout_id)
-    if whole != rollout_id:
+    if len(rollout_id) < ID_LENGTH:
+        whole = await to_thread.run_sync(desk.fleet.rollouts.id_of, rollout_id)
         query = f"?{request.url.query}" if request.url.query else ""
         return Redirect(f"/rollouts/{whole}{query}", status_code=302, headers={"Cache-Control": "no-store"})
     values = await _look(desk, rollout_id)
