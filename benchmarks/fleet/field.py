@@ -49,6 +49,9 @@ class Field:
         self._processes = Processes(folder / "logs")
         self._fleet: subprocess.Popen[str] | None = None
         self._lines = 0
+        self._watching: sqlite3.Connection | None = None
+        self._counted_at: tuple[str, int] | None = None
+        self._counted = 0
         self.told: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -114,9 +117,21 @@ class Field:
         return str(made["id"])
 
     def succeeded(self, rollout: str) -> int:
-        """How many devices have that verdict; out of the database, so that looking costs the controller nothing."""
-        question = "SELECT COUNT(*) FROM rollout_devices WHERE rollout = ? AND verdict = 'succeeded'"
-        return self._ask(question, rollout)[0]
+        """How many devices have that verdict; out of the database, so that looking costs the controller nothing.
+
+        May be asked every millisecond: it only counts when something was written since the last time.
+        """
+        if self._watching is None:
+            self._watching = self._stack.enter_context(closing(self._database()))
+        state = (rollout, self._watching.execute("PRAGMA data_version").fetchone()[0])
+        if state != self._counted_at:
+            question = "SELECT COUNT(*) FROM rollout_devices WHERE rollout = ? AND verdict = 'succeeded'"
+            self._counted_at, self._counted = state, self._watching.execute(question, (rollout,)).fetchone()[0]
+        return self._counted
+
+    def all_succeeded(self, rollout: str) -> bool:
+        """Whether every device has that verdict."""
+        return self.succeeded(rollout) == self.devices
 
     def page(self, rollout: str) -> float:
         """Ask for the rollout's page; gives the seconds till its last byte."""
@@ -183,10 +198,12 @@ class Field:
 
     def _ask(self, question: str, *values: str) -> tuple[int, ...]:
         """One row of numbers."""
-        place = f"file:{self._folder}/controller/flotilla.db?mode=ro"
-        with closing(sqlite3.connect(place, uri=True, timeout=60)) as database:
+        with closing(self._database()) as database:
             row: tuple[int, ...] = database.execute(question, values).fetchone()
         return row
+
+    def _database(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self._folder}/controller/flotilla.db?mode=ro", uri=True, timeout=60)
 
     def _listen(self, fleet: "subprocess.Popen[str]") -> None:
         assert fleet.stdout is not None
