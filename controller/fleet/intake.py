@@ -28,6 +28,8 @@ MAX_BATCH: Final = 1000
 """Messages in one transaction: as many as wait, which under load spares most of the commits."""
 LINGER_S: Final = 0.006
 """A batch waits for more messages until none has come for so long: it spares commits, and nobody notices."""
+_TURN_S: Final = 0.001
+"""It waits for so long in any case: what the connection holds already is read meanwhile."""
 LONGEST_S: Final = 0.25
 """A batch takes messages in for so long at most. Of a thousand, each costs half of what each of fifty does."""
 
@@ -85,10 +87,12 @@ class Intake:
             LinkLost: what is not acknowledged comes again on the next link.
         """
         while True:
-            messages, self.more = await gather(link, await self._first(link))
-            self._oldest = messages[0].arrived
+            first = await self._first(link)
+            self._oldest = first[0].arrived
             try:
-                await self.take_in(messages)
+                read = _Read()
+                messages, self.more = await gather(link, first, partial(self._read, into=read))
+                await self._take_in(read)
                 self._on_batch(len(messages), self.delay_s())
             finally:
                 self._oldest = None
@@ -108,27 +112,32 @@ class Intake:
 
     async def take_in(self, messages: Sequence[Message]) -> None:
         """Commit a batch; returns when each message is in the database or refused for good."""
-        batch: list[Incoming] = []
+        read = _Read()
+        self._read(messages, into=read)
+        await self._take_in(read)
+
+    def _read(self, messages: Sequence[Message], *, into: "_Read") -> None:
         now = asyncio.get_running_loop().time()
-        own: list[Message] = []
         for message in messages:
             topic = message.topic
             try:
                 said = self._reader.quickly(topic, message.payload, retained=message.retain)
                 if said is None:
                     if self._recall is not None and self._recall.is_own(topic):
-                        own.append(message)
+                        into.own.append(message)
                         continue
                     if self._aside(message):
                         continue
                     said = self._reader.read(topic, message.payload, retained=message.retain)
-                batch.append(said)
+                into.said.append(said)
             except ContractError as error:
                 self.refusals.refuse(topic, error, now)
-        if batch:
-            await store_but_unfit(batch, self._commit, self._leave_out)
+
+    async def _take_in(self, read: "_Read") -> None:
+        if read.said:
+            await store_but_unfit(read.said, self._commit, self._leave_out)
         if self._recall is not None:
-            await self._recall.take(own, self.refusals)
+            await self._recall.take(read.own, self.refusals)
 
     async def _commit(self, batch: Sequence[Incoming]) -> None:
         work = partial(self._commit_here, batch, asyncio.get_running_loop())
@@ -146,12 +155,23 @@ class Intake:
         loop.call_soon_threadsafe(self._on_outcome, outcome)
 
 
-async def gather(link: Link, messages: list[Message]) -> tuple[list[Message], bool]:
-    """Add what comes until nothing does for `LINGER_S`; see `LONGEST_S`, `MAX_BATCH`.
+class _Read:
+    """What the messages of a batch say: those of devices, and the controller's own."""
+
+    def __init__(self) -> None:
+        self.said: list[Incoming] = []
+        self.own: list[Message] = []
+
+
+async def gather(
+    link: Link, messages: list[Message], read: Callable[[Sequence[Message]], None] = lambda _messages: None
+) -> tuple[list[Message], bool]:
+    """Add what comes until nothing has for `LINGER_S`; see `LONGEST_S`, `MAX_BATCH`.
 
     Args:
         link: where it comes.
         messages: what has come already; one at least, `MAX_BATCH` at most.
+        read: called with each of them, some at a time, as they come: while the last ones do there is time for it.
 
     Returns:
         The messages, and whether more is to be expected: with `MAX_BATCH` unanswered the broker sends nothing more.
@@ -160,10 +180,12 @@ async def gather(link: Link, messages: list[Message]) -> tuple[list[Message], bo
         LinkLost: the connection is gone.
     """
     until = time.monotonic() + LONGEST_S
-    while len(messages) < MAX_BATCH and time.monotonic() < until:
-        await asyncio.sleep(LINGER_S)
+    read(messages)
+    while len(messages) < MAX_BATCH and (now := time.monotonic()) < until:
+        await asyncio.sleep(max(messages[-1].arrived + LINGER_S - now, _TURN_S))
         more = link.waiting(MAX_BATCH - len(messages))
         if not more:
             return messages, False
+        read(more)
         messages += more
     return messages, True

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import cast
@@ -13,7 +14,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from controller.database import reading
 from controller.fleet.incoming import EventIn, Incoming, Reader
-from controller.fleet.intake import MAX_BATCH, Intake, gather
+from controller.fleet.intake import _TURN_S, MAX_BATCH, Intake, gather
 from controller.fleet.intake_store import IntakeStore, Outcome
 from controller.fleet.orders import OrderStore
 from controller.fleet.patience import passes, patiently
@@ -178,6 +179,37 @@ async def test_messages_that_come_nearly_at_once_are_one_batch() -> None:
         together, more = await gather(cast("Link", Stream(2)), [message("pi-1", 9)])
     assert [one.handle for one in together] == [(0, 9), (0, 1), (0, 2)]
     assert not more
+
+
+async def test_what_comes_is_read_before_the_batch_is_closed() -> None:
+    read: list[list[tuple[int, int]]] = []
+    async with asyncio.timeout(10):
+        together, _ = await gather(
+            cast("Link", Stream(2)),
+            [message("pi-1", 9)],
+            lambda messages: read.append([one.handle for one in messages]),
+        )
+    assert read == [[(0, 9)], [(0, 1)], [(0, 2)]]
+    assert len(together) == 3
+
+
+async def test_a_batch_waits_from_the_last_message_on_and_not_from_when_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("controller.fleet.intake.LINGER_S", 5.0)
+    monkeypatch.setattr("controller.fleet.intake.LONGEST_S", 600.0)
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("controller.fleet.intake.asyncio.sleep", wait)
+    now = time.monotonic()
+    old, young = (message("pi-1", seq)._replace(arrived=now - ago) for seq, ago in ((1, 60.0), (2, 1.0)))
+    await gather(cast("Link", Stream(0)), [old])
+    await gather(cast("Link", Stream(0)), [old, young])
+    assert waits[0] == pytest.approx(_TURN_S)
+    assert 3.0 < waits[1] <= 4.0
 
 
 async def test_a_batch_is_bounded_though_messages_go_on_coming(monkeypatch: pytest.MonkeyPatch) -> None:
