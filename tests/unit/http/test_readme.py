@@ -37,7 +37,7 @@ def test_a_command_in_the_readme_is_one(line: str, monkeypatch: pytest.MonkeyPat
     if not (arguments or command.params):
         return
     try:
-        command.make_context(name, arguments, parent=click.Context(flotilla))
+        command.make_context(name, arguments, parent=click.Context(flotilla, **flotilla.context_settings))
     except click.MissingParameter:
         # in the middle of a sentence an option is named without the others
         assert f"`{line}`" in (ROOT / "README.md").read_text()
