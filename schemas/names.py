@@ -48,6 +48,26 @@ def platform_fits(package_platform: str, device_platform: str) -> bool:
     return package_platform in (ANY_PLATFORM, device_platform)
 
 
+_OTHER_NAMES: Final = {
+    "linux-arm64": "linux-aarch64",
+    "linux-armv8": "linux-aarch64",
+    "linux-arm": "linux-armv7l, or linux-armv6l for a Pi 1 or Zero",
+    "linux-armhf": "linux-armv7l",
+    "linux-armv7": "linux-armv7l",
+    "linux-armv6": "linux-armv6l",
+    "linux-amd64": "linux-x86_64",
+    "linux-x64": "linux-x86_64",
+    "linux-x86-64": "linux-x86_64",
+}
+"""What other systems call a platform: devices go by the machine's name, as `uname -m` says it."""
+
+
+def wrong_platform(platform: str) -> str | None:
+    """What to write in place of a platform's name that other systems use; None for any other text."""
+    name = _OTHER_NAMES.get(platform)
+    return None if name is None else f"no device calls itself {platform}; it is {name} here"
+
+
 _FORMS: Final = {
     PACKAGE_PATTERN: "a name: a-z, 0-9 and '-', first a letter or digit, at most 63",
     CHANNEL_PATTERN: "a short name: a-z, 0-9 and '-', first a letter or digit, at most 32",

@@ -1,6 +1,5 @@
 """`flotilla build` and `flotilla inspect`: they need no controller."""
 
-import stat
 import sys
 import time
 from pathlib import Path
@@ -11,8 +10,7 @@ import msgspec
 from controller.cli.common import json_option, print_json, size_text
 from controller.packaging.inspection import Inspection, inspect_file
 from controller.packaging.package_creator import PackageCreator
-from controller.packaging.project import PROJECT_FILE
-from schemas.errors import PublisherError, one_line
+from schemas.errors import one_line
 from schemas.manifest import Manifest
 
 _SHOW_AFTER_S = 0.5
@@ -44,7 +42,6 @@ class BuildFacts(msgspec.Struct, frozen=True, kw_only=True):
 @json_option
 def build(source: Path, version: str | None, platform: str | None, out: Path, *, as_json: bool) -> None:
     """Build NAME-VERSION-PLATFORM.flotilla from the folder DIR and its flotilla.toml."""
-    _refuse_no_folder(source)
     progress = _Progress(shown=sys.stderr.isatty())
     try:
         built = PackageCreator(source).build(version=version, platform=platform, out=out, progress=progress)
@@ -86,19 +83,6 @@ def inspect(file: Path, *, list_files: bool, as_json: bool) -> None:
         click.echo()
         for line in _listing(found.manifest):
             click.echo(line)
-
-
-def _refuse_no_folder(source: Path) -> None:
-    """Raise `PublisherError` (`package.source`) where the folder is missing, or something else is in its place."""
-    try:
-        found = source.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise PublisherError("package.source", f"there is no folder {one_line(source)}") from error
-    except OSError:
-        return  # whoever reads it says why that is not possible
-    if not stat.S_ISDIR(found.st_mode):
-        said = f"{one_line(source)} is no folder; name the folder that holds {PROJECT_FILE}"
-        raise PublisherError("package.source", said)
 
 
 def _without_files(found: Inspection) -> Inspection:

@@ -41,7 +41,7 @@ from controller.repository.package_repository import PackageRepository
 from controller.repository.records import Imported, ReleaseRecord, Statistics
 from controller.repository.retention import Retired, Rules
 from schemas.errors import FlotillaError, OperatorError, PublisherError, one_line
-from schemas.names import SHA256_PATTERN
+from schemas.names import SHA256_PATTERN, wrong_platform
 from schemas.versions import parse
 
 PACKAGE_TYPE: Final = "application/octet-stream"
@@ -130,6 +130,8 @@ class Packages(Controller):
         for parameter, moment in (("since", since), ("until", until)):
             if moment is not None and moment.tzinfo is None:
                 raise OperatorError("input.bad", f"{parameter}: a time needs its zone, as in 2026-03-01T12:00:00Z")
+        if platform is not None and (wrong := wrong_platform(platform)) is not None:
+            raise OperatorError("input.bad", f"platform: {wrong}")
 
         def read() -> FoundReleases:
             found = repository.search(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 import msgspec
 
@@ -23,21 +23,8 @@ from controller.packaging.version_source import find_version
 from schemas.errors import OperatorError, PublisherError, one_line
 from schemas.layout import package_file_name
 from schemas.manifest import MANIFEST_FORMAT, FileEntry, Health, Manifest, Template, decode_manifest, encode_manifest
-from schemas.names import PLATFORM_PATTERN, matches
+from schemas.names import PLATFORM_PATTERN, matches, wrong_platform
 from schemas.paths import check_path
-
-_OTHER_NAMES: Final = {
-    "linux-arm64": "linux-aarch64",
-    "linux-armv8": "linux-aarch64",
-    "linux-arm": "linux-armv7l, or linux-armv6l for a Pi 1 or Zero",
-    "linux-armhf": "linux-armv7l",
-    "linux-armv7": "linux-armv7l",
-    "linux-armv6": "linux-armv6l",
-    "linux-amd64": "linux-x86_64",
-    "linux-x64": "linux-x86_64",
-    "linux-x86-64": "linux-x86_64",
-}
-"""What other systems call a platform: devices go by the machine's name, as `uname -m` says it."""
 
 BuildProgress = Callable[[str, int, int], None]
 """Called now and then with a step (`requirements`, `reading`, `writing`), bytes done and bytes in all."""
@@ -87,8 +74,8 @@ class PackageCreator:
         platform = project.package.platform if platform is None else platform
         if not matches(PLATFORM_PATTERN, platform):
             raise PublisherError("package.source", f"--platform: {one_line(platform)!r} is no name of a platform")
-        if (name := _OTHER_NAMES.get(platform)) is not None:
-            raise PublisherError("package.source", f"platform: no device calls itself {platform}; it is {name} here")
+        if (wrong := wrong_platform(platform)) is not None:
+            raise PublisherError("package.source", f"platform: {wrong}")
         with _scratch_folder() as scratch:
             tree = self._tree(project, platform, Path(scratch), tell)
             entries = _hash_files(tree.files, partial(tell, "reading"))

@@ -122,9 +122,12 @@ def read_project(source: Path) -> Project:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_PROJECT_BYTES + 1)
-    except FileNotFoundError as error:
-        what = f"{one_line(source)} has no {PROJECT_FILE}" if source.is_dir() else f"{one_line(source)} is no folder"
-        raise PublisherError("package.source", f"{what}; name the folder that holds it") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not source.exists():
+            raise PublisherError("package.source", f"there is no folder {one_line(source)}") from error
+        what = f"has no {PROJECT_FILE}" if source.is_dir() else "is no folder"
+        advice = f"name the folder that holds {PROJECT_FILE}"
+        raise PublisherError("package.source", f"{one_line(source)} {what}; {advice}") from error
     except OSError as error:
         raise PublisherError("package.source", f"{one_line(path)}: cannot be read: {error.strerror}") from error
     if len(raw) > MAX_PROJECT_BYTES:

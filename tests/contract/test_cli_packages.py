@@ -116,7 +116,7 @@ def test_every_filter_of_packages(run: Run, tmp_path: Path, name: str) -> None:
     assert found(name, "--version", "^1.1") == ["1.2.0"]
     assert found(name, "--version", "1.0.0 || >=2.0.0-0") == ["2.0.0-rc.1", "1.0.0"]
     assert found(name, "--platform", "linux-aarch64") == ["2.0.0-rc.1", "1.2.0", "1.0.0"]
-    assert found(name, "--platform", "linux-armv7") == ["1.0.0"]
+    assert found(name, "--platform", "linux-armv7l") == ["1.0.0"]
     assert found(name, "--tag", "new") == ["2.0.0-rc.1", "1.2.0"]
     assert found(name, "--tag", "new", "--tag", "big") == ["1.2.0"]
     assert found("--channel", channel) == ["1.0.0"]

@@ -193,6 +193,7 @@ def test_a_version_is_exactly_the_one_that_is_asked_for(
         ("/packages?limit=many", 400, "input.bad", "limit"),
         ("/packages?since=yesterday", 400, "input.bad", "since"),
         ("/packages?since=2026-03-01T12:00:00", 400, "input.bad", "since"),
+        ("/packages?platform=linux-arm64", 400, "input.bad", "it is linux-aarch64 here"),
         ("/packages?until=2026-03-01", 400, "input.bad", "until"),
         ("/packages?after=nothing", 400, "input.bad", "NAME@VERSION@PLATFORM"),
         ("/packages/nothing/1.0.0", 404, "release.unknown", "nothing 1.0.0"),

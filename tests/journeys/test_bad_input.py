@@ -44,7 +44,7 @@ SOURCES: dict[str, tuple[Wrong, str]] = {
     ),
     "no flotilla.toml": (
         lambda source: (source / "flotilla.toml").unlink(),
-        "{source} has no flotilla.toml; name the folder that holds it",
+        "{source} has no flotilla.toml; name the folder that holds flotilla.toml",
     ),
     "a hook that is not there": (
         declaring(hooks={"pre_switch": {"command": ["bin/migrate"]}}),

@@ -183,9 +183,9 @@ def test_what_is_wrong_is_named_on_one_line(text: str, message: str) -> None:
 
 
 def test_a_folder_without_the_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PublisherError, match=r"has no flotilla\.toml; name the folder that holds it"):
+    with pytest.raises(PublisherError, match=r"has no flotilla\.toml; name the folder that holds flotilla\.toml"):
         read_project(tmp_path)
-    with pytest.raises(PublisherError, match=r"missing is no folder"):
+    with pytest.raises(PublisherError, match=r"there is no folder .*missing"):
         read_project(tmp_path / "missing")
 
 
