@@ -165,8 +165,7 @@ def _of_wave(plan: Plan, tally: Tally, wave: int, found: Proof) -> Step | None:
 def _after_all_begun(plan: Plan, tally: Tally) -> Step | None:
     begun = plan.begun
     if begun < len(plan.waves):
-        asks = plan.waves[begun].approval and plan.progress[begun].approved_at is None
-        return None if asks else LetIn(begun)
+        return None if plan.lacks_approval(begun) else LetIn(begun)
     return None if tally.open else Move(RolloutState.COMPLETE)
 
 
@@ -220,7 +219,7 @@ def _with(plan: Plan, wave: int, **changes: object) -> Plan:
 def approved(plan: Plan, now: datetime) -> Plan | None:
     """The plan after a person said go; None where it does not wait for that."""
     wave = plan.begun
-    if wave >= len(plan.waves) or not plan.waves[wave].approval or plan.progress[wave].approved_at is not None:
+    if wave >= len(plan.waves) or not plan.lacks_approval(wave):
         return None
     return _with(plan, wave, approved_at=now)
 

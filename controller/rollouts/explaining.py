@@ -210,7 +210,7 @@ def _state(plan: Plan, tally: Tally, number: int) -> WaveState:
         if plan.state in _STOPPED:
             return _stopped(plan)
         next_one = number == plan.begun and plan.state is RolloutState.ACTIVE
-        asks = plan.waves[number].approval and progress.approved_at is None
+        asks = plan.lacks_approval(number)
         before = all(proof(plan, tally, one) is Proof.PROVEN for one in range(number))
         return WaveState.AWAITING_APPROVAL if next_one and asks and before else WaveState.WAITING
     found = proof(plan, tally, number)
@@ -299,7 +299,7 @@ def _running(plan: Plan, tally: Tally, number: int) -> str:
 
 def _next(plan: Plan) -> str:
     wave = plan.begun
-    if plan.waves[wave].approval and plan.progress[wave].approved_at is None:
+    if plan.lacks_approval(wave):
         return f"waits for a person to say go: flotilla approve {plan.rollout}"
     return "waits for a device that is online, may start and lacks the release"
 

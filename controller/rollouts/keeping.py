@@ -58,7 +58,7 @@ def awaits_approval(row: Any) -> bool:
     progress = msgspec.json.decode(row["progress"], type=list[WaveProgress])
     begun = [one for one in progress if one.started_at is not None]
     following = len(begun)
-    if following >= len(waves) or not waves[following].approval or progress[following].approved_at is not None:
+    if following >= len(waves) or not progress[following].lacks_approval(waves[following]):
         return False
     return all(one.proven_at is not None for one in begun)
 

@@ -181,6 +181,10 @@ class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     turns: dict[str, datetime] = {}
     opened_at: datetime | None = None
 
+    def lacks_approval(self, wave: Wave) -> bool:
+        """Whether a person has still to say go before the wave."""
+        return wave.approval and self.approved_at is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -226,6 +230,10 @@ class Plan:
         upto = max((one.upto for one in self.progress), default=0)
         named = {device for one in self.progress for device in one.devices}
         return msgspec.structs.replace(self.base, upto=upto, devices=sorted(named))
+
+    def lacks_approval(self, wave: int) -> bool:
+        """Whether a person has still to say go before a wave."""
+        return self.progress[wave].lacks_approval(self.waves[wave])
 
     def share(self, wave: int) -> int:
         """The buckets that a wave of so many percent is, rounded up; 0 for another one."""
