@@ -190,11 +190,13 @@ def _require_own_page(connection: Connection) -> None:
 
 def _require_type(connection: Connection) -> None:
     given = connection.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given not in _TYPES:
+    if not given:
         raise HTTPException(
-            f"send {' or '.join(_TYPES)}, and not {one_line(given, 60) or 'a body without a Content-Type'}",
+            f"add the header Content-Type: {' or '.join(_TYPES)}; what changes something needs it even without a body",
             status_code=415,
         )
+    if given not in _TYPES:
+        raise HTTPException(f"send {' or '.join(_TYPES)}, and not {one_line(given, 60)}", status_code=415)
 
 
 def _host_name(header: str) -> str:

@@ -140,6 +140,7 @@ def test_what_a_form_can_send_is_refused(controller: ControllerProcess, tmp_path
     ):
         answer = controller.call(verb, f"/api/v1{path}", body, {"Content-Type": given})
         assert "application/json" in answer.problem(415, "input.bad"), path
+        assert ("needs it even without a body" in answer.problem(415, "input.bad")) == (not given)
     assert controller.get("/packages?name=form").json()["items"] == []
 
 
