@@ -1,6 +1,6 @@
 """`/devices/{id}`: one device: what it is, what it did, what it is told and asked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -112,8 +112,8 @@ async def ask_device(
     """What is asked before a device is told or asked something."""
     action = _action(name)
     may_act(visitor)
-    seen = await to_thread.run_sync(_look, desk, device_id)
-    return _ask(request, visitor, action, seen, dict(request.query_params))
+    seen, facts = await to_thread.run_sync(_look_before, desk, device_id, action)
+    return _ask(request, visitor, action, seen, dict(request.query_params), facts)
 
 
 @post("/devices/{device_id:str}/do/{name:str}", status_code=200)
@@ -129,8 +129,8 @@ async def tell_device(
     except FlotillaError as error:
         if error.code == "device.unknown":
             raise
-        seen = await to_thread.run_sync(_look, desk, device_id)
-        return _ask(request, visitor, action, seen, fields, error)
+        seen, facts = await to_thread.run_sync(_look_before, desk, device_id, action)
+        return _ask(request, visitor, action, seen, fields, facts, error)
     desk.fresh.forget()
     return done(request, f"/devices/{device_id}", action)
 
@@ -143,6 +143,17 @@ def _look(desk: Desk, device_id: str) -> Seen:
         desired=desk.fleet.orders.desired(device_id) or Desired(rev=0),
         read_at=utc_now(),
     )
+
+
+def _look_before(desk: Desk, device_id: str, action: Action) -> tuple[Seen, list[str]]:
+    """The device, and lines that help to decide on an action."""
+    seen = _look(desk, device_id)
+    channel = seen.desired.channel or seen.device.channel
+    if action.name != "unpin" or channel is None:
+        return seen, []
+    registry, pins = desk.fleet.registry, sorted(seen.desired.pins or {})
+    newer = [registry.newer_than_its_channel(device_id, package=package, channel=channel) for package in pins]
+    return seen, [one for one in newer if one is not None]
 
 
 def _shown(seen: Seen) -> dict[str, Any]:
@@ -163,6 +174,7 @@ def _ask(
     action: Action,
     seen: Seen,
     given: Mapping[str, str],
+    facts: Sequence[str],
     error: FlotillaError | None = None,
 ) -> Template:
     packages = sorted(seen.device.packages)
@@ -177,9 +189,8 @@ def _ask(
         version = given.get("version", installed.version if installed else "")
         hint = f"It runs {installed.version}." if installed else ""
         fields.append(Field(name="version", label="Version", value=version, hint=hint))
-    return ask(
-        request, visitor, action, back=f"/devices/{seen.device.id}", subject=seen.device.id, fields=fields, error=error
-    )
+    back, subject = f"/devices/{seen.device.id}", seen.device.id
+    return ask(request, visitor, action, back=back, subject=subject, fields=fields, facts=facts, error=error)
 
 
 def _do(desk: Desk, device_id: str, name: str, fields: Mapping[str, str]) -> None:

@@ -19,6 +19,9 @@ def test_a_device_that_was_pinned_to_something_newer_than_its_channel_has(tmp_pa
             assert done.is_success, done.text
             return done.json()
 
+        def dialog() -> str:
+            return app.client.get("/devices/pi-1/do/unpin", headers={**HEADERS, "Accept": "text/html"}).text
+
         for version in ("1.3.0", "1.4.0"):
             add_release(app.repository, "tacho", version, {"a": version})
         intake = IntakeStore(app.engine)
@@ -30,13 +33,17 @@ def test_a_device_that_was_pinned_to_something_newer_than_its_channel_has(tmp_pa
         assert asked("PUT", "devices/pi-1/desired", {})["warnings"] == []
         asked("POST", "releases", release)
         assert asked("PUT", "devices/pi-1/desired", pinned)["warnings"] == []
+        assert "pi-1 runs tacho 1.4.0 and refuses the older 1.3.0 of channel stable" in dialog()  # before it is done
         (warning,) = asked("PUT", "devices/pi-1/desired", {})["warnings"]
         assert warning == (
             "pi-1 runs tacho 1.4.0 and refuses the older 1.3.0 of channel stable (requires.downgrade); "
             "flotilla tell pi-1 --pin tacho=1.3.0 takes it there"
         )
         asked("PUT", "devices/pi-1/desired", free)
+        assert "refuses" in dialog()
         intake.take_in([reported_in("pi-1", 1, packages={"tacho": installed("1.3.0")})], NOW)
+        assert "Take the pin off?" in dialog()
+        assert "refuses" not in dialog()
         assert asked("PUT", "devices/pi-1/desired", {})["warnings"] == []
         # where the release itself allows it, it goes back
         intake.take_in([reported_in("pi-1", 2, packages={"tacho": installed("1.4.0")})], NOW)
