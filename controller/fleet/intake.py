@@ -117,7 +117,6 @@ class Intake:
         await self._take_in(read)
 
     def _read(self, messages: Sequence[Message], *, into: "_Read") -> None:
-        now = asyncio.get_running_loop().time()
         for message in messages:
             topic = message.topic
             try:
@@ -131,9 +130,13 @@ class Intake:
                     said = self._reader.read(topic, message.payload, retained=message.retain)
                 into.said.append(said)
             except ContractError as error:
-                self.refusals.refuse(topic, error, now)
+                into.refused.append((topic, error))
 
     async def _take_in(self, read: "_Read") -> None:
+        now = asyncio.get_running_loop().time()
+        # not before: where the connection breaks while more is waited for, all of it comes again
+        for topic, error in read.refused:
+            self.refusals.refuse(topic, error, now)
         if read.said:
             await store_but_unfit(read.said, self._commit, self._leave_out)
         if self._recall is not None:
@@ -161,6 +164,7 @@ class _Read:
     def __init__(self) -> None:
         self.said: list[Incoming] = []
         self.own: list[Message] = []
+        self.refused: list[tuple[str, ContractError]] = []
 
 
 async def gather(

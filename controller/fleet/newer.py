@@ -1,17 +1,21 @@
 """Devices that run something newer than what is to be released: they refuse it, one by one, and far away."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 from sqlalchemy import Connection, func, select
 
 from controller.fleet.sql import chunks, map_of
 from controller.fleet.tables import device_packages, devices
+from controller.rollouts.plan import RolloutState
 from controller.rollouts.tables import announcements, rollouts
 from schemas.errors import PublisherError
 from schemas.messages import FactValue, Phase, RolloutPolicy, Targets
 from schemas.requirements import unmet_by_age
 from schemas.targeting import where_holds
+
+_OFFERS_NOTHING: Final = [RolloutState.HALTED.value, RolloutState.REVERTED.value]
 
 
 def may_be_meant(targets: Targets, device: str, *, tags: Mapping[str, str], facts: Mapping[str, FactValue]) -> bool:
@@ -39,24 +43,31 @@ def refused_as_older(
 
 
 def newer_than_its_channel(connection: Connection, device: str, *, package: str, channel: str) -> str | None:
-    """One line where a device runs something newer than its channel announces, and so refuses that; else None."""
-    there = device_packages.c
-    installed = select(there.version).where(there.device == device, there.package == package)
-    runs = connection.scalar(installed.where(there.phase == Phase.SUCCEEDED.value))
+    """One line where a device runs something newer than its channel offers it, and so refuses that; else None."""
+    there, known = device_packages.c, devices.c
+    installed = (
+        select(there.version, known.tags, known.facts)
+        .join(devices, known.id == there.device)
+        .where(there.device == device, there.package == package, there.phase == Phase.SUCCEEDED.value)
+    )
     said = announcements.c
     announced = (
-        select(rollouts.c.version, rollouts.c.policy)
+        select(rollouts.c.version, rollouts.c.policy, func.coalesce(rollouts.c.base, rollouts.c.targets).label("base"))
         .join(announcements, said.rollout == rollouts.c.id)
         .where(said.channel == channel, said.package == package, said.payload.is_not(None))
+        .where(rollouts.c.state.not_in(_OFFERS_NOTHING))
     )
-    row = connection.execute(announced).first()
-    if runs is None or row is None or msgspec.json.decode(row.policy, type=RolloutPolicy).allow_downgrade:
+    runs, offer = connection.execute(installed).first(), connection.execute(announced).first()
+    if runs is None or offer is None or msgspec.json.decode(offer.policy, type=RolloutPolicy).allow_downgrade:
         return None
-    if not _is_older(package, row.version, than=runs):
+    targets = msgspec.json.decode(offer.base, type=Targets)
+    if not may_be_meant(targets, device, tags=map_of(runs.tags), facts=map_of(runs.facts)):
+        return None
+    if not _is_older(package, offer.version, than=runs.version):
         return None
     return (
-        f"{device} runs {package} {runs} and refuses the older {row.version} of channel {channel} "
-        f"(requires.downgrade); flotilla tell {device} --pin {package}={row.version} takes it there"
+        f"{device} runs {package} {runs.version} and refuses the older {offer.version} of channel {channel} "
+        f"(requires.downgrade); told --pin {package}={offer.version} beside all else that it is told, it goes there"
     )
 
 

@@ -16,11 +16,11 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, sel
 from controller.database import from_db, to_db
 from controller.fleet.orders import ask_to_report
 from controller.fleet.sql import chunks, insert_into, map_of
-from controller.fleet.tables import commands, devices
-from controller.rollouts.plan import ENDED, STARTING, RolloutState, Verdict
+from controller.fleet.tables import commands, device_packages, devices
+from controller.rollouts.plan import ENDED, STARTING, RolloutState
 from controller.rollouts.tables import rollout_asks, rollout_devices, rollouts
 from schemas.ids import uuid7
-from schemas.messages import LAST_WORDS, Targets, Verb
+from schemas.messages import LAST_WORDS, Phase, Targets, Verb
 from schemas.targeting import is_meant
 
 EXPIRY: Final = timedelta(hours=1)
@@ -32,17 +32,31 @@ _ENDED: Final = [phase.value for phase in LAST_WORDS]
 
 _OVER: Final = ENDED | {RolloutState.REVERTED}
 
+_runs = device_packages.c
+_reported_since: Final[ColumnElement[bool]] = or_(
+    devices.c.life > _ask.life, and_(devices.c.life == _ask.life, devices.c.reported_seq >= _ask.seq)
+)
+"""Its last report knows of the word that was known when it was asked."""
 _newer: Final[ColumnElement[bool]] = or_(_word.life > _ask.life, and_(_word.life == _ask.life, _word.seq > _ask.seq))
 _ANSWERED: Final[ColumnElement[bool]] = or_(
     and_(_newer, _word.phase.is_not(None), or_(_ask.verb == Verb.RETRY.value, _word.phase.in_(_ENDED))),
     # it has the release already, by another way, and nothing to say of this one
-    and_(_ask.verb == Verb.RETRY.value, _word.phase.is_(None), _word.verdict == Verdict.SUCCEEDED.value),
+    and_(
+        _ask.verb == Verb.RETRY.value,
+        _word.phase.is_(None),
+        _runs.version == rollouts.c.version,
+        _runs.phase == Phase.SUCCEEDED.value,
+        _reported_since,
+    ),
 )
-"""Of an ask joined to its device's word."""
+"""Of an ask joined to its device's word and report."""
 
 
-_WITH_WORDS: Final = rollout_asks.outerjoin(
-    rollout_devices, and_(_word.rollout == _ask.rollout, _word.device == _ask.device)
+_WITH_WORDS: Final = (
+    rollout_asks.outerjoin(rollout_devices, and_(_word.rollout == _ask.rollout, _word.device == _ask.device))
+    .join(devices, devices.c.id == _ask.device)
+    .join(rollouts, rollouts.c.id == _ask.rollout)
+    .outerjoin(device_packages, and_(_runs.device == _ask.device, _runs.package == rollouts.c.package))
 )
 _ANY: Final = select(_ask.rollout).limit(1)
 _OPEN: Final = (
@@ -50,8 +64,6 @@ _OPEN: Final = (
     .add_columns(devices.c.online, devices.c.missing, _word.update_id, _word.phase)
     .add_columns(rollouts.c.package, rollouts.c.version, rollouts.c.state)
     .select_from(_WITH_WORDS)
-    .join(devices, devices.c.id == _ask.device)
-    .join(rollouts, rollouts.c.id == _ask.rollout)
 )
 
 

@@ -25,9 +25,8 @@ from controller.rollouts.plan import (
     Plan,
     RolloutState,
     Verdict,
-    WaveProgress,
 )
-from controller.rollouts.proving import Proof, proof, too_many
+from controller.rollouts.proving import Proof, new_failures, proof, too_many
 from controller.rollouts.tally import Tally
 from controller.rollouts.widening import TooManyIdsError, everybody, let_in
 from schemas.targeting import bucket
@@ -57,10 +56,14 @@ class Prove:
 
 @dataclass(frozen=True, slots=True)
 class Recount:
-    """Devices in spite of which an operator went on have succeeded after all: fewer are forgiven from now on."""
+    """Devices in spite of which an operator went on have succeeded after all: fewer are forgiven from now on.
+
+    `failures` as `WaveProgress.accepted_failures`.
+    """
 
     wave: int
     accepted: int
+    failures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +147,11 @@ def by_counts(plan: Plan, tally: Tally, now: datetime) -> Plan | None:
 
 def _limit(plan: Plan, tally: Tally, wave: int) -> Step | None:
     """The limits of a wave hold as long as the rollout goes on, however long ago the wave was proven."""
-    unproven = tally.number(wave, UNPROVEN)
-    if plan.progress[wave].accepted > unproven:
-        return Recount(wave, unproven)
+    progress = plan.progress[wave]
+    accepted = min(progress.accepted, tally.number(wave, UNPROVEN))
+    failures = min(progress.accepted_failures, tally.number(wave, FAILURES))
+    if (accepted, failures) != (progress.accepted, progress.accepted_failures):
+        return Recount(wave, accepted, failures)
     if too_many(plan, tally, wave):
         return Stop(STOPS[plan.plan.on_failure], too_many_text(plan, tally, wave))
     return None
@@ -154,7 +159,7 @@ def _limit(plan: Plan, tally: Tally, wave: int) -> Step | None:
 
 def _of_wave(plan: Plan, tally: Tally, wave: int, found: Proof) -> Step | None:
     if found is Proof.FAILED:
-        failed = tally.number(wave, FAILURES) > plan.progress[wave].accepted
+        failed = new_failures(plan, tally, wave) > 0
         state = STOPS[plan.plan.on_failure] if failed else RolloutState.PAUSED
         return Stop(state, counted_text(plan, tally, wave))
     if tally.number(wave, {Verdict.WAITING}) and _has_room(plan, tally, wave):
@@ -207,7 +212,7 @@ def _after(plan: Plan, step: Counted, now: datetime) -> Plan:
         case Prove():
             return _with(plan, step.wave, proven_at=now)
         case Recount():
-            return _with(plan, step.wave, accepted=step.accepted)
+            return _with(plan, step.wave, accepted=step.accepted, accepted_failures=step.failures)
 
 
 def _with(plan: Plan, wave: int, **changes: object) -> Plan:
@@ -228,8 +233,8 @@ def resumed(plan: Plan, tally: Tally) -> Plan:
     """The plan after an operator went on in spite of what the engine had stopped it for: that is forgiven, once."""
     if not plan.stopped:
         return plan
-    progress: list[WaveProgress] = [
-        msgspec.structs.replace(one, accepted=tally.number(wave, UNPROVEN)) if one.started_at else one
-        for wave, one in enumerate(plan.progress)
-    ]
-    return replace(plan, stopped="", progress=tuple(progress))
+    going = replace(plan, stopped="")
+    for wave in range(plan.begun):
+        forgiven = {"accepted": tally.number(wave, UNPROVEN), "accepted_failures": tally.number(wave, FAILURES)}
+        going = _with(going, wave, **forgiven)
+    return going

@@ -161,7 +161,9 @@ def _active(plan: Plan, tally: Tally) -> str:
             return _named(plan, number) + _running(plan, tally, number)
     if plan.begun < len(plan.waves):
         return _named(plan, plan.begun) + _next(plan)
-    return _named(plan, plan.begun - 1) + _running(plan, tally, plan.begun - 1)
+    # who comes back to a wave that is proven is waited for, too
+    last = next((one for one in range(plan.begun) if tally.number(one, OPEN)), plan.begun - 1)
+    return _named(plan, last) + _running(plan, tally, last)
 
 
 def too_many_text(plan: Plan, tally: Tally, wave: int) -> str:
@@ -170,7 +172,7 @@ def too_many_text(plan: Plan, tally: Tally, wave: int) -> str:
     of = tally.number(wave, FAILURES | {Verdict.SUCCEEDED, Verdict.SOAKING})
     parts = [f"{wanted.max_failures}"] if wanted.max_failures is not None else []
     parts += [f"{wanted.max_failures_percent:g} %"] if wanted.max_failures_percent is not None else []
-    forgiven = plan.progress[wave].accepted
+    forgiven = plan.progress[wave].accepted_failures
     after = f" after the {forgiven} that were accepted" if forgiven else ""
     return (
         f"{_named(plan, wave)}{_counts(tally, wave, FAILURES)} of {of}{_WITH_RESULT}"

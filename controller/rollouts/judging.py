@@ -68,6 +68,7 @@ class Judge:
         self._soaks = [timedelta(seconds=seconds(one.soak)) for one in plan.waves]
         self._limited = [one.concurrency is not None for one in plan.waves]
         self._opened = max((one.opened_at for one in plan.progress if one.opened_at is not None), default=None)
+        self._kept = frozenset().union(*(one.kept for one in plan.progress))
         self._silent_after = timedelta(seconds=plan.silent_after_s)
 
     def mark(self, seen: Observation) -> Mark:
@@ -193,9 +194,9 @@ class Judge:
         elif not seen.online and usually_away(seen.hours, now):
             verdict = Verdict.ASLEEP
         elif end is not None and now > end:
-            began = self._plan.progress[wave].started_at
+            since = self._offered_since(seen, wave)
             # who is away and not let in has not been offered it: its turn is to come
-            heard = let_in and (seen.online or began is None or seen.last_seen >= began)
+            heard = let_in and (seen.online or since is None or seen.last_seen >= since)
             verdict = Verdict.LATE if heard else Verdict.UNREACHED
         moments = [self._plan.deadline, gone, end]
         if not seen.online and seen.hours is not None:
@@ -205,8 +206,22 @@ class Judge:
             # who went away keeps its place for as long as a start takes, and not from those that are there
             back_by = seen.last_seen + GRACE
             moments.append(back_by)
-            place = now <= back_by and (self._opened is None or seen.last_seen > self._opened)
+            had_it = self._opened is None or seen.last_seen > self._opened or seen.device in self._kept
+            place = had_it and now <= back_by
         return Mark(verdict, wave, due=_next(moments, now), listen=True, phase=seen.phase, place=place)
+
+    def _offered_since(self, seen: Observation, wave: int) -> datetime | None:
+        """Since when a device of a wave that was let in may have heard of it, at the latest: who was let in while away
+        was not offered it when the wave began."""
+        progress = self._plan.progress
+        began, place = progress[wave].started_at, self._place(seen.device)
+        if began is None or not self._limited[wave] or seen.device in self._named | self._kept:
+            return began
+        moments = [began] if self._opened is None else [began, self._opened]
+        if place >= progress[wave].upto:
+            later = (one.started_at for one in progress[wave + 1 :] if place < one.upto)
+            moments += [one for one in later if one is not None][:1]
+        return max(moments)
 
     def _under_way(self, seen: Observation, wave: int | None) -> Mark:
         gone = seen.last_seen + self._silent_after
@@ -228,7 +243,7 @@ class Judge:
     ) -> Mark:
         """A device that has begun: `verdict` as long as it is waited for, something else when that time is over."""
         now, back_by = self._now, seen.last_seen + GRACE
-        over = end is not None and now > end
+        own_end, over = end, end is not None and now > end
         if end is not None and not seen.online and seen.last_seen <= end:
             # it is no failure yet, and to end its wave without it would leave out what the plan does about failures
             end = max(end, back_by)
@@ -236,7 +251,7 @@ class Judge:
             # a sign of life puts off the time when it is not waited for any more; only a soak may end by it, and the
             # wait for who went away right before that time
             listen = over or verdict is Verdict.SOAKING
-            return Mark(verdict, wave, due=_next([gone, end], now), listen=listen, phase=seen.phase)
+            return Mark(verdict, wave, due=_next([gone, own_end, end], now), listen=listen, phase=seen.phase)
         if now > gone:
             verdict = Verdict.SILENT
         elif answered or now <= back_by:

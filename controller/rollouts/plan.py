@@ -165,10 +165,11 @@ class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         approved_at: when a person said go.
         upto: buckets below this are in because of it.
         devices: ids that are in because of it: chosen, named, or found by its conditions.
-        accepted: devices without success in spite of which an operator has gone on.
+        accepted: devices without success in spite of which an operator has gone on; `accepted_failures`, failures.
         chosen: ids that were picked for it when it began, where not all of them may begin at a time.
         turns: who got its turn after the wave's deadline, and when, until it is through.
         opened_at: when devices that were away were let in last, so that fewer ids are listed; they take no place.
+        kept: ids of those that were away then and had a place already, which they keep.
     """
 
     started_at: datetime | None = None
@@ -177,9 +178,11 @@ class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     upto: int = 0
     devices: list[str] = []
     accepted: int = 0
+    accepted_failures: int = 0
     chosen: list[str] = []
     turns: dict[str, datetime] = {}
     opened_at: datetime | None = None
+    kept: list[str] = []
 
     def lacks_approval(self, wave: Wave) -> bool:
         """Whether a person has still to say go before the wave."""

@@ -14,13 +14,22 @@ class Proof(StrEnum):
     FAILED = "failed"
 
 
+def new_failures(plan: Plan, tally: Tally, wave: int) -> int:
+    """How many devices of a wave failed in spite of which no operator has gone on.
+
+    One that was late then, and has failed since, is forgiven already: with it there are no more without success.
+    """
+    progress = plan.progress[wave]
+    without_success = tally.number(wave, UNPROVEN) - progress.accepted
+    return max(min(tally.number(wave, FAILURES) - progress.accepted_failures, without_success), 0)
+
+
 def too_many(plan: Plan, tally: Tally, wave: int) -> bool:
     """Whether more devices of a wave failed than may."""
-    wanted, accepted = plan.waves[wave], plan.progress[wave].accepted
-    failures = max(tally.number(wave, FAILURES) - accepted, 0)
+    wanted, failures = plan.waves[wave], new_failures(plan, tally, wave)
     if wanted.max_failures is not None and failures > wanted.max_failures:
         return True
-    results = max(tally.number(wave, FAILURES | {Verdict.SUCCEEDED}) - accepted, 0)
+    results = failures + tally.number(wave, {Verdict.SUCCEEDED})
     limit = wanted.max_failures_percent
     return limit is not None and results >= wanted.min_results and failures * 100 > limit * results
 
@@ -46,10 +55,12 @@ def proof(plan: Plan, tally: Tally, wave: int) -> Proof:
     enough = good * 100 >= wanted.success * (results + busy)
     if enough and good >= 1 and wanted.success > 0 and not waiting:
         return Proof.PROVEN if results >= min(wanted.min_results, results + busy + absent) else Proof.OPEN
-    if busy or waiting:
+    # who comes back to what was proven, and is refused or late, has broken nothing: it stops nobody else
+    failures = new_failures(plan, tally, wave)
+    unproven = failures and good * 100 < wanted.success * (good + failures)
+    was_proven = plan.progress[wave].proven_at is not None and not unproven
+    if waiting or (busy and not was_proven):
         return Proof.OPEN
     if not enough:
-        # who comes back to what was proven and is refused, or late, has broken nothing: it stops nobody else
-        failed = tally.number(wave, FAILURES) > plan.progress[wave].accepted
-        return Proof.FAILED if failed or plan.progress[wave].proven_at is None else Proof.PROVEN
+        return Proof.PROVEN if was_proven else Proof.FAILED
     return Proof.PROVEN if good or accepted or not wanted.success else Proof.OPEN

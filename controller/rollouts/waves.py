@@ -149,7 +149,7 @@ def check_plan(plan: RolloutPlan, where: str = "") -> None:
 
 
 def empty_waves(plan: RolloutPlan, numbers: Sequence[int]) -> list[str]:
-    """What there is to say of waves with a condition that no device meets; one line for each.
+    """What there is to say of waves with a condition for which no device is left; one line for each.
 
     Args:
         plan: the plan.
@@ -157,9 +157,13 @@ def empty_waves(plan: RolloutPlan, numbers: Sequence[int]) -> list[str]:
     """
     said = []
     for number, wave in enumerate(plan.waves):
-        if wave.where is not None and not numbers[number]:
-            then = "is passed over as long as none has" if number else "waits until one has"
-            said.append(f"no device that is meant has {wave.share}: wave {number + 1} {then}")
+        if wave.where is None or numbers[number]:
+            continue
+        if number:
+            why = f"none that is meant has {wave.share}, or the waves before it have them all"
+            said.append(f"no device is left for wave {number + 1}: {why}; it is passed over as long as that is so")
+        else:
+            said.append(f"no device that is meant has {wave.share}: wave 1 waits until one has")
     return said
 
 

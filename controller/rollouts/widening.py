@@ -18,8 +18,11 @@ MOST_LISTED: Final = 200
 """A share with `concurrency` lists so many ids at most to keep the places of those that are away: every device gets the
 list with each step."""
 
-_AWAY: Final = ABSENT | {Verdict.PENDING, Verdict.DEFERRED}
-"""Verdicts of a device that is not let in because it is away."""
+_IN_TURN: Final = BUSY | ABSENT | {Verdict.HELD}
+"""Verdicts of a device whose turn is not over; one that is held meanwhile goes on with it afterwards."""
+
+_KEPT_OUT: Final = ABSENT | {Verdict.PENDING, Verdict.DEFERRED, Verdict.HELD}
+"""Verdicts of a device that is not let in because it is away, or its operator holds it."""
 
 
 class TooManyIdsError(Exception):
@@ -65,7 +68,9 @@ def let_in(
         free = widening.with_room()
         named += free
         upto, opened = widening.closed(named)
-        more = {"turns": widening.turns(free, now), "opened_at": now if opened else before.opened_at}
+        more = {"turns": widening.turns(free, now)}
+        if opened:
+            more |= {"opened_at": now, "kept": widening.away_in_turn()}
     upto = max(before.upto, upto)
     ids = widening.to_list(named, upto)
     if before.started_at and (ids, upto) == (before.devices, before.upto):
@@ -169,21 +174,26 @@ class _Widening:
         if end is None or now <= end:
             return {}
         marks, before = self._marks, self._plan.progress[self._number].turns
-        going = {one: turn for one, turn in before.items() if one in marks and marks[one].verdict in BUSY | ABSENT}
+        going = {one: turn for one, turn in before.items() if one in marks and marks[one].verdict in _IN_TURN}
         return going | dict.fromkeys(free, now)
+
+    def away_in_turn(self) -> list[str]:
+        """Who went away before it began, and has its place still."""
+        return [one.device for one in self._order if self._marks[one.device].place and not one.online]
 
     def closed(self, named: Sequence[str]) -> tuple[int, bool]:
         """The buckets of a share all of whose devices are in: they need not be listed.
 
         Those of waves before this one that let in so many at a time have their turns there, whatever this one is.
-        Where that leaves too many to list, those that are away are in, too: they begin when they are back.
+        Where that leaves too many to list, those that are away or held are in, too: they begin when they are back.
 
         Returns:
-            The buckets, and whether those that are away are in.
+            The buckets, and whether some of those that are away or held are in by them.
         """
-        upto = self._closed(named, lambda one: self._waits_for_turn(one) or self._is_away(one))
+        upto = self._closed(named, lambda one: self._waits_for_turn(one) or self._is_kept_out(one))
         if sum(self._place(one) >= upto for one in named) > MOST_LISTED:
-            return self._closed(named, self._waits_for_turn), True
+            without_them = self._closed(named, self._waits_for_turn)
+            return without_them, without_them > upto
         return upto, False
 
     def _closed(self, named: Sequence[str], stays_out: Callable[[Observation], bool]) -> int:
@@ -223,10 +233,10 @@ class _Widening:
     def _waits_for_turn(self, one: Observation) -> bool:
         return self._takes_turns(one) and self._marks[one.device].verdict is Verdict.WAITING
 
-    def _is_away(self, one: Observation) -> bool:
-        """Whether it is not let in because it is away."""
-        away = self._takes_turns(one) and self._marks[one.device].verdict in _AWAY
-        return away and not self._judge.let_in(one, self._places[one.device])
+    def _is_kept_out(self, one: Observation) -> bool:
+        """Whether it is not let in because it is away or held."""
+        out = self._takes_turns(one) and self._marks[one.device].verdict in _KEPT_OUT
+        return out and not self._judge.let_in(one, self._places[one.device])
 
     def _may_be_chosen(self, one: Observation) -> bool:
         place = self._places[one.device]

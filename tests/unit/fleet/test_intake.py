@@ -26,7 +26,7 @@ from schemas.messages import Verb
 from schemas.topics import Topics
 from tests.unit.fleet.builders import event
 from tests.unit.fleet.serving import make_service
-from transport import Link, Message
+from transport import Link, LinkLost, Message
 
 
 def message(device: str, seq: int) -> Message:
@@ -261,3 +261,28 @@ async def test_rollouts_hear_whether_devices_have_more_to_say(engine: Engine, mo
         service._intake.more = more
         service._taken_in(Outcome())
     assert heard == [True, False]
+
+
+class Breaking(Stream):
+    """A link that breaks while a batch waits for more."""
+
+    def waiting(self, limit: int) -> list[Message]:
+        if not self.left:
+            raise LinkLost("gone")
+        return super().waiting(limit)
+
+
+async def test_what_comes_again_after_the_connection_broke_is_refused_once(engine: Engine) -> None:
+    intake = Intake(IntakeStore(engine), Reader(Topics()), lambda _: None)
+    bad = message("pi-1", 1)._replace(payload=b"{")
+    breaking, sound = Breaking(0), Stream(0)
+    breaking.left, sound.left = [bad], [bad]
+    with pytest.raises(LinkLost):
+        await intake.run(cast("Link", breaking))
+    running = asyncio.create_task(intake.run(cast("Link", sound)))
+    async with asyncio.timeout(30):
+        while not sound.acknowledged:  # noqa: ASYNC110 - the link of a test, which sets no event
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait({running})
+    assert intake.refusals.counts == {"message.json": 1}

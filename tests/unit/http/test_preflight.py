@@ -248,7 +248,10 @@ def test_a_wave_with_a_condition_that_no_device_meets_is_warned_of(bench: Bench)
     plan = RolloutPlan(waves=[Wave(where={"site": "bernn"}), Wave(where={"site": "basel"}), Wave(upto=100)])
     assert bench.look(plan=plan).warnings == [
         "no device that is meant has site=bernn: wave 1 waits until one has",
-        "no device that is meant has site=basel: wave 2 is passed over as long as none has",
+        (
+            "no device is left for wave 2: none that is meant has site=basel, or the waves before it have them all; "
+            "it is passed over as long as that is so"
+        ),
     ]
     assert bench.look(plan=RolloutPlan(waves=[Wave(where={"site": "bern"}), Wave(upto=100)])).warnings == []
 

@@ -224,3 +224,20 @@ def test_a_device_is_asked_again_when_its_command_is_lost(engine: Engine, asked_
 def test_a_retry_is_offered_where_it_can_be_done(state: RolloutState, verdict: Verdict, expected: bool) -> None:
     assert may_retry(state, {verdict: 1}) is expected
     assert not may_retry(state, {verdict: 0})
+
+
+def test_a_retry_is_not_answered_by_a_report_from_before_the_rollback(engine: Engine) -> None:
+    fleet(engine, 1)
+    rollout = create(engine, plan=None)
+    take_in(engine, *succeeded_in("pi-1", 1, rollout=rollout.id))
+    bad = ErrorReport(code="health.http", message="500")
+    take_in(engine, event_in("pi-1", 2, Phase.ROLLED_BACK, rollout=rollout.id, error=bad))
+    take_in(engine, presence_in("pi-1", online=False))  # before its next report
+    RolloutStore(engine).retry(rollout.id, None, NOW)
+    assert stands(engine, rollout, "pi-1")[1] is Verb.RETRY
+    later, report = NOW + 2 * EXPIRY, reported_in("pi-1", 2, packages={"tacho": installed("1.0.0")})
+    take_in(engine, presence_in("pi-1", session=2), report, at=later)
+    evaluate(engine, rollout, later)
+    take_in(engine, report, at=later + timedelta(minutes=1))
+    again = [(one.device, one.verb) for one in OrderStore(engine).pending(later + timedelta(minutes=1))]
+    assert ("pi-1", Verb.RETRY) in again

@@ -1,0 +1,203 @@
+"""Who comes back, was let in while away, or fails after an operator went on, and what that does to proven waves."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+from msgspec.structs import replace as changed
+
+from controller.rollouts.engine import Decisions, decide, resumed
+from controller.rollouts.explaining import because
+from controller.rollouts.judging import Judge
+from controller.rollouts.plan import Observation, Plan, RolloutState, Verdict
+from controller.rollouts.standing import Standing
+from controller.rollouts.tally import Tally
+from controller.rollouts.waves import OnFailure, RolloutPlan, Wave
+from schemas.messages import Phase
+from schemas.targeting import bucket
+from tests.unit.rollouts.test_engine import NOW, ROLLOUT, after, device, done, fleet, in_waves, plan
+
+LONG_GONE = NOW - timedelta(days=8)
+
+
+def placed(now: Decisions) -> set[str]:
+    return {one for one, mark in now.marks.items() if mark.place}
+
+
+def in_order(number: int) -> list[Observation]:
+    """A fleet in the order in which its turns come."""
+    return sorted(fleet(number), key=lambda one: bucket(ROLLOUT, one.device))
+
+
+def off(seen: Sequence[Observation], who: Collection[str], at: datetime) -> list[Observation]:
+    return [changed(one, online=False, last_seen=at) if one.device in who else one for one in seen]
+
+
+def finished(
+    now: Decisions, seen: Sequence[Observation], at: datetime, *, but: Collection[str] = ()
+) -> list[Observation]:
+    """All that have a place succeed."""
+    through = placed(now).difference(but)
+    return [done(one.device, at=at) if one.device in through and one.phase is None else one for one in seen]
+
+
+def test_a_refusal_after_the_proof_stops_nobody_though_a_failure_was_tolerated() -> None:
+    begun = plan(plan=RolloutPlan(waves=[Wave(upto=100, success=80)], on_failure=OnFailure.REVERT))
+    bad, away = device("pi-5", phase=Phase.ROLLED_BACK), device("pi-6", online=False, last_seen=LONG_GONE)
+    seen = [*(done(f"pi-{number}") for number in range(1, 5)), bad]
+    now = decide(begun, [*seen, away], NOW)
+    assert now.state is RolloutState.COMPLETE
+    assert now.plan.progress[0].proven_at is not None
+    now = decide(now.plan, [*seen, device("pi-6", last_seen=after(60))], after(60))
+    refused = decide(now.plan, [*seen, device("pi-6", phase=Phase.REJECTED)], after(61))
+    assert refused.state is RolloutState.COMPLETE
+    assert decide(now.plan, [*seen, device("pi-6", phase=Phase.FAILED)], after(61)).state is RolloutState.REVERTED
+
+
+@pytest.mark.parametrize(("max_failures", "state"), [(0, RolloutState.HALTED), (None, RolloutState.HALTED)])
+def test_failures_after_an_operator_went_on_in_spite_of_late_ones_are_counted(
+    max_failures: int | None, state: RolloutState
+) -> None:
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, deadline="2h", max_failures=max_failures)]))
+    late = [device(f"late-{number}", phase=Phase.FETCHING, last_seen=after(7200)) for number in range(4)]
+    away = [device(f"away-{number}", online=False, last_seen=LONG_GONE) for number in range(3)]
+    seen = [*(done(f"good-{number}") for number in range(6)), *late]
+    paused = decide(bounded, [*seen, *away], after(7201))
+    assert paused.state is RolloutState.PAUSED
+    on = replace(resumed(paused.plan, Tally(paused.marks.values())), state=RolloutState.ACTIVE)
+    now = decide(on, [*seen, *away], after(7202))
+    assert now.state is RolloutState.COMPLETE
+    broke = [changed(one, online=True, phase=Phase.ROLLED_BACK, last_seen=after(8000)) for one in away]
+    assert decide(replace(now.plan, state=RolloutState.ACTIVE), [*seen, *broke], after(8001)).state is state
+    # whom the operator went on in spite of is forgiven, whatever becomes of it
+    failed = [changed(one, phase=Phase.FAILED) for one in late]
+    assert decide(now.plan, [*seen[:-4], *failed, *away], after(8001)).state is RolloutState.COMPLETE
+
+
+def test_one_that_succeeded_after_all_is_forgiven_no_more() -> None:
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, max_failures=0)]))
+    seen = [device("pi-1", phase=Phase.FAILED), device("pi-2", phase=Phase.FAILED), *fleet(3)[2:]]
+    stopped = decide(bounded, seen, NOW)
+    on = replace(resumed(stopped.plan, Tally(stopped.marks.values())), state=RolloutState.ACTIVE)
+    now = decide(on, [done("pi-1"), *seen[1:]], after(1))
+    assert (now.plan.progress[0].accepted, now.plan.progress[0].accepted_failures) == (1, 1)
+    assert now.state is RolloutState.ACTIVE
+    now = decide(now.plan, [device("pi-1", phase=Phase.ROLLED_BACK), *seen[1:]], after(2))
+    assert now.state is RolloutState.HALTED
+
+
+def test_who_comes_back_to_a_proven_wave_holds_up_no_later_one() -> None:
+    waves = in_waves(Wave(devices=["pi-1", "pi-2"]), Wave(devices=["pi-3", "pi-4"], concurrency=1), Wave(upto=100))
+    away = device("pi-2", online=False, last_seen=LONG_GONE)
+    rest = [device(f"pi-{number}") for number in (3, 4, 5)]
+    now = decide(waves, [device("pi-1"), away, *rest], NOW)
+    now = decide(now.plan, [done("pi-1"), away, *rest], after(10))
+    assert now.plan.begun == 2
+    (first,) = placed(now)
+    # back, and outside its own window for the next day
+    back = device("pi-2", phase=Phase.DEFERRED, last_seen=after(20))
+    rest = [done(one.device, at=after(30)) if one.device == first else one for one in rest]
+    now = decide(now.plan, [done("pi-1"), back, *rest], after(30))
+    assert placed(now) == {"pi-3", "pi-4"} - {first}
+    # all others have it: what is waited for is named
+    now = decide(now.plan, [done("pi-1"), back, *(done(f"pi-{number}") for number in (3, 4, 5))], after(40))
+    assert because(now.plan, Tally(now.marks.values())).startswith("wave 1 of 3 (2 devices): waits for 1 deferred")
+    failed = [done("pi-1"), device("pi-2", phase=Phase.FAILED), *(done(f"pi-{number}") for number in (3, 4, 5))]
+    assert decide(now.plan, failed, after(50)).state is RolloutState.HALTED
+
+
+def test_who_goes_away_in_its_turn_keeps_its_place_in_a_wave_that_lists_many() -> None:
+    tags = {"site": "bern"}
+    seen = [changed(one, tags=tags) for one in in_order(300)]
+    now = decide(in_waves(Wave(where=tags, concurrency=10, success=0)), seen, NOW)
+    number = 0
+    while len(now.targets.devices) < 220:
+        number += 10
+        seen = [changed(one, tags=tags) for one in finished(now, seen, after(number))]
+        now = decide(now.plan, seen, after(number))
+    turn = sorted(placed(now))
+    seen = off(seen, turn[1:], after(number + 1))
+    seen = [done(turn[0], at=after(number + 5)) if one.device == turn[0] else one for one in seen]
+    later = decide(now.plan, [changed(one, tags=tags) for one in seen], after(number + 5))
+    assert placed(later) >= set(turn[1:])
+    assert len(placed(later)) == 10
+    assert later.plan.progress[0].opened_at is None  # nobody was let in by it
+
+
+def test_who_goes_away_in_its_turn_keeps_its_place_when_those_that_are_away_are_let_in() -> None:
+    seen = in_order(1600)
+    seen = off(seen, {one.device for one in seen[301::2]}, NOW - timedelta(minutes=1))
+    now = decide(in_waves(Wave(upto=100, concurrency=300, success=10)), seen, NOW)
+    turn = placed(now)
+    assert (len(turn), now.plan.progress[0].opened_at) == (300, None)
+    gone = sorted(turn)[:20]
+    seen = off(finished(now, seen, after(6), but=gone), gone, after(5))
+    now = decide(now.plan, seen, after(6))
+    assert now.plan.progress[0].opened_at == after(6)
+    assert placed(now) >= set(gone)
+    assert len(placed(now)) == 300
+    # and not for ever: whoever does not come back is not waited for with the others' turns
+    assert not placed(decide(now.plan, seen, after(700))) & set(gone)
+
+
+def later_share(seen: list[Observation]) -> tuple[Plan, Callable[[Decisions], bool], set[str]]:
+    waves = in_waves(Wave(upto=50, concurrency=1, success=10, deadline="1h"), Wave(upto=100))
+    return waves, lambda now: now.plan.begun == 2, {one.device for one in seen[1:5]}
+
+
+def all_at_last(seen: list[Observation]) -> tuple[Plan, Callable[[Decisions], bool], set[str]]:
+    waves = in_waves(Wave(upto=100, concurrency=len(seen) * 3 // 10, deadline="1h"))
+    went = {one.device for one in seen[len(seen) * 3 // 10 : len(seen) * 6 // 10]}
+    return waves, lambda now: now.verdicts[seen[-1].device] is Verdict.SUCCEEDED, went
+
+
+@pytest.mark.parametrize(("number", "case"), [(20, later_share), (100, all_at_last), (1000, all_at_last)])
+def test_who_was_let_in_while_away_and_never_came_back_is_unreached_and_not_late(
+    number: int, case: Callable[[list[Observation]], tuple[Plan, Callable[[Decisions], bool], set[str]]]
+) -> None:
+    """Whether it is by a wave that comes later, or as there are too many to list."""
+    seen = in_order(number)
+    waves, is_through, went = case(seen)
+    now = decide(waves, seen, NOW)
+    assert not placed(now) & went
+    seen = off(seen, went, after(60))
+    for second in range(120, 600, 10):
+        seen = finished(now, seen, after(second), but=went)
+        if now.plan.begun == len(waves.waves):
+            seen = [done(one.device, at=after(second)) if one.online else one for one in seen]
+        now = decide(now.plan, seen, after(second))
+    assert is_through(now)
+    over = decide(now.plan, seen, after(3601))
+    assert {over.verdicts[one] for one in went} == {Verdict.UNREACHED}
+    assert over.state is RolloutState.COMPLETE
+
+
+def test_whom_a_pin_kept_out_begins_in_its_turn() -> None:
+    seen = in_order(40)
+    pinned = [changed(one, pinned="1.0.0") for one in seen[:20]]
+    now = decide(in_waves(Wave(upto=100, concurrency=1)), [*pinned, *seen[20:]], NOW)
+    assert placed(now) == {seen[20].device}
+    now = decide(now.plan, seen, after(60))
+    assert placed(now) == {seen[20].device}
+
+
+def test_a_hold_during_a_turn_after_the_deadline_does_not_end_it() -> None:
+    seen = [changed(one, last_seen=after(3600)) for one in fleet(6)]
+    now = decide(in_waves(Wave(upto=100, concurrency=2, deadline="1h", success=10)), seen, NOW)
+    now = decide(now.plan, seen, after(3601))
+    held = min(placed(now))
+    now = decide(now.plan, [changed(one, hold=one.device == held) for one in seen], after(3610))
+    assert len(placed(now) - {held}) == 2  # another one has begun
+    assert decide(now.plan, seen, after(3620)).verdicts[held] is Verdict.PENDING
+
+
+def test_a_look_at_who_was_heard_of_is_as_good_as_one_at_all_between_a_deadline_and_its_grace() -> None:
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, deadline="2h")]))
+    away = device("pi-1", phase=Phase.FETCHING, online=False, last_seen=after(7140))
+    now = decide(bounded, [done("pi-2"), away], after(7150))
+    standing, heard = Standing(None, now.plan, now.marks), changed(away, last_seen=after(7260))
+    whole = decide(now.plan, [done("pi-2"), heard], after(7260))
+    judged = standing.take_due(after(7260)) | (standing.listening & {"pi-1"})
+    standing.update({one: Judge(now.plan, after(7260)).mark(heard) for one in judged})
+    assert standing.tally.verdicts() == Tally(whole.marks.values()).verdicts()
