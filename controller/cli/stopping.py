@@ -44,8 +44,8 @@ def retry(rollout_id: str, device: str | None, client: ControllerClient, *, as_j
     if as_json:
         print_json(rollout)
         return
-    waiting = client.get(RolloutDetail, "rollouts", rollout_id).unanswered
+    # by its answer: who is quick has answered already, and is not counted as waited for any more
     click.echo(
         f"retry of {rollout.package} {rollout.version} on channel {rollout.channel} asked of "
-        f"{device or plural(waiting, 'device')}; follow it with: flotilla rollout {rollout.id}"
+        f"{device or plural(rollout.asked, 'device')}; follow it with: flotilla rollout {rollout.id}"
     )

@@ -51,6 +51,8 @@ class Releasing:
     def _warnings(self, rollout: Rollout, wish: ReleaseWish | SetWish) -> list[str]:
         registry, package, channel, targets = self._fleet.registry, rollout.package, wish.channel, wish.targets
         warnings = []
+        if (ended := self._fleet.rollouts.place_taken(rollout)) is not None:
+            warnings.append(ended)
         nobody = None if targets.devices else registry.nobody_follows(channel)
         if nobody is not None:
             warnings.append(f"{nobody}; to take it back: flotilla withdraw {package} --channel {channel}")

@@ -23,7 +23,7 @@ from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.beginning import meant
 from controller.rollouts.leaving_out import left_out
-from controller.rollouts.naming import SHOWN, never_heard_of, nobody_is_meant, strangers
+from controller.rollouts.naming import SHOWN, never_heard_of, nobody_is_meant, place_taken, strangers, under_way
 from controller.rollouts.plan_files import default_plan
 from controller.rollouts.waves import RolloutPlan, check_plan, empty_waves
 from schemas.errors import FlotillaError, PublisherError
@@ -96,6 +96,7 @@ class Preflights:
             number = meant(connection, channel, targets)
             pace = pace_of(connection, channel, package)
             nobody = nobody_follows(connection, channel)
+            ended = place_taken(connection, under_way(connection, package, channel), version=version)
             fewer = left_out(connection, package=package, channel=channel, targets=targets)
             refused = (
                 None
@@ -147,6 +148,7 @@ class Preflights:
                     unknown,
                     nobody=nobody,
                     refused=refused,
+                    ended=ended,
                     fewer=fewer,
                     empty=empty_waves(plan, [wave.devices for wave in waves]),
                 )
@@ -237,9 +239,12 @@ def _warnings(
     *,
     nobody: str | None,
     refused: str | None,
+    ended: str | None,
     fewer: str | None,
     empty: list[str],
 ) -> Iterator[str]:
+    if ended is not None:
+        yield ended
     if nobody is not None:
         yield nobody
     elif not foreseen:

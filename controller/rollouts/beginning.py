@@ -77,7 +77,10 @@ def begin(
     connection.execute(_ADD, values_of(intention, plan, revision, now))
     write_marks(connection, plan.rollout, observed, decisions.marks)
     standing = Standing(stamp_of(row_of(connection, plan.rollout)), plan, decisions.marks)
-    return read_rollout(connection, plan.rollout), standing
+    made = read_rollout(connection, plan.rollout)
+    if before is not None and before["state"] == RolloutState.ACTIVE.value:
+        made = msgspec.structs.replace(made, instead_of=before["id"])
+    return made, standing
 
 
 def intentions_of_set(

@@ -6,6 +6,8 @@ from sqlalchemy import Connection, select
 
 from controller.fleet.sql import chunks
 from controller.fleet.tables import devices
+from controller.rollouts.plan import RolloutState
+from controller.rollouts.tables import announcements, rollouts
 from controller.rollouts.waves import RolloutPlan
 from schemas.errors import OperatorError, one_line
 from schemas.messages import Targets
@@ -42,6 +44,24 @@ def never_heard_of(ids: Iterable[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     was = "was" if len(names) == 1 else "were"
     return f"{one_line(', '.join(names[:SHOWN]), 400)}{more} {was} never heard of"
+
+
+def under_way(connection: Connection, package: str, channel: str) -> str | None:
+    """The rollout of a package that a channel announces and that is not over, by id; None for none."""
+    announced = (announcements.c.package == package, announcements.c.channel == channel)
+    found = select(rollouts.c.id).join(announcements, announcements.c.rollout == rollouts.c.id).where(*announced)
+    return connection.scalar(
+        found.where(announcements.c.payload.is_not(None), rollouts.c.state == RolloutState.ACTIVE.value)
+    )
+
+
+def place_taken(connection: Connection, rollout: str | None, *, version: str) -> str | None:
+    """Says that the release of a version ends the rollout of another one that is under way; None where it does not."""
+    found = select(rollouts.c.package, rollouts.c.version).where(rollouts.c.id == rollout)
+    row = None if rollout is None else connection.execute(found).first()
+    if row is None or row.version == version:
+        return None
+    return f"it takes the place of {row.package} {row.version}, which is still under way (rollout {rollout})"
 
 
 def nobody_is_meant(channel: str) -> str:

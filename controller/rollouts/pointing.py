@@ -3,12 +3,12 @@
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, select
 
 from controller.fleet.sql import chunks
 from controller.rollouts.explaining import stopped_before
-from controller.rollouts.plan import STARTING, RolloutState
-from controller.rollouts.tables import announcements, rollouts
+from controller.rollouts.plan import STARTING, RolloutState, Verdict
+from controller.rollouts.tables import announcements, rollout_devices, rollouts
 
 _LOOKED_AT: Final = 20
 """Earlier rollouts: who has reverted as many in a row is better served by a person."""
@@ -39,6 +39,8 @@ def stopped_pointers(connection: Connection, packages: Collection[str]) -> dict[
 def earlier_version(connection: Connection, row: Any) -> str | None:
     """The version that the channel of a rollout announced last before it, of those that nobody stopped there.
 
+    And that went well on a device at least: what is named here is what people release next.
+
     Args:
         connection: to read from.
         row: of the rollout.
@@ -47,6 +49,7 @@ def earlier_version(connection: Connection, row: Any) -> str | None:
     found = (
         select(of.version, of.state, of.stopped)
         .where(of.channel == row["channel"], of.package == row["package"], of.id < row["id"])
+        .where(exists().where(rollout_devices.c.rollout == of.id, rollout_devices.c.verdict == Verdict.SUCCEEDED.value))
         .order_by(of.id.desc())
         .limit(_LOOKED_AT)
     )

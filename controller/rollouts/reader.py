@@ -19,7 +19,7 @@ from controller.rollouts.explaining import because, reason, stopped_before, wave
 from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.leaving_out import left_out
-from controller.rollouts.naming import strangers
+from controller.rollouts.naming import place_taken, strangers
 from controller.rollouts.plan import Mark, Plan, RolloutState, Verdict
 from controller.rollouts.pointing import Pointer, earlier_version, stopped_pointers
 from controller.rollouts.short_ids import short_id
@@ -132,6 +132,13 @@ class RolloutReader:
         """The devices that a release names and that were never heard of; raises as `controller.rollouts.naming`."""
         with reading(self._engine) as connection:
             return strangers(connection, targets, plan)
+
+    def place_taken(self, rollout: Rollout) -> str | None:
+        """Says that a rollout that was just made ended another one; see `controller.rollouts.naming`."""
+        if rollout.instead_of is None:
+            return None
+        with reading(self._engine) as connection:
+            return place_taken(connection, rollout.instead_of, version=rollout.version)
 
     def left_out(self, rollout: Rollout, targets: Targets, *, waves: bool) -> str | None:
         """See `controller.rollouts.leaving_out`; `targets` are those that the rollout was wanted with."""

@@ -200,6 +200,9 @@ class RolloutStore:
     def retry(self, rollout: str, device: str | None = None, now: datetime | None = None) -> Rollout:
         """Have devices on which the rollout ended badly, or one of them, try again; their verdicts are open again.
 
+        Returns:
+            The rollout, with the number of devices as its `asked`.
+
         Raises:
             OperatorError: `rollout.unknown`, `device.unknown`; `rollout.state` where nobody may start, or nothing
                 ended badly.
@@ -208,11 +211,11 @@ class RolloutStore:
         with writing(self._engine) as connection:
             row = _row(connection, rollout)
             others = _others_of_set(connection, row)
-            retry(connection, row, device, now)
+            asked = len(retry(connection, row, device, now))
             for one in others:
                 with contextlib.suppress(OperatorError):  # it may have gone well there
                     retry(connection, one, device, now)
-            changed = read_rollout(connection, rollout)
+            changed = msgspec.structs.replace(read_rollout(connection, rollout), asked=asked)
         self._forget(row, others)
         return changed
 

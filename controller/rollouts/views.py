@@ -72,6 +72,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         waves: how each of them stands.
         verdicts: how many devices have which verdict; those that are not meant are left out.
         phases: how many devices said which phase last.
+        asked: how many devices were asked to try again by the request that this answers; else 0.
+        instead_of: the rollout that was under way and whose place it took, where this answers the request that made it.
     """
 
     id: str
@@ -95,6 +97,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     waves: list[WaveView]
     verdicts: dict[Verdict, int]
     phases: dict[str, int]
+    asked: int = 0
+    instead_of: str | None = None
 
     @property
     def meant(self) -> int:

@@ -132,6 +132,6 @@ def test_a_rollout_that_is_there_already_is_said_to_be(
 
 @pytest.mark.parametrize(("number", "says"), [(1, "1 device"), (2, "2 devices")])
 def test_numbers_of_devices_are_plain_english(monkeypatch: pytest.MonkeyPatch, number: int, says: str) -> None:
-    Answers(monkeypatch, THERE, unanswered=number)
+    Answers(monkeypatch, THERE, a_rollout(asked=number), unanswered=number)
     assert f"asked of {says}; follow" in flotilla("retry", ROLLOUT).text
     assert f"cancel asked, {says} of it yet to answer" in flotilla("cancel", ROLLOUT).text

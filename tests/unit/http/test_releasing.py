@@ -222,7 +222,7 @@ def test_a_release_for_some_says_how_many_are_offered_the_package_no_more(tmp_pa
             answer = app.client.post(f"/api/v1/releases{path}", json=wish, headers=bearer(FILE_TOKEN))
             assert answer.status_code < 300
             warnings: list[str] = answer.json()["warnings"]
-            return warnings
+            return [one for one in warnings if not one.startswith("it takes the place of")]
 
         def line(who: str, are: str = "are") -> str:
             return (
@@ -275,3 +275,27 @@ def test_a_set_for_some_names_no_waves_as_it_can_have_none(tmp_path: Path) -> No
         assert {one["package"]: one["warnings"] for one in made.json()} == {
             name: [said.format(name)] for name in ("needle", "tacho")
         }
+
+
+def test_a_release_says_which_rollout_that_is_under_way_it_ends(tmp_path: Path) -> None:
+    with application(tmp_path) as app:
+        for version in ("1.0.0", "1.1.0"):
+            add_release(app.repository, "tacho", version, {"a": version})
+        IntakeStore(app.engine).take_in([reported_in("pi-1")], NOW)
+
+        def asked(path: str, wish: object) -> Any:
+            answer = app.client.post(f"/api/v1/{path}", json=wish, headers=bearer(FILE_TOKEN))
+            assert answer.status_code < 300, answer.text
+            return answer.json()
+
+        old, new = ({"package": "tacho", "version": version, "channel": "stable"} for version in ("1.0.0", "1.1.0"))
+        rollout = asked("releases", old)
+        assert rollout["warnings"] == []
+        assert asked("releases/preflight", old)["warnings"] == []  # the same again ends nothing
+        line = f"it takes the place of tacho 1.0.0, which is still under way (rollout {rollout['id']})"
+        assert asked("releases/preflight", new)["warnings"] == [line]
+        made = asked("releases", new)
+        assert made["warnings"] == [line]
+        # whoever mends what was stopped knows
+        asked(f"rollouts/{made['id']}/state", {"state": "halted"})
+        assert asked("releases", old)["warnings"] == []

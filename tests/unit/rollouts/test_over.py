@@ -120,8 +120,17 @@ def test_no_retry_is_named_where_there_is_nothing_to_retry(engine: Engine) -> No
 def test_a_rollout_that_was_reverted_names_the_version_that_went_well_before_on_its_channel(engine: Engine) -> None:
     fleet(engine, 3)
     store = RolloutStore(engine)
-    create(engine, ONE_FIRST, version="1.9.0")
-    create(engine, ONE_FIRST, version="1.9.5", channel="beta", now=LATER)
+    for seq, (version, channel, word) in enumerate(
+        [("1.9.0", "stable", Phase.SUCCEEDED), ("1.9.5", "beta", Phase.SUCCEEDED), ("1.9.9", "stable", Phase.FAILED)], 1
+    ):
+        now = NOW + timedelta(seconds=seq)
+        tried = create(
+            engine, RolloutPlan(waves=[Wave(upto=100, success=0)]), version=version, channel=channel, now=now
+        )
+        said = {"version": version, "rollout": tried.id}
+        good = succeeded_in("pi-1", seq, **said)
+        take_in(engine, *(good if word is Phase.SUCCEEDED else [event_in("pi-1", seq, word, **said)]))
+        evaluate(engine, tried, now)
     bad = create(engine, ONE_FIRST, version="2.0.0", now=LATER)
     store.set_state(bad.id, RolloutState.REVERTED, LATER)
     worse = create(engine, ONE_FIRST, version="2.0.1", now=LATER + timedelta(minutes=1))

@@ -233,7 +233,7 @@ def test_a_retry_is_not_answered_by_a_report_from_before_the_rollback(engine: En
     bad = ErrorReport(code="health.http", message="500")
     take_in(engine, event_in("pi-1", 2, Phase.ROLLED_BACK, rollout=rollout.id, error=bad))
     take_in(engine, presence_in("pi-1", online=False))  # before its next report
-    RolloutStore(engine).retry(rollout.id, None, NOW)
+    assert RolloutStore(engine).retry(rollout.id, None, NOW).asked == 1
     assert stands(engine, rollout, "pi-1")[1] is Verb.RETRY
     later, report = NOW + 2 * EXPIRY, reported_in("pi-1", 2, packages={"tacho": installed("1.0.0")})
     take_in(engine, presence_in("pi-1", session=2), report, at=later)
