@@ -126,15 +126,7 @@ async def run_controller(settings: ControllerSettings) -> None:
         )
         asgi = RequestCounter(api, registry)  # type: ignore[arg-type]  # both speak ASGI
         server = Server(server_config(asgi, settings.proxies))
-        log.info(
-            "the page is at %s", page_address(settings.http), extra=told("listening", url=page_address(settings.http))
-        )
-        log.info(
-            "listening on http://%s, devices fetch from %s",
-            settings.http,
-            ", ".join(settings.repository_urls),
-            extra=told("listening", url=f"http://{settings.http}"),
-        )
+        _tell_where(settings, asks=token is not None)
         if moved:
             what = "1 rollout is" if moved == 1 else f"{moved} rollouts are"
             log.info("%s announced anew: devices fetch from another place", what, extra=told("announce", count=moved))
@@ -177,6 +169,21 @@ def _home_assistant(
         describe=describe,
         send=fleet.steering.send_command,
     )
+
+
+def _tell_where(settings: ControllerSettings, *, asks: bool) -> None:
+    """Log where it is, and, where others can reach it and it `asks` them who they are, by what they come in."""
+    page, listening = page_address(settings.http), told("listening", url=f"http://{settings.http}")
+    log.info("the page is at %s", page, extra=told("listening", url=page))
+    places = ", ".join(settings.repository_urls)
+    log.info("listening on http://%s, devices fetch from %s", settings.http, places, extra=listening)
+    if asks:
+        log.info(
+            "whoever comes is asked for a login or a token: the first token is in %s. What is sent can be read on its "
+            "way: where that matters, put a server with HTTPS before this one",
+            settings.data / "api-token",
+            extra=listening,
+        )
 
 
 def _spare_what_stays() -> None:

@@ -39,7 +39,7 @@ from controller.settings import ControllerSettings
 from controller.version import VERSION
 from controller.web.actions import ASK, MOVE_ACTIONS
 from schemas.errors import OperatorError, one_line
-from schemas.messages import Desired
+from schemas.messages import Desired, Verb
 from schemas.names import DEVICE_PATTERN, UUID7_PATTERN
 
 DEVICES_SHOWN: Final = 500
@@ -240,6 +240,8 @@ class Devices(Controller):
             if package is not None and package not in there and package not in repository.names():
                 near = dict.fromkeys([*difflib.get_close_matches(package, there, n=2), *repository.near(package)])
                 warnings.append(f"neither the device nor the repository has a package {package}{did_you_mean(near)}")
+            if data.verb is Verb.ROLLBACK and (counted := fleet.rollouts.counts_as_failure(device_id, package)):
+                warnings.append(counted)
             return Asked(**msgspec.structs.asdict(sent), warnings=warnings)
 
         return await to_thread.run_sync(ask)

@@ -20,7 +20,7 @@ from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.leaving_out import left_out
 from controller.rollouts.naming import place_taken, strangers
-from controller.rollouts.plan import Mark, Plan, RolloutState, Verdict
+from controller.rollouts.plan import STARTING, Mark, Plan, RolloutState, Verdict
 from controller.rollouts.pointing import Pointer, earlier_version, stopped_pointers
 from controller.rollouts.short_ids import short_id
 from controller.rollouts.tables import announcements, rollout_devices, rollouts
@@ -139,6 +139,25 @@ class RolloutReader:
             return None
         with reading(self._engine) as connection:
             return place_taken(connection, rollout.instead_of, version=rollout.version)
+
+    def counts_as_failure(self, device: str, package: str | None) -> str | None:
+        """One line where a device that goes back by hand fails a rollout that is under way by that; else None."""
+        of = rollouts.c
+        found = (
+            select(of.id)
+            .join(announcements, announcements.c.rollout == of.id)
+            .join(rollout_devices, _word.rollout == of.id)
+            .where(of.package == package, of.state.in_([state.value for state in STARTING]))
+            .where(announcements.c.payload.is_not(None), _word.device == device, _word.phase.is_not(None))
+        )
+        with reading(self._engine) as connection:
+            rollout = connection.scalar(found)
+        if rollout is None:
+            return None
+        return (
+            f"going back, {device} counts as rolled back in rollout {rollout}, which may stop it; to have one device at"
+            f" another version and the others go on: flotilla tell {device} --pin {package}=VERSION"
+        )
 
     def left_out(self, rollout: Rollout, targets: Targets, *, waves: bool) -> str | None:
         """See `controller.rollouts.leaving_out`; `targets` are those that the rollout was wanted with."""

@@ -75,6 +75,7 @@ def test_the_token_is_its_owner_s_secret(guarded: ControllerProcess) -> None:
     assert guarded.token is not None
     assert len(guarded.token) >= 40
     assert guarded.token not in guarded.log_text()
+    assert f"asked for a login or a token: the first token is in {path}" in guarded.log_text()
 
 
 def test_the_command_line_takes_the_token_from_an_option_or_the_environment(guarded: ControllerProcess) -> None:
