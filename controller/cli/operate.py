@@ -172,10 +172,14 @@ def tell(
 @click.argument("name")
 @click.argument("version")
 @click.option("--platform", metavar="PLATFORM", help="Only for this platform.")
+@click.option(
+    "--although-in-use", is_flag=True, help="Even where devices run it, may go back to it, or are held at it."
+)
 @controller_options
-def delete(name: str, version: str, platform: str | None, client: ControllerClient) -> None:
-    """Withdraw VERSION of package NAME from the repository; refused while a channel points at it."""
-    client.delete("packages", name, version, query={"platform": platform})
+def delete(name: str, version: str, platform: str | None, client: ControllerClient, *, although_in_use: bool) -> None:
+    """Withdraw VERSION of package NAME from the repository; refused while a channel points at it or devices need it."""
+    query = {"platform": platform, "although_in_use": "true" if although_in_use else None}
+    client.delete("packages", name, version, query=query)
     click.echo(f"deleted {name} {version}; its content goes with the next garbage collection")
 
 

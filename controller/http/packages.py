@@ -249,19 +249,29 @@ class Packages(Controller):
         name: FromPath[str],
         version: FromPath[str],
         platform: FromQuery[str | None] = None,
+        although_in_use: Annotated[
+            bool, QueryParameter(description="even where devices run it, may go back to it, or are held at it")
+        ] = False,
     ) -> None:
-        """Withdraw a version from the signed metadata and the index; 409 while a channel or a rollout needs it."""
+        """Withdraw a version from signed metadata and index; 409 while a channel, a rollout or a device needs it."""
 
-        def delete_unless_announced() -> None:
+        def delete_unless_needed() -> None:
             for rollout in fleet.announced(name, version):
                 raise PublisherError(
                     "release.in_use",
                     f"{name} {version} is what rollout {rollout.id} announces on channel {rollout.channel};"
                     " release another version there first",
                 )
+            if not although_in_use and version in fleet.releases_in_use().get(name, ()):
+                raise PublisherError(
+                    "release.in_use",
+                    f"devices run {name} {version}, may go back to it or are held at it, and could not fetch it again;"
+                    " to have it released no more and kept: flotilla yank; to delete it all the same: --although-in-use"
+                    " (in the API: although_in_use=true)",
+                )
             repository.delete(name, version, platform)
 
-        await to_thread.run_sync(delete_unless_announced)
+        await to_thread.run_sync(delete_unless_needed)
 
     @get("/{name:str}/{version:str}/export", summary="One file for devices without a network")
     async def export(

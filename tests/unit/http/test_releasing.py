@@ -299,3 +299,27 @@ def test_a_release_says_which_rollout_that_is_under_way_it_ends(tmp_path: Path) 
         # whoever mends what was stopped knows
         asked(f"rollouts/{made['id']}/state", {"state": "halted"})
         assert asked("releases", old)["warnings"] == []
+
+
+def test_what_devices_run_or_may_go_back_to_is_deleted_only_when_asked_for_expressly(tmp_path: Path) -> None:
+    with application(tmp_path) as app:
+        for version in ("1.0.0", "1.1.0", "1.2.0", "1.3.0"):
+            add_release(app.repository, "tacho", version, {"a": version})
+        runs = {"tacho": installed("1.1.0", previous="1.0.0")}
+        IntakeStore(app.engine).take_in([reported_in("pi-1", packages=runs), reported_in("pi-2")], NOW)
+        pinned = app.client.put(
+            "/api/v1/devices/pi-2/desired", json={"pins": {"tacho": "1.2.0"}}, headers=bearer(FILE_TOKEN)
+        )
+        assert pinned.is_success
+
+        def delete(version: str, **query: str) -> Any:
+            return app.client.delete(f"/api/v1/packages/tacho/{version}", params=query, headers=bearer(FILE_TOKEN))
+
+        for version in ("1.0.0", "1.1.0", "1.2.0"):
+            refused = delete(version)
+            assert (refused.status_code, refused.json()["code"]) == (409, "release.in_use")
+            assert f"devices run tacho {version}, may go back to it or are held at it" in refused.json()["detail"]
+            assert app.repository.has("tacho", version)
+        assert delete("1.3.0").status_code == 204
+        assert delete("1.0.0", although_in_use="true").status_code == 204
+        assert not app.repository.has("tacho", "1.0.0")
