@@ -10,13 +10,11 @@ from typing import Final
 import msgspec
 
 from device_agent.updates import Update
+from schemas.failing import is_its_fault
 from schemas.messages import Phase
 
 MAX_FAILED: Final = 200
 _PREFIX: Final = "failed/"
-_NOT_ITS_FAULT: Final = ("conflict.", "disk.", "fetch.", "trust.", "requires.", "interrupted.journal", "internal.")
-"""Ends that tell of the device, of the way to it, or of somebody's wish. What ends the agent again and again
-(`interrupted.restarts`) is held against the release."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,12 +55,7 @@ def find(connection: sqlite3.Connection, package: str, manifest: str) -> Failed 
 
 
 def _is_its_fault(row: Update) -> bool:
-    if row.error is None or row.error.code.startswith(_NOT_ITS_FAULT):
-        return False
-    if row.phase is Phase.ROLLED_BACK or (row.phase is Phase.FAILED and row.switch_begun):
-        return True
-    # before the switch only what the release did itself counts: its hook, or an end of the agent while it was fetched
-    return row.phase is Phase.FAILED and row.error.code.startswith(("hook.", "interrupted.restarts"))
+    return row.error is not None and is_its_fault(row.phase, row.error.code, switch_begun=row.switch_begun)
 
 
 def _prune(connection: sqlite3.Connection) -> None:

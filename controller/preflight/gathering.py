@@ -14,6 +14,7 @@ from controller.fleet.following import nobody_follows
 from controller.fleet.newer import may_be_meant, refused_as_older
 from controller.fleet.sql import map_of
 from controller.fleet.tables import desired, device_packages, devices
+from controller.preflight.failed import failed_on
 from controller.preflight.openings import Openings, own_zone
 from controller.preflight.pace import estimate, pace_of
 from controller.preflight.rules import Candidate, Foresight, KnownDevice, Runs, Wanted
@@ -91,7 +92,7 @@ class Preflights:
         candidates = [self._candidate(record) for record in records]
         foresight = Foresight(wanted, candidates, old=self._reader(), older=self._finder())
         with reading(self._engine) as connection:
-            known = [one for one in _devices(connection, channel, package) if _is_meant(targets, one)]
+            known = [one for one in _devices(connection, channel, package, version) if _is_meant(targets, one)]
             unknown = strangers(connection, targets, plan)
             number = meant(connection, channel, targets)
             pace = pace_of(connection, channel, package)
@@ -190,14 +191,15 @@ class Preflights:
         return older
 
 
-def _devices(connection: Connection, channel: str, package: str) -> Iterator[KnownDevice]:
-    """Every device of the channel, by id."""
+def _devices(connection: Connection, channel: str, package: str, version: str) -> Iterator[KnownDevice]:
+    """Every device of the channel, by id, for a release of this version."""
+    failed = failed_on(connection, package, version)
     there = device_packages.c
     on_channel = select(devices.c.id).where(devices.c.channel == channel)
     runs: dict[str, dict[str, Runs]] = {}
     installed = select(there.device, there.package, there.version, there.manifest, there.previous)
-    for device, name, version, sha256, before in connection.execute(installed.where(there.device.in_(on_channel))):
-        runs.setdefault(device, {})[name] = Runs(version=version, manifest=sha256, previous=before)
+    for device, name, own, sha256, before in connection.execute(installed.where(there.device.in_(on_channel))):
+        runs.setdefault(device, {})[name] = Runs(version=own, manifest=sha256, previous=before)
     found = (
         select(devices, desired.c.payload.label("told"))
         .select_from(devices.outerjoin(desired, desired.c.device == devices.c.id))
@@ -215,6 +217,7 @@ def _devices(connection: Connection, channel: str, package: str) -> Iterator[Kno
             packages=runs.get(row["id"], {}),
             pin=(told.pins or {}).get(package) if told else None,
             hold=bool(told and told.hold),
+            failed=failed.get(row["id"]),
         )
 
 

@@ -57,7 +57,11 @@ class Runs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownDevice:
-    """A device by what it last reported, and what it was told."""
+    """A device by what it last reported, and what it was told.
+
+    Attributes:
+        failed: the error code with which the release failed there the last time that it was tried; None for none.
+    """
 
     id: str
     online: bool
@@ -68,6 +72,7 @@ class KnownDevice:
     packages: Mapping[str, Runs] = field(default_factory=dict)
     pin: str | None = None
     hold: bool = False
+    failed: str | None = None
 
     def fact(self, name: str) -> str:
         """A fact as text; empty for none."""
@@ -174,6 +179,12 @@ class Foresight:
                 message=f"{wanted.package} {wanted.version} is for {platforms}, this device is {platform}",
             )
             return
+        if device.failed is not None and device.facts.get(_SIMULATED) is not True:  # that one forgets
+            yield Obstacle(
+                code="conflict.failed_before",
+                message=f"it failed there before ({device.failed}); after `flotilla ask {device.id} retry --package "
+                f"{wanted.package}`, or as another version, it is tried",
+            )
         manifest = candidate.manifest
         beside = {name: runs.version for name, runs in device.packages.items()} | dict(wanted.beside)
         agent = device.agent_version or device.fact("agent_version") or _NO_AGENT

@@ -30,7 +30,7 @@ from controller.web.statics import Statics
 from device_agent.simulator.course import facts_of, manifest_of
 from schemas.errors import OperatorError, PublisherError
 from schemas.manifest import Requires
-from schemas.messages import BUCKETS, Phase, RolloutPolicy, Targets, Window
+from schemas.messages import BUCKETS, ErrorReport, Phase, RolloutPolicy, Targets, Window
 from schemas.requirements import SLACK_BYTES
 from schemas.routes import REQUEST_BYTES, Kind
 from tests.support.database import opened
@@ -121,6 +121,27 @@ def test_whoever_cannot_or_need_not_take_it_is_named_with_the_reason(bench: Benc
     assert (seen.meant, seen.ready) == (6, 1)
     assert seen.obstacles == {"offline": 1, "disk.full": 1, "held": 1, "pinned": 1, "installed": 1}
     assert "pinned to 1.0.0" in [obstacle.message for one in seen.devices for obstacle in one.obstacles]
+
+
+def test_who_would_refuse_what_has_failed_there_before_is_named(bench: Bench) -> None:
+    codes_of = {"pi-1": "health.http", "pi-2": "fetch.timeout", "pi-3": "health.http", "pi-4": "health.http"}
+    for name in codes_of:
+        bench.device(name, runs=bench.old, simulated=name == "pi-4")
+    first, again = (
+        RolloutStore(bench.engine).create(
+            package="tacho", version="1.1.0", channel="stable", repository=[], now=NOW + timedelta(seconds=number)
+        )
+        for number in range(2)
+    )
+    for name, code in codes_of.items():
+        said = {"version": "1.1.0", "rollout": first.id, "error": ErrorReport(code=code, message="no")}
+        bench.intake.take_in([event_in(name, 1, Phase.ROLLED_BACK, **said)], NOW)
+    bench.intake.take_in([event_in("pi-3", 2, Phase.SUCCEEDED, version="1.1.0", rollout=again.id)], NOW)
+    # not of itself but of its network; it went well since; a simulated one forgets
+    assert codes(bench.look("1.1.0")) == {"pi-1": ["conflict.failed_before"], "pi-2": [], "pi-3": [], "pi-4": []}
+    (refusal,) = bench.look("1.1.0").devices[0].obstacles
+    assert refusal.message.startswith("it failed there before (health.http); after `flotilla ask pi-1 retry")
+    assert codes(bench.look("1.0.0"))["pi-1"] == ["installed"]
 
 
 def test_a_simulated_device_runs_the_version_that_it_says_though_it_never_saw_the_real_manifest(bench: Bench) -> None:
