@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -288,14 +289,20 @@ def main() -> int:
         for one in found
     ]
     print_table("A release to everybody at once; events kept though controller and broker are killed", columns, rows)
+    bars = bars_of(found)
+    for held, text in bars:
+        CONSOLE.print(f"{'held  ' if held else 'MISSED'}  {text}", soft_wrap=True)
+    return 0 if all(held for held, _ in bars) else 1
+
+
+def bars_of(found: Sequence[Figures]) -> list[tuple[bool, str]]:
+    """What the fleets are held to, from the smallest on: whether it is kept, and in words."""
     bars = [bar for one in found for bar in _bars(one)]
     for small, large in itertools.pairwise(found):
         growth = large.cpu_us / small.cpu_us
         text = f"{large.devices} devices cost {growth:.2f} x as much an event as {small.devices}, at most {GROWTH}"
         bars.append((growth <= GROWTH, text))
-    for held, text in bars:
-        CONSOLE.print(f"{'held  ' if held else 'MISSED'}  {text}", soft_wrap=True)
-    return 0 if all(held for held, _ in bars) else 1
+    return bars
 
 
 def _bars(one: Figures) -> list[tuple[bool, str]]:

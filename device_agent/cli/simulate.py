@@ -35,7 +35,7 @@ def simulate(arguments: argparse.Namespace) -> int:
         OperatorError: `input.bad`, `config.bad`.
         NetworkError: `broker.*`: there is no broker.
     """
-    parts = _parts(arguments)
+    parts = parts_of(arguments)
     asyncio.run(_until_told(arguments, parts))
     return 0
 
@@ -103,7 +103,13 @@ def _summary(tally: Tally, seconds: float) -> list[str]:
     ]
 
 
-def _parts(arguments: argparse.Namespace) -> list[Orders]:
+def parts_of(arguments: argparse.Namespace) -> list[Orders]:
+    """What each process of the fleet is to be: as few as the fleet needs, and no more than there are cores.
+
+    Raises:
+        OperatorError: `input.bad` for an option that cannot be.
+        PublisherError: `version.bad`.
+    """
     devices = _within("--devices", arguments.devices, 1, MAX_DEVICES)
     rates = {kind: _share(kind, getattr(arguments, kind.value)) for kind in RATES}
     if sum(rates.values()) > 1:

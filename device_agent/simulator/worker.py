@@ -13,7 +13,7 @@ import msgspec
 from device_agent.logs import logger, set_up_logging
 from device_agent.simulator.course import Kind
 from device_agent.simulator.device import FleetRules
-from device_agent.simulator.fleet import SimulatedFleet, allow_connections, members_of
+from device_agent.simulator.fleet import Member, SimulatedFleet, allow_connections, members_of
 from device_agent.simulator.tally import Tally
 from schemas.topics import Topics
 from transport import LinkSettings
@@ -81,9 +81,14 @@ def main() -> None:
     asyncio.run(_run(orders))
 
 
-async def _run(orders: Orders) -> None:
+def own(orders: Orders) -> list[Member]:
+    """The devices of one process."""
     members = members_of(orders.devices, orders.rates, prefix=orders.prefix, seed=orders.seed)
-    mine = [one for one in members if one.number % orders.parts == orders.part]
+    return [one for one in members if one.number % orders.parts == orders.part]
+
+
+async def _run(orders: Orders) -> None:
+    mine = own(orders)
     allow_connections(len(mine))
     rules = FleetRules(
         link=orders.link_settings(orders.prefix),

@@ -15,7 +15,7 @@ import pytest
 from playwright.async_api import Page, async_playwright
 
 CHROMIUM: Final = Path(os.environ.get("FLOTILLA_TEST_CHROMIUM", "/usr/bin/chromium"))
-WAIT_MS: Final = 45_000
+WAIT_MS: Final = int(os.environ.get("FLOTILLA_TEST_PAGE_WAIT_MS", "45000"))
 DESKTOP: Final = (1280, 900)
 PHONE: Final = (380, 800)
 _ARGUMENTS: Final = [

@@ -14,6 +14,7 @@ from xml.etree import ElementTree  # of a file that pytest has just written
 
 TEST_S: Final = 25
 """One test may take so long: one that waits for what does not come any more has failed then."""
+PAGE_MS: Final = 15_000
 WHOLE_TEST_S: Final = 120
 _START_S: Final = 60
 _PLUGINS: Final = ("pytest_asyncio.plugin", "pytest_timeout", "_hypothesis_pytestplugin")
@@ -91,6 +92,7 @@ class Sandbox:
         """Run Python in the copy; whether it ended in time."""
         environment = {**os.environ, "PYTHONPATH": str(self.tree), "PYTHONDONTWRITEBYTECODE": "1"}
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        environment["FLOTILLA_TEST_PAGE_WAIT_MS"] = str(PAGE_MS)  # a page's test says then what it waited for
         if "compileall" in arguments:
             del environment["PYTHONDONTWRITEBYTECODE"]
         process = subprocess.Popen(

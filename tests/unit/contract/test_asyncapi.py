@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from schemas.topics import DEFAULT_ROOT, DEVICE_TOPICS, ControllerTopic, DeviceT
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "contract" / "asyncapi.json"
-VALIDATOR = ROOT / ".venv" / "asyncapi"
+VALIDATOR = Path(sys.prefix) / "asyncapi"
 BOUND_S = 100
 
 
