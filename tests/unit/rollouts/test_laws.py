@@ -190,6 +190,7 @@ def meant_by(targets: Targets, seen: Observation) -> bool:
     return is_meant(targets, rollout=ROLLOUT, device=seen.device, tags=seen.tags, facts=seen.facts)
 
 
+@settings(max_examples=500)
 @given(plan=plans() | new_plans(), fleet=fleets)
 def test_every_device_has_exactly_one_verdict_and_order_does_not_matter(plan: Plan, fleet: list[Observation]) -> None:
     decisions = decide(plan, fleet, NOW)
@@ -328,7 +329,7 @@ def test_no_more_than_so_many_of_a_wave_begin_at_a_time(
             assert len(new) <= wave.concurrency
 
 
-@settings(max_examples=200)
+@settings(max_examples=800)
 @given(
     plan=plans(),
     fleet=fleets,
