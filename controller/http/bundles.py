@@ -5,10 +5,8 @@ from litestar import get, post
 from litestar.params import FromPath
 
 from controller.http.given import TheBundleMaker, TheRepository
+from controller.http.listing import releases_of
 from controller.repository.bundle_views import ReleaseBundles
-from controller.repository.package_repository import PackageRepository
-from controller.repository.records import ReleaseRecord
-from schemas.versions import parse
 
 
 @get("/packages/{name:str}/{version:str}/bundles", tags=["packages"], summary="The bundles that lead to a version")
@@ -16,10 +14,9 @@ async def bundles(
     repository: TheRepository, bundle_maker: TheBundleMaker, name: FromPath[str], version: FromPath[str]
 ) -> list[ReleaseBundles]:
     """For each of its platforms: what there is, and how far those are that are being made."""
-    wanted = str(parse(version))
 
     def look() -> list[ReleaseBundles]:
-        return [bundle_maker.state(record) for record in _records(repository, name, wanted)]
+        return [bundle_maker.state(record) for record in releases_of(repository, name, version)]
 
     return await to_thread.run_sync(look)
 
@@ -34,20 +31,11 @@ async def make_bundles_again(
     repository: TheRepository, bundle_maker: TheBundleMaker, name: FromPath[str], version: FromPath[str]
 ) -> list[ReleaseBundles]:
     """What failed before is tried at once, whatever it was; the answer says what there is now."""
-    wanted = str(parse(version))
 
     def again() -> list[ReleaseBundles]:
-        records = _records(repository, name, wanted)
+        records = releases_of(repository, name, version)
         for record in records:
             bundle_maker.again(record)
         return [bundle_maker.state(record) for record in records]
 
     return await to_thread.run_sync(again)
-
-
-def _records(repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:
-    # of yanked versions too: devices that need one have it still
-    found = repository.records(name, version)
-    if not found:
-        raise repository.unknown(name, version)
-    return found

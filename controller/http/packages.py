@@ -21,11 +21,14 @@ from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, 
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from controller.http.given import Limit, TheBundleMaker, TheFleet, TheRepository
+from controller.http.given import AfterName, Limit, TheBundleMaker, TheFleet, TheRepository
 from controller.http.listing import listed
 from controller.http.noting import about, does, nothing_changed
 from controller.http.views import (
     MAX_PAGE,
+    Change,
+    ChangedFile,
+    ComparisonView,
     FoundReleases,
     ListedRelease,
     PushView,
@@ -40,6 +43,7 @@ from controller.repository.moving import MAX_RELEASES
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import Imported, ReleaseRecord, Statistics
 from controller.repository.retention import Retired, Rules
+from controller.web.comparing import Comparison, FileChange, difference
 from schemas.errors import FlotillaError, OperatorError, PublisherError, one_line
 from schemas.names import SHA256_PATTERN, wrong_platform
 from schemas.versions import parse
@@ -203,6 +207,50 @@ class Packages(Controller):
         rules = Rules(keep=data.keep, younger_than=timedelta(days=data.older_than_days))
         return await to_thread.run_sync(lambda: repository.retire(rules, fleet.releases_in_use, dry_run=data.dry_run))
 
+    @get("/{name:str}/compare", summary="What changed between two versions")
+    async def compare(
+        self,
+        repository: TheRepository,
+        bundle_maker: TheBundleMaker,
+        name: FromPath[str],
+        old: Annotated[str, QueryParameter(name="from", description="the version before, e.g. 1.0.0")],
+        new: Annotated[str, QueryParameter(name="to", description="the version after")],
+        platform: Annotated[str, QueryParameter(description="without it the first that both are there for")] = "",
+        after: AfterName = "",
+        limit: Limit = 100,
+    ) -> ComparisonView:
+        """Files added, removed and changed, by path, and the bytes that are new; yanked versions too."""
+
+        def look() -> ComparisonView:
+            found = difference(repository, bundle_maker, name, old, new, platform)
+            files = found.files
+            every = sorted(
+                (
+                    ChangedFile(path=one.path, change=change, before=one.before, after=one.after)
+                    for change, some in _changes(files)
+                    for one in some
+                    if one.path > after
+                ),
+                key=lambda one: one.path,
+            )
+            return ComparisonView(
+                package=name,
+                platform=found.new.platform,
+                old=found.old.version,
+                new=found.new.version,
+                added=len(files.added),
+                removed=len(files.removed),
+                changed=len(files.changed),
+                same=files.same,
+                new_bytes=files.new_bytes,
+                parts=files.parts,
+                bundle=found.bundle,
+                items=every[:limit],
+                next=every[limit - 1].path if len(every) > limit else None,
+            )
+
+        return await to_thread.run_sync(look)
+
     @get("/{name:str}/{version:str}", summary="One version, for each of its platforms")
     async def version(
         self, repository: TheRepository, fleet: TheFleet, name: FromPath[str], version: FromPath[str]
@@ -344,6 +392,10 @@ async def _spooled(spool: Spool, write: Callable[[Path], object]) -> Stream:
     size = (await aiofiles.os.stat(file.fileno())).st_size
     headers = {"Content-Length": str(size), "Content-Disposition": "attachment"}
     return Stream(_pieces(file), media_type=PACKAGE_TYPE, headers=headers)
+
+
+def _changes(files: Comparison) -> list[tuple[Change, list[FileChange]]]:
+    return [("added", files.added), ("removed", files.removed), ("changed", files.changed)]
 
 
 def _all_of(repository: PackageRepository, name: str, versions: str | None) -> list[ReleaseRecord]:

@@ -74,6 +74,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     # reading
     ("GET", "/metrics"): _READ,
     ("GET", f"{V1}/packages"): _READ,
+    ("GET", f"{V1}/packages/{{name}}/compare"): _READ,
     ("GET", _VERSION): _READ,
     ("GET", f"{_VERSION}/bundles"): _READ,
     ("GET", f"{_VERSION}/export"): _READ,

@@ -1,10 +1,11 @@
 """What the HTTP API says and takes, as structs: one place for the server, its OpenAPI page and the command line."""
 
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from controller.fleet.views import SentCommand
+from controller.repository.bundle_views import BundleView
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.plan_files import ready_plan
@@ -16,6 +17,8 @@ from schemas.names import ChannelName, DeviceId, Key, PackageName, VersionText
 T = TypeVar("T")
 
 MAX_PAGE = 500
+
+Change = Literal["added", "removed", "changed"]
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +126,44 @@ class FoundReleases(View, frozen=True, kw_only=True):
     items: list[ListedRelease]
     next: str | None = None
     near: list[str] = []
+
+
+class ChangedFile(View, frozen=True, kw_only=True):
+    """A file that differs between two versions; `before` and `after` are its bytes, None where it is not there."""
+
+    path: str
+    change: Change
+    before: int | None
+    after: int | None
+
+
+class ComparisonView(View, frozen=True, kw_only=True):
+    """What changes on a device that goes from version `old` of a package to `new`.
+
+    Attributes:
+        platform: whose releases are compared.
+        added, removed, changed: how many files; one that only changed its mode counts as changed.
+        same: how many are as they were.
+        new_bytes: of distinct contents that the old version does not have anywhere.
+        parts: what differs besides files, as `health` or `hooks`.
+        bundle: the single file that leads from one to the other; None where none is kept.
+        items: one page of the files that differ, by path.
+        next: the `after` of the following page, or None at the end.
+    """
+
+    package: str
+    platform: str
+    old: str
+    new: str
+    added: int
+    removed: int
+    changed: int
+    same: int
+    new_bytes: int
+    parts: list[str]
+    bundle: BundleView | None
+    items: list[ChangedFile]
+    next: str | None = None
 
 
 class PushView(View, frozen=True, kw_only=True):

@@ -1,10 +1,20 @@
-"""What changed between two releases: files by path and content, and which of the manifest's other parts."""
+"""What changed between two releases: files by path and content, and which of the manifest's other parts.
+
+For the page and the API alike.
+"""
 
 from typing import Final
 
 import msgspec
 
+from controller.http.listing import releases_of
+from controller.repository.bundle_maker import BundleMaker
+from controller.repository.bundle_views import BundleView
+from controller.repository.package_repository import PackageRepository
+from controller.repository.records import ReleaseRecord
+from schemas.errors import OperatorError, one_line
 from schemas.manifest import FileEntry, Manifest
+from schemas.names import wrong_platform
 
 _COMPARED: Final = {"files", "links", "directories", "version", "format", "package", "platform"}
 
@@ -33,6 +43,49 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     same: int
     new_bytes: int
     parts: list[str]
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Two releases side by side, and the bundle that leads from one to the other, if there is one."""
+
+    old: ReleaseRecord
+    new: ReleaseRecord
+    files: Comparison
+    bundle: BundleView | None
+
+
+def difference(
+    repository: PackageRepository, bundle_maker: BundleMaker, name: str, old: str, new: str, platform: str = ""
+) -> Difference:
+    """What changed from one version of a package to another; blocks.
+
+    Args:
+        repository: that holds both.
+        bundle_maker: knows which bundles lead there.
+        name: of the package.
+        old: a version, as somebody wrote it; `new` likewise.
+        platform: which releases of them; an empty one is the first that both are there for.
+
+    Raises:
+        PublisherError: `version.bad`, or `release.unknown` where the repository has no such version.
+        OperatorError: `input.bad` where they are not both there for the platform, or have none in common.
+    """
+    olds = {record.platform: record for record in releases_of(repository, name, old)}
+    news = {record.platform: record for record in releases_of(repository, name, new)}
+    both = sorted(olds.keys() & news.keys())
+    if not both:
+        raise OperatorError("input.bad", f"{name} {old} and {new} are not there for the same platform")
+    if platform and platform not in both:
+        said = wrong_platform(platform) or f"{name} {old} and {new} are not both there for {one_line(platform, 60)}"
+        raise OperatorError("input.bad", f"platform: {said}; both are there for {', '.join(both)}")
+    before, after = (some[platform or both[0]] for some in (olds, news))
+    ways = bundle_maker.state(after).bundles
+    return Difference(
+        old=before,
+        new=after,
+        files=compare(repository.manifest(before), repository.manifest(after)),
+        bundle=next((way for way in ways if way.manifest == before.manifest and way.kept), None),
+    )
 
 
 def compare(old: Manifest, new: Manifest) -> Comparison:

@@ -11,17 +11,17 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Template
 
 from controller.database import utc_now
-from controller.http.listing import listed
+from controller.http.listing import listed, releases_of
 from controller.http.noting import nothing_changed
 from controller.http.preflight import foresee
 from controller.http.views import ListedRelease
-from controller.repository.bundle_views import BundleView, ReleaseBundles
+from controller.repository.bundle_views import ReleaseBundles
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.pointing import Pointer
 from controller.web.actions import OF_VERSION, Action, Field, named, notice
 from controller.web.asking import ask, done, may_release
-from controller.web.comparing import Comparison, compare
+from controller.web.comparing import difference
 from controller.web.desk import Desk
 from controller.web.fleet_reading import rollout_lines
 from controller.web.given import TheDesk, TheVisitor
@@ -30,8 +30,7 @@ from controller.web.models import rollout_card
 from controller.web.release_dialog import DEVICES_SHOWN, SEEN, fields_and_facts, is_confirmed, seen, wish_of
 from controller.web.rendering import Asked, page
 from controller.web.visitor import Visitor
-from schemas.errors import FlotillaError, OperatorError
-from schemas.versions import parse
+from schemas.errors import FlotillaError
 
 PACKAGES_A_PAGE: Final = 30
 VERSIONS_A_PAGE: Final = 30
@@ -63,15 +62,6 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
     records: list[ListedRelease]
     before: dict[str, str]
     following: str | None
-
-
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """Two releases side by side, and the bundle that leads from one to the other, if there is one."""
-
-    old: ReleaseRecord
-    new: ReleaseRecord
-    files: Comparison
-    bundle: BundleView | None
 
 
 @get("/packages")
@@ -119,12 +109,12 @@ async def package(
 
 
 @get("/packages/{name:str}/compare")
-async def difference(
+async def compared(
     request: Asked, desk: TheDesk, visitor: TheVisitor, name: FromPath[str], platform: Text = ""
 ) -> Template:
     """What changed between two versions, `from` and `to`."""
     old, new = (str(request.query_params.get(end, "")) for end in ("from", "to"))
-    found = await to_thread.run_sync(_difference, desk, name, old, new, platform)
+    found = await to_thread.run_sync(difference, desk.repository, desk.bundle_maker, name, old, new, platform)
     return page(request, visitor, "compare.html", name=name, found=found, most=FILES_SHOWN)
 
 
@@ -140,7 +130,7 @@ async def version(
     """One version on each of its platforms: how it reaches devices, and where it was released."""
 
     def read() -> dict[str, Any]:
-        records = _records(desk, name, version)
+        records = releases_of(desk.repository, name, version)
         others = [one for one in _versions(desk, name, "").records if one.version != records[0].version]
         lines = rollout_lines(desk.engine, package=name, version=records[0].version, limit=ROLLOUTS_SHOWN)
         bundles: list[ReleaseBundles] = [desk.bundle_maker.state(record) for record in records]
@@ -233,31 +223,6 @@ def _versions(desk: Desk, name: str, after: str) -> Versions:
     )
 
 
-def _records(desk: Desk, name: str, version: str) -> list[ReleaseRecord]:
-    wanted = str(parse(version))
-    found = desk.repository.records(name, wanted)
-    if not found:
-        raise desk.repository.unknown(name, wanted)
-    return found
-
-
-def _difference(desk: Desk, name: str, old: str, new: str, platform: str) -> Difference:
-    olds = {record.platform: record for record in _records(desk, name, old)}
-    news = {record.platform: record for record in _records(desk, name, new)}
-    both = sorted(olds.keys() & news.keys())
-    if not both:
-        raise OperatorError("input.bad", f"{name} {old} and {new} are not there for the same platform")
-    chosen = platform if platform in both else both[0]
-    before, after = olds[chosen], news[chosen]
-    ways = desk.bundle_maker.state(after).bundles
-    return Difference(
-        old=before,
-        new=after,
-        files=compare(desk.repository.manifest(before), desk.repository.manifest(after)),
-        bundle=next((way for way in ways if way.manifest == before.manifest and way.kept), None),
-    )
-
-
 async def _ask(
     request: Asked,
     desk: Desk,
@@ -268,7 +233,7 @@ async def _ask(
     given: Mapping[str, str],
     error: FlotillaError | None = None,
 ) -> Template:
-    records = await to_thread.run_sync(_records, desk, name, version)
+    records = await to_thread.run_sync(releases_of, desk.repository, name, version)
     numbers = (await desk.fresh.get("fleet", lambda: desk.reading.numbers(utc_now()))).value
     fields: list[Field] = []
     facts: list[str] = []
@@ -303,7 +268,7 @@ async def _ask(
 
 def _do(desk: Desk, name: str, version: str, action_name: str, fields: Mapping[str, str]) -> str:
     """Do it; where one looks at what came of it."""
-    wanted = _records(desk, name, version)[0].version
+    wanted = releases_of(desk.repository, name, version)[0].version
     if action_name == "release":
         return f"/rollouts/{desk.releasing.announce(wish_of(name, wanted, fields)).id}"
     if action_name == "yank":

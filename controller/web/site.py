@@ -33,7 +33,7 @@ PAGES = [
     rollout_pages.steer,
     package_pages.packages,
     package_pages.package,
-    package_pages.difference,
+    package_pages.compared,
     package_pages.version,
     package_pages.ask_version,
     package_pages.change_version,

@@ -23,6 +23,7 @@ def test_the_description_lists_every_route(controller: ControllerProcess) -> Non
         "GET /api/v1/fleet",
         "GET /api/v1/packages",
         "POST /api/v1/packages",
+        "GET /api/v1/packages/{name}/compare",
         "GET /api/v1/packages/{name}/{version}",
         "DELETE /api/v1/packages/{name}/{version}",
         "GET /api/v1/packages/{name}/{version}/bundles",

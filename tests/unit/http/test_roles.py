@@ -34,6 +34,7 @@ NEEDED = {
     "GET /api/v1/devices/{device_id}/events": Role.VIEWER,
     "GET /api/v1/fleet": Role.VIEWER,
     "GET /api/v1/packages": Role.VIEWER,
+    "GET /api/v1/packages/{name}/compare": Role.VIEWER,
     "GET /api/v1/packages/{name}/{version}": Role.VIEWER,
     "GET /api/v1/packages/{name}/{version}/bundles": Role.VIEWER,
     "GET /api/v1/packages/{name}/{version}/export": Role.VIEWER,
