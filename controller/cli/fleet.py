@@ -18,7 +18,7 @@ from controller.cli.connection import tell_as_of_then
 from controller.cli.planning import WAVE_COLUMNS, counts_text, verdict_text, wave_rows
 from controller.client import ControllerClient
 from controller.fleet.views import Deferral, Device, TakenEvent, Update, deferral_of
-from controller.http.views import Page, RolloutDetail
+from controller.http.views import Page, RolloutDetail, RolloutPace
 from controller.rollouts.explaining import away_text
 from controller.rollouts.plan import Verdict
 from controller.rollouts.views import Rollout, RolloutDevice, WaveState
@@ -139,6 +139,8 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
         click.echo(printable(view.advice))
     waits = {} if detail.devices.next else waiting_alike(detail.devices.items)
     click.echo(counts_text(view.verdicts, deferred=waits.get(None)))
+    if detail.pace.per_minute:
+        click.echo(pace_text(detail.pace))
     if detail.unanswered:
         click.echo(f"asked, and not answered yet: {detail.unanswered}")
     click.echo()
@@ -157,6 +159,15 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
         click.echo(f"  on {', '.join(failure.devices)}{' …' if failure.count > len(failure.devices) else ''}")
         for line in failure.log_tail.splitlines()[-8:]:
             click.echo(f"  | {printable(line)}")
+
+
+def pace_text(pace: RolloutPace) -> str:
+    """`12 devices finish a minute; at this pace the rest is done by 2026-03-01 14:05:00`; slow ones by the hour."""
+    a_minute = pace.per_minute or 0.0
+    many, span = (a_minute, "a minute") if a_minute >= 1 else (a_minute * 60, "an hour")
+    told = f"{many:.0f}" if many >= 10 else f"{many:.1f}".removesuffix(".0")
+    ends = f"; at this pace the rest is done by {time_text(pace.ends_at)}" if pace.ends_at else ""
+    return f"{'1 device finishes' if told == '1' else f'{told} devices finish'} {span}{ends}"
 
 
 def device_row(one: RolloutDevice) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def make_api(
     """The application: `/api/v1`, `/api/docs`, `/repo`, `/metrics`, `/healthz`, `/readyz`, and the page at `/`.
 
     Args:
-        engine: the database, which the page asks for numbers.
+        engine: the database, which the page and the API ask for numbers.
         token: the one in the data folder; None where only this machine can connect and nobody is asked for one.
         accounts: of people and machines, and the log of what they changed.
         answers: kept for requests that are sent again.
@@ -112,6 +112,7 @@ def make_api(
             account_handlers.audit_log,
         ],
         dependencies={
+            "engine": _always(engine),
             "repository": _always(repository),
             "fleet": _always(fleet),
             "settings": _always(settings),

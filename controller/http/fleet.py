@@ -11,10 +11,21 @@ from litestar import Controller, Request, delete, get, post, put
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.response import Stream
+from sqlalchemy import Engine
 
+from controller.database import utc_now
 from controller.fleet.service import FleetService
 from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEvent
-from controller.http.given import AfterName, AfterRow, Limit, TheFleet, TheReleasing, TheRepository, check_after
+from controller.http.given import (
+    AfterName,
+    AfterRow,
+    Limit,
+    TheEngine,
+    TheFleet,
+    TheReleasing,
+    TheRepository,
+    check_after,
+)
 from controller.http.noting import about, does, ending_of, who_of
 from controller.http.plans import look_at_wish
 from controller.http.views import (
@@ -27,6 +38,7 @@ from controller.http.views import (
     Page,
     ReleaseWish,
     RolloutDetail,
+    RolloutPace,
     SetWish,
     StateWish,
     Told,
@@ -38,6 +50,7 @@ from controller.rollouts.views import Rollout, RolloutDevice
 from controller.settings import ControllerSettings
 from controller.version import VERSION
 from controller.web.actions import ASK, MOVE_ACTIONS
+from controller.web.rollout_reading import read_board
 from schemas.errors import OperatorError, one_line
 from schemas.messages import Desired, Verb
 from schemas.names import DEVICE_PATTERN, UUID7_PATTERN
@@ -105,8 +118,8 @@ class Rollouts(Controller):
         return Page(items=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
     @get("/{rollout_id:str}", summary="One rollout")
-    async def rollout_detail(self, fleet: TheFleet, rollout: NamedDependency[str]) -> RolloutDetail:
-        """A rollout with its first devices, and its failures grouped by error code."""
+    async def rollout_detail(self, fleet: TheFleet, engine: TheEngine, rollout: NamedDependency[str]) -> RolloutDetail:
+        """A rollout with its first devices, its failures grouped by error code, and how fast it goes."""
 
         def read() -> RolloutDetail:
             return RolloutDetail(
@@ -115,6 +128,7 @@ class Rollouts(Controller):
                 failures=fleet.rollouts.failures(rollout),
                 unanswered=fleet.rollouts.unanswered(rollout),
                 takers=fleet.rollouts.takers(rollout),
+                pace=_pace(engine, rollout),
             )
 
         return await to_thread.run_sync(read)
@@ -348,6 +362,12 @@ def _deeds(before: Desired, said: Desired) -> Iterator[str]:
         yield "device.hold" if said.hold else "device.unhold"
     if (before.channel, before.tags or {}) != (said.channel, said.tags or {}):
         yield "device.desired"
+
+
+def _pace(engine: Engine, rollout: str) -> RolloutPace:
+    """As the page has it."""
+    found = read_board(engine, rollout, utc_now()).pace
+    return RolloutPace(per_minute=found.per_minute, ends_at=found.ends)
 
 
 def _device_page(fleet: FleetService, rollout_id: str, after: str, limit: int) -> Page[RolloutDevice]:

@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
+from sqlalchemy import Engine
 
 from controller.fleet.service import FleetService
 from controller.http.login import Accounts
@@ -16,6 +17,7 @@ from schemas.names import matches
 
 TheAccounts = NamedDependency[Accounts]
 TheBundleMaker = NamedDependency[BundleMaker]
+TheEngine = NamedDependency[Engine]
 TheFleet = NamedDependency[FleetService]
 TheReleasing = NamedDependency[Releasing]
 TheRepository = NamedDependency[PackageRepository]

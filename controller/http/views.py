@@ -1,5 +1,6 @@
 """What the HTTP API says and takes, as structs: one place for the server, its OpenAPI page and the command line."""
 
+from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -36,6 +37,18 @@ class Page(View, Generic[T], frozen=True, kw_only=True):
     next: str | None = None
 
 
+class RolloutPace(View, frozen=True, kw_only=True):
+    """How fast a rollout goes, by the last ten minutes; both None where it does not go on.
+
+    Attributes:
+        per_minute: devices that finish, well or not; None where none did lately.
+        ends_at: when the rest would be done at this pace; None where nobody is left, or it cannot be said.
+    """
+
+    per_minute: float | None = None
+    ends_at: datetime | None = None
+
+
 class RolloutDetail(View, frozen=True, kw_only=True):
     """A rollout with its first devices and what went wrong; more devices are on the rollout's list of devices.
 
@@ -48,6 +61,7 @@ class RolloutDetail(View, frozen=True, kw_only=True):
     failures: list[Failure]
     unanswered: int = 0
     takers: list[Takers] = []
+    pace: RolloutPace = RolloutPace()
 
 
 class ReleaseWish(Wish, frozen=True, kw_only=True):

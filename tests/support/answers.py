@@ -12,7 +12,16 @@ import pytest
 from controller.client import ControllerClient
 from controller.database import utc_now
 from controller.fleet.views import Device
-from controller.http.views import Announced, Asked, ControllerView, FoundReleases, Page, RolloutDetail, Told
+from controller.http.views import (
+    Announced,
+    Asked,
+    ControllerView,
+    FoundReleases,
+    Page,
+    RolloutDetail,
+    RolloutPace,
+    Told,
+)
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice, Takers
 from controller.rollouts.waves import RolloutPlan, Wave
@@ -80,6 +89,7 @@ class Answers:
         *,
         unanswered: int = 0,
         takers: Sequence[Takers] = (),
+        pace: RolloutPace | None = None,
         before: Rollout | None = None,
         changes: Iterable[tuple[str, dict[str, Any]]] = (),
     ) -> None:
@@ -88,6 +98,7 @@ class Answers:
         self._devices = list(devices)
         self._unanswered = unanswered
         self._takers = list(takers)
+        self._pace = pace or RolloutPace()
         self._before = before
         self.sent = 0
         monkeypatch.setattr(ControllerClient, "get", lambda _self, type_, *path, **_more: self.get(type_, *path))
@@ -133,6 +144,7 @@ class Answers:
                 failures=[],
                 unanswered=self._unanswered,
                 takers=self._takers,
+                pace=self._pace,
             ),
         }
         if type_ == Page[Rollout]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from controller.database import utc_now
+from controller.http.views import RolloutPace
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.views import RolloutDevice, WaveState, WaveView
 from tests.support.answers import ROLLOUT, Answers, a_rollout, here
@@ -135,3 +136,25 @@ def test_numbers_of_devices_are_plain_english(monkeypatch: pytest.MonkeyPatch, n
     Answers(monkeypatch, THERE, a_rollout(asked=number), unanswered=number)
     assert f"asked of {says}; follow" in flotilla("retry", ROLLOUT).text
     assert f"cancel asked, {says} of it yet to answer" in flotilla("cancel", ROLLOUT).text
+
+
+ENDS = datetime(2026, 3, 1, 14, 5, tzinfo=UTC)
+BY = f"; at this pace the rest is done by {ENDS.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+@pytest.mark.parametrize(
+    ("pace", "said"),
+    [
+        (RolloutPace(), None),
+        (RolloutPace(per_minute=12.4, ends_at=ENDS), f"12 devices finish a minute{BY}"),
+        (RolloutPace(per_minute=1.26), "1.3 devices finish a minute"),
+        (RolloutPace(per_minute=1.0), "1 device finishes a minute"),
+        (RolloutPace(per_minute=0.1, ends_at=ENDS), f"6 devices finish an hour{BY}"),
+    ],
+)
+def test_a_rollout_says_how_fast_it_goes_where_there_is_something_to_say(
+    monkeypatch: pytest.MonkeyPatch, pace: RolloutPace, said: str | None
+) -> None:
+    Answers(monkeypatch, THERE, a_rollout(), pace=pace)
+    lines = [line for line in flotilla("rollout", ROLLOUT).text.splitlines() if "finish" in line]
+    assert lines == ([said] if said else [])
