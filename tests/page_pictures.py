@@ -41,6 +41,13 @@ AGENTS = 6
 WIDTH = 100
 """Columns of the terminal in which the demo is drawn."""
 TALL = (1280, 1120)
+VIEWS = (
+    ("page-fleet.png", DESKTOP, "light", "/"),
+    ("page-rollout.png", TALL, "light", "/rollouts/{rollout}"),
+    ("page-rollout-phone.png", PHONE, "dark", "/rollouts/{rollout}"),
+    ("page-device-phone.png", PHONE, "light", "/devices/{device}"),
+)
+DEMO = "demo.svg"
 PLACES = ("kitchen", "hall", "roof", "gate", "barn", "lab")
 STEPS = (Phase.ACCEPTED, Phase.FETCHING, Phase.STAGED, Phase.SWITCHED, Phase.PROBATION)
 LOG = 'Traceback (most recent call last):\n  File "tacho.py", line 41, in <module>\n    gauge = Gauge("/dev/i2c-1")\n'
@@ -171,18 +178,12 @@ def an_hour(data: Path) -> tuple[str, str]:
 
 async def take_pictures(url: str, rollout: str, device: str) -> None:
     """One picture for each view."""
-    views = (
-        ("page-fleet", DESKTOP, "light", "/"),
-        ("page-rollout", TALL, "light", f"/rollouts/{rollout}"),
-        ("page-rollout-phone", PHONE, "dark", f"/rollouts/{rollout}"),
-        ("page-device-phone", PHONE, "light", f"/devices/{device}"),
-    )
-    for name, size, scheme, path in views:
+    for name, size, scheme, path in VIEWS:
         async with looking(url, size=size, scheme=scheme) as page:
-            await page.goto(path)
+            await page.goto(path.format(rollout=rollout, device=device))
             await page.locator("main h1").wait_for()
-            await page.screenshot(path=IMAGES / f"{name}.png")
-            print(IMAGES / f"{name}.png")
+            await page.screenshot(path=IMAGES / name)
+            print(IMAGES / name)
 
 
 def draw_demo(folder: Path) -> None:
@@ -200,8 +201,8 @@ def draw_demo(folder: Path) -> None:
         console.print(summary_text(outcomes, time.monotonic() - begun))
     # the reader's own font, and nothing that is fetched from elsewhere
     drawn = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="make demo"), flags=re.DOTALL)
-    (IMAGES / "demo.svg").write_text(drawn)
-    print(IMAGES / "demo.svg")
+    (IMAGES / DEMO).write_text(drawn)
+    print(IMAGES / DEMO)
 
 
 def told(fleet: DemoFleet, chapter: Chapter, package_file: Path) -> Outcome:

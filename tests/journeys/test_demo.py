@@ -174,6 +174,7 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, quick_sample: Path, 
 def test_a_demo_that_is_kept_runs_until_it_is_interrupted(tmp_path: Path, quick_sample: Path) -> None:
     with demo(tmp_path / "demo", "--agents", "1", "--keep", "--sample", str(quick_sample)) as running:
         running.until("Ctrl-C ends it all.")
+        assert running.said.startswith("watch it in a browser at http://127.0.0.1:")
         assert running.process.poll() is None
         for words in (
             "/api/docs",

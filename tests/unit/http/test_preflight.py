@@ -1,7 +1,7 @@
 """What a release would do, on a real repository and database, with devices that have reported."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from schemas.manifest import Requires
 from schemas.messages import BUCKETS, ErrorReport, Phase, RolloutPolicy, Targets, Window
 from schemas.requirements import SLACK_BYTES
 from schemas.routes import REQUEST_BYTES, Kind
+from tests.support.bundles import index_of, make_bundles, pages
 from tests.support.database import opened
 from tests.support.repository import add_release
 from tests.unit.fleet.builders import NOW, an_id, event_in, installed, presence_in, reported_in
@@ -52,7 +53,7 @@ class Bench:
         self.old = self.add("1.0.0", {"same": BIG, "dial": "1"})
         self.new = self.add("1.1.0", {"same": BIG, "dial": SMALL})
 
-    def add(self, version: str, files: dict[str, str], name: str = "tacho", **more: Any) -> ReleaseRecord:
+    def add(self, version: str, files: Mapping[str, str | bytes], name: str = "tacho", **more: Any) -> ReleaseRecord:
         return add_release(self.repository, name, version, files, **more)
 
     def device(self, device: str, *, online: bool = True, runs: ReleaseRecord | None = None, **facts: Any) -> None:
@@ -98,6 +99,24 @@ def test_bytes_are_those_of_what_the_device_lacks(bench: Bench) -> None:
     assert (updated.installed, fresh.installed) == ("1.0.0", None)
     assert (seen.meant, seen.ready, seen.bytes) == (2, 2, updated.bytes + fresh.bytes)
     assert seen.routes == {Kind.OBJECTS: 2}
+
+
+def test_it_says_by_which_way_each_device_would_fetch_it(bench: Bench) -> None:
+    """A bundle where one leads from what it runs, else the one with everything where that is less than its objects."""
+    stranger = bench.add("1.2.0", {"same": BIG})
+    old = bench.add("1.3.0", pages(1))
+    new = bench.add("1.4.0", pages(2))
+    make_bundles(bench.repository, new, last=1)
+    bench.device("pi-1", runs=old)
+    bench.device("pi-2")
+    bench.device("pi-3", runs=stranger)
+    seen = bench.look("1.4.0")
+    assert [one.route for one in seen.devices] == [Kind.BUNDLE, Kind.FULL, Kind.FULL]
+    (step,) = [entry for entry in index_of(bench.repository, new).bundles if entry.source == old.manifest]
+    assert step.manifest is not None
+    updated = seen.devices[0]
+    assert updated.bytes == step.size + REQUEST_BYTES + step.manifest.size
+    assert seen.routes == {Kind.BUNDLE: 1, Kind.FULL: 2}
 
 
 def test_whoever_cannot_or_need_not_take_it_is_named_with_the_reason(bench: Bench) -> None:

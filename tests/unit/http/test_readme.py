@@ -9,6 +9,7 @@ import click
 import pytest
 
 from controller.cli.main import flotilla
+from tests.page_pictures import DEMO, IMAGES, VIEWS
 
 ROOT = Path(__file__).parents[3]
 MADE = "tacho-1.1.0-any.flotilla"
@@ -48,6 +49,15 @@ def test_a_second_agent_on_one_machine_is_given_a_port_of_its_own() -> None:
     (option,) = re.findall(r"--setting tacho\.(\w+)=(\d+)", (ROOT / "README.md").read_text())
     assert option[0] in example["settings"]
     assert option[1] != example["settings"][option[0]]
+
+
+def test_every_picture_in_the_readme_is_there_and_made_by_make_pictures() -> None:
+    named = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert len(named) > 2
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+    made = {DEMO, *(name for name, *_ in VIEWS)}
+    assert {Path(path).name for path in named if Path(path).parent == Path("docs/images")} - made == set()
+    assert {path.name for path in IMAGES.iterdir()} == made
 
 
 def test_there_are_commands_in_the_readme() -> None:
