@@ -82,6 +82,13 @@ PAGES: dict[str, set[str] | str] = {
 }
 """Page or button: what does the same, below `/api/v1`; or why nothing has to."""
 
+BY_CLIENTS: dict[str, str] = {
+    "GET /": "who needs attention is counted from the devices' `last_seen` and the failures of rollouts",
+    "GET /devices": "devices by a part of their id, by what they run or by trouble are picked out of the list",
+    "GET /rollouts/{rollout_id}": "the time line is counted from when the devices ended",
+}
+"""What a page works out, and a client of the API has to from what it gets; said in docs/guides/operators.md."""
+
 NAMED_FOR: Mapping[str, list[str]] = {
     "POST /devices/{device_id}/do/{name}": [one.name for one in (*TELL, *ASK.values())],
     "POST /rollouts/{rollout_id}/do/{name}": [one.name for one in (*MOVE_ACTIONS, *ON_ROLLOUT)],
@@ -239,6 +246,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
 
 def test_every_page_and_every_button_has_its_line(app: Application) -> None:
     assert {line for route in web_routes(app) for line in expanded(route)} == set(PAGES)
+    assert set(BY_CLIENTS) < set(PAGES)
 
 
 def test_every_command_has_its_line() -> None:
