@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from controller.rollouts.plan import RolloutState
+from controller.rollouts.plan import FAILURES, RolloutState
 from schemas.errors import one_line
 
 Kind = Literal["rollout.stopped", "rollout.finished", "device.silent"]
@@ -71,11 +71,14 @@ def of_rollout(moment: RolloutMoment) -> Notification | None:
     codes = ", ".join(f"{code} on {count}" for code, count in sorted(moment.failures.items()))
     lines = [because and f"Why: {one_line(because)}", counts and f"Devices: {counts}", codes and f"Errors: {codes}"]
     lines.append(f"Rollout {moment.rollout}")
+    failed = sum(moment.verdicts.get(verdict, 0) for verdict in FAILURES)
+    # a plan that stops at nothing comes to its end whatever happens
+    but = f", and failed on {failed} of {sum(moment.verdicts.values())}" if finished and failed else ""
     return Notification(
         kind="rollout.finished" if finished else "rollout.stopped",
         # a rollout that a device joins later finishes again, which is no news either
         key=f"rollout:{moment.rollout}:{moment.state.value}" + ("" if finished else f":{moment.changed_at}"),
-        title=f"{name} is {'finished' if finished else moment.state.value}",
+        title=f"{name} is {'finished' if finished else moment.state.value}{but}",
         text="\n".join(line for line in lines if line),
         data={
             "rollout": moment.rollout,

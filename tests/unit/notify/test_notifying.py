@@ -89,6 +89,20 @@ def test_what_a_person_asked_for_is_no_news_but_a_halt_is(engine: Engine) -> Non
     assert titles(engine) == ["tacho 2.0.0 on stable is halted"]
 
 
+def test_what_stops_at_nothing_says_at_its_end_on_how_many_it_failed() -> None:
+    def title(state: RolloutState, **verdicts: int) -> str:
+        names = {"package": "tacho", "version": "2.0.0", "channel": "stable", "rollout": "r", "stopped": "too many"}
+        told = of_rollout(RolloutMoment(**names, state=state, changed_at=1, verdicts=verdicts, failures={}))
+        assert told is not None
+        return told.title
+
+    complete = RolloutState.COMPLETE
+    assert title(complete, succeeded=2) == "tacho 2.0.0 on stable is finished"
+    failed = {"failed": 1, "rolled_back": 2, "silent": 1, "succeeded": 5, "rejected": 1}
+    assert title(complete, **failed) == "tacho 2.0.0 on stable is finished, and failed on 4 of 10"
+    assert title(RolloutState.HALTED, **failed) == "tacho 2.0.0 on stable is halted"
+
+
 def test_each_thing_is_told_once_however_often_and_after_whatever_restart_it_is_looked_at(engine: Engine) -> None:
     rollout = a_rollout(engine)
     Outbox(engine, config()).look(NOW)
