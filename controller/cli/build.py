@@ -33,6 +33,7 @@ class BuildFacts(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--version", help="Instead of the version that flotilla.toml names.")
 @click.option("--platform", help="Instead of the platform that flotilla.toml names, e.g. linux-aarch64.")
 @click.option(
+    "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),

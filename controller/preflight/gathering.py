@@ -27,7 +27,7 @@ from controller.rollouts.leaving_out import left_out
 from controller.rollouts.naming import SHOWN, never_heard_of, nobody_is_meant, place_taken, strangers, under_way
 from controller.rollouts.plan_files import default_plan
 from controller.rollouts.waves import RolloutPlan, check_plan, empty_waves
-from schemas.errors import FlotillaError, PublisherError
+from schemas.errors import FlotillaError, PublisherError, one_line
 from schemas.manifest import Manifest
 from schemas.messages import BUCKETS, Desired, RolloutPolicy, Targets
 from schemas.names import platform_fits
@@ -81,8 +81,10 @@ class Preflights:
         records = self._repository.records(package, version)
         if not records:
             raise self._repository.unknown(package, version)
-        if any(record.yanked_at is not None for record in records):
-            raise PublisherError("release.yanked", f"{package} {version} was yanked; release another version")
+        yanked = next((record for record in records if record.yanked_at is not None), None)
+        if yanked is not None:
+            why = f": {one_line(yanked.yank_reason, 200)}" if yanked.yank_reason else ""
+            raise PublisherError("release.yanked", f"{package} {version} was yanked{why}; release another version")
         wanted = Wanted(
             package=package,
             version=version,

@@ -549,6 +549,7 @@ def test_what_does_not_exist_or_was_yanked_is_refused(bench: Bench) -> None:
         with pytest.raises(PublisherError) as caught:
             ask()
         assert caught.value.code == code
+    assert caught.value.message == "tacho 1.1.0 was yanked: bad; release another version"
 
 
 def test_all_day_on_following_days_is_one_opening() -> None:

@@ -76,7 +76,7 @@ def test_a_folder_that_there_is_not_is_told_apart_from_a_file(tmp_path: Path) ->
         assert str(call("build", missing, "--out", tmp_path).exception) == f"there is no folder {missing}"
     given = source / "flotilla.toml"
     says = f"{given} is no folder; name the folder that holds flotilla.toml"
-    assert str(call("build", given, "--out", tmp_path).exception) == says
+    assert str(call("build", given, "-o", tmp_path).exception) == says
 
 
 def test_inspect_describes_a_package(tmp_path: Path) -> None:
