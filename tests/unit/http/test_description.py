@@ -14,6 +14,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from controller.http.rules import RULES
 from tests.support.in_process import FILE_TOKEN, Application, application, bearer
 from tests.support.repository import add_release
 
@@ -71,3 +72,16 @@ def test_whatever_is_sent_the_answer_is_one_that_is_described(api: Any) -> None:
     assert len(operations) > 30
     wrong = [found for found in map(check, operations) if found is not None]
     assert not wrong, "\n\n".join(wrong)
+
+
+def test_exactly_what_can_be_sent_again_takes_an_idempotency_key(app: Application) -> None:
+    described = app.client.get("/api/docs/openapi.json").json()["paths"]
+    operations = {(verb.upper(), path): one for path, verbs in described.items() for verb, one in verbs.items()}
+    takes = {
+        route
+        for route, operation in operations.items()
+        if ("header", "Idempotency-Key") in {(one["in"], one["name"]) for one in operation.get("parameters", [])}
+    }
+    again = {route for route, rule in RULES.items() if rule.action is not None and rule.repeatable}
+    assert takes == again & set(operations)
+    assert takes

@@ -14,11 +14,19 @@ from controller.accounts.roles import Role
 from controller.accounts.tables import answers
 from controller.database import reading
 from controller.fleet.steering import Steering
+from controller.http.rules import RULES, V1
 from tests.support.in_process import FILE_TOKEN, PASSWORD, Application, application, bearer
 from tests.support.repository import add_release, make_package
 
 RELEASE = {"package": "tacho", "version": "1.0.0", "channel": "stable"}
 PACKAGE = {"Content-Type": "application/octet-stream"}
+ONCE_ONLY = {
+    ("POST", f"{V1}/session"): "its answer holds the cookie of a session",
+    ("DELETE", f"{V1}/session"): "whoever asks is known by the session that it ends",
+    ("PUT", f"{V1}/session/password"): "whoever asks is known by a session that it ends",
+    ("POST", f"{V1}/tokens"): "its answer holds the token",
+}
+"""Changes over the API of which no answer is kept, and why."""
 
 
 @pytest.fixture
@@ -165,3 +173,9 @@ def test_the_secret_of_a_new_token_is_not_kept_for_a_retry(app: Application) -> 
     assert database is not None
     assert made.json()["token"].encode() not in Path(database).read_bytes()
     assert KEEP.total_seconds() == 24 * 3600
+
+
+def test_every_change_over_the_api_can_be_sent_again_but_for_those_that_are_named_here() -> None:
+    changes = {route for route, rule in RULES.items() if route[1].startswith(V1) and rule.action is not None}
+    assert len(changes) > len(ONCE_ONLY)
+    assert {route for route in changes if not RULES[route].repeatable} == set(ONCE_ONLY)
