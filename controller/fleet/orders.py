@@ -201,9 +201,11 @@ class OrderStore:
         with writing(self._engine) as connection:
             return ask_to_report(connection, asked, expires_in=expires_in, now=now)
 
-    def commands(self, device: str, *, limit: int = 50) -> list[SentCommand]:
-        """The latest commands to a device, the newest first."""
+    def commands(self, device: str, *, before: str | None = None, limit: int = 50) -> list[SentCommand]:
+        """The latest commands to a device, the newest first; those with an id below `before`."""
         found = select(commands).where(commands.c.device == device).order_by(commands.c.id.desc()).limit(limit)
+        if before is not None:
+            found = found.where(commands.c.id < before)
         with reading(self._engine) as connection:
             return [_command(row) for row in connection.execute(found).mappings()]
 

@@ -223,14 +223,18 @@ class Devices(Controller):
         return Page(items=found[:limit], next=str(found[limit - 1].id) if more else None)
 
     @get("/{device_id:str}/commands", summary="What a device was asked for")
-    async def commands(self, fleet: TheFleet, device_id: FromPath[str]) -> list[SentCommand]:
-        """The newest commands, and when each was sent."""
+    async def commands(
+        self, fleet: TheFleet, device_id: FromPath[str], after: AfterName = "", limit: Limit = 100
+    ) -> Page[SentCommand]:
+        """The newest first, and when each was sent."""
+        check_after(after, UUID7_PATTERN)
 
         def read() -> list[SentCommand]:
             fleet.registry.device(device_id)
-            return fleet.orders.commands(device_id)
+            return fleet.orders.commands(device_id, before=after or None, limit=limit + 1)
 
-        return await to_thread.run_sync(read)
+        found = await to_thread.run_sync(read)
+        return Page(items=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
     @post("/{device_id:str}/commands", summary="Ask a device for something")
     async def command(

@@ -270,6 +270,7 @@ def test_a_body_that_is_larger_than_any_wish_is_refused(controller: ControllerPr
         ("/devices?online=perhaps", 400, "input.bad"),
         ("/devices?limit=501", 400, "input.bad"),
         ("/devices/x/events?after=x", 400, "input.bad"),
+        ("/devices/x/commands?after=x", 400, "input.bad"),
     ],
 )
 def test_what_is_not_there_is_a_problem(controller: ControllerProcess, path: str, status: int, code: str) -> None:
@@ -321,7 +322,7 @@ async def test_a_device_gets_commands_and_what_it_is_to_be(
         sent = controller.send("POST", f"/devices/{device}/commands", {"verb": "report"})
         assert sent.status == 201
         await fake.until(lambda: [one.id for one in fake.commands] == [sent.json()["id"]])
-        await until(lambda: controller.get(f"/devices/{device}/commands").json()[0]["sent_at"] is not None)
+        await until(lambda: controller.get(f"/devices/{device}/commands").json()["items"][0]["sent_at"] is not None)
         told = controller.send("PUT", f"/devices/{device}/desired", {"hold": True, "pins": {"tacho": "1.0.0"}})
         assert told.status == 200
         await fake.until(lambda: fake.desired)

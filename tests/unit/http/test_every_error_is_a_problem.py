@@ -143,6 +143,7 @@ def test_a_word_is_no_rollout_after_which_others_come(app: Application) -> None:
     assert app.client.get(f"/api/v1/rollouts?after={NO_ROLLOUT}", headers=ALL).json()["items"] == []
     for after in ("-1", "99999999999999999999", "x"):
         problem(app.client.get(f"/api/v1/devices/pi-1/events?after={after}", headers=ALL), 400)
+    problem(app.client.get("/api/v1/devices/pi-1/commands?after=x", headers=ALL), 400)
 
 
 def test_a_defect_is_told_without_its_inside(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
