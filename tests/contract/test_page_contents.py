@@ -4,9 +4,12 @@ import html
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from controller.accounts import audit
+from controller.accounts.roles import Role
 from controller.database import utc_now
 from controller.fleet.incoming import Incoming
 from controller.fleet.intake_store import IntakeStore
@@ -42,7 +45,19 @@ class Seen:
         """What people read: no markup, one space between words."""
         found = re.search(rf"<{part}\b.*</{part}>", self.source(path), re.DOTALL)
         assert found is not None
-        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", found[0])).split())
+        return words_of(found[0])
+
+    def rows(self, path: str) -> list[dict[str, str]]:
+        """The lines of a page's only table: what people read in each cell, by the heading of its column."""
+        source = self.source(path)
+        head, *lines = re.findall(r"<tr>(.*?)</tr>", source[source.index("<table") :], re.DOTALL)
+        names = [words_of(cell) for cell in re.findall(r"<th>.*?</th>", head)]
+        cells = [re.findall(r"<t[hd]\b.*?</t[hd]>", line, re.DOTALL) for line in lines]
+        return [dict(zip(names, map(words_of, line), strict=True)) for line in cells]
+
+
+def words_of(source: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", source)).split())
 
 
 def said(name: str, now: datetime, **others: InstalledPackage) -> list[Incoming]:
@@ -234,3 +249,42 @@ def test_a_device_that_had_not_begun_when_a_newer_rollout_came_is_shown_by_how_i
     assert "pi-1 not begun in the newer rollout : may start" in listed
     assert "pi-2 not begun in the newer rollout : waits for its wave" in listed
     assert f'href="/rollouts/{second.id}"' in seen.source(f"/rollouts/{first.id}/cell/0")
+
+
+def test_the_audit_log_has_a_line_for_what_was_done_and_for_what_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with application(tmp_path, token=None, base="http://127.0.0.1:8420") as app:
+        IntakeStore(app.engine).take_in([presence_in("pi-1")], utc_now())
+        operator, viewer = app.token(Role.OPERATOR, "desk"), app.token(Role.VIEWER, "wall")
+        for headers, device, hours in ((operator, "pi-1", 5), (viewer, "pi-1", 4), (operator, "pi-9", 3)):
+            monkeypatch.setattr(audit, "utc_now", lambda ago=hours: utc_now() - timedelta(hours=ago))
+            app.client.put(f"/api/v1/devices/{device}/desired", json={"hold": True}, headers=headers)
+        shown = Seen(app, "").rows("/audit")
+    asked = 'asked for {"hold":true}'
+    assert shown == [
+        {
+            "When": "3 h ago",
+            "Who": "token:desk operator",
+            "What": "device.desired",
+            "On what": f"pi-9 {asked}",
+            "Result": "device.unknown",
+            "From": "api testclient",
+        },
+        {
+            "When": "4 h ago",
+            "Who": "token:wall viewer",
+            "What": "device.desired",
+            "On what": "pi-1",
+            "Result": "auth.denied",
+            "From": "api testclient",
+        },
+        {
+            "When": "5 h ago",
+            "Who": "token:desk operator",
+            "What": "device.hold",
+            "On what": f"pi-1 {asked}",
+            "Result": "done",
+            "From": "api testclient",
+        },
+    ]
