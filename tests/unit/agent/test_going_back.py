@@ -115,11 +115,15 @@ async def test_a_release_before_that_is_ill_too_is_the_last_word(updated: Device
 
 async def test_why_it_went_back_is_told_with_its_output_where_going_back_fails_without_any(updated: Device) -> None:
     folders = updated.folders.package("tacho")
+    before = folders.release("1.0.0", ONE.sha256)
+
+    def take_it_away(_version: str, _round: int) -> None:
+        if before.exists():
+            before.rename(updated.root / "taken away")
+
     updated.probe.sick.add("1.1.0")
-    await updated.submit(TWO, 2)
-    await updated.reaches(Phase.SWITCHED)
-    folders.release("1.0.0", ONE.sha256).rename(updated.root / "taken away")
-    await updated.rest()
+    updated.probe.on_check = take_it_away
+    await updated.update_to(TWO, 2)
     last = updated.events()[-1]
     assert last.phase is Phase.FAILED
     assert last.error is not None
