@@ -310,7 +310,8 @@ class Packages(Controller):
                     f"{name} {version} is what rollout {rollout.id} announces on channel {rollout.channel};"
                     " release another version there first",
                 )
-            if not although_in_use and version in fleet.releases_in_use().get(name, ()):
+            there = any(platform in (None, one.platform) for one in repository.records(name, version))
+            if there and not although_in_use and version in fleet.releases_in_use().get(name, ()):
                 raise PublisherError(
                     "release.in_use",
                     f"devices run {name} {version}, may go back to it or are held at it, and could not fetch it again;"

@@ -1,10 +1,14 @@
 """On which devices a release has failed: by their agents' own rule they do not try exactly that one again."""
 
-from sqlalchemy import Connection, select
+from typing import Final
+
+from sqlalchemy import Connection, and_, or_, select
 
 from controller.rollouts.tables import rollout_devices, rollouts
 from schemas.failing import is_its_fault
 from schemas.messages import Phase
+
+_ENDS: Final = [Phase.SUCCEEDED.value, Phase.FAILED.value, Phase.ROLLED_BACK.value]
 
 
 def failed_on(connection: Connection, package: str, version: str) -> dict[str, str]:
@@ -14,8 +18,11 @@ def failed_on(connection: Connection, package: str, version: str) -> dict[str, s
         select(word.device, word.phase, word.error_code)
         .join(rollouts, rollouts.c.id == word.rollout)
         .where(rollouts.c.package == package, rollouts.c.version == version)
-        .where(word.phase.in_([Phase.SUCCEEDED.value, Phase.FAILED.value, Phase.ROLLED_BACK.value]))
+        .where(or_(word.phase.in_(_ENDS), and_(word.phase.is_(None), word.seq > 0)))  # or a retry took its word back
         .order_by(word.rollout)
     )
-    last = {device: (Phase(phase), code or "") for device, phase, code in connection.execute(found)}
-    return {device: code for device, (phase, code) in last.items() if is_its_fault(phase, code, switch_begun=False)}
+    last = {device: (Phase(phase) if phase else None, code) for device, phase, code in connection.execute(found)}
+    # without an error it went back because somebody wanted that
+    return {
+        device: code for device, (phase, code) in last.items() if code and is_its_fault(phase, code, switch_begun=False)
+    }

@@ -6,7 +6,7 @@ step; it is repeated until there is none. Who only has new marks for some device
 steps change no device's mark, and nobody else has to be looked at for them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -95,9 +95,10 @@ def decide(plan: Plan, observations: Iterable[Observation], now: datetime) -> De
     while True:
         judge = Judge(plan, now, places)
         marks = {one.device: judge.mark(one) for one in seen}
-        step = next_step(plan, Tally(marks.values()))
-        after = plan if step is None else _taken(plan, step, seen, now, marks=marks, places=places)
-        if after == plan:
+        steps = next_steps(plan, Tally(marks.values()))
+        taken = (_taken(plan, step, seen, now, marks=marks, places=places) for step in steps)
+        after = next((one for one in taken if one != plan), None)
+        if after is None:
             return Decisions(plan=plan, marks=marks)
         plan = after
 
@@ -112,19 +113,35 @@ def _begun_for_all(plan: Plan, now: datetime) -> Plan:
 
 
 def next_step(plan: Plan, tally: Tally) -> Step | None:
-    """What the counts allow or ask for; None where all stays as it is. A stopped rollout takes no step by itself."""
+    """The first of `next_steps`; None where all stays as it is."""
+    return next(next_steps(plan, tally), None)
+
+
+def next_steps(plan: Plan, tally: Tally) -> Iterator[Step]:
+    """What the counts allow or ask for: one step, after those that change nothing where nobody is found for them.
+
+    A stopped rollout takes no step by itself.
+    """
     if plan.state is not RolloutState.ACTIVE:
-        return Move(RolloutState.ACTIVE) if plan.state is RolloutState.COMPLETE and tally.open else None
+        if plan.state is RolloutState.COMPLETE and tally.open:
+            yield Move(RolloutState.ACTIVE)
+        return
     begun = range(plan.begun)
-    limits = (_limit(plan, tally, wave) for wave in begun)
-    for limit in limits:
-        if limit is not None:
-            return limit
+    limit = next((step for wave in begun if (step := _limit(plan, tally, wave)) is not None), None)
+    if limit is not None:
+        yield limit
+        return
     for wave in begun:
         found = proof(plan, tally, wave)
         if found is not Proof.PROVEN or plan.progress[wave].proven_at is None:
-            return _of_wave(plan, tally, wave, found)
-    return _after_all_begun(plan, tally)
+            step = _of_wave(plan, tally, wave, found)
+            break
+        if tally.number(wave, {Verdict.WAITING}) and _has_room(plan, tally, wave):
+            yield LetIn(wave)  # who comes back to what is proven begins in its turn
+    else:
+        step = _after_all_begun(plan, tally)
+    if step is not None:
+        yield step
 
 
 def by_counts(plan: Plan, tally: Tally, now: datetime) -> Plan | None:
@@ -147,9 +164,10 @@ def by_counts(plan: Plan, tally: Tally, now: datetime) -> Plan | None:
 
 def _limit(plan: Plan, tally: Tally, wave: int) -> Step | None:
     """The limits of a wave hold as long as the rollout goes on, however long ago the wave was proven."""
-    progress = plan.progress[wave]
-    accepted = min(progress.accepted, tally.number(wave, UNPROVEN))
-    failures = min(progress.accepted_failures, tally.number(wave, FAILURES))
+    progress, without, failed = plan.progress[wave], tally.number(wave, UNPROVEN), tally.number(wave, FAILURES)
+    accepted = min(progress.accepted, without)
+    # as long as there are no more without success, a failure is that of a device that was forgiven already
+    failures = failed if without <= progress.accepted else min(progress.accepted_failures, failed)
     if (accepted, failures) != (progress.accepted, progress.accepted_failures):
         return Recount(wave, accepted, failures)
     if too_many(plan, tally, wave):

@@ -127,7 +127,8 @@ def move(connection: Connection, row: Any, state: RolloutState, now: datetime, *
     # of one that was not stopped there is nothing to remember, and so nobody to ask for
     if state is RolloutState.ACTIVE or (state in ENDED and before.state in REMEMBERED):
         observed = observe(connection, before, channel=row["channel"], package=row["package"])
-        judge = Judge(before, now)
+        # as going on would find them: as long as nobody may start, who is late and has not begun is held
+        judge = Judge(plan if state is RolloutState.ACTIVE else before, now)
         tally = Tally(map(judge.mark, observed.observations))
         if state is RolloutState.ACTIVE:
             plan = resumed(plan, tally)

@@ -215,7 +215,7 @@ class Judge:
         was not offered it when the wave began."""
         progress = self._plan.progress
         began, place = progress[wave].started_at, self._place(seen.device)
-        if began is None or not self._limited[wave] or seen.device in self._named | self._kept:
+        if began is None or not self._limited[wave] or seen.device in self._named or seen.device in self._kept:
             return began
         moments = [began] if self._opened is None else [began, self._opened]
         if place >= progress[wave].upto:

@@ -3,11 +3,12 @@
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from sqlalchemy import Connection, exists, select
 
 from controller.fleet.sql import chunks
 from controller.rollouts.explaining import stopped_before
-from controller.rollouts.plan import STARTING, RolloutState, Verdict
+from controller.rollouts.plan import FAILURES, STARTING, RolloutState, Verdict, WaveProgress
 from controller.rollouts.tables import announcements, rollout_devices, rollouts
 
 _LOOKED_AT: Final = 20
@@ -45,16 +46,22 @@ def earlier_version(connection: Connection, row: Any) -> str | None:
         connection: to read from.
         row: of the rollout.
     """
-    of = rollouts.c
+    of, word = rollouts.c, rollout_devices.c
+    good = exists().where(word.rollout == of.id, word.verdict == Verdict.SUCCEEDED.value)
+    bad = exists().where(word.rollout == of.id, word.verdict.in_([verdict.value for verdict in FAILURES]))
     found = (
-        select(of.version, of.state, of.stopped)
+        select(of.version, of.state, of.stopped, of.progress, good.label("good"), bad.label("bad"))
         .where(of.channel == row["channel"], of.package == row["package"], of.id < row["id"])
-        .where(exists().where(rollout_devices.c.rollout == of.id, rollout_devices.c.verdict == Verdict.SUCCEEDED.value))
         .order_by(of.id.desc())
         .limit(_LOOKED_AT)
     )
-    for version, state, stopped in connection.execute(found):
+    for version, state, stopped, progress, succeeded, failed in connection.execute(found):
         well = state == RolloutState.SUPERSEDED.value and stopped_before(RolloutState(state), stopped or "") is None
-        if well and version != row["version"]:
+        # where all had it already nobody said so, and no verdict of that is left
+        if well and version != row["version"] and (succeeded or (not failed and _proved(progress))):
             return str(version)
     return None
+
+
+def _proved(progress: str | None) -> bool:
+    return any(one.proven_at for one in msgspec.json.decode(progress or "[]", type=list[WaveProgress]))

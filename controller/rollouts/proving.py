@@ -41,26 +41,27 @@ def proof(plan: Plan, tally: Tally, wave: int) -> Proof:
     waited for any more. Those that are away do not count, and neither do those in spite of which an operator went on.
     What was proven once is unproven by failures only.
     """
-    wanted = plan.waves[wave]
+    wanted, progress = plan.waves[wave], plan.progress[wave]
     busy, waiting = tally.number(wave, BUSY), tally.number(wave, {Verdict.WAITING})
     good, bad = tally.number(wave, {Verdict.SUCCEEDED}), tally.number(wave, UNPROVEN)
-    accepted = min(plan.progress[wave].accepted, bad)
+    accepted = min(progress.accepted, bad)
     absent = tally.number(wave, ABSENT)
     results = good + bad - accepted
+    # who comes back to what was proven, and is waited for, refused or late, has broken nothing: it stops nobody else
+    failures = new_failures(plan, tally, wave)
+    unproven = failures and good * 100 < wanted.success * (good + failures)
+    was_proven = progress.proven_at is not None and not unproven
     if not results and not busy:
-        if accepted:
-            return Proof.OPEN if waiting else Proof.PROVEN
+        if accepted or was_proven:
+            return Proof.OPEN if waiting and not was_proven else Proof.PROVEN
         # nobody is in it: what the waves before have proven has to do, so the first one waits for somebody
         return Proof.OPEN if absent or waiting or wave == 0 else Proof.PROVEN
     enough = good * 100 >= wanted.success * (results + busy)
-    if enough and good >= 1 and wanted.success > 0 and not waiting:
-        return Proof.PROVEN if results >= min(wanted.min_results, results + busy + absent) else Proof.OPEN
-    # who comes back to what was proven, and is refused or late, has broken nothing: it stops nobody else
-    failures = new_failures(plan, tally, wave)
-    unproven = failures and good * 100 < wanted.success * (good + failures)
-    was_proven = plan.progress[wave].proven_at is not None and not unproven
-    if waiting or (busy and not was_proven):
+    is_sure = results >= min(wanted.min_results, results + busy + absent)
+    if enough and is_sure and good >= 1 and wanted.success > 0 and not waiting:
+        return Proof.PROVEN
+    if (busy or waiting) and not was_proven:
         return Proof.OPEN
     if not enough:
         return Proof.PROVEN if was_proven else Proof.FAILED
-    return Proof.PROVEN if good or accepted or not wanted.success else Proof.OPEN
+    return Proof.PROVEN if good or accepted or was_proven or not wanted.success else Proof.OPEN

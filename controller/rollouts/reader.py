@@ -148,15 +148,15 @@ class RolloutReader:
             .join(announcements, announcements.c.rollout == of.id)
             .join(rollout_devices, _word.rollout == of.id)
             .where(of.package == package, of.state.in_([state.value for state in STARTING]))
-            .where(announcements.c.payload.is_not(None), _word.device == device, _word.phase.is_not(None))
+            .where(announcements.c.payload.is_not(None), _word.device == device, _word.phase.in_(_SWITCHED))
         )
         with reading(self._engine) as connection:
             rollout = connection.scalar(found)
         if rollout is None:
             return None
         return (
-            f"going back, {device} counts as rolled back in rollout {rollout}, which may stop it; to have one device at"
-            f" another version and the others go on: flotilla tell {device} --pin {package}=VERSION"
+            f"going back, {device} counts as rolled back in rollout {rollout}, which may stop it; told --pin"
+            f" {package}=VERSION beside all else that it is told, it goes to that version, and the others go on"
         )
 
     def left_out(self, rollout: Rollout, targets: Targets, *, waves: bool) -> str | None:
@@ -271,6 +271,9 @@ def view_of(connection: Connection, row: Any, plan: Plan, tally: Tally) -> Rollo
         phases=tally.phases(),
     )
 
+
+_SWITCHED: Final = [Phase.SWITCHED.value, Phase.PROBATION.value, Phase.SUCCEEDED.value]
+"""Words of a device that runs what the rollout brought."""
 
 _OF_ROLLOUT: Final = (rollouts.c.package, rollouts.c.state)
 

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from controller.fleet.intake_store import IntakeStore
+from schemas.messages import Phase
 from tests.support.in_process import FILE_TOKEN, application, bearer
 from tests.support.repository import add_release
-from tests.unit.fleet.builders import NOW, presence_in, reported_in, succeeded_in
+from tests.unit.fleet.builders import NOW, event_in, presence_in, reported_in, succeeded_in
 
 
 def test_a_device_that_goes_back_by_hand_counts_as_failed_where_its_release_is_under_way(tmp_path: Path) -> None:
@@ -30,10 +31,11 @@ def test_a_device_that_goes_back_by_hand_counts_as_failed_where_its_release_is_u
         intake.take_in(succeeded_in("pi-1", 1, rollout=rollout), NOW)
         (warning,) = warned()
         assert warning == (
-            f"going back, pi-1 counts as rolled back in rollout {rollout}, which may stop it; to have one device at"
-            " another version and the others go on: flotilla tell pi-1 --pin tacho=VERSION"
+            f"going back, pi-1 counts as rolled back in rollout {rollout}, which may stop it; told --pin"
+            " tacho=VERSION beside all else that it is told, it goes to that version, and the others go on"
         )
-        # it has not taken it; that changes nothing; nobody starts any more
+        # it has not taken it, or not for long; that changes nothing; nobody starts any more
+        intake.take_in([event_in("pi-2", 1, Phase.REJECTED, rollout=rollout)], NOW)
         assert warned(device="pi-2") == warned(verb="cancel") == []
         asked(f"rollouts/{rollout}/state", {"state": "halted"})
         assert warned() == []

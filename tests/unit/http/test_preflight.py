@@ -158,9 +158,15 @@ def test_who_would_refuse_what_has_failed_there_before_is_named(bench: Bench) ->
     bench.intake.take_in([event_in("pi-3", 2, Phase.SUCCEEDED, version="1.1.0", rollout=again.id)], NOW)
     # not of itself but of its network; it went well since; a simulated one forgets
     assert codes(bench.look("1.1.0")) == {"pi-1": ["conflict.failed_before"], "pi-2": [], "pi-3": [], "pi-4": []}
+    bench.intake.take_in([event_in("pi-3", 3, Phase.ROLLED_BACK, version="1.1.0", rollout=again.id)], NOW)
+    assert codes(bench.look("1.1.0"))["pi-3"] == []  # somebody wanted it back
     (refusal,) = bench.look("1.1.0").devices[0].obstacles
     assert refusal.message.startswith("it failed there before (health.http); after `flotilla ask pi-1 retry")
     assert codes(bench.look("1.0.0"))["pi-1"] == ["installed"]
+    said = {"version": "1.1.0", "rollout": again.id, "error": ErrorReport(code="health.http", message="no")}
+    bench.intake.take_in([event_in("pi-1", 2, Phase.ROLLED_BACK, **said)], NOW)
+    RolloutStore(bench.engine).retry(again.id, "pi-1", NOW + timedelta(seconds=5))
+    assert codes(bench.look("1.1.0"))["pi-1"] == []
 
 
 def test_a_simulated_device_runs_the_version_that_it_says_though_it_never_saw_the_real_manifest(bench: Bench) -> None:

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 import pytest
 from msgspec.structs import replace as changed
 
-from controller.rollouts.engine import Decisions, decide, resumed
+from controller.rollouts.engine import Decisions, approved, decide, resumed
 from controller.rollouts.explaining import because
 from controller.rollouts.judging import Judge
-from controller.rollouts.plan import Observation, Plan, RolloutState, Verdict
+from controller.rollouts.plan import Observation, Plan, RolloutState, Verdict, WaveProgress
 from controller.rollouts.standing import Standing
 from controller.rollouts.tally import Tally
 from controller.rollouts.waves import OnFailure, RolloutPlan, Wave
@@ -201,3 +201,87 @@ def test_a_look_at_who_was_heard_of_is_as_good_as_one_at_all_between_a_deadline_
     judged = standing.take_due(after(7260)) | (standing.listening & {"pi-1"})
     standing.update({one: Judge(now.plan, after(7260)).mark(heard) for one in judged})
     assert standing.tally.verdicts() == Tally(whole.marks.values()).verdicts()
+
+
+def test_a_forgiven_late_device_that_fails_makes_no_failure_of_another_that_is_late() -> None:
+    devices = ["pi-1", "pi-2", "pi-3"]
+    first = Wave(devices=devices, deadline="2h", max_failures=0)
+    waves = in_waves(first, Wave(upto=100), on_failure=OnFailure.REVERT)
+    late = device("pi-1", phase=Phase.FETCHING, last_seen=after(7200))
+    away = device("pi-2", online=False, last_seen=LONG_GONE)
+    rest = [done("pi-3"), device("pi-4", last_seen=after(7200))]
+    paused = decide(decide(waves, [late, away, *rest], NOW).plan, [late, away, *rest], after(7201))
+    assert paused.state is RolloutState.PAUSED
+    on = replace(resumed(paused.plan, Tally(paused.marks.values())), state=RolloutState.ACTIVE)
+    now = decide(
+        decide(on, [late, away, *rest], after(7202)).plan, [changed(late, phase=Phase.FAILED), away, *rest], after(7300)
+    )
+    assert now.state is RolloutState.ACTIVE
+    back = changed(away, online=True, last_seen=after(7400))
+    now = decide(now.plan, [changed(late, phase=Phase.FAILED), back, *rest], after(7400))
+    assert (now.verdicts["pi-2"], now.state) == (Verdict.LATE, RolloutState.ACTIVE)
+
+
+def test_what_was_forgiven_before_failures_were_counted_apart_stays_so() -> None:
+    wave = Wave(devices=["a", "b", "c", "d"], deadline="2h", max_failures=0)
+    begun = WaveProgress(started_at=NOW, devices=["a", "b", "c", "d"], accepted=2, proven_at=after(100))
+    waves = in_waves(wave, Wave(upto=100), on_failure=OnFailure.REVERT)
+    before = replace(waves, progress=(begun, WaveProgress(started_at=after(100), upto=10_000)))
+    seen = [device("a", phase=Phase.FAILED), device("b", phase=Phase.FAILED), done("c"), device("e")]
+    now = decide(before, seen, after(200))
+    now = decide(now.plan, [*seen, device("d", phase=Phase.REJECTED, last_seen=after(200))], after(300))
+    assert now.state is RolloutState.ACTIVE
+    now = decide(now.plan, [*seen, device("d", phase=Phase.FAILED, last_seen=after(200))], after(400))
+    assert now.state is RolloutState.REVERTED
+
+
+@pytest.mark.parametrize(
+    "canary",
+    [
+        [changed(done("pi-1", at=after(10)), pinned="1.0.0", installed="1.0.0", reported_since=True)],
+        [],
+        [device("pi-1", online=False, last_seen=LONG_GONE)],
+    ],
+    ids=["pinned", "forgotten", "away"],
+)
+def test_a_canary_that_is_taken_elsewhere_after_its_proof_holds_up_nobody(canary: list[Observation]) -> None:
+    waves = in_waves(Wave(devices=["pi-1"]), Wave(upto=100, approval=True))
+    now = decide(waves, [done("pi-1"), device("pi-2")], NOW)
+    now = decide(now.plan, [*canary, device("pi-2")], after(20))
+    going = approved(now.plan, after(21))
+    assert going is not None
+    assert decide(going, [*canary, device("pi-2")], after(21)).plan.begun == 2
+
+
+def test_a_least_number_of_results_unproves_nothing_and_is_not_waited_for_where_nobody_is() -> None:
+    names = ["pi-1", "pi-2", "pi-3", "pi-4"]
+    waves = in_waves(Wave(devices=names, success=50, min_results=20), Wave(upto=100, approval=True))
+    seen = [done("pi-1"), done("pi-2"), done("pi-3"), device("pi-9")]
+    now = decide(waves, seen, NOW)
+    assert now.plan.progress[0].proven_at is not None
+    seen.append(device("pi-4", phase=Phase.DEFERRED))
+    going = approved(decide(now.plan, seen, after(60)).plan, after(61))
+    assert going is not None
+    assert decide(going, seen, after(61)).plan.begun == 2
+    # one that is dead from the beginning
+    seen[-1] = device("pi-4", online=False, last_seen=LONG_GONE)
+    assert decide(waves, seen, NOW).plan.progress[0].proven_at is not None
+
+
+@pytest.mark.parametrize("per", [None, "site"])
+def test_who_waits_for_a_turn_in_a_proven_wave_holds_up_no_later_one(per: str | None) -> None:
+    limited = {"concurrency": 1, "concurrency_per": per}
+    waves = in_waves(Wave(devices=["pi-1", "pi-2", "pi-3"], **limited), Wave(upto=100, **limited))
+    away = [device(name, online=False, last_seen=LONG_GONE) for name in ("pi-2", "pi-3")]
+    rest = [device("pi-8"), device("pi-9")]
+    now = decide(waves, [done("pi-1"), *away, *rest], NOW)
+    assert now.plan.begun == 2
+    back = [device("pi-2", phase=Phase.DEFERRED, last_seen=after(20)), device("pi-3", last_seen=after(20))]
+    now = decide(now.plan, [done("pi-1"), *back, *rest], after(20))
+    (going,) = placed(now) & {"pi-8", "pi-9"}
+    rest = [done(one.device, at=after(30)) if one.device == going else one for one in rest]
+    now = decide(now.plan, [done("pi-1"), *back, *rest], after(30))
+    assert placed(now) >= {"pi-8", "pi-9"} - {going}
+    # and it has its turn when that is free
+    now = decide(now.plan, [done("pi-1"), done("pi-2", at=after(40)), back[1], *rest], after(40))
+    assert "pi-3" in placed(now)

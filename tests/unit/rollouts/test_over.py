@@ -25,6 +25,7 @@ from tests.unit.rollouts.test_waves_kept import chosen, create, evaluate, fleet,
 ONE_FIRST = RolloutPlan(waves=[Wave(devices=1, max_failures=0), Wave(upto=100)])
 BROKEN = ErrorReport(code="health.http", message="answered 500")
 LATER = NOW + timedelta(minutes=5)
+ALL = RolloutPlan(waves=[Wave(upto=100, success=0)])
 
 
 def named(rollout: Rollout) -> str:
@@ -140,6 +141,34 @@ def test_a_rollout_that_was_reverted_names_the_version_that_went_well_before_on_
         " flotilla release tacho 1.9.0 --channel stable"
     )
     assert evaluate(engine, worse, LATER + timedelta(minutes=3)).view.advice == reverted.advice
+
+
+def test_the_version_before_is_the_one_that_all_had_already(engine: Engine) -> None:
+    fleet(engine, 1)
+    first = create(engine, ALL, version="1.0.0", now=NOW)
+    take_in(engine, *succeeded_in("pi-1", 1, rollout=first.id, version="1.0.0"))
+    evaluate(engine, first, NOW + timedelta(seconds=1))
+    take_in(engine, reported_in("pi-1", 1, packages={"tacho": installed("1.1.0")}))
+    flashed = create(engine, ALL, version="1.1.0", now=NOW + timedelta(seconds=2))
+    assert flashed.state is RolloutState.COMPLETE
+    bad = create(engine, ALL, version="2.0.0", now=NOW + timedelta(seconds=3))
+    assert (
+        RolloutStore(engine)
+        .set_state(bad.id, RolloutState.REVERTED, LATER)
+        .advice.endswith("flotilla release tacho 1.1.0 --channel stable")
+    )
+
+
+def test_resume_forgives_a_late_device_that_never_began(engine: Engine) -> None:
+    fleet(engine, 3)
+    rollout = create(engine, RolloutPlan(waves=[Wave(devices=["pi-1", "pi-2"], deadline="2h"), Wave(upto=100)]))
+    at = NOW + timedelta(hours=3)
+    take_in(engine, *succeeded_in("pi-1", 1, rollout=rollout.id), at=at)
+    take_in(engine, reported_in("pi-2"), reported_in("pi-3"), at=at)
+    assert evaluate(engine, rollout, at).view.state is RolloutState.PAUSED
+    going = RolloutStore(engine).set_state(rollout.id, RolloutState.ACTIVE, at + timedelta(minutes=1))
+    assert (going.state, going.waves[0].accepted) == (RolloutState.ACTIVE, 1)
+    assert evaluate(engine, rollout, at + timedelta(minutes=2)).view.state is RolloutState.ACTIVE
 
 
 def test_a_device_that_is_held_or_away_has_a_reason(engine: Engine) -> None:
