@@ -27,7 +27,7 @@ from pathlib import Path
 
 from benchmarks.common import CONSOLE, print_table, state_machine
 from benchmarks.fleet import bare
-from benchmarks.fleet.field import Field
+from benchmarks.fleet.field import QUIET_S, Field
 from benchmarks.fleet.processes import cpu_seconds, resident_mib
 
 SIZES = (100, 1_000, 10_000)
@@ -142,7 +142,9 @@ def measure(devices: int, processes: int, *, kills: bool) -> Figures:
         field.stop_fleet()  # a broker may have too few file descriptors for both
         time.sleep(3)  # their goodbyes
         sizes = [each] * count
-        bare_rounds = [bare.measure(host, port, clients=devices, sizes=sizes, processes=processes) for _ in rounds]
+        # as long at rest as the fleet is: a virtual machine may take its memory away from whoever does nothing
+        shape = {"clients": devices, "sizes": sizes, "processes": processes, "rest_s": QUIET_S}
+        bare_rounds = [bare.measure(host, port, **shape) for _ in rounds]
     return Figures(
         devices=devices,
         messages=(events + others) // number,

@@ -24,11 +24,14 @@ BOUND_S = 600.0
 AT_ONCE = 50
 
 
-def measure(host: str, port: int, *, clients: int, sizes: Sequence[int], processes: int) -> tuple[float, float]:
+def measure(
+    host: str, port: int, *, clients: int, sizes: Sequence[int], processes: int, rest_s: float = 0.0
+) -> tuple[float, float]:
     """Seconds from the word to go to the last message's arrival, and the subscriber's processor time for a message.
 
     Args:
         sizes: bytes of each message that every client publishes.
+        rest_s: for how long they are connected and do nothing before that.
     """
     base = {"host": host, "port": port}
     total = clients * len(sizes)
@@ -41,6 +44,7 @@ def measure(host: str, port: int, *, clients: int, sizes: Sequence[int], process
         ]
         for speaker in speakers:
             _answer(speaker)
+        time.sleep(rest_s)
         began = time.monotonic()
         for speaker in speakers:
             _go(speaker)
