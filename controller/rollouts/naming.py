@@ -6,8 +6,9 @@ from sqlalchemy import Connection, select
 
 from controller.fleet.sql import chunks
 from controller.fleet.tables import devices
+from controller.rollouts.announcing import current_rollout
 from controller.rollouts.plan import RolloutState
-from controller.rollouts.tables import announcements, rollouts
+from controller.rollouts.tables import rollouts
 from controller.rollouts.waves import RolloutPlan
 from schemas.errors import OperatorError, one_line
 from schemas.messages import Targets
@@ -48,11 +49,9 @@ def never_heard_of(ids: Iterable[str]) -> str:
 
 def under_way(connection: Connection, package: str, channel: str) -> str | None:
     """The rollout of a package that a channel announces and that is not over, by id; None for none."""
-    announced = (announcements.c.package == package, announcements.c.channel == channel)
-    found = select(rollouts.c.id).join(announcements, announcements.c.rollout == rollouts.c.id).where(*announced)
-    return connection.scalar(
-        found.where(announcements.c.payload.is_not(None), rollouts.c.state == RolloutState.ACTIVE.value)
-    )
+    announced = current_rollout(connection, channel, package)
+    found = select(rollouts.c.id).where(rollouts.c.id == announced, rollouts.c.state == RolloutState.ACTIVE.value)
+    return None if announced is None else connection.scalar(found)
 
 
 def place_taken(connection: Connection, rollout: str | None, *, version: str) -> str | None:
