@@ -5,7 +5,10 @@ the request to the last verdict while the rollout's page is asked for again and 
 the page, for the controller's processor time; then bare paho-mqtt clients that move as many messages of the same sizes
 through the same broker; then another fleet while whose rollout the controller and the broker are each killed once. Of
 small fleets there are several of each: the median time counts, and all the processor time. The fleet has had releases
-before: what a controller does once in its life, such as reading its templates, is not what is measured.
+before: what a controller does once in its life, such as reading its templates, is not what is measured. Nor is what
+some virtual machines do to processes that rest, whose memory they take away and give back slowly, on those processes'
+account: a rollout is timed right after another one that is not, and so are the bare clients' messages. What memory left
+alone costs on this machine just now stands above the table.
 
 An event's processor time is the controller's from the request to the last report after the rollout, without what is no
 event's, each measured in the same run: what the controller takes while nothing happens, and what such a request takes
@@ -25,9 +28,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.common import CONSOLE, print_table, state_machine
+from benchmarks.common import CONSOLE, print_table, state_idle_memory, state_machine
 from benchmarks.fleet import bare
-from benchmarks.fleet.field import QUIET_S, Field
+from benchmarks.fleet.field import Field
 from benchmarks.fleet.processes import cpu_seconds, resident_mib
 
 SIZES = (100, 1_000, 10_000)
@@ -100,8 +103,12 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One rollout. `cpu` is all that the controller took, and `elapsed` for how long it was looked at."""
+    """One rollout. `cpu` is all that the controller took, and `elapsed` for how long it was looked at.
 
+    `pause` is how long the one before it, which is not measured, was over.
+    """
+
+    pause: float
     seconds: float
     elapsed: float
     cpu: float
@@ -120,7 +127,7 @@ def rounds_of(devices: int) -> int:
 def measure(devices: int, processes: int, *, kills: bool) -> Figures:
     """Rollouts, the bare clients, and a rollout with kills."""
     number = rounds_of(devices)
-    versions = [f"1.0.{patch}" for patch in range(2 * number + 1)]
+    versions = [f"1.0.{patch}" for patch in range(4 * number + 1)]
     with tempfile.TemporaryDirectory(prefix="flotilla-bench-") as name, Field(Path(name), devices, versions) as field:
         field.start_fleet("--pace", "0", "--processes", str(processes))
         field.rest()
@@ -131,8 +138,9 @@ def measure(devices: int, processes: int, *, kills: bool) -> Figures:
             field.page(first)
         field.rest()
         idle = _idle(field)
-        rounds = [_round(field, version) for version in versions[1 : number + 1]]
-        unread = [_round(field, version, read=False) for version in versions[number + 1 :]]
+        pairs = list(zip(versions[1::2], versions[2::2], strict=True))
+        rounds = [_round(field, *pair) for pair in pairs[:number]]
+        unread = [_round(field, *pair, read=False) for pair in pairs[number:]]
         request = _cost_of_a_release(field, idle)
         events, others = (sum(one.events for one in rounds), sum(one.others for one in rounds))
         each = max(1, round(sum(one.bytes for one in rounds) / (events + others)))
@@ -141,10 +149,9 @@ def measure(devices: int, processes: int, *, kills: bool) -> Figures:
         load, sent, stored = os.getloadavg()[0], field.sent, field.stored()
         field.stop_fleet()  # a broker may have too few file descriptors for both
         time.sleep(3)  # their goodbyes
-        sizes = [each] * count
-        # as long at rest as the fleet is: a virtual machine may take its memory away from whoever does nothing
-        shape = {"clients": devices, "sizes": sizes, "processes": processes, "rest_s": QUIET_S}
-        bare_rounds = [bare.measure(host, port, **shape) for _ in rounds]
+        pause_s = statistics.median(one.pause for one in rounds)
+        moved = partial(bare.measure, host, port, clients=devices, sizes=[each] * count, processes=processes)
+        bare_rounds = [moved(pause_s=pause_s) for _ in rounds]
     return Figures(
         devices=devices,
         messages=(events + others) // number,
@@ -164,10 +171,37 @@ def measure(devices: int, processes: int, *, kills: bool) -> Figures:
     )
 
 
-def _round(field: Field, version: str, *, read: bool = True) -> Round:
-    """Release a version to a fleet that has said all it had to say, and perhaps have its page read meanwhile."""
+def _round(field: Field, before_it: str, version: str, *, read: bool = True) -> Round:
+    """Release a version to a fleet that has just had another one, and perhaps have its page read meanwhile."""
     field.rest()
+    _rollout(field, before_it, read=read)
+    over = time.monotonic()
+    field.catch_up()
     before, cpu = field.told, cpu_seconds(field.controller)
+    began = time.monotonic()
+    seconds, memory, answers = _rollout(field, version, read=read)
+    field.catch_up()
+    field.wait(lambda: field.stored()[0] >= field.sent, "storing every event", 120)
+    spent, elapsed = cpu_seconds(field.controller) - cpu, time.monotonic() - began
+    after = field.told
+    events = after["messages"]["events"] - before["messages"].get("events", 0)
+    others = sum(after["messages"].values()) - sum(before["messages"].values()) - events
+    CONSOLE.print(f"{field.devices} devices: {seconds:.2f} s, {events} events and {others} other messages")
+    return Round(
+        pause=began - over,
+        seconds=seconds,
+        elapsed=elapsed,
+        cpu=spent,
+        memory=memory,
+        answers=answers,
+        events=events,
+        others=others,
+        bytes=after["message_bytes"] - before["message_bytes"],
+    )
+
+
+def _rollout(field: Field, version: str, *, read: bool) -> tuple[float, float, list[float]]:
+    """Release a version to everybody: seconds to the last verdict, MiB that the controller had, answers of the page."""
     began = time.monotonic()
     rollout = field.release(version)
     over, answers = threading.Event(), list[float]()
@@ -188,23 +222,7 @@ def _round(field: Field, version: str, *, read: bool = True) -> Round:
         over.set()
         if read:
             reader.join()
-    field.catch_up()
-    field.wait(lambda: field.stored()[0] >= field.sent, "storing every event", 120)
-    spent, elapsed = cpu_seconds(field.controller) - cpu, time.monotonic() - began
-    after = field.told
-    events = after["messages"]["events"] - before["messages"].get("events", 0)
-    others = sum(after["messages"].values()) - sum(before["messages"].values()) - events
-    CONSOLE.print(f"{field.devices} devices: {seconds:.2f} s, {events} events and {others} other messages")
-    return Round(
-        seconds=seconds,
-        elapsed=elapsed,
-        cpu=spent,
-        memory=memory,
-        answers=answers,
-        events=events,
-        others=others,
-        bytes=after["message_bytes"] - before["message_bytes"],
-    )
+    return seconds, memory, answers
 
 
 def _read_the_page(field: Field, rollout: str, over: threading.Event, answers: list[float]) -> None:
@@ -258,6 +276,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2, help="of the simulator, and of the bare clients")
     given = parser.parse_args()
     state_machine()
+    state_idle_memory()
     found = [measure(devices, given.processes, kills=not given.no_kills) for devices in given.sizes]
     columns = (
         "devices",
