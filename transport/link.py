@@ -170,6 +170,9 @@ class Link:
     async def acknowledge(self, message: Message) -> None:
         """Tell the broker that the message is durable here and need not come again. Again is harmless.
 
+        It may come again all the same: where another connection of ours ends this one before the broker has read
+        that.
+
         Raises:
             LinkLost: the connection it came on is gone: it will come again.
         """
