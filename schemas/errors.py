@@ -104,6 +104,7 @@ CODES: Final[dict[str, str]] = {
     "rollout.ambiguous": "several rollouts have ids that begin like this",
     "rollout.state": "the rollout is in a state that does not allow this",
     "device.unknown": "no such device",
+    "device.online": "the device is there, and this is for one that is gone",
     "demo.differed": "the demo did not go as its story says",
     "notify.failed": "a notification could not be delivered",
     "auth.refused": "the token, the session or the password is missing, wrong or over",

@@ -61,6 +61,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "revert": Entry("controller.cli.reverting:revert", "Send back every device that took a rollout's release."),
         "withdraw": Entry("controller.cli.withdrawing:withdraw", "Announce a package on a channel no more."),
         "ask": Entry("controller.cli.operate:ask", "Ask one device to report, check, retry, cancel or roll back."),
+        "forget": Entry("controller.cli.operate:forget", "Forget a device that is gone for good."),
         "tell": Entry("controller.cli.operate:tell", "Tell one device its channel, tags, pins, or to hold."),
     },
     "Run": {

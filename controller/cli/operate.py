@@ -1,4 +1,4 @@
-"""`flotilla pause`, `resume`, `halt`, `ask`, `tell` and `delete`: what an operator decides."""
+"""`flotilla pause`, `resume`, `halt`, `ask`, `tell`, `forget` and `delete`: what an operator decides."""
 
 import click
 
@@ -8,11 +8,13 @@ from controller.cli.common import (
     plural,
     print_json,
     printable,
+    somebody_there,
     tell_warnings,
     time_text,
 )
 from controller.cli.connection import tell_as_of_then, tell_stored
 from controller.client import ControllerClient
+from controller.fleet.views import Device
 from controller.http.views import Asked, CommandWish, DesiredWish, RolloutDetail, StateWish, Told
 from controller.rollouts.explaining import already
 from controller.rollouts.plan import RolloutState, Verdict
@@ -166,6 +168,24 @@ def tell(
         click.echo(printable(f"told {device}, revision {desired.rev}: {_wish_text(desired)}"))
     tell_warnings(desired.warnings)
     tell_stored(client)
+
+
+@click.command()
+@click.argument("device")
+@click.option("--yes", is_flag=True, help="Do not ask, on a terminal either.")
+@controller_options
+def forget(device: str, client: ControllerClient, *, yes: bool) -> None:
+    """Forget a DEVICE that is gone for good, with its history and its part in rollouts.
+
+    Refused while it is there. Should it speak again, it is a new device. On a terminal you are asked; a script is not.
+    """
+    known = client.get(Device, "devices", device)
+    if not (yes or known.online) and somebody_there():
+        click.echo(printable(f"{device} was heard of last {time_text(known.last_seen)}"), err=True)
+        if not click.confirm("Forget it, and all that it said?", err=True):
+            raise OperatorError("input.bad", "it is not forgotten: nothing was changed")
+    client.delete("devices", device)
+    click.echo(printable(f"forgot {device}; should it speak again, it is a new device"))
 
 
 @click.command()

@@ -115,6 +115,8 @@ def _line(kind: str, data: dict[str, Any]) -> Text | None:
         presence = msgspec.convert(data, Presence)
         word = "online" if presence.online else "offline"
         return Text(f"{clock_text(presence.at)}  {presence.device:<20} {word}", style="dim")
+    if kind == "forgotten":
+        return Text(printable(f"{clock_text(datetime.now(UTC))}  {data['device']:<20} forgotten"), style="dim")
     if kind == "rollout":
         what = f"rollout {data['package']} {data['version']} on {data['channel']}: {data['state']}"
         if len(data["waves"]) > 1:

@@ -87,6 +87,11 @@ class DeviceRow:
         return self._rest
 
     @property
+    def is_new(self) -> bool:
+        """Whether the database has no such row yet."""
+        return self._stored is None
+
+    @property
     def channel(self) -> str | None:
         """The channel that the device reported."""
         channel: str | None = self._values["channel"]

@@ -39,6 +39,13 @@ class ReportTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceForgotten:
+    """A device was removed, with all that was known of it."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutChanged:
     """A rollout was made, changed its state, or devices in it changed their verdicts."""
 
@@ -57,7 +64,7 @@ class TooSlow:
     """The last item: the watcher did not keep up, and what came from here on was not kept for it."""
 
 
-Change = EventTaken | PresenceChanged | ReportTaken | RolloutChanged | ConnectionChanged
+Change = EventTaken | PresenceChanged | ReportTaken | DeviceForgotten | RolloutChanged | ConnectionChanged
 Item = Change | TooSlow
 
 

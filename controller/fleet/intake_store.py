@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from controller.database import to_db, writing
 from controller.fleet.device_rows import DeviceRow, load_rows, save_rows
+from controller.fleet.forgetting import only_left
 from controller.fleet.hours import hour_number
 from controller.fleet.incoming import ClearedIn, EventIn, Incoming, PresenceIn, ReportedIn
 from controller.fleet.lives import StoredEvents, place
@@ -91,6 +92,10 @@ class IntakeStore:
             others = [one for one in batch if not isinstance(one, EventIn)]
             alive = {one.event.device for one in said}
             rows = load_rows(connection, alive.union(one.device for one in others), now)
+            if gone := only_left(connection, [row.id for row in rows.values() if row.is_new], batch):
+                others = [one for one in others if one.device not in gone]
+                for device in gone:
+                    del rows[device]
             moment = to_db(now)
             set_right(connection, [row.id for row in rows.values() if row.is_ahead(moment)], now)
             _take_events(connection, said, rows, now, outcome)

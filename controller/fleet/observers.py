@@ -24,6 +24,9 @@ class Observer:
     def rollout_changed(self, rollout: Rollout) -> None:
         """A rollout was made, or has another state or other verdicts."""
 
+    def forgotten(self, device: str) -> None:
+        """A device was removed, with all that was known of it."""
+
 
 class Companion(Observer):
     """An observer that uses the connection to the broker too, apart from the contract's topics."""

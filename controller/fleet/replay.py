@@ -47,6 +47,11 @@ class ReplayPlanner:
         else:
             self._gaps[device] = replace(gap, after_seq=track.contiguous)
 
+    def forget(self, device: str) -> None:
+        """The device is gone for good."""
+        self._gaps.pop(device, None)
+        self._demands.pop(device, None)
+
     def demand(self, device: str, now: float) -> None:
         """Ask a device for everything once, although no gap is known: its journal seems to have begun again."""
         self._demands.setdefault(device, now + GRACE_S)

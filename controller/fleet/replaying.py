@@ -60,6 +60,12 @@ class Replays:
         self.waiting = self._planner.waiting
         self._changed.set()
 
+    def forget(self, device: str) -> None:
+        """It is asked for nothing any more."""
+        self._planner.forget(device)
+        self.waiting = self._planner.waiting
+        self._changed.set()
+
     async def run(self, link: Link) -> None:
         """Ask whenever somebody is due, until the link is lost.
 

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from controller.announcer import Announcer
 from controller.database import utc_now
 from controller.fleet.broker_link import BrokerLink
-from controller.fleet.feed import ChangeFeed, EventTaken, PresenceChanged, ReportTaken, RolloutChanged
+from controller.fleet.feed import ChangeFeed, DeviceForgotten, EventTaken, PresenceChanged, ReportTaken, RolloutChanged
 from controller.fleet.hour_keeping import HourKeeper
 from controller.fleet.in_use import releases_in_use
 from controller.fleet.incoming import INTAKE_KINDS, Reader
@@ -116,12 +116,14 @@ class FleetService:
         self._replays = Replays(topics, clock=clock)
         self._runner = RolloutRunner(self._store, self._rollout_changed, ask=self._ask_to_report, clock=clock)
         self.steering = Steering(
+            engine,
             self._store,
             self.orders,
             self.registry,
             announcer=self._announcer,
             runner=self._runner,
             on_change=self._rollout_changed,
+            on_gone=self._forgotten,
             tell=self._tell,
             clock=clock,
         )
@@ -278,6 +280,12 @@ class FleetService:
             observer.rollout_changed(rollout)
         if announced:
             self._announcer.wake()
+
+    def _forgotten(self, device: str) -> None:
+        self._replays.forget(device)
+        self.feed.publish(DeviceForgotten(device))
+        for observer in self._observers:
+            observer.forgotten(device)
 
     def _ask_to_report(self, devices: list[str]) -> None:
         """In a thread."""

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from controller.announcer import Announcer
+from controller.fleet.forgetting import Forgotten, forget
 from controller.fleet.orders import DEFAULT_EXPIRY, OrderStore
 from controller.fleet.patience import reason
 from controller.fleet.registry import DeviceRegistry
@@ -27,18 +29,21 @@ class Steering:
     """All methods are synchronous, block while the database is written, and are safe from any thread.
 
     Args:
+        engine: the controller's database.
         store: of rollouts.
         orders: commands and what single devices are to be like.
         registry: knows which channel a device follows.
         announcer: is woken where a topic has to say something else.
         runner: looks again at what changed.
         on_change: told of every rollout that changed, and that its announcement did; on the event loop.
+        on_gone: told of each device that was forgotten; on the event loop.
         tell: runs something on the event loop, from any thread.
         clock: the time of day.
     """
 
     def __init__(
         self,
+        engine: Engine,
         store: RolloutStore,
         orders: OrderStore,
         registry: DeviceRegistry,
@@ -46,15 +51,18 @@ class Steering:
         announcer: Announcer,
         runner: RolloutRunner,
         on_change: Callable[[Rollout, bool], None],
+        on_gone: Callable[[str], None],
         tell: Callable[..., None],
         clock: Callable[[], datetime],
     ) -> None:
+        self._engine = engine
         self._store = store
         self._orders = orders
         self._registry = registry
         self._announcer = announcer
         self._runner = runner
         self._on_change = on_change
+        self._on_gone = on_gone
         self._tell = tell
         self._clock = clock
 
@@ -167,6 +175,10 @@ class Steering:
         """Change what one device is to be like; see `OrderStore.change_desired`."""
         return self._told(device, self._orders.change_desired(device, change, self._clock()))
 
+    def forget(self, device: str) -> None:
+        """Remove a device that is gone for good; see `forgetting.forget`."""
+        self._tell(self._gone, device, forget(self._engine, device, self._clock()))
+
     def _told(self, device: str, desired: Desired) -> Desired:
         # A pin takes the device out of its channel's rollouts, or lets it in again.
         follows = self._registry.device(device).channel
@@ -200,6 +212,13 @@ class Steering:
         """Others of its set may have changed with it. On the event loop."""
         self._on_change(rollout, True)
         self._runner.touch(channels={rollout.channel: None})
+
+    def _gone(self, device: str, known: Forgotten) -> None:
+        """On the event loop."""
+        self._announcer.wake()
+        channels = {known.channel: {device}} if known.channel else {}
+        self._runner.touch(rollouts={one: {device: None} for one in known.rollouts}, channels=channels)
+        self._on_gone(device)
 
     def _desired_changed(self, channel: str | None) -> None:
         """On the event loop."""

@@ -96,6 +96,13 @@ commands: Final = Table(
     Index(None, "sent_at", "expires_at"),
 )
 
+forgotten: Final = Table(
+    "forgotten_devices",
+    metadata,
+    Column("device", String(63), primary_key=True),
+    Column("forgotten_at", BigInteger, nullable=False),
+)
+
 counters: Final = Table(
     "counters",
     metadata,

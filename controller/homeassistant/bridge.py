@@ -108,6 +108,11 @@ class HomeAssistantBridge(Companion):
         self._dirty.update(outcome.tracks)
         self._changed.set()
 
+    def forgotten(self, device: str) -> None:
+        """Nothing is to be shown of it any more."""
+        self._dirty.add(device)
+        self._changed.set()
+
     def rollout_changed(self, rollout: Rollout) -> None:
         """What is announced may have changed."""
         del rollout
@@ -219,7 +224,10 @@ class HomeAssistantBridge(Companion):
         return [(one.id, self._of(one)) for one in self._registry.devices(after=after, limit=_PAGE)]
 
     def _messages(self, device: str) -> dict[str, bytes]:
-        return self._of(self._registry.device(device))
+        try:
+            return self._of(self._registry.device(device))
+        except OperatorError:
+            return {}  # it was forgotten
 
     def _of(self, device: Device) -> dict[str, bytes]:
         if device.channel is None:

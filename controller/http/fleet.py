@@ -203,6 +203,11 @@ class Devices(Controller):
         """Presence, what it reported, and its newest update."""
         return await to_thread.run_sync(fleet.registry.device, device_id)
 
+    @delete("/{device_id:str}", summary="Forget a device that is gone for good")
+    async def forget(self, fleet: TheFleet, device_id: FromPath[str]) -> None:
+        """Removes all that it said and was told; 409 while it is there. Should it speak again, it is a new device."""
+        await to_thread.run_sync(fleet.steering.forget, device_id)
+
     @get("/{device_id:str}/events", summary="A device's events")
     async def events(
         self,
@@ -327,7 +332,7 @@ async def watch(
     request: Request[Any, Any, Any],
     fleet: TheFleet,
 ) -> Stream:
-    """Server-sent events: `update`, `presence`, `reported`, `rollout`, `connection`; `too-slow` ends the stream.
+    """Server-sent events: `update`, `presence`, `reported`, `forgotten`, `rollout`, `connection`; `too-slow` ends it.
 
     `connection` tells that the broker went, or is there again: `connected`, and where it is not the `error`.
     With Last-Event-ID, events of devices that came in after that one are sent first.

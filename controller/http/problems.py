@@ -43,6 +43,7 @@ _STATUS: Final[dict[str, int]] = {
     "release.yanked": 409,
     "rollout.ambiguous": 409,
     "rollout.state": 409,
+    "device.online": 409,
     "watch.limit": 503,
     "package.limit": 413,
     "trust.keys": 409,

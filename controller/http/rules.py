@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from controller.accounts.roles import Role
-from controller.web.actions import APPROVE, ASK, CANCEL, MOVE_ACTIONS, OF_VERSION, RETRY, TELL
+from controller.web.actions import APPROVE, CANCEL, MOVE_ACTIONS, OF_VERSION, ON_DEVICE, RETRY
 
 
 class Rule(NamedTuple):
@@ -99,6 +99,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", f"{_ROLLOUT}/cancel"): _needs(Role.OPERATOR, "rollout.cancel"),
     ("POST", f"{_ROLLOUT}/retry"): _needs(Role.OPERATOR, "rollout.retry"),
     ("POST", f"{_DEVICE}/commands"): _needs(Role.OPERATOR, "device.command"),
+    ("DELETE", _DEVICE): _needs(Role.OPERATOR, "device.forget"),
     ("PUT", f"{_DEVICE}/desired"): _needs(Role.OPERATOR, "device.desired"),
     # what the repository holds, and what is announced
     ("POST", f"{V1}/packages"): _needs(Role.PUBLISHER, "package.push"),
@@ -121,7 +122,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/devices/{device_id}/live"): _WATCH,
     ("GET", "/devices/{device_id}/do/{name}"): Rule(Role.OPERATOR),
     ("POST", "/devices/{device_id}/do/{name}"): Rule(
-        Role.OPERATOR, "device.do", parts={one.name: f"device.{one.name}" for one in (*TELL, *ASK.values())}
+        Role.OPERATOR, "device.do", parts={one.name: f"device.{one.name}" for one in ON_DEVICE}
     ),
     ("GET", "/rollouts"): _READ,
     ("GET", "/rollouts/{rollout_id}"): _READ,

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from controller.fleet.feed import (
     ChangeFeed,
     ConnectionChanged,
+    DeviceForgotten,
     EventTaken,
     Item,
     PresenceChanged,
@@ -92,21 +93,22 @@ async def _until(stop: asyncio.Event, following: Callable[[], Any]) -> AsyncIter
 
 def as_server_sent(item: Item) -> bytes:
     """One change as `event:`, `data:` and, for events of devices, the `id:` to go on after."""
+    number: int | None = None
+    data: object
     match item:
-        case EventTaken(id=number, event=event):
-            return _framed("update", event, number)
-        case PresenceChanged(presence=presence):
-            return _framed("presence", presence)
-        case ReportTaken(reported=reported):
-            return _framed("reported", reported)
-        case RolloutChanged(rollout=rollout):
-            return _framed("rollout", rollout)
+        case EventTaken(id=number, event=data):
+            kind = "update"
+        case PresenceChanged(presence=data):
+            kind = "presence"
+        case ReportTaken(reported=data):
+            kind = "reported"
+        case DeviceForgotten(device=device):
+            kind, data = "forgotten", {"device": device}
+        case RolloutChanged(rollout=data):
+            kind = "rollout"
         case ConnectionChanged(away=away):
-            return _framed("connection", {"connected": away is None, "error": away})
+            kind, data = "connection", {"connected": away is None, "error": away}
         case _:
-            return _framed("too-slow", {})
-
-
-def _framed(kind: str, data: object, number: int | None = None) -> bytes:
+            kind, data = "too-slow", {}
     head = f"id: {number}\n".encode() if number is not None else b""
     return b"%sevent: %s\ndata: %s\n\n" % (head, kind.encode(), msgspec.json.encode(data))

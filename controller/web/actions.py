@@ -205,6 +205,20 @@ ASK: Final[dict[Verb, Action]] = {
 """What a device can be asked for; `replay` is the controller's own business."""
 
 
+FORGET: Final = Action(
+    name="forget",
+    label="Forget",
+    question="Forget this device?",
+    explained="For a device that is gone for good: all that it said and was told is removed, its history and its part "
+    "in rollouts too. Should it speak again, it is a new device.",
+    done="Forgotten: the device and its history are removed.",
+    tone="danger",
+)
+
+ON_DEVICE: Final = (*TELL, *ASK.values(), FORGET)
+"""What can be asked for on a device's page."""
+
+
 OF_VERSION: Final = (
     Action(
         name="release",
@@ -240,6 +254,6 @@ def named(actions: tuple[Action, ...], name: str) -> Action | None:
 
 def notice(did: str | None) -> str | None:
     """What is said after an action; an address can hold nothing else than the name of one."""
-    everything = (*MOVE_ACTIONS, *ON_ROLLOUT, *TELL, *ASK.values(), *OF_VERSION)
+    everything = (*MOVE_ACTIONS, *ON_ROLLOUT, *ON_DEVICE, *OF_VERSION)
     found = named(everything, did) if did else None
     return found.done if found else None

@@ -14,7 +14,7 @@ from litestar.response import Stream, Template
 from controller.database import utc_now
 from controller.fleet.views import Device, SentCommand, TakenEvent
 from controller.http.noting import ending_of
-from controller.web.actions import ASK, TELL, Action, Field, named, notice
+from controller.web.actions import ASK, FORGET, ON_DEVICE, Action, Field, named, notice
 from controller.web.asking import ask, done, may_act
 from controller.web.desk import Desk
 from controller.web.given import TheDesk, TheEnvironment, TheVisitor
@@ -132,7 +132,7 @@ async def tell_device(
         seen, facts = await to_thread.run_sync(_look_before, desk, device_id, action)
         return _ask(request, visitor, action, seen, fields, facts, error)
     desk.fresh.forget()
-    return done(request, f"/devices/{device_id}", action)
+    return done(request, "/devices" if action is FORGET else f"/devices/{device_id}", action)
 
 
 def _look(desk: Desk, device_id: str) -> Seen:
@@ -194,6 +194,9 @@ def _ask(
 
 
 def _do(desk: Desk, device_id: str, name: str, fields: Mapping[str, str]) -> None:
+    if name == FORGET.name:
+        desk.fleet.steering.forget(device_id)
+        return
     package = fields.get("package", "")
     verb = next((verb for verb in ASK if verb.value == name), None)
     if verb is not None:
@@ -219,7 +222,7 @@ def _changed(told: Desired, name: str, package: str, version: str) -> Desired:
 
 
 def _action(name: str) -> Action:
-    found = named((*TELL, *ASK.values()), name)
+    found = named(ON_DEVICE, name)
     if found is None:
         raise NotFoundException
     return found

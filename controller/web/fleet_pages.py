@@ -4,11 +4,13 @@ from typing import Any
 
 from anyio import to_thread
 from litestar import get
+from litestar.params import FromQuery
 from litestar.response import Stream, Template
 
 from controller.database import utc_now
 from controller.http.noting import ending_of
 from controller.rollouts.plan import RolloutState
+from controller.web.actions import notice
 from controller.web.desk import Desk
 from controller.web.fleet_reading import Numbers, RolloutLine, Wanted, rollout_lines
 from controller.web.given import Text, TheDesk, TheEnvironment, TheVisitor
@@ -53,6 +55,7 @@ async def devices(
     version: Text = "",
     needs: Text = "",
     after: Text = "",
+    did: FromQuery[str | None] = None,
 ) -> Template:
     """A page of devices that fit."""
     wanted = Wanted(
@@ -83,6 +86,7 @@ async def devices(
         packages={name: [one.version for one in counts] for name, counts in numbers.versions.items()},
         query={name: value for name, value in query.items() if value},
         after=after,
+        notice=notice(did),
         following=shown[DEVICES_A_PAGE - 1].id if len(shown) > DEVICES_A_PAGE else None,
     )
 

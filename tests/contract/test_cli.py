@@ -38,6 +38,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "revert": (NO_ROLLOUT,),
     "ask": ("pi-1", "report"),
     "tell": ("pi-1", "--hold"),
+    "forget": ("pi-1",),
     "approve": (NO_ROLLOUT,),
     "cancel": (NO_ROLLOUT,),
     "retry": (NO_ROLLOUT,),

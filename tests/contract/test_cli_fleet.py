@@ -280,6 +280,23 @@ async def test_an_operator_asks_and_tells_a_device(run: Run, device: FakeDevice)
     assert "channel" in run("tell", device.id, "--channel", "No Good").complaint()
 
 
+async def test_a_device_that_is_gone_is_forgotten(
+    run: Run, controller: ControllerProcess, broker: Broker, channel: str, unique: Callable[[str], str]
+) -> None:
+    gone = unique("pi")
+    async with fake_device(broker.url, gone, topic_root=controller.topic_root, channel=channel) as fake:
+        await fake.report()
+        await until(lambda: controller.get(f"/devices/{gone}").json().get("channel") == channel)
+        assert f"{gone} is there, and would be back with its next word; stop its agent first" in (
+            run("forget", gone).complaint()
+        )
+    await until(lambda: not controller.get(f"/devices/{gone}").json()["online"])
+    assert run("forget", gone).text == f"forgot {gone}; should it speak again, it is a new device\n"
+    assert gone not in run("devices").text
+    assert f"no device {gone} has been heard of" in run("forget", gone, "--yes").complaint()
+    assert "device.forget" in run("audit").text
+
+
 def test_the_beginning_of_a_rollout_s_id_is_enough_where_no_other_begins_so(
     run: Run, pushed: str, channel: str
 ) -> None:

@@ -11,6 +11,7 @@ def test_the_description_lists_every_route(controller: ControllerProcess) -> Non
     described = controller.call("GET", "/api/docs/openapi.json").json()
     routes = {f"{verb.upper()} {path}" for path, verbs in described["paths"].items() for verb in verbs}
     assert routes == {
+        "DELETE /api/v1/devices/{device_id}",
         "DELETE /api/v1/channels/{channel}/releases/{name}",
         "GET /api/v1/controller",
         "GET /api/v1/devices",

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from httpx import Response
 
 from controller.accounts import audit
 from controller.accounts.roles import Role
@@ -24,6 +25,7 @@ from tests.support.in_process import Application, application
 from tests.support.repository import make_package
 from tests.unit.fleet.builders import event_in, installed, presence_in, reported_in
 
+FORM = "application/x-www-form-urlencoded"
 NAMES = ["pi-1", "pi-2", "pi-3", "pi-4"]
 FAILED = ErrorReport(code="health.http", message="answered 500", log_tail="starting\ncannot open /dev/ttyAMA0")
 FACTS = {"model": "Raspberry Pi 5", "serial": "b0b5", "temperature_c": 61, "memory_free": 2 * 2**30}
@@ -288,3 +290,28 @@ def test_the_audit_log_has_a_line_for_what_was_done_and_for_what_was_refused(
             "From": "api testclient",
         },
     ]
+
+
+def test_a_device_that_is_gone_can_be_forgotten_and_one_that_is_there_cannot(tmp_path: Path) -> None:
+    with application(tmp_path, token=None, base="http://127.0.0.1:8420") as app:
+        IntakeStore(app.engine).take_in([presence_in("pi-1"), reported_in("pi-9")], utc_now())
+        seen = Seen(app, "")
+        assert "/devices/pi-1/do/forget" not in seen.source("/devices/pi-1")
+        assert "/devices/pi-9/do/forget" in seen.source("/devices/pi-9")
+        assert "its history and its part in rollouts too" in seen.text("/devices/pi-9/do/forget")
+
+        def forgotten(device: str) -> Response:
+            headers = {"Accept": "text/html", "Origin": "http://127.0.0.1:8420", "Content-Type": FORM}
+            path = f"/devices/{device}/do/forget"
+            return app.client.post(path, content=b"", headers=headers, follow_redirects=False)
+
+        refused = forgotten("pi-1")
+        assert (refused.status_code, "stop its agent first" in refused.text) == (409, True)
+        done = forgotten("pi-9")
+        assert (done.status_code, done.headers["location"]) == (303, "/devices?did=forget")
+        shown = seen.text("/devices?did=forget")
+        assert "Forgotten: the device and its history are removed." in shown
+        assert [row["Device"] for row in seen.rows("/devices")] == ["pi-1"]
+        assert app.client.get("/devices/pi-9", headers={"Accept": "text/html"}).status_code == 404
+        noted = [(row["What"], row["On what"], row["Result"]) for row in seen.rows("/audit")]
+        assert noted == [("device.forget", "pi-9", "done"), ("device.forget", "pi-1", "device.online")]

@@ -25,6 +25,6 @@ def test_the_revision_makes_exactly_the_declared_tables(tmp_path: Path) -> None:
                 "target_metadata": metadata,
             },
         )
-        assert len(OWN) == 11
+        assert len(OWN) == 12
         assert compare_metadata(context, metadata) == []
     engine.dispose()

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from sqlalchemy import Engine
 
+from controller.fleet.forgetting import forget
 from controller.fleet.incoming import ClearedIn
 from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
@@ -241,6 +242,17 @@ async def test_what_goes_is_cleared(scene: Scene) -> None:
         assert any("problem" in topic for topic in scene.broker.kept)
         scene.take_in(ClearedIn("pi-1", "reported"))
         await seen(lambda: not scene.broker.kept)
+
+
+async def test_a_device_that_was_forgotten_is_cleared(scene: Scene) -> None:
+    scene.take_in(presence_in("pi-1", online=False, session=2))
+    async with scene.connected():
+        await seen(lambda: CONFIG in scene.broker.kept)
+        forget(scene.engine, "pi-1", NOW)
+        scene.bridge.forgotten("pi-1")
+        await seen(lambda: not scene.broker.kept)
+        scene.take_in(presence_in("pi-2"), reported_in("pi-2", packages={"tacho": installed("1.0.0")}))
+        await seen(lambda: CONFIG.replace("pi-1", "pi-2") in scene.broker.kept)
 
 
 async def test_what_went_while_the_controller_was_away_is_cleared_when_it_is_heard(scene: Scene) -> None:

@@ -21,7 +21,7 @@ from controller.database import utc_now
 from controller.fleet.intake_store import IntakeStore
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.store import RolloutStore
-from controller.web.actions import ASK, MOVE_ACTIONS, OF_VERSION, ON_ROLLOUT, TELL
+from controller.web.actions import MOVE_ACTIONS, OF_VERSION, ON_DEVICE, ON_ROLLOUT
 from tests.support.command import flotilla
 from tests.support.in_process import FILE_TOKEN, HOST, PASSWORD, Application, application
 from tests.support.packages import make_source
@@ -51,6 +51,7 @@ PAGES: dict[str, set[str] | str] = {
     "POST /devices/{device_id}/do/retry": {f"POST {DEVICE}/commands"},
     "POST /devices/{device_id}/do/cancel": {f"POST {DEVICE}/commands"},
     "POST /devices/{device_id}/do/rollback": {f"POST {DEVICE}/commands"},
+    "POST /devices/{device_id}/do/forget": {f"DELETE {DEVICE}"},
     "GET /rollouts": {"GET rollouts"},
     "GET /rollouts/{rollout_id}": {f"GET {ROLLOUT}", f"GET {ROLLOUT}/devices"},
     "GET /rollouts/{rollout_id}/live": {"GET watch"},
@@ -90,7 +91,7 @@ BY_CLIENTS: dict[str, str] = {
 """What a page works out, and a client of the API has to from what it gets; said in docs/guides/operators.md."""
 
 NAMED_FOR: Mapping[str, list[str]] = {
-    "POST /devices/{device_id}/do/{name}": [one.name for one in (*TELL, *ASK.values())],
+    "POST /devices/{device_id}/do/{name}": [one.name for one in ON_DEVICE],
     "POST /rollouts/{rollout_id}/do/{name}": [one.name for one in (*MOVE_ACTIONS, *ON_ROLLOUT)],
     "POST /packages/{name}/{version}/do/{action_name}": [one.name for one in OF_VERSION],
 }
@@ -134,6 +135,7 @@ COMMAND_LINE: dict[str, tuple[list[str], set[str]]] = {
     "withdraw": (["tacho --channel stable"], {"DELETE channels/{channel}/releases/{name}"}),
     "ask": (["pi-1 report"], {f"POST {DEVICE}/commands"}),
     "tell": (["pi-1 --hold"], {f"PUT {DEVICE}/desired"}),
+    "forget": (["pi-9 --yes"], {f"GET {DEVICE}", f"DELETE {DEVICE}"}),
     "user add": (["anna --role viewer"], {"POST users"}),
     "user list": ([""], {"GET users"}),
     "user passwd": (["anna"], {"PUT users/{name}/password"}),
@@ -240,7 +242,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
             add_release(made.repository, "tacho", version, {"a": version})
         add_release(made.repository, "cam", "1.0.0", {"a": "a"})
         now = utc_now()
-        IntakeStore(made.engine).take_in([presence_in("pi-1"), reported_in("pi-1", at=now)], now)
+        IntakeStore(made.engine).take_in([presence_in("pi-1"), reported_in("pi-1", at=now), reported_in("pi-9")], now)
         yield made
 
 

@@ -47,6 +47,7 @@ NEEDED = {
     "POST /api/v1/releases/preflight": Role.VIEWER,
     "POST /api/v1/devices/{device_id}/commands": Role.OPERATOR,
     "PUT /api/v1/devices/{device_id}/desired": Role.OPERATOR,
+    "DELETE /api/v1/devices/{device_id}": Role.OPERATOR,
     "POST /api/v1/rollouts/{rollout_id}/state": Role.OPERATOR,
     "POST /api/v1/rollouts/{rollout_id}/approve": Role.OPERATOR,
     "POST /api/v1/rollouts/{rollout_id}/cancel": Role.OPERATOR,

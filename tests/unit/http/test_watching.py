@@ -8,7 +8,14 @@ import msgspec
 import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from controller.fleet.feed import ChangeFeed, ConnectionChanged, EventTaken, PresenceChanged, ReportTaken
+from controller.fleet.feed import (
+    ChangeFeed,
+    ConnectionChanged,
+    DeviceForgotten,
+    EventTaken,
+    PresenceChanged,
+    ReportTaken,
+)
 from controller.fleet.views import TakenEvent
 from controller.http import watching
 from controller.http.watching import as_server_sent, server_sent_events
@@ -41,6 +48,7 @@ def test_each_change_is_one_frame() -> None:
     assert frame.count(b"\n") == 4
     assert as_server_sent(PresenceChanged(presence())).startswith(b"event: presence\ndata: {")
     assert as_server_sent(ReportTaken(reported())).startswith(b"event: reported\ndata: {")
+    assert as_server_sent(DeviceForgotten("pi-1")) == b'event: forgotten\ndata: {"device":"pi-1"}\n\n'
     gone = b'event: connection\ndata: {"connected":false,"error":"refused"}\n\n'
     assert as_server_sent(ConnectionChanged("refused")) == gone
     assert as_server_sent(ConnectionChanged(None)) == gone.replace(b'false,"error":"refused"', b'true,"error":null')

@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
+from controller.fleet.intake_store import IntakeStore
 from controller.fleet.orders import OrderStore
 from controller.fleet.registry import DeviceRegistry
 from controller.fleet.steering import Steering
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.store import RolloutStore
-from tests.unit.fleet.builders import NOW
+from tests.unit.fleet.builders import NOW, succeeded_in
 
 SITE = ["http://127.0.0.1:1/repo"]
 
@@ -24,13 +25,17 @@ class Desk:
     def __init__(self, engine: Engine) -> None:
         self.told: list[tuple[str, str]] = []
         self.now = NOW
+        self.runner = Mock()
+        self.gone: list[str] = []
         self.steering = Steering(
+            engine,
             RolloutStore(engine),
             OrderStore(engine),
             DeviceRegistry(engine),
             announcer=Mock(),
-            runner=Mock(),
+            runner=self.runner,
             on_change=lambda rollout, _: self.told.append((f"{rollout.package} {rollout.version}", str(rollout.state))),
+            on_gone=self.gone.append,
             tell=lambda what, *args: what(*args),
             clock=self.clock,
         )
@@ -84,3 +89,13 @@ def test_of_the_others_of_its_set(desk: Desk) -> None:
     assert desk.news() == [("engine 2.0.0", "paused"), ("tacho 2.1.0", "paused")]
     desk.steering.cancel(one.id)
     assert desk.news() == [("engine 2.0.0", "halted"), ("tacho 2.1.0", "halted")]
+
+
+def test_a_forgotten_device_has_its_rollouts_looked_at(desk: Desk, engine: Engine) -> None:
+    old, new = release(desk, "1.0.0"), release(desk, "1.1.0")
+    said = [*succeeded_in("pi-1", 1, version="1.0.0", rollout=old), *succeeded_in("pi-1", 2, rollout=new)]
+    IntakeStore(engine).take_in(said, NOW)
+    desk.runner.reset_mock()
+    desk.steering.forget("pi-1")
+    desk.runner.touch.assert_called_once_with(rollouts={new: {"pi-1": None}}, channels={"stable": {"pi-1"}})
+    assert desk.gone == ["pi-1"]
