@@ -48,8 +48,8 @@ class Updates(Protocol):
         """Nothing of the rollout starts."""
         ...
 
-    async def halt(self, rollout: str) -> None:
-        """And what has not switched stops."""
+    async def halt(self, rollout: str, reason: str) -> None:
+        """And what has not switched stops, for this reason."""
         ...
 
     async def revert(self, rollout: str) -> list[str]:
@@ -186,8 +186,8 @@ class Decider:
                 await self._updates.pause(announcement.rollout)
             case Pause():
                 await self._updates.pause(announcement.rollout)
-            case Halt():
-                await self._updates.halt(announcement.rollout)
+            case Halt(reason):
+                await self._updates.halt(announcement.rollout, reason)
             case Revert():
                 await self._updates.revert(announcement.rollout)
             case Accept():

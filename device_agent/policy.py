@@ -106,7 +106,9 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """As `Pause`, and what has not switched yet stops."""
+    """As `Pause`, and what has not switched yet stops; `reason` is why, for whoever asks what became of it."""
+
+    reason: str = "the rollout was halted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def decide(announcement: Announcement, *, device: DeviceView, known: Known | Non
     if announcement.state in _STOPS:
         return _STOPS[announcement.state]
     if device.id in announcement.targets.exclude:
-        return Halt()
+        return Halt("the rollout leaves this device out now")
     unfit = _not_meant(announcement, device)
     if unfit:
         return Ignore(unfit)

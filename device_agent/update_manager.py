@@ -300,10 +300,10 @@ class UpdateManager:
                 if update.rollout == rollout and waits and not update.goes_back:
                     await self._queue.stop(update, DeviceError("conflict.halted", "the rollout does not go on"))
 
-    async def halt(self, rollout: str) -> None:
-        """The rollout is halted: its updates that have not begun to switch are stopped (`conflict.halted`)."""
+    async def halt(self, rollout: str, reason: str) -> None:
+        """The rollout is halted here: its updates that have not begun to switch are stopped (`conflict.halted`)."""
         async with self._queue.choosing:
-            await self._stop_all(rollout, DeviceError("conflict.halted", "the rollout was halted"))
+            await self._stop_all(rollout, DeviceError("conflict.halted", reason))
 
     async def revert(self, rollout: str) -> list[str]:
         """Whoever took the rollout's release goes back to the one before (`conflict.reverted`); ids of updates."""

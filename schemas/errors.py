@@ -70,7 +70,7 @@ CODES: Final[dict[str, str]] = {
     "conflict.install_path": "the install path is taken by something else",
     "conflict.superseded": "a newer announcement took this one's place",
     "conflict.cancelled": "cancelled on request",
-    "conflict.halted": "the rollout was halted",
+    "conflict.halted": "the rollout was halted, for all or for this device",
     "conflict.reverted": "the rollout was reverted",
     "conflict.deadline": "the time in which the update had to start was over",
     "conflict.set": "another release of the set it was announced with could not be taken",

@@ -9,11 +9,13 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from controller.cli.common import clock_text, controller_options, printable
+from controller.cli.common import clock_text, controller_options, printable, tell_warnings
 from controller.cli.connection import away, away_in, tell_as_of_then
 from controller.cli.fleet import event_text
 from controller.cli.following import GONE, Change, gone_text, keep_following, why_gone
 from controller.client import ControllerClient
+from controller.fleet.views import Device
+from schemas.errors import OperatorError
 from schemas.messages import Phase, Presence, UpdateEvent
 
 STYLES = {
@@ -37,6 +39,8 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
     """Show what devices report, live, until Ctrl-C; it goes on by itself when the controller was restarted."""
     console = Console(highlight=False)
     changes = keep_following(client, "watch")
+    if only is not None:
+        _tell_if_unknown(client, only)
     gone = tell_as_of_then(client) is not None
     click.echo("watching; Ctrl-C ends it", err=True)
     told: dict[str, object] = {}
@@ -61,6 +65,16 @@ def watch(package: str | None, only: str | None, client: ControllerClient, *, as
             console.print(line, soft_wrap=True)
             if kind == "rollout":
                 told[data["id"]] = _place(data)
+
+
+def _tell_if_unknown(client: ControllerClient, device: str) -> None:
+    """It may still come, so it is watched for all the same."""
+    try:
+        client.get(Device, "devices", device)
+    except OperatorError as error:
+        if error.code != "device.unknown":
+            raise
+        tell_warnings([f"{error.message}; those that there are: flotilla devices"])
 
 
 def _with_connection(client: ControllerClient, changes: Iterator[Change]) -> Iterator[Change]:

@@ -162,9 +162,9 @@ class SimulatedUpdates:
             if update.rollout == rollout and waits and not update.goes_back:
                 self._stop(update, DeviceError("conflict.halted", "the rollout does not go on"))
 
-    async def halt(self, rollout: str) -> None:
+    async def halt(self, rollout: str, reason: str) -> None:
         """As `UpdateManager.halt`."""
-        self._stop_all(rollout, DeviceError("conflict.halted", "the rollout was halted"))
+        self._stop_all(rollout, DeviceError("conflict.halted", reason))
 
     async def revert(self, rollout: str) -> list[str]:
         """As `UpdateManager.revert`."""

@@ -335,8 +335,10 @@ def test_what_is_not_there_gets_one_line(run: Run, arguments: tuple[str, ...], s
 
 
 @asynccontextmanager
-async def watching(controller: ControllerProcess, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`flotilla watch` as a process that is connected."""
+async def watching(
+    controller: ControllerProcess, *options: str, warning: str | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`flotilla watch` as a process that is connected, and has warned of this before."""
     watch = await asyncio.create_subprocess_exec(
         program("flotilla"),
         "watch",
@@ -347,6 +349,8 @@ async def watching(controller: ControllerProcess, *options: str) -> AsyncIterato
     )
     try:
         assert watch.stderr is not None
+        if warning is not None:
+            assert warning.encode() in await asyncio.wait_for(watch.stderr.readline(), BOUND_S)
         assert b"watching" in await asyncio.wait_for(watch.stderr.readline(), BOUND_S)
         yield watch
     finally:
@@ -399,6 +403,19 @@ async def test_watch_prints_one_object_a_line_and_only_what_is_asked_for(
     first: dict[str, Any] = lines[0]
     assert (first["kind"], first["device"], first["update"]) == ("update", device.id, said.update)
     assert [line["phase"] for line in lines] == ["accepted", "succeeded"]
+
+
+async def test_watch_says_that_a_device_is_not_known_and_waits_for_it(
+    controller: ControllerProcess, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    name = unique("pi")
+    unheard = f"no device {name} has been heard of"
+    async with (
+        watching(controller, "--device", name, warning=unheard) as watch,
+        fake_device(broker.url, name, topic_root=controller.topic_root) as device,
+    ):
+        await device.say(Phase.ACCEPTED)
+        assert name in await line_of(watch, "accepted")
 
 
 async def test_watch_goes_on_when_the_controller_was_restarted(

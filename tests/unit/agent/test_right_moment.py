@@ -452,7 +452,7 @@ async def test_a_paused_rollout_leaves_what_is_staged_and_a_halted_one_does_not(
     await waits(device)
     await device.manager.pause(rollout(2))
     assert (await waits(device)).id == submitted.update
-    await device.manager.halt(rollout(2))
+    await device.manager.halt(rollout(2), "the rollout was halted")
     assert device.journal.unfinished() == []
     assert device.story(submitted.update)[-1] == "cancelled"
 

@@ -243,11 +243,13 @@ async def test_a_waiting_wish_goes_on_from_what_the_one_before_left(updated: Dev
 @pytest.mark.parametrize("phase", [Phase.DEFERRED, Phase.FETCHING, Phase.STAGED])
 async def test_a_halted_rollout_stops_before_the_switch_and_may_start_again(updated: Device, phase: Phase) -> None:
     update = await under_way(updated, phase)
-    await updated.manager.halt(rollout(7))
+    await updated.manager.halt(rollout(7), "no reason")
     assert updated.journal.unfinished() != []
-    await updated.manager.halt(rollout(2))
+    await updated.manager.halt(rollout(2), "the rollout leaves this device out now")
     assert updated.story(update)[-1] == "cancelled"
-    assert last_code(updated) == "conflict.halted"
+    error = updated.events()[-1].error
+    assert error is not None
+    assert (error.code, error.message) == ("conflict.halted", "the rollout leaves this device out now")
     updated.shelf.block, updated.hooks.block = None, None
     updated.manager.hold(False)
     await updated.update_to(TWO, 2)

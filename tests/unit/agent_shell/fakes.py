@@ -55,6 +55,7 @@ class RecordingUpdates:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, object]] = []
+        self.reasons: list[str] = []
         self.requests: list[UpdateRequest] = []
         self.superseding: list[tuple[str, str, str]] = []
         self.unpinned: list[str] = []
@@ -78,7 +79,8 @@ class RecordingUpdates:
     async def pause(self, rollout: str) -> None:
         self.asked.append(("pause", rollout))
 
-    async def halt(self, rollout: str) -> None:
+    async def halt(self, rollout: str, reason: str) -> None:
+        self.reasons.append(reason)
         self.asked.append(("halt", rollout))
 
     async def revert(self, rollout: str) -> list[str]:

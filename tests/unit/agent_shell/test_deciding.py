@@ -9,7 +9,7 @@ from device_agent.heard import Heard
 from device_agent.policy import DeviceView
 from device_agent.updates import UpdateRequest
 from schemas.errors import DeviceError
-from schemas.messages import Desired, ReleaseState, RolloutPolicy, Targets, Window
+from schemas.messages import Announcement, Desired, ReleaseState, RolloutPolicy, Targets, Window
 from tests.unit.agent_shell.fakes import NEWER, NOW, OLDER, ROLLOUT, MemoryNotes, RecordingUpdates, announced
 
 
@@ -98,6 +98,20 @@ async def test_an_older_one_neither_acts_nor_takes_the_place_of_what_is_known(de
 async def test_states_that_stop_something_are_passed_on(desk: Desk, state: ReleaseState, asked: str) -> None:
     await desk.decider.take_announcement(announced(state=state))
     assert desk.updates.asked == [(asked, ROLLOUT)]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (announced(state=ReleaseState.HALTED), "the rollout was halted"),
+        (announced(targets=Targets(exclude=["pi-1"])), "the rollout leaves this device out now"),
+    ],
+)
+async def test_what_stops_says_whether_that_is_for_all_or_for_this_device(
+    desk: Desk, said: Announcement, why: str
+) -> None:
+    await desk.decider.take_announcement(said)
+    assert desk.updates.reasons == [why]
 
 
 async def test_who_is_not_meant_any_more_does_not_start_what_waits(desk: Desk) -> None:

@@ -99,7 +99,9 @@ def test_what_stops_a_rollout_goes_before_targets_pins_and_time(state: ReleaseSt
 
 
 def test_for_a_device_that_is_excluded_the_rollout_is_halted() -> None:
-    assert decide(announced(targets=Targets(exclude=["pi-1"])), device=PI, known=None, now=NOW) == Halt()
+    assert decide(announced(targets=Targets(exclude=["pi-1"])), device=PI, known=None, now=NOW) == Halt(
+        "the rollout leaves this device out now"
+    )
     assert decide(announced(targets=Targets(exclude=["pi-2"])), device=PI, known=None, now=NOW) == Accept()
     # who took it before goes back with the others
     gone_back = announced(targets=Targets(exclude=["pi-1"]), state=ReleaseState.REVERTED)
