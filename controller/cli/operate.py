@@ -171,21 +171,30 @@ def tell(
 
 
 @click.command()
-@click.argument("device")
+@click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask, on a terminal either.")
 @controller_options
-def forget(device: str, client: ControllerClient, *, yes: bool) -> None:
-    """Forget a DEVICE that is gone for good, with its history and its part in rollouts.
+def forget(devices: tuple[str, ...], client: ControllerClient, *, yes: bool) -> None:
+    """Forget each DEVICE that is gone for good, with its history and its part in rollouts.
 
-    Refused while it is there. Should it speak again, it is a new device. On a terminal you are asked; a script is not.
+    None is forgotten while one of them is there. Should it speak again, it is a new device. On a terminal you are
+    asked; a script is not.
     """
-    known = client.get(Device, "devices", device)
-    if not (yes or known.online) and somebody_there():
-        click.echo(printable(f"{device} was heard of last {time_text(known.last_seen)}"), err=True)
-        if not click.confirm("Forget it, and all that it said?", err=True):
-            raise OperatorError("input.bad", "it is not forgotten: nothing was changed")
-    client.delete("devices", device)
-    click.echo(printable(f"forgot {device}; should it speak again, it is a new device"))
+    known = [client.get(Device, "devices", device) for device in dict.fromkeys(devices)]
+    if there := [one.id for one in known if one.online]:
+        raise OperatorError(
+            "device.online",
+            f"{', '.join(there)}: there, and back with the next word; stop the agent first; nothing was forgotten",
+        )
+    if not yes and somebody_there():
+        for one in known:
+            click.echo(printable(f"{one.id} was heard of last {time_text(one.last_seen)}"), err=True)
+        whom = "it, and all that it said" if len(known) == 1 else f"these {len(known)}, and all that they said"
+        if not click.confirm(f"Forget {whom}?", err=True):
+            raise OperatorError("input.bad", "nothing was forgotten")
+    for one in known:
+        client.delete("devices", one.id)
+        click.echo(printable(f"forgot {one.id}; should it speak again, it is a new device"))
 
 
 @click.command()

@@ -280,19 +280,31 @@ async def test_an_operator_asks_and_tells_a_device(run: Run, device: FakeDevice)
     assert "channel" in run("tell", device.id, "--channel", "No Good").complaint()
 
 
-async def test_a_device_that_is_gone_is_forgotten(
+async def test_devices_that_are_gone_are_forgotten_and_none_while_one_is_there(
     run: Run, controller: ControllerProcess, broker: Broker, channel: str, unique: Callable[[str], str]
 ) -> None:
-    gone = unique("pi")
+    gone, other = unique("pi"), unique("pi")
+
+    def shown() -> set[str]:
+        return {gone, other} & {line.split()[0] for line in run("devices").text.splitlines() if line}
+
     async with fake_device(broker.url, gone, topic_root=controller.topic_root, channel=channel) as fake:
         await fake.report()
         await until(lambda: controller.get(f"/devices/{gone}").json().get("channel") == channel)
-        assert f"{gone} is there, and would be back with its next word; stop its agent first" in (
-            run("forget", gone).complaint()
-        )
-    await until(lambda: not controller.get(f"/devices/{gone}").json()["online"])
-    assert run("forget", gone).text == f"forgot {gone}; should it speak again, it is a new device\n"
-    assert gone not in run("devices").text
+    async with fake_device(broker.url, other, topic_root=controller.topic_root, channel=channel) as fake:
+        await fake.report()
+        await until(lambda: controller.get(f"/devices/{other}").json().get("channel") == channel)
+        await until(lambda: not controller.get(f"/devices/{gone}").json()["online"])
+        refused = run("forget", gone, other).complaint()
+        assert f"{other}: there, and back with the next word; stop the agent first; nothing was forgotten" in refused
+        assert shown() == {gone, other}
+    await until(lambda: not controller.get(f"/devices/{other}").json()["online"])
+    nobody = unique("pi")
+    assert f"no device {nobody} has been heard of" in run("forget", gone, nobody).complaint()
+    assert shown() == {gone, other}
+    said = "".join(f"forgot {one}; should it speak again, it is a new device\n" for one in (gone, other))
+    assert run("forget", gone, other, gone).text == said
+    assert shown() == set()
     assert f"no device {gone} has been heard of" in run("forget", gone, "--yes").complaint()
     assert "device.forget" in run("audit").text
 
