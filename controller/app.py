@@ -27,7 +27,7 @@ from controller.housekeeping import forget, keep_signed, prune
 from controller.http.api import make_api
 from controller.http.guard import is_loopback, load_token
 from controller.http.login import Accounts
-from controller.http.packages import Spool
+from controller.http.transfers import Spool
 from controller.listening import GRACE_S, Server, listening, only_one, server_config
 from controller.logs import told
 from controller.notify.config import read_config

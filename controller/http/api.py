@@ -19,11 +19,11 @@ from controller.http.docs import JSON, PAGE
 from controller.http.guard import Gate
 from controller.http.login import Accounts
 from controller.http.login_page import login, login_page, logout
-from controller.http.packages import Spool
 from controller.http.preflight import preflight
 from controller.http.releasing import Releasing
 from controller.http.repository_files import repository_files
 from controller.http.signals import signal_routes
+from controller.http.transfers import Spool
 from controller.http.watchers import ASK_AGAIN_S, Watchers
 from controller.http.watchers import MOST as MOST_WATCHERS
 from controller.preflight.gathering import Preflights

@@ -28,7 +28,7 @@ from controller.database import utc_now
 from controller.fleet.service import FleetService
 from controller.http.api import make_api
 from controller.http.login import Accounts
-from controller.http.packages import Spool
+from controller.http.transfers import Spool
 from controller.preflight.gathering import Preflights
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository

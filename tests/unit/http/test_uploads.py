@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from controller.http import packages
-from controller.http.packages import Spool, _not_idle
+from controller.http import transfers
+from controller.http.transfers import Spool, _not_idle
 from schemas.errors import FlotillaError, PublisherError
 
 Usage = namedtuple("Usage", "total used free")
@@ -30,12 +30,12 @@ async def endless() -> AsyncIterator[bytes]:
 
 def room_for(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     """The disk has so much room beyond what is always kept free."""
-    usage = Usage(0, 0, free + packages.SPARE_BYTES)
+    usage = Usage(0, 0, free + transfers.SPARE_BYTES)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
 
 
 async def test_an_upload_is_written_as_it_comes(tmp_path: Path) -> None:
-    await packages._receive(pieces(3), tmp_path / "part", str(3 * MIB))
+    await transfers._receive(pieces(3), tmp_path / "part", str(3 * MIB))
     assert (tmp_path / "part").read_bytes() == b"x" * 3 * MIB
 
 
@@ -45,7 +45,7 @@ async def test_an_upload_that_the_disk_has_no_room_for_is_refused(
 ) -> None:
     room_for(monkeypatch, 2 * MIB)
     with pytest.raises(FlotillaError) as caught:
-        await packages._receive(endless(), tmp_path / "part", announced)
+        await transfers._receive(endless(), tmp_path / "part", announced)
     assert caught.value.code == "disk.full"
     assert str(2 * MIB) in str(caught.value)
     written = tmp_path / "part"
@@ -56,16 +56,16 @@ async def test_an_upload_that_the_disk_has_no_room_for_is_refused(
 async def test_an_upload_over_the_limit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced: str | None
 ) -> None:
-    monkeypatch.setattr(packages, "MAX_UPLOAD_BYTES", 2 * MIB)
+    monkeypatch.setattr(transfers, "MAX_UPLOAD_BYTES", 2 * MIB)
     with pytest.raises(FlotillaError) as caught:
-        await packages._receive(endless(), tmp_path / "part", announced)
+        await transfers._receive(endless(), tmp_path / "part", announced)
     assert caught.value.code == "package.limit"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 async def test_a_disk_that_fills_up_meanwhile_is_one_line() -> None:
     with pytest.raises(FlotillaError) as caught:
-        await packages._receive(pieces(4), Path("/dev/full"), None)
+        await transfers._receive(pieces(4), Path("/dev/full"), None)
     assert caught.value.code == "disk.full"
     assert "No space left" in str(caught.value)
 
@@ -83,7 +83,7 @@ def test_the_spool_starts_empty_and_gives_each_upload_a_name(tmp_path: Path) -> 
 
 
 def test_an_upload_that_stands_still_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controller.http.packages.IDLE_S", 0.05)
+    monkeypatch.setattr("controller.http.transfers.IDLE_S", 0.05)
 
     async def stalled() -> AsyncIterator[bytes]:
         yield b"first"
