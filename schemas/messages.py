@@ -4,7 +4,7 @@ Unknown fields are ignored, so that later versions may add some. Times are timez
 RFC 3339 in UTC with `Z`. Decoding and its limits are in `schemas.codec`.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -302,3 +302,14 @@ def utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError("a time without a zone")
     return moment.astimezone(UTC)
+
+
+def shown_in(moment: datetime, zone: tzinfo | None = UTC) -> datetime:
+    """The same moment in a zone (the local one for None), to show it to people.
+
+    One that a device tells of may lie before the first year or after the last in that zone: it stays in its own.
+    """
+    try:
+        return moment.astimezone(zone)
+    except (OverflowError, ValueError, OSError):
+        return moment

@@ -5,13 +5,14 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
 
 from controller.client import ControllerClient
 from schemas.errors import OperatorError
+from schemas.messages import shown_in
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -152,11 +153,15 @@ def plural(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+_MOST_BYTES: Final = 2**63
+"""A device can say any number."""
+
+
 def size_text(count: int | None) -> str:
     """Bytes for people, with binary units: `1.4 MiB`."""
     if count is None:
         return "-"
-    value = float(count)
+    value = float(max(min(count, _MOST_BYTES), -_MOST_BYTES))
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
@@ -166,7 +171,7 @@ def size_text(count: int | None) -> str:
 
 def time_text(moment: datetime | None) -> str:
     """A moment in the reader's own zone, to the second."""
-    return "-" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return "-" if moment is None else shown_in(moment, None).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def clock_text(moment: datetime, now: datetime | None = None) -> str:

@@ -1,7 +1,7 @@
 """Makes HTML: one environment that escapes everything, and the filters that write values for people."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from controller.version import VERSION
 from controller.web import phases
 from controller.web.statics import Statics
 from controller.web.visitor import Visitor
+from schemas.messages import shown_in
 
 FOLDER: Final = Path(__file__).parent / "templates"
 
@@ -113,12 +114,12 @@ def duration(seconds: float) -> str:
 
 def exact(moment: datetime | None) -> str:
     """A moment to the second, in UTC."""
-    return "" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return "" if moment is None else shown_in(moment).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def iso(moment: datetime) -> str:
     """A moment for programs."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return shown_in(moment).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def count(number: int) -> str:

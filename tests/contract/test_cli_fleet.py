@@ -7,7 +7,7 @@ import re
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.broker
 Run = Callable[..., Finished]
 NO_ROLLOUT = "0198a1b2-c3d4-7e5f-8a6b-0123456789ab"
 BOUND_S = 20
+NEW_YORK = timezone(timedelta(hours=-5))
 
 
 @pytest.fixture
@@ -278,6 +279,28 @@ async def test_an_operator_asks_and_tells_a_device(run: Run, device: FakeDevice)
     assert "--pin" in run("tell", device.id, "--pin", "tacho").complaint()
     assert "--pin tacho: 'newest' is not a SemVer" in run("tell", device.id, "--pin", "tacho=newest").complaint()
     assert "channel" in run("tell", device.id, "--channel", "No Good").complaint()
+
+
+@pytest.mark.parametrize(
+    "at", [datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))), datetime(9999, 12, 31, 23, tzinfo=NEW_YORK)]
+)
+async def test_no_word_of_a_device_takes_the_sight_of_it_away(
+    run: Run, controller: ControllerProcess, device: FakeDevice, pushed: str, at: datetime
+) -> None:
+    async with watching(controller) as watch:
+        rollout = run("release", pushed, "1.0.0", "--channel", device.channel, "--json").json()["id"]
+        announced = await device.announcement("1.0.0")
+        await device.say(Phase.ACCEPTED, rollout=announced.rollout, package=pushed, at=at)
+        progress = Progress(bytes_done=10**400, bytes_total=10**400)
+        await device.say(Phase.FETCHING, rollout=announced.rollout, package=pushed, at=at, progress=progress)
+        await device.report(seq=device.seq, facts={"disk_free": 10**400}, at=at)
+        await line_of(watch, "fetching")
+    await until(lambda: controller.get(f"/devices/{device.id}").json()["facts"] == {"disk_free": 10**400})
+    for command in (("devices",), ("device", device.id), ("rollouts",), ("rollout", rollout), ("top", rollout)):
+        said = run(*command)
+        assert (said.status, said.stderr) == (0, ""), command
+    for path in ("/", "/devices", f"/devices/{device.id}", f"/rollouts/{rollout}"):
+        assert controller.call("GET", path, headers={"Accept": "text/html"}).status == 200, path
 
 
 async def test_devices_that_are_gone_are_forgotten_and_none_while_one_is_there(

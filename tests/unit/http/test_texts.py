@@ -1,14 +1,16 @@
 """How facts look on the command line."""
 
 import io
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import click
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from controller.cli.common import parse_day, print_json, print_table, size_text, time_text
+from controller.cli.common import clock_text, parse_day, print_json, print_table, size_text, time_text
 from controller.cli.fleet import device_row, event_text, update_text, waiting_alike
 from controller.cli.planning import counts_text
 from controller.cli.releases import plan_lines
@@ -16,6 +18,7 @@ from controller.fleet.views import update_view
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.views import Rollout, RolloutDevice
 from controller.rollouts.waves import RolloutPlan, Wave
+from controller.web.rendering import ago, exact, iso
 from schemas.messages import ErrorReport, Phase, Progress, RolloutPolicy, Targets
 from tests.unit.fleet.builders import NOW, ROLLOUT, event
 
@@ -242,3 +245,15 @@ def test_json_is_indented_and_has_times_in_utc(capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     assert msgspec.json.decode(printed) == {"at": "2026-03-01T00:00:00Z", "for": 5.0}
     assert printed.startswith('{\n  "at"')
+
+
+ZONES = st.timedeltas(timedelta(hours=-23, minutes=-59), timedelta(hours=23, minutes=59)).map(timezone)
+
+
+@given(st.datetimes(timezones=ZONES), st.integers())
+@example(datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))), 10**400)
+@example(datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-14))), -(10**400))
+def test_whatever_moment_or_number_a_device_tells_of_can_be_shown(moment: datetime, number: int) -> None:
+    for show in (iso, exact, ago, time_text, clock_text):
+        assert show(moment)
+    assert size_text(number).endswith("B")
