@@ -30,8 +30,8 @@ takes less than half of what the whole row takes, which would be put into its in
 _OFTEN_AND_OF: Final = (*(f"new_{name}" for name in _OFTEN), "of")
 _COLUMNS: Final = tuple(column.name for column in devices.columns)
 _SELDOM: Final = [(name, place) for place, name in enumerate(_COLUMNS) if name not in {*_OFTEN, "life"}]
-_ID, _LAST_SEEN, _LIFE, _HIGHEST, _MISSING, _HOURS, _HEARD_HOUR = map(
-    _COLUMNS.index, ("id", "last_seen", "life", "highest", "missing", "hours", "heard_hour")
+_ID, _LAST_SEEN, _LIFE, _HIGHEST, _MISSING, _HOURS, _HEARD_HOUR, _CHANNEL = map(
+    _COLUMNS.index, ("id", "last_seen", "life", "highest", "missing", "hours", "heard_hour", "channel")
 )
 
 
@@ -94,7 +94,9 @@ class DeviceRow:
     @property
     def channel(self) -> str | None:
         """The channel that the device reported."""
-        channel: str | None = self._values["channel"]
+        # most messages are events, which ask for this and nothing else of what a report says
+        as_stored = self._stored if self._rest is None else None
+        channel: str | None = self._values["channel"] if as_stored is None else as_stored[_CHANNEL]
         return channel
 
     def is_ahead(self, moment: int) -> bool:

@@ -3,7 +3,7 @@
 Whatever is committed here may be acknowledged; whatever is not comes again, and then changes nothing twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -24,9 +24,10 @@ from controller.fleet.tables import events
 from controller.rollouts.asks import review
 from controller.rollouts.standing import Words
 from controller.rollouts.tables import rollouts
-from controller.rollouts.words import begin_anew, note_words, set_right
+from controller.rollouts.words import Channels, begin_anew, note_words, set_right
 from schemas.messages import Presence, Reported, UpdateEvent
 
+_NO_CHANNELS: Final[frozenset[str]] = frozenset()
 _HIGHEST: Final = select(func.coalesce(func.max(events.c.id), 0))
 
 
@@ -98,7 +99,7 @@ class IntakeStore:
                     del rows[device]
             moment = to_db(now)
             set_right(connection, [row.id for row in rows.values() if row.is_ahead(moment)], now)
-            _take_events(connection, said, rows, now, outcome)
+            _take_events(connection, said, rows, now, outcome, channels=_channels(rows, others))
             _take_state(connection, others, rows, outcome)
             hour = hour_number(moment)
             for device in alive.union(one.device for one in others if one.live):
@@ -110,8 +111,28 @@ class IntakeStore:
         return outcome
 
 
+def _channels(rows: Mapping[str, DeviceRow], others: Sequence[Incoming]) -> Channels:
+    """Device to the channels that it follows by its last report, and by those that come with its events."""
+    reports: dict[str, set[str]] = {}
+    for one in others:
+        if isinstance(one, ReportedIn):
+            reports.setdefault(one.device, set()).add(one.reported.channel)
+
+    def channels(device: str) -> Collection[str]:
+        before, now = rows[device].channel, reports.get(device, _NO_CHANNELS)
+        return now if before is None else now | {before}
+
+    return channels
+
+
 def _take_events(
-    connection: Connection, batch: Sequence[EventIn], rows: dict[str, DeviceRow], now: datetime, outcome: Outcome
+    connection: Connection,
+    batch: Sequence[EventIn],
+    rows: dict[str, DeviceRow],
+    now: datetime,
+    outcome: Outcome,
+    *,
+    channels: Channels,
 ) -> None:
     if not batch:
         return
@@ -132,7 +153,7 @@ def _take_events(
     outcome.new_lives = {row.id: row.life for row in rows.values() if row.life_began}
     if values:
         outcome.stored = _insert_events(connection, values, known.placed)
-        outcome.rollouts = note_words(connection, known.placed, now, out_of_order=known.out_of_order)
+        outcome.rollouts = note_words(connection, known.placed, now, out_of_order=known.out_of_order, channels=channels)
 
 
 _COLUMNS: Final = tuple(column.name for column in events.columns if column.name != "id")

@@ -1,13 +1,15 @@
 """Keeps each device's latest word about each rollout, from its events."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, update
 
 from controller.database import to_db
+from controller.fleet.apart import apart_of
 from controller.fleet.sql import Insert, bigint_of, chunks, execute_many, insert_of, int_of, text_of, time_of
+from controller.fleet.tables import desired
 from controller.fleet.views import wire_bytes
 from controller.rollouts.plan import UNDER_WAY
 from controller.rollouts.standing import Words
@@ -19,6 +21,8 @@ _WORD = ("life", "seq", "update_id", "attempt", "from_version", "phase", "at", "
 _BYTES = ("bytes_done", "bytes_total", "wire_bytes")
 _COLUMNS = (*_KEY, *_WORD, *_BYTES)
 
+Channels = Callable[[str], Collection[str]]
+
 _Bytes = tuple[int | None, int | None, int | None]
 _NO_BYTES: Final = (None, None, None)
 
@@ -29,14 +33,19 @@ def note_words(
     now: datetime,
     *,
     out_of_order: Collection[str] = (),
+    channels: Channels = lambda _device: (),
 ) -> dict[str, Words]:
     """Take in what events say about rollouts; an event that is older than the word kept changes nothing.
+
+    Nor does the word of a device that the rollout never meant, as its channel is another one: that of a device which
+    has moved since counts, as there is an earlier one.
 
     Args:
         connection: in a writing transaction.
         events: each with the life of the device's journal that it belongs to.
         now: the controller's clock.
         out_of_order: devices of which an event came that is not the next one: what it says may be known better already.
+        channels: device to the channels that it may follow, as far as it has told; none for all.
 
     Returns:
         Ids of the rollouts that were spoken of, and what by which devices.
@@ -46,6 +55,8 @@ def note_words(
         event = one[1]
         if event.rollout is not None:
             said.setdefault((event.rollout, event.device), []).append(one)
+    for stranger in _strangers(connection, said, channels):
+        del said[stranger]
     spoken_of: dict[str, Words] = {}
     for (rollout, device), words in said.items():
         goes_on = device not in out_of_order and all(event.phase in UNDER_WAY for _, event in words)
@@ -53,6 +64,27 @@ def note_words(
     heard_at = to_db(now)
     execute_many(connection, _write, _COLUMNS, [_latest(said[key], heard_at) for key in sorted(said)])
     return spoken_of
+
+
+def _strangers(connection: Connection, said: Collection[tuple[str, str]], channels: Channels) -> set[tuple[str, str]]:
+    """Of these rollouts and devices those of which the one never meant the other."""
+    announced_on: dict[str, str] = {}
+    for some in chunks(sorted({rollout for rollout, _ in said})):
+        found = connection.execute(select(rollouts.c.id, rollouts.c.channel).where(rollouts.c.id.in_(some)))
+        announced_on |= {rollout: channel for rollout, channel in found}  # noqa: C416  # rows are no tuples for the type checker
+    elsewhere = {
+        (rollout, device)
+        for rollout, device in said
+        if rollout in announced_on and (follows := channels(device)) and announced_on[rollout] not in follows
+    }
+    word = rollout_devices.c
+    for some in chunks(sorted({device for _, device in elsewhere})):
+        known = connection.execute(select(word.rollout, word.device).where(word.device.in_(some)))
+        elsewhere.difference_update((rollout, device) for rollout, device in known)
+        told = connection.execute(select(desired.c.device, desired.c.payload).where(desired.c.device.in_(some)))
+        moving = {device: apart_of(payload).channel for device, payload in told}
+        elsewhere = {one for one in elsewhere if moving.get(one[1]) != announced_on[one[0]]}
+    return elsewhere
 
 
 def set_right(connection: Connection, devices: Collection[str], now: datetime) -> None:
