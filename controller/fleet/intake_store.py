@@ -25,7 +25,11 @@ from controller.rollouts.asks import review
 from controller.rollouts.standing import Words
 from controller.rollouts.tables import rollouts
 from controller.rollouts.words import Channels, begin_anew, note_words, set_right
+from schemas.codec import encode
 from schemas.messages import Presence, Reported, UpdateEvent
+
+MAX_DETAIL_BYTES: Final = 8 * 1024
+"""Of an event's detail, which may be anything: it is kept for as long as the event is."""
 
 _NO_CHANNELS: Final[frozenset[str]] = frozenset()
 _HIGHEST: Final = select(func.coalesce(func.max(events.c.id), 0))
@@ -174,8 +178,18 @@ def _event_values(one: EventIn, life: int, received_at: int) -> tuple[Any, ...]:
         time_of(event.at),
         received_at,
         event.error.code if event.error else None,
-        one.payload.decode(),
+        _kept(one).decode(),
     )
+
+
+def _kept(one: EventIn) -> bytes:
+    """The event as it came, but for a detail that is longer than any that there is a use for: its length stays."""
+    if len(one.payload) <= MAX_DETAIL_BYTES:
+        return one.payload
+    length = len(msgspec.json.encode(one.event.detail))
+    if length <= MAX_DETAIL_BYTES:
+        return one.payload
+    return encode(msgspec.structs.replace(one.event, detail={"cut_bytes": length}))
 
 
 def _insert_events(

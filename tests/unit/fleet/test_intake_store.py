@@ -14,6 +14,7 @@ from controller.database import from_db, reading, writing
 from controller.fleet.incoming import ClearedIn, Incoming
 from controller.fleet.intake_store import IntakeStore, Outcome
 from controller.fleet.progress import SeqTrack
+from controller.fleet.registry import DeviceRegistry
 from controller.fleet.tables import device_packages, devices, events
 from controller.rollouts.tables import rollout_devices
 from device_agent.gate import MIB, Readings, facts_of
@@ -246,3 +247,18 @@ def test_an_event_that_is_here_though_its_device_does_not_know_leaves_the_number
         connection.execute(update(devices).values(highest=0, missing=None))
     second = take_in(engine, event_in(seq=2), event_in(seq=3))
     assert [(one.id, one.event.seq) for one in second.stored] == [(3, 3)]
+
+
+def test_no_detail_is_kept_that_is_longer_than_any_use_of_it(engine: Engine) -> None:
+    tail = "x" * 16_000
+    report = ErrorReport(code="health.http", message="no answer", log_tail=tail)
+    take_in(
+        engine,
+        event_in(seq=1, detail={"reason": "r" * 100_000}, error=report),
+        event_in(seq=2, detail={"reason": "r" * 8000}, error=report),
+    )
+    first, second = (one.event for one in DeviceRegistry(engine).device_events("pi-1"))
+    assert first.detail is not None
+    assert first.detail == {"cut_bytes": 100_013}
+    assert first.error == second.error == report
+    assert second.detail == {"reason": "r" * 8000}
