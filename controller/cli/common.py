@@ -1,6 +1,7 @@
 """What the commands share: where the controller is, and how facts are printed."""
 
 import functools
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -72,8 +73,17 @@ def json_option(command: F) -> F:
 
 def print_json(facts: Any) -> None:
     """Any msgspec struct, list or dict as indented JSON on stdout."""
-    plain = msgspec.json.encode(facts)
-    click.echo(msgspec.json.format(plain, indent=2).decode())
+    click.echo(harmless_json(msgspec.json.format(msgspec.json.encode(facts), indent=2)))
+
+
+def harmless_json(text: bytes) -> str:
+    """The same JSON with escapes for what would steer a terminal: devices and publishers may say what they like."""
+    return _STEERING.sub(lambda found: found[0] if found[0].isprintable() else _escaped(found[0]), text.decode())
+
+
+def _escaped(character: str) -> str:
+    pairs = character.encode("utf-16-be")
+    return "".join(f"\\u{pairs[at]:02x}{pairs[at + 1]:02x}" for at in range(0, len(pairs), 2))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
@@ -152,6 +162,8 @@ def plural(number: int, what: str) -> str:
     """`1 device`, `2 devices`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
+
+_STEERING: Final = re.compile(r"[^\n\x20-\x7e]")
 
 _MOST_BYTES: Final = 2**63
 """A device can say any number."""

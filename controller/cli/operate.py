@@ -161,11 +161,14 @@ def tell(
     Without any option it is told nothing special any more.
     """
     wish = DesiredWish(channel=channel, pins=_pins(pins), tags=_pairs(tags, "--tag"), hold=hold)
+    before = client.get(Told, "devices", device, "desired")
     desired = client.send("PUT", Told, "devices", device, "desired", body=wish)
     if as_json:
         print_json(desired)
     else:
         click.echo(printable(f"told {device}, revision {desired.rev}: {_wish_text(desired)}"))
+        if dropped := [one for one in _wishes(before) if one not in _wishes(desired)]:
+            click.echo(printable(f"not any more: {', '.join(dropped)}"))
     tell_warnings(desired.warnings)
     tell_stored(client)
 
@@ -212,14 +215,18 @@ def delete(name: str, version: str, platform: str | None, client: ControllerClie
     click.echo(f"deleted {name} {version}; its content goes with the next garbage collection")
 
 
-def _wish_text(told: Told) -> str:
+def _wishes(told: Told) -> list[str]:
     """All that a device is told apart from its channel, as options would say it."""
-    said = [
+    return [
         *([f"channel {told.channel}"] if told.channel else []),
         *(f"tag {key}={value}" for key, value in sorted((told.tags or {}).items())),
         *(f"pin {package}={version}" for package, version in sorted((told.pins or {}).items())),
         *(["hold"] if told.hold else []),
     ]
+
+
+def _wish_text(told: Told) -> str:
+    said = _wishes(told)
     return f"{', '.join(said)}, and nothing else" if said else "nothing special any more"
 
 

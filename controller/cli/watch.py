@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from controller.cli.common import clock_text, controller_options, printable, tell_warnings
+from controller.cli.common import clock_text, controller_options, harmless_json, printable, tell_warnings
 from controller.cli.connection import away, away_in, tell_as_of_then
 from controller.cli.fleet import event_text
 from controller.cli.following import GONE, Change, gone_text, keep_following, why_gone
@@ -87,7 +87,7 @@ def _with_connection(client: ControllerClient, changes: Iterator[Change]) -> Ite
 
 
 def _as_json(kind: str, data: dict[str, Any]) -> str:
-    return msgspec.json.encode({"kind": kind} | data).decode()
+    return harmless_json(msgspec.json.encode({"kind": kind} | data))
 
 
 def _place(data: dict[str, Any]) -> object:

@@ -55,11 +55,13 @@ def under_way(connection: Connection, package: str, channel: str) -> str | None:
 
 
 def place_taken(connection: Connection, rollout: str | None, *, version: str) -> str | None:
-    """Says that the release of a version ends the rollout of another one that is under way; None where it does not."""
+    """Says that the release of a version ends the rollout that is under way; None where it does not."""
     found = select(rollouts.c.package, rollouts.c.version).where(rollouts.c.id == rollout)
     row = None if rollout is None else connection.execute(found).first()
-    if row is None or row.version == version:
+    if row is None:
         return None
+    if row.version == version:
+        return f"it begins anew, in the place of the rollout of this version that is still under way ({rollout})"
     return f"it takes the place of {row.package} {row.version}, which is still under way (rollout {rollout})"
 
 

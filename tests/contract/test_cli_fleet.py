@@ -266,7 +266,10 @@ async def test_an_operator_asks_and_tells_a_device(run: Run, device: FakeDevice)
     assert "on hold, tacho pinned at 1.0.0, channel beta, tags site=cellar" in row
     shown = run("device", device.id).text
     assert "told    to follow channel beta\ntold    to have the tags site=cellar\n" in shown
-    assert run("tell", device.id).text == f"told {device.id}, revision 2: nothing special any more\n"
+    assert run("tell", device.id).text == (
+        f"told {device.id}, revision 2: nothing special any more\n"
+        "not any more: channel beta, tag site=cellar, pin tacho=1.0.0, hold\n"
+    )
     await device.until(lambda: [one.rev for one in device.desired] == [1, 2])
     first, second = device.desired
     assert (first.channel, first.pins, first.tags, first.hold) == (

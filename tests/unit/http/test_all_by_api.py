@@ -134,7 +134,7 @@ COMMAND_LINE: dict[str, tuple[list[str], set[str]]] = {
     "revert": (["ROLLOUT --yes"], {f"GET {ROLLOUT}", f"POST {ROLLOUT}/state"}),
     "withdraw": (["tacho --channel stable"], {"DELETE channels/{channel}/releases/{name}"}),
     "ask": (["pi-1 report"], {f"POST {DEVICE}/commands"}),
-    "tell": (["pi-1 --hold"], {f"PUT {DEVICE}/desired"}),
+    "tell": (["pi-1 --hold"], {f"GET {DEVICE}/desired", f"PUT {DEVICE}/desired"}),
     "forget": (["pi-9 --yes"], {f"GET {DEVICE}", f"DELETE {DEVICE}"}),
     "user add": (["anna --role viewer"], {"POST users"}),
     "user list": ([""], {"GET users"}),

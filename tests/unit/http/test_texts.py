@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from controller.cli.common import clock_text, parse_day, print_json, print_table, size_text, time_text
+from controller.cli.common import clock_text, harmless_json, parse_day, print_json, print_table, size_text, time_text
 from controller.cli.fleet import device_row, event_text, update_text, waiting_alike
 from controller.cli.planning import counts_text
 from controller.cli.releases import plan_lines
@@ -257,3 +257,13 @@ def test_whatever_moment_or_number_a_device_tells_of_can_be_shown(moment: dateti
     for show in (iso, exact, ago, time_text, clock_text):
         assert show(moment)
     assert size_text(number).endswith("B")
+
+
+@given(st.text(st.characters(codec="utf-8")))
+@example("\x1b[31m \x9b31m \u202e \U000e0001 \x7f é 😀")
+def test_json_is_the_same_and_steers_no_terminal(said: str) -> None:
+    shown = harmless_json(msgspec.json.encode({"said": said}))
+    assert msgspec.json.decode(shown) == {"said": said}
+    assert all(one.isprintable() for one in shown)
+    if said.isprintable():
+        assert shown == msgspec.json.encode({"said": said}).decode()
