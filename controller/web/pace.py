@@ -38,13 +38,14 @@ def bucket_s(begun: datetime, until: datetime) -> int:
     return max(SHORTEST_BUCKET_S, int(span / MOST_POINTS) + 1)
 
 
-def pace(tallies: Sequence[Tally], width_s: int, *, rest: int, now: datetime) -> Pace:
+def pace(tallies: Sequence[Tally], width_s: int, *, rest: int | None, now: datetime) -> Pace:
     """The pace by the last stretches of time.
 
     Args:
         tallies: one for each stretch, the last of them ending now.
         width_s: seconds that each is long.
-        rest: devices that are still to finish.
+        rest: devices that are still to finish; None where they do not go by pace: they wait for a wave's soak, for a
+            person's word, or for their time of day.
         now: the controller's time.
     """
     counted = max(1, WINDOW_S // width_s)
@@ -53,5 +54,5 @@ def pace(tallies: Sequence[Tally], width_s: int, *, rest: int, now: datetime) ->
     if not finished:
         return Pace()
     per_minute = finished * 60 / (len(last) * width_s)
-    left = timedelta(minutes=rest / per_minute)
-    return Pace(per_minute=per_minute, ends=now + left if rest > 0 and left < FARTHEST else None)
+    left = timedelta(minutes=(rest or 0) / per_minute)
+    return Pace(per_minute=per_minute, ends=now + left if rest and left < FARTHEST else None)

@@ -1,5 +1,6 @@
 """What the live page of a rollout shows: the database makes one string of all devices, so that few rows are moved."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from controller.fleet.apart import apart_of
 from controller.fleet.tables import desired, devices, events
 from controller.fleet.views import Deferral, deferral_of, kept_event
 from controller.rollouts.explaining import reason
+from controller.rollouts.keeping import plan_of
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import Standing, in_newer, unknown_rollout
 from controller.rollouts.tables import rollout_asks, rollout_devices, rollouts
@@ -97,10 +99,17 @@ def read_board(engine: Engine, rollout: str, now: datetime) -> Board:
         order=order,
         width_s=width_s,
         tallies=tallies,
-        pace=pace(tallies, width_s, rest=counted["waiting"] + counted["working"], now=until)
+        pace=pace(tallies, width_s, rest=_rest(row, letters, counted), now=until)
         if state is RolloutState.ACTIVE
         else Pace(),
     )
+
+
+def _rest(row: Any, letters: Mapping[str, int], counted: Mapping[Kind, int]) -> int | None:
+    """How many devices are still to finish, where all of them may; else None."""
+    if any(one.started_at is None for one in plan_of(row).progress) or letters.get(PHASES[Phase.DEFERRED].code):
+        return None
+    return counted["waiting"] + counted["working"]
 
 
 def device_at(engine: Engine, rollout: str, place: int) -> str | None:

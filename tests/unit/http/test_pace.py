@@ -1,7 +1,7 @@
 """How fast a rollout goes, and when it would be done: in the API as on the page."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def app(tmp_path: Path) -> Iterator[Application]:
         yield made
 
 
-def begin(app: Application, now: datetime, *ends: Phase) -> str:
+def begin(app: Application, now: datetime, *ends: Phase, then: Sequence[Wave] = ()) -> str:
     """A rollout to four devices that began a while ago; the first ones have ended so, ten seconds before now."""
     intake, rollouts = IntakeStore(app.engine), RolloutStore(app.engine)
     intake.take_in([one for name in NAMES for one in (presence_in(name), reported_in(name, at=now))], now)
@@ -38,7 +38,7 @@ def begin(app: Application, now: datetime, *ends: Phase) -> str:
         version="1.1.0",
         channel="stable",
         repository=["http://r"],
-        plan=RolloutPlan(waves=[Wave(upto=100, success=0)]),
+        plan=RolloutPlan(waves=[Wave(upto=100, success=0)] if not then else [Wave(devices=NAMES[:2]), *then]),
         now=now - timedelta(seconds=BEGUN_S),
     )
     about: dict[str, Any] = {"rollout": made.id, "update": made.id, "version": "1.1.0"}
@@ -70,6 +70,19 @@ def test_a_rollouts_detail_says_how_fast_it_goes_and_when_it_would_be_done(app: 
     page = app.client.get(f"/rollouts/{rollout}", headers={"Accept": "text/html", **bearer(FILE_TOKEN)}).text
     assert re.search(r"<dt>Pace</dt><dd>1\.[12]<", page)
     assert re.search(r"<dt>Estimate</dt><dd>1 min<", page)
+
+
+@pytest.mark.parametrize("wait", [Wave(upto=100), Wave(upto=100, approval=True)])
+def test_no_end_is_said_where_a_wave_waits_for_more_than_its_devices(app: Application, wait: Wave) -> None:
+    found = detail(app, begin(app, utc_now(), Phase.SUCCEEDED, then=[wait]))["pace"]
+    assert found["per_minute"] is not None
+    assert found["ends_at"] is None
+
+
+def test_no_end_is_said_where_devices_wait_for_their_time_of_day(app: Application) -> None:
+    found = detail(app, begin(app, utc_now(), Phase.SUCCEEDED, Phase.DEFERRED))["pace"]
+    assert found["per_minute"] is not None
+    assert found["ends_at"] is None
 
 
 def test_where_nobody_finished_or_nothing_goes_on_nothing_is_said_of_it(app: Application) -> None:
