@@ -7,9 +7,9 @@ from typing import Any, Final, Literal
 from controller.rollouts.plan import FAILURES, RolloutState
 from schemas.errors import one_line
 
-Kind = Literal["rollout.stopped", "rollout.finished", "device.silent"]
+Kind = Literal["rollout.stopped", "rollout.waiting", "rollout.finished", "device.silent"]
 
-KINDS: Final[tuple[Kind, ...]] = ("rollout.stopped", "rollout.finished", "device.silent")
+KINDS: Final[tuple[Kind, ...]] = ("rollout.stopped", "rollout.waiting", "rollout.finished", "device.silent")
 NAMED: Final = 20
 """Devices that a notification names; of more it tells how many there are."""
 
@@ -89,6 +89,31 @@ def of_rollout(moment: RolloutMoment) -> Notification | None:
             "because": because,
             "verdicts": dict(moment.verdicts),
             "failures": dict(moment.failures),
+        },
+    )
+
+
+def of_waiting(moment: RolloutMoment, wave: int, waves: int) -> Notification:
+    """A rollout waits for a person to say go.
+
+    Args:
+        moment: the rollout.
+        wave: the one that is to begin, from 1; `waves` are all there are.
+    """
+    name = f"{moment.package} {moment.version} on {moment.channel}"
+    return Notification(
+        kind="rollout.waiting",
+        key=f"waiting:{moment.rollout}:{wave}",
+        title=f"{name} waits for approval",
+        text=f"Wave {wave} of {waves} begins when somebody says go: flotilla approve {moment.rollout}",
+        data={
+            "rollout": moment.rollout,
+            "package": moment.package,
+            "version": moment.version,
+            "channel": moment.channel,
+            "wave": wave,
+            "waves": waves,
+            "verdicts": dict(moment.verdicts),
         },
     )
 

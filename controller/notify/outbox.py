@@ -13,8 +13,9 @@ from controller.database import from_db, reading, to_db, writing
 from controller.fleet.sql import insert_into
 from controller.fleet.tables import counters, devices
 from controller.notify.config import NotifyConfig, Target
-from controller.notify.kinds import NAMED, Notification, RolloutMoment, of_rollout, of_silence
+from controller.notify.kinds import NAMED, Notification, RolloutMoment, of_rollout, of_silence, of_waiting
 from controller.notify.tables import notifications
+from controller.rollouts.keeping import awaits_approval, plan_of
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.tables import rollout_devices, rollouts
 from schemas.ids import uuid7
@@ -66,7 +67,7 @@ class Outbox:
     def look(self, now: datetime) -> int:
         """Find what is new and keep it for each target that wants it; returns how many could not be kept."""
         with writing(self._engine) as connection:
-            found = [*self._rollouts(connection, now), *self._silent(connection, now)]
+            found = [*self._rollouts(connection, now), *_waiting(connection), *self._silent(connection, now)]
             left_out = sum(self._keep(connection, target, found, now) for target in self._config.targets)
             connection.execute(
                 delete(notifications).where(
@@ -160,6 +161,15 @@ class Outbox:
             return []
         first = connection.scalars(select(devices.c.id).where(*fell).order_by(devices.c.id).limit(NAMED)).all()
         return [of_silence(first, count, until, self._config.silent_after_s)]
+
+
+def _waiting(connection: Connection) -> Iterable[Notification]:
+    """Of the rollouts that wait for a person now; the key says which was told of."""
+    asks = (rollouts.c.state == RolloutState.ACTIVE.value, rollouts.c.plan.contains('"approval":true'))
+    for row in connection.execute(select(rollouts).where(*asks).limit(_AT_ONCE)).mappings().all():
+        if awaits_approval(row):
+            plan = plan_of(row)
+            yield of_waiting(_moment(connection, row), plan.begun + 1, len(plan.waves))
 
 
 def _moment(connection: Connection, row: Any) -> RolloutMoment:

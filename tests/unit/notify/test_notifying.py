@@ -28,10 +28,11 @@ from controller.notify.tables import notifications
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.tables import rollouts
+from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.errors import OperatorError
 from tests.support.links import until
 from tests.support.receiver import Receiver
-from tests.unit.fleet.builders import NOW, presence_in, reported_in
+from tests.unit.fleet.builders import NOW, presence_in, reported_in, succeeded_in
 
 KEY = b"k" * 32
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -67,6 +68,31 @@ def titles(engine: Engine) -> list[str]:
 
 
 # what is news
+
+
+def test_whoever_may_say_go_is_told_once_that_a_wave_waits_for_it(engine: Engine) -> None:
+    box, store = Outbox(engine, config()), RolloutStore(engine)
+    intake = IntakeStore(engine)
+    intake.take_in([one for name in ("pi-1", "pi-2") for one in (presence_in(name), reported_in(name))], NOW)
+    plan = RolloutPlan(waves=[Wave(devices=["pi-1"]), Wave(upto=100, approval=True)])
+    made = store.create(
+        package="tacho", version="2.0.0", channel="stable", repository=["http://x"], plan=plan, now=NOW
+    ).id
+    box.look(NOW)
+    assert titles(engine) == []
+    intake.take_in(succeeded_in("pi-1", rollout=made), LATER)
+    store.evaluate(made, LATER)
+    for _ in range(2):
+        box.look(LATER)
+    (one,) = box.due("ops", LATER)
+    assert (one.kind, one.title) == ("rollout.waiting", "tacho 2.0.0 on stable waits for approval")
+    assert one.body == f"Wave 2 of 2 begins when somebody says go: flotilla approve {made}"
+    assert (one.data["rollout"], one.data["wave"], one.data["waves"]) == (made, 2, 2)
+    assert one.data["verdicts"] == {"succeeded": 1, "waiting": 1}
+    store.approve(made, LATER)
+    store.evaluate(made, LATER)
+    box.look(LATER + DAY / 2)
+    assert titles(engine) == [one.title]
 
 
 def test_a_rollout_that_stops_for_its_failures_is_told_with_its_reason(engine: Engine) -> None:
