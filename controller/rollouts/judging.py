@@ -96,7 +96,9 @@ class Judge:
             return self._succeeded(seen, wave)
         let_in = self.let_in(seen, place)
         meant = self.meant(seen, place)
-        again = seen.phase is Phase.CANCELLED and seen.error_code == STOPPED_BY_ROLLOUT and self._starting and let_in
+        # a pause has devices take back what they had not begun; going on, they begin again
+        goes_on = self._starting or self._plan.state is RolloutState.PAUSED
+        again = seen.phase is Phase.CANCELLED and seen.error_code == STOPPED_BY_ROLLOUT and goes_on and let_in
         if seen.phase in FINAL and not again:
             return Mark(_final(seen), wave, phase=seen.phase)
         if seen.phase in (None, Phase.DEFERRED) or again:

@@ -89,6 +89,24 @@ def test_the_verdict_on_one_device(seen: Observation, verdict: Verdict) -> None:
     assert judge(plan(), seen, NOW).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [
+        (RolloutState.ACTIVE, Verdict.PENDING),
+        (RolloutState.PAUSED, Verdict.HELD),
+        (RolloutState.HALTED, Verdict.CANCELLED),
+        (RolloutState.REVERTED, Verdict.CANCELLED),
+    ],
+)
+def test_what_a_device_took_back_because_of_a_pause_is_cancelled_no_more_than_the_pause_lasts(
+    state: RolloutState, verdict: Verdict
+) -> None:
+    told = device(phase=Phase.CANCELLED, error_code="conflict.halted")
+    assert judge(plan(state=state), told, NOW).verdict is verdict
+    asked = device(phase=Phase.CANCELLED, error_code="conflict.cancelled")
+    assert judge(plan(state=state), asked, NOW).verdict is Verdict.CANCELLED
+
+
 def test_a_time_that_is_still_to_come_is_no_sign_of_life() -> None:
     """The controller's clock was ahead for a while, and has been put right."""
     soaking = plan(plan=RolloutPlan(waves=[Wave(upto=100, soak="10m")]))
