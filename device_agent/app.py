@@ -110,6 +110,10 @@ async def open_engine(
         if note:
             logger().warning(line("trust", note))
         heard = Heard(journal)
+        if (former := await in_thread(journal.belong_to, config.id)) is not None:
+            await in_thread(heard.keep_desired, None)
+            told = f"this was {former} till now: what is installed stays, what {former} said and was told does not"
+            logger().warning(line("renamed", told))
         zone = partial(local_zone, os.environ.get("TZ"))
 
         def readings() -> Readings:

@@ -5,6 +5,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
+
 from device_agent.agent_db import AgentDatabase, next_number
 from schemas.codec import encode
 from schemas.messages import Phase, UpdateEvent
@@ -15,6 +17,7 @@ disk is finite, the oldest at all. That is about a thousand updates without a co
 
 _SEQ: Final = "event seq"
 _SESSION: Final = "session"
+_DEVICE: Final = "device"
 
 
 class KeptEvent(NamedTuple):
@@ -22,6 +25,10 @@ class KeptEvent(NamedTuple):
 
     seq: int
     payload: bytes
+
+
+class _Speaker(msgspec.Struct):
+    device: str
 
 
 class Outbox(AgentDatabase):
@@ -108,6 +115,28 @@ class Outbox(AgentDatabase):
                     "ON CONFLICT (name) DO UPDATE SET value = MAX(value, excluded.value)",
                     (name, value),
                 )
+
+    def belong_to(self, device: str) -> str | None:
+        """Have events be this device's from now on; gives the id of another one whose they were till now, or None.
+
+        A device with another name, or with a copy of another one's card, is a new one to the controller: what was said
+        under the other name is neither told again nor counted, and what the other was told apart does not hold.
+        """
+        noted = self.get_note(_DEVICE)
+        former = self._last_speaker() if noted is None else noted
+        if noted == device:
+            return None
+        with self._transaction() as connection:
+            if former not in (None, device):
+                connection.execute("DELETE FROM events")
+                connection.execute("DELETE FROM counters WHERE name = ?", (_SEQ,))
+            connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (_DEVICE, device))
+        return None if former == device else former
+
+    def _last_speaker(self) -> str | None:
+        """The device that the last event names; a journal from before this was noted has it nowhere else."""
+        said = self._events("SELECT seq, payload FROM events ORDER BY seq DESC LIMIT ?", 1)
+        return msgspec.json.decode(said[0].payload, type=_Speaker).device if said else None
 
     def get_note(self, key: str) -> str | None:
         """A small fact that must survive, e.g. the last revision seen of an announcement."""

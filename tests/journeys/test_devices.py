@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from broker_config import free_port
+from controller.fleet.views import Device
+from controller.http.views import Page
 from schemas.messages import Phase, Verb
 from tests.support.fleet import NO_PROBATION, Fleet
 from tests.support.gauge import NAME, UPDATED, running_version, settings
@@ -108,6 +110,31 @@ def test_files_changed_by_hand_are_found_before_the_switch(world: World) -> None
     world.command("pi-1", Verb.RETRY, package=NAME)
     world.wait(lambda: world.wait_for_end("pi-1", "1.1.0").phase is Phase.SUCCEEDED, "the update to go on")
     fleet.assert_runs("1.1.0")
+
+
+def test_a_device_with_another_name_is_a_new_one_that_goes_on_with_what_it_has(world: World) -> None:
+    wrong, right = "pi-thre", "pi-three"
+    world.start_controller()
+    fleet = Fleet(world, wrong)
+    fleet.install("1.0.0")
+    world.desire(wrong, pins={NAME: "1.0.0"})
+    told = lambda: '"pins": {' in world.agent("status", wrong, "--json").stdout  # noqa: E731  # read as a sentence
+    world.wait(told, "the pin to be there")
+    world.stop_agent(wrong)
+
+    world.add_agent(right, root=str(world.root(wrong)), settings=settings(fleet.ports[wrong]))
+    world.start_agent(right)
+    assert world.device(right).packages[NAME].version == "1.0.0"
+    # the pin was the other one's, and a release is taken and told under the new name
+    fleet.publish("1.1.0")
+    assert world.wait_for_end(right, "1.1.0").phase is Phase.SUCCEEDED
+    assert [event.seq for event in world.events(right)] == list(range(1, len(UPDATED) + 1))
+    assert running_version(fleet.ports[wrong]) == "1.1.0"
+    world.wait(lambda: world.device(right).missing == 0, "nothing to be missing")
+
+    world.wait(lambda: not world.device(wrong).online, "the old name to be offline")
+    assert world.flotilla("forget", wrong).returncode == 0
+    assert [one.id for one in world.client.get(Page[Device], "devices").items] == [right]
 
 
 def change_by_hand(world: World, device: str) -> None:

@@ -155,6 +155,37 @@ def test_the_numbers_of_events_never_go_back(tmp_path: Path) -> None:
         assert [kept.seq for kept in journal.unsent()] == [3]
 
 
+def test_under_another_name_events_begin_anew_and_what_is_installed_stays(tmp_path: Path) -> None:
+    with Journal(tmp_path, device="pi-thre") as journal:
+        assert journal.belong_to("pi-thre") is None
+        update = begin(journal)
+        end(journal, update)
+        installs = journal.installs()
+    with Journal(tmp_path, device="pi-three") as journal:
+        assert journal.belong_to("pi-three") == "pi-thre"
+        assert (journal.unsent(), journal.events_after(0), journal.last_seq()) == ([], [], 0)
+        assert [one.id for one in journal.history()] == [update]
+        assert journal.installs() == installs
+        begin(journal, 2)
+        (kept,) = journal.unsent()
+        assert (kept.seq, decode(kept.payload, UpdateEvent).device) == (1, "pi-three")
+    with Journal(tmp_path, device="pi-three") as journal:
+        assert journal.belong_to("pi-three") is None
+        assert journal.last_seq() == 1
+
+
+def test_a_journal_that_does_not_say_whose_it_is_belongs_to_whom_its_last_event_names(tmp_path: Path) -> None:
+    with Journal(tmp_path, device="pi-1") as journal:
+        begin(journal)
+    with Journal(tmp_path, device="pi-1") as journal:
+        assert journal.belong_to("pi-1") is None
+        assert journal.last_seq() == 1
+        journal.set_note("device", None)
+    with Journal(tmp_path, device="pi-2") as journal:
+        assert journal.belong_to("pi-2") == "pi-1"
+        assert journal.last_seq() == 0
+
+
 def test_events_stay_until_the_controller_has_them(journal: Journal) -> None:
     for number in range(3):
         end(journal, begin(journal, number))
