@@ -41,11 +41,13 @@ def where_holds(
 ) -> bool:
     """Whether every condition holds; a tag goes before a fact of the same name."""
     return all(
-        _value(key, tags, facts) in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in where.items()
+        value_of(key, tags=tags, facts=facts) in (wanted if isinstance(wanted, list) else [wanted])
+        for key, wanted in where.items()
     )
 
 
-def _value(key: str, tags: Mapping[str, str], facts: Mapping[str, FactValue]) -> str | None:
+def value_of(key: str, *, tags: Mapping[str, str], facts: Mapping[str, FactValue]) -> str | None:
+    """What a condition on `key` is compared with; None where the device has no such tag or fact."""
     if key in tags:
         return tags[key]
     fact = facts.get(key)

@@ -1,10 +1,11 @@
 """Devices that a release names by id: whether anything was ever heard of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from sqlalchemy import Connection, select
 
-from controller.fleet.sql import chunks
+from controller.fleet.sql import chunks, map_of
 from controller.fleet.tables import devices
 from controller.rollouts.announcing import current_rollout
 from controller.rollouts.plan import RolloutState
@@ -12,7 +13,9 @@ from controller.rollouts.tables import rollouts
 from controller.rollouts.waves import RolloutPlan
 from schemas.errors import OperatorError, one_line
 from schemas.messages import Targets
+from schemas.targeting import value_of, where_holds
 
+_REPORTED: Final = select(devices.c.tags, devices.c.facts).where(devices.c.channel.is_not(None))
 SHOWN = 5
 """Ids that a line names."""
 
@@ -21,8 +24,10 @@ def strangers(connection: Connection, targets: Targets, plan: RolloutPlan | None
     """The devices that targets or waves name, to mean them or to leave them out, and that were never heard of; by id.
 
     Raises:
-        OperatorError: `device.unknown` where the targets, or one of the waves, mean nobody else.
+        OperatorError: `device.unknown` where the targets, or one of the waves, mean nobody else; or where the targets
+            want a tag or fact that no device has: it is misspelled, or comes before its time.
     """
+    _check_where(connection, targets.where)
     waves = [(number, wave) for number, wave in enumerate(plan.waves if plan else [], start=1)]
     lists = [(number, wave, wave.devices) for number, wave in waves if isinstance(wave.devices, list)]
     named = {*targets.devices, *targets.exclude, *(device for *_, ids in lists for device in ids)}
@@ -37,6 +42,31 @@ def strangers(connection: Connection, targets: Targets, plan: RolloutPlan | None
                 "device.unknown", f"wave {number} ({wave.share}) would wait for ever: {never_heard_of(ids)}"
             )
     return sorted(named - known)
+
+
+def _check_where(connection: Connection, where: Mapping[str, str | list[str]]) -> None:
+    """Where no device at all has reported, nothing is known to be wrong."""
+    if not where:
+        return
+    there: dict[str, set[str]] = {key: set() for key in where}
+    unmet, somebody = dict(where), False
+    for row in connection.execute(_REPORTED):
+        somebody = True
+        tags, facts = map_of(row.tags), map_of(row.facts)
+        for key, wanted in tuple(unmet.items()):
+            value = value_of(key, tags=tags, facts=facts)
+            if value is not None:
+                there[key].add(value)
+            if where_holds({key: wanted}, tags=tags, facts=facts):
+                del unmet[key]
+        if not unmet:
+            return
+    for key, wanted in unmet.items() if somebody else ():
+        values = " or ".join(wanted) if isinstance(wanted, list) else wanted
+        found = sorted(there[key])
+        known = f"there is {key}={', '.join(found[:SHOWN])}{' …' if len(found) > SHOWN else ''}"
+        told = known if found else "nor any other value of it"
+        raise OperatorError("device.unknown", one_line(f"it would be for nobody: no device has {key}={values}; {told}"))
 
 
 def never_heard_of(ids: Iterable[str]) -> str:

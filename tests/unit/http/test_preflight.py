@@ -277,15 +277,32 @@ def test_a_release_that_would_mean_nobody_is_warned_of(bench: Bench) -> None:
     assert bench.look(channel="stabel").warnings == ["no device that was heard of follows channel stabel"]
     for device in ("pi-1", "pi-2"):
         bench.device(device)
-    bench.intake.take_in([reported_in("pi-7", channel="beta")], NOW)
+    bench.intake.take_in([reported_in("pi-7", channel="beta", tags={"site": "elsewhere"})], NOW)
     assert bench.look(channel="stabel").warnings == [
         "no device that was heard of follows channel stabel; devices follow stable, beta"
     ]
-    assert bench.look(targets=Targets(where={"site": "nowhere"})).warnings == [
+    assert bench.look(targets=Targets(where={"site": "elsewhere"})).warnings == [
         "no device that was heard of on channel stable is meant"
     ]
     assert bench.look().warnings == []
     assert bench.look(targets=Targets(exclude=["pi-22"])).warnings == ["pi-22 was never heard of"]
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ({"site": "berm"}, "no device has site=berm; there is site=bern"),
+        ({"site": ["berm", "basl"]}, "no device has site=berm or basl; there is site=bern"),
+        ({"site": "bern", "sitee": "bern"}, "no device has sitee=bern; nor any other value of it"),
+    ],
+)
+def test_a_release_for_what_no_device_has_is_refused(bench: Bench, where: dict[str, Any], why: str) -> None:
+    """It would take from all what they are offered; a channel nobody is on yet is another matter."""
+    assert bench.look(targets=Targets(where=where)).meant == 0, "no device has reported: nothing is known to be wrong"
+    bench.device("pi-1")
+    with pytest.raises(OperatorError) as refused:
+        bench.look(targets=Targets(where=where))
+    assert (refused.value.code, refused.value.message) == ("device.unknown", f"it would be for nobody: {why}")
 
 
 def test_a_wave_with_a_condition_that_no_device_meets_is_warned_of(bench: Bench) -> None:

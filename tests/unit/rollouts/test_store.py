@@ -342,9 +342,9 @@ def test_what_is_not_announced_does_not_move(engine: Engine) -> None:
 
 
 def test_either_all_rollouts_move_or_none(engine: Engine) -> None:
-    take_in(engine, reported_in(f"{0:063d}"))
-    small = create(engine, package="other")
     models = [f"{number:064d}" for number in range(256)]
+    take_in(engine, reported_in(f"{0:063d}", tags={"tag.model": models[0], "tag.kind": models[0]}))
+    small = create(engine, package="other")
     targets = Targets(
         upto=0, devices=[f"{number:063d}" for number in range(3000)], where={"tag.model": models, "tag.kind": models}
     )
