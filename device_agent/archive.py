@@ -16,6 +16,8 @@ from schemas.layout import FILE_FORMAT, HEAD_MEMBER, MAX_HEAD_BYTES, FileHead
 MAX_MEMBERS: Final = 500_000
 _BLOCK: Final = 512
 _MAX_EXTENDED: Final = 64 * 1024
+_MAX_DIGITS: Final = 20
+"""Enough for the size of any file. Python refuses to read a number of thousands of digits, with an error of its own."""
 _RECORD: Final = re.compile(rb"([0-9]{1,6}) ([A-Za-z0-9._]{1,64})=")
 _REGULAR: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
@@ -128,7 +130,8 @@ class Archive:
                 raise self._bad("has a damaged header")
             found[record[2].decode("ascii")] = rest[record.end() : length - 1].decode(errors="replace")
             rest = rest[length:]
-        if not found.get("size", "0").isdecimal():
+        size_text = found.get("size", "0")
+        if not (size_text.isascii() and size_text.isdigit() and len(size_text) <= _MAX_DIGITS):
             raise self._bad("has a damaged header")
         return found
 

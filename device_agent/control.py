@@ -26,6 +26,7 @@ import msgspec
 
 from device_agent.local_work import Begun, LocalWork
 from device_agent.logs import line, logger
+from device_agent.reports import defect
 from schemas.errors import CODES, DeviceError, FlotillaError, OperatorError, one_line
 from schemas.messages import LAST_WORDS, UpdateEvent
 from schemas.names import PACKAGE_PATTERN, matches
@@ -85,8 +86,7 @@ class ControlServer:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if len(self._clients) > MAX_CLIENTS:
-                raise DeviceError("conflict.busy", "too many commands at once")
+            self._admit()
             async with asyncio.timeout(REQUEST_S):
                 request = msgspec.json.decode(await reader.readuntil(b"\n"), type=Request)
             await self._carry_out(request, writer)
@@ -94,9 +94,17 @@ class ControlServer:
             await _say(writer, Reply(error={"code": error.code, "message": str(error)}))
         except (msgspec.DecodeError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             await _say(writer, Reply(error={"code": "input.bad", "message": "the request is not understood"}))
+        except Exception as error:  # noqa: BLE001  # whoever asked is told of a defect as of any other failure
+            why = defect(error)
+            logger().error(line("control", why, code=why.code))
+            await _say(writer, Reply(error={"code": why.code, "message": str(why)}))
         finally:
             # not `close`, which waits until somebody has read what is left
             writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
+
+    def _admit(self) -> None:
+        if len(self._clients) > MAX_CLIENTS:
+            raise DeviceError("conflict.busy", "too many commands at once")
 
     async def _carry_out(self, request: Request, writer: asyncio.StreamWriter) -> None:
         subject = one_line(request.subject)

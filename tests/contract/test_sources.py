@@ -339,6 +339,24 @@ async def test_only_regular_members_are_read(fleet: Fleet, kind: bytes) -> None:
     assert error.code == "package.format"
 
 
+@pytest.mark.parametrize("size", ["9" * 5000, "0" * 21, "\N{ARABIC-INDIC DIGIT ONE}", "\N{SUPERSCRIPT TWO}", "-1", ""])
+async def test_a_size_that_is_none_is_a_damaged_header(tmp_path: Path, size: str) -> None:
+    record = f" size={size}\n".encode()
+    length = len(record) + 1
+    while len(str(length)) + len(record) != length:
+        length += 1
+    extended = tarfile.TarInfo("pax")
+    extended.type, extended.size = tarfile.XHDTYPE, length
+    content = f"{length}".encode() + record
+    file = tmp_path / "x.flotilla"
+    head = tarfile.TarInfo("flotilla.json").tobuf(tarfile.USTAR_FORMAT)
+    padding = bytes(-length % 512)
+    file.write_bytes(extended.tobuf(tarfile.USTAR_FORMAT) + content + padding + head + bytes(1024))
+    with pytest.raises(PublisherError) as caught:
+        exported_head(file)
+    assert (caught.value.code, caught.value.message) == ("package.format", "x.flotilla: has a damaged header")
+
+
 async def test_names_that_lead_elsewhere_lead_nowhere(fleet: Fleet) -> None:
     """Nothing is written by a member's name, so one that is not asked for has no effect."""
 

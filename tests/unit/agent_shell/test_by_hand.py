@@ -173,6 +173,20 @@ async def test_why_it_cannot_be_done_comes_back_as_it_is(tmp_path: Path) -> None
     assert caught.value.code == "release.unknown"
 
 
+async def test_a_defect_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, updates = make_work([])
+
+    async def broken(_package: str, _to: str | None = None) -> str:
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(updates, "rollback", broken)
+    async with serving(tmp_path, work), hand_over_to(tmp_path) as there:
+        assert there is not None
+        with pytest.raises(OperatorError, match="ValueError: two lines") as caught:
+            await there.rollback("tacho")
+    assert caught.value.code == "internal.error"
+
+
 async def test_an_agent_that_ends_meanwhile_is_said(tmp_path: Path) -> None:
     work, _ = make_work([Phase.ACCEPTED])
     task = asyncio.create_task(ControlServer(tmp_path, work).serve())
