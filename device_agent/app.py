@@ -326,8 +326,7 @@ class _Agent:
         self._reporter.report_soon()
 
     async def _check(self) -> None:
-        heard = await in_thread(self._engine.heard.announcements)
-        announced = [url for one in heard if one.announcement for url in one.announcement.repository]
+        announced = await in_thread(self._engine.heard.repositories)
         findings = await examine(self._engine.config, announced=announced)
         for one in findings:
             tell = logger().info if one.ok else logger().warning

@@ -1,6 +1,8 @@
 """Reads a Flotilla file (a plain tar) where it lies: nothing is ever extracted by its name."""
 
+import os
 import re
+import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +28,7 @@ class Archive:
     """An open Flotilla file with the places of its members. Used by one thread at a time.
 
     Raises (the constructor):
-        PublisherError: `package.format`: it is no whole Flotilla file.
+        PublisherError: `package.format`: it is no whole Flotilla file, or no regular file at all.
         TrustError: `trust.unsigned`: it is a package file, which carries no signatures.
         DeviceError: `disk.io`.
     """
@@ -34,11 +36,16 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.name: Final = one_line(path.name, 100)
         try:
-            self._file: BinaryIO = path.open("rb")
+            # a pipe would wait here for its writer, for ever
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError as error:
             raise disk_fault(error, f"open {self.name}") from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise self._bad("is not a regular file")
+        self._file: BinaryIO = os.fdopen(descriptor, "rb")
         try:
-            self._members = self._index(path.stat().st_size)
+            self._members = self._index(os.fstat(descriptor).st_size)
             self.head = self._read_head()
         except OSError as error:
             self._file.close()

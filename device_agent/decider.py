@@ -25,7 +25,7 @@ from device_agent.policy import (
 )
 from device_agent.reports import defect
 from device_agent.threads import in_thread
-from device_agent.updates import Submitted, UpdateRequest
+from device_agent.updates import Submitted, UpdateRequest, fetchable
 from schemas.messages import Announcement, Desired
 
 
@@ -114,6 +114,10 @@ class Decider:
             logger().info(line("ignored", "older than what is known", **_names(announcement)))
             return
         heard = await in_thread(self._heard.keep_announcement, announcement, self._now(), before=before)
+        strange = len(announcement.repository) - len(fetchable(announcement.repository))
+        if strange and heard != before:
+            why = f"{strange} of its repositories are no http:// or https:// addresses and not used"
+            logger().warning(line("heard", why, **_names(announcement)))
         await self._supersede(announcement, device)
         await self._act(announcement, self._decision(announcement, device, heard), news=heard != before)
 
@@ -162,7 +166,7 @@ class Decider:
                 request = UpdateRequest(
                     package=package,
                     version=version,
-                    repository=announced[package].repository if package in announced else [],
+                    repository=fetchable(announced[package].repository) if package in announced else [],
                     allow_downgrade=True,
                     reason="pin",
                 )
@@ -210,7 +214,7 @@ def _request(announcement: Announcement, *, not_before: datetime | None = None, 
         package=announcement.package,
         version=announcement.version,
         rollout=announcement.rollout,
-        repository=announcement.repository,
+        repository=fetchable(announcement.repository),
         allow_downgrade=policy.allow_downgrade,
         retries=policy.retries,
         not_before=not_before,

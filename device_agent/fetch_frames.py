@@ -24,11 +24,12 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="what"):
 
 
 class Open(Frame, frozen=True, kw_only=True, tag="open"):
-    """First frame to the child: what to fetch from, as `source_factory` takes it."""
+    """First frame to the child: the exported file to read, or what to fetch from."""
 
     root: str
     trusted_root: bytes
-    addresses: list[str]
+    file: str | None = None
+    addresses: list[str] = []
     max_bytes_per_s: int | None = None
 
 

@@ -36,6 +36,7 @@ from device_agent.seams import (
     SignedManifest,
     WantedObject,
     Way,
+    Whence,
 )
 from device_agent.sources import Nowhere
 from device_agent.threads import in_thread
@@ -68,11 +69,12 @@ class ProcessSources:
         self._bench = bench
         self._repositories = repositories
 
-    def __call__(self, addresses: Sequence[str]) -> ReleaseSource:
+    def __call__(self, whence: Whence) -> ReleaseSource:
         """See `SourceFactory`."""
-        from_file = len(addresses) == 1 and addresses[0].startswith("/")
-        every = addresses if from_file else dict.fromkeys([*self._repositories, *addresses])
-        return _ProcessSource(self._bench, tuple(every)) if every else Nowhere()
+        if isinstance(whence, Path):
+            return _ProcessSource(self._bench, whence)
+        every = tuple(dict.fromkeys([*self._repositories, *whence]))
+        return _ProcessSource(self._bench, every) if every else Nowhere()
 
     async def close(self) -> None:
         """End the process that waits, if one does. Bounded."""
@@ -86,11 +88,11 @@ class _Worker:
         self,
         process: asyncio.subprocess.Process,
         pipes: tuple[asyncio.StreamWriter, asyncio.StreamReader],
-        serves: tuple[tuple[str, ...], bytes],
+        serves: tuple[Path | tuple[str, ...], bytes],
     ) -> None:
         """
         Args:
-            serves: the addresses and the trusted root that it was opened with.
+            serves: the file or addresses, and the trusted root, that it was opened with.
         """
         self.serves = serves
         self._process = process
@@ -172,12 +174,12 @@ class _Bench:
         """The agent's clock."""
         return self._now().timestamp()
 
-    async def take(self, addresses: tuple[str, ...]) -> _Worker:
-        """A worker for these addresses: the one that waits, or a new one."""
+    async def take(self, whence: Path | tuple[str, ...]) -> _Worker:
+        """A worker for this file or these addresses: the one that waits, or a new one."""
         root = await in_thread(self._trusted_root)
         idle = self._take_idle()
         if idle is not None:
-            if idle.serves == (addresses, root) and idle.runs:
+            if idle.serves == (whence, root) and idle.runs:
                 return idle
             await idle.end()
         # -P: a folder that happens to be the working one must not be able to provide modules
@@ -193,12 +195,13 @@ class _Bench:
         )
         if process.stdin is None or process.stdout is None:
             raise DeviceError("internal.error", "the fetching process has no pipes")
-        worker = _Worker(process, (process.stdin, process.stdout), (addresses, root))
+        worker = _Worker(process, (process.stdin, process.stdout), (whence, root))
         try:
             opening = Open(
                 root=str(self._root),
                 trusted_root=root,
-                addresses=list(addresses),
+                file=str(whence) if isinstance(whence, Path) else None,
+                addresses=[] if isinstance(whence, Path) else list(whence),
                 max_bytes_per_s=self._max_bytes_per_s,
             )
             await worker.say(opening)
@@ -238,9 +241,9 @@ class _Bench:
 class _ProcessSource:
     """A `ReleaseSource`. One call at a time."""
 
-    def __init__(self, bench: _Bench, addresses: tuple[str, ...]) -> None:
+    def __init__(self, bench: _Bench, whence: Path | tuple[str, ...]) -> None:
         self._bench = bench
-        self._addresses = addresses
+        self._whence = whence
         self._worker: _Worker | None = None
 
     async def resolve(
@@ -285,7 +288,7 @@ class _ProcessSource:
             self._bench.give_back(worker)
 
     async def _ask(self, wish: Resolve | Fetch, on_bytes: OnBytes) -> Answer:
-        worker = self._worker or await self._bench.take(self._addresses)
+        worker = self._worker or await self._bench.take(self._whence)
         self._worker = None
         try:
             await worker.say(wish)

@@ -69,7 +69,7 @@ def _source(opened: Open, clock: "_Clock") -> ReleaseSource:
         now=clock.now,
         max_bytes_per_s=opened.max_bytes_per_s,
     )
-    return make(opened.addresses)
+    return make(opened.addresses if opened.file is None else Path(opened.file))
 
 
 async def _serve(source: ReleaseSource, heard: "queue.SimpleQueue[Wish]", voice: "_Voice", clock: "_Clock") -> None:

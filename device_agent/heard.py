@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import msgspec
 
 from device_agent.policy import Known
+from device_agent.updates import fetchable
 from schemas.messages import Announcement, Desired, ReleaseState
 
 _ANNOUNCEMENT: Final = "announcement/"
@@ -66,6 +67,11 @@ class Heard:
         """What was heard last on each topic, channels that are not followed any more included."""
         found = self._notes.notes(_ANNOUNCEMENT)
         return [msgspec.json.decode(found[key], type=HeardAnnouncement) for key in sorted(found)]
+
+    def repositories(self) -> list[str]:
+        """The repositories that announcements have named."""
+        said = (one.announcement for one in self.announcements())
+        return [url for one in said if one is not None for url in fetchable(one.repository)]
 
     def keep_announcement(
         self, announcement: Announcement, now: datetime, *, before: HeardAnnouncement | None

@@ -223,7 +223,10 @@ class TemplateRenderer(Protocol):
         ...
 
 
-SourceFactory = Callable[[Sequence[str]], ReleaseSource]
-"""Makes a source for the base URLs of an announcement (configured ones go first)."""
+Whence = Path | Sequence[str]
+"""Where a release comes from: an exported file that somebody here has chosen, or base URLs. A string is no file."""
+
+SourceFactory = Callable[[Whence], ReleaseSource]
+"""Makes a source for an exported file, or the base URLs of an announcement (configured ones go first)."""
 
 Sleep = Callable[[float], Awaitable[None]]

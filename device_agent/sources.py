@@ -18,6 +18,7 @@ from device_agent.seams import (
     SourceFactory,
     WantedObject,
     Way,
+    Whence,
 )
 from schemas.errors import NetworkError, TrustError
 from schemas.layout import FileHead
@@ -44,16 +45,16 @@ def source_factory(
         max_bytes_per_s: the most that all sources together may take of the line.
 
     Returns:
-        A function that takes an announcement's base URLs, or the absolute path of one exported file, and
-        raises nothing: what is wrong shows with the first call of the source.
+        A function that takes an announcement's base URLs, or the path of one exported file, and raises nothing: what
+        is wrong shows with the first call of the source.
     """
 
     bandwidth = Bandwidth(max_bytes_per_s) if max_bytes_per_s else None
 
-    def make(addresses: Sequence[str]) -> ReleaseSource:
-        if len(addresses) == 1 and addresses[0].startswith("/"):
-            return _LoadedLater(lambda: _file_source(Path(addresses[0]), root, trusted_root(), now))
-        bases = list(dict.fromkeys([*repositories, *addresses]))
+    def make(whence: Whence) -> ReleaseSource:
+        if isinstance(whence, Path):
+            return _LoadedLater(lambda: _file_source(whence, root, trusted_root(), now))
+        bases = list(dict.fromkeys([*repositories, *whence]))
         if not bases:
             return Nowhere()
         return _LoadedLater(lambda: _http_source(bases, root, trusted_root(), now, bandwidth))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -41,7 +42,7 @@ class UpdateRequest(msgspec.Struct, frozen=True, kw_only=True):
         version: SemVer text.
         rollout: the announcement's; None for a local installation.
         origin: who wants it.
-        repository: base URLs in order, or the absolute path of one exported file; given to the source factory.
+        repository: base URLs in order, or for `Origin.FILE` the absolute path of the exported file; see `whence`.
         allow_downgrade: whether it may be older than what is installed.
         retries: how often to try again after a failure that may pass.
         not_before: the update is deferred until then.
@@ -67,6 +68,17 @@ class UpdateRequest(msgspec.Struct, frozen=True, kw_only=True):
     window: Window | None = None
     group: ReleaseSet | None = None
     to: "Release | None" = None
+
+    @property
+    def whence(self) -> Path | list[str]:
+        """What the source factory is given.
+
+        Only somebody at the device may have a file opened: the agent is root, and what comes of it is told to all who
+        may read events. So what others named is a path never, whatever it looks like.
+        """
+        if self.origin is Origin.FILE and self.repository:
+            return Path(self.repository[0])
+        return fetchable(self.repository)
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +116,11 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     line: str = ""
     unfit_since: datetime | None = None
     asked_since: datetime | None = None
+
+
+def fetchable(addresses: Iterable[str]) -> list[str]:
+    """Those of the addresses that somebody announced of which anything may be fetched."""
+    return [one for one in addresses if one.lower().startswith(("http://", "https://"))]
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,10 +39,9 @@ def _announced(config: AgentConfig) -> list[str]:
     """Repositories that announcements have named; none where no agent has run yet."""
     try:
         with Journal(config.root, read_only=True) as journal:
-            heard = Heard(journal).announcements()
+            return Heard(journal).repositories()
     except FlotillaError:
         return []
-    return [url for one in heard if one.announcement is not None for url in one.announcement.repository]
 
 
 def _root_problem(content: bytes) -> str:

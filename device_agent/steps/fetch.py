@@ -1,8 +1,9 @@
 """Check and fetch: what is the release, may it come here, is there room; then get what the device lacks."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from device_agent.budget import Spending
@@ -160,15 +161,15 @@ class FetchStep:
         Raises as `check` does.
         """
         profile = await in_thread(self._profile)
-        repository = update.request.repository
-        spending = Spending(update, self._max_bytes, free=_is_file(repository))
+        whence = update.request.whence
+        spending = Spending(update, self._max_bytes, free=isinstance(whence, Path))  # a file costs nothing
         install = (await in_thread(self._journal.installs)).get(update.package)
         at_hand = AtHand(
             manifests=await in_thread(self._router.manifests, update.package, install),
             max_bytes=spending.left,
             on_bytes=spending.add,
         )
-        source = self._sources(repository)
+        source = self._sources(whence)
         try:
             signed = await source.resolve(update.package, update.version, profile.platform, at_hand)
         finally:
@@ -190,7 +191,7 @@ class FetchStep:
         fell_back = ""
         if prepared.missing:
             prepared.spending.check(prepared.route.cost)
-            source = self._sources(update.request.repository)
+            source = self._sources(update.request.whence)
             teller = asyncio.create_task(self._tell(update, prepared), name=f"progress of {update.package}")
             try:
                 fell_back = await _fetch(source, prepared)
@@ -251,11 +252,6 @@ async def _fetch(source: ReleaseSource, prepared: Prepared) -> str:
     rest = [want for want in missing if not want.destination.exists()]
     await source.fetch(rest, spending.add, Way(max_bytes=spending.left))
     return fell_back
-
-
-def _is_file(repository: Sequence[str]) -> bool:
-    """Whether it is an exported file: that costs nothing."""
-    return len(repository) == 1 and repository[0].startswith("/")
 
 
 def _needed_inodes(manifest: Manifest, missing: list[WantedObject]) -> int:

@@ -16,7 +16,7 @@ from device_agent.journal import Journal
 from device_agent.lifecycle import Outcome
 from device_agent.local_changes import Rendered
 from device_agent.objects import sha256_of
-from device_agent.seams import AtHand, ServiceManager, SourceFactory, TemplateRenderer, WantedObject, Way
+from device_agent.seams import AtHand, ServiceManager, SourceFactory, TemplateRenderer, WantedObject, Way, Whence
 from device_agent.steps.move import Move
 from device_agent.store import ReleaseStore
 from device_agent.threads import in_thread
@@ -85,7 +85,7 @@ class RepairStep:
         if install is None or install.current.version != update.version:
             gone = f"{update.package} {update.version} is not installed any more"
             return Move(outcome=Outcome.CANCEL, error=ErrorReport(code="conflict.superseded", message=gone))
-        source = self._sources(await in_thread(self._addresses, install))
+        source = self._sources(await in_thread(self._whence, install))
         spending = Spending(update, self._max_bytes, free=False)
         try:
             manifest = await in_thread(self._whole_manifest, install)
@@ -136,12 +136,12 @@ class RepairStep:
         rendered = self._store.rendered(manifest, current.manifest)
         return examine(folder, manifest, rendered, installed_at=current.installed_at, max_bytes=max_bytes)
 
-    def _addresses(self, install: Install) -> list[str]:
+    def _whence(self, install: Install) -> Whence:
         """Where the release came from; the configured repositories are asked in any case."""
         for update in self._journal.history(install.package):
             from_there = update.version == install.current.version and update.request.origin is not Origin.REPAIR
-            if from_there and update.request.repository:
-                return list(update.request.repository)
+            if from_there and (whence := update.request.whence):
+                return whence
         return []
 
     def _drop(self, manifest: Manifest, damaged: list[Installed]) -> list[WantedObject]:

@@ -68,6 +68,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     return kept
 
 
+def whence(*addresses: str) -> Path | tuple[str, ...]:
+    """A test's addresses, or the one file that somebody chose."""
+    return Path(addresses[0]) if addresses and addresses[0].startswith("/") else addresses
+
+
 class Device:
     """One device that fetches in a process, and now and then in this one to compare."""
 
@@ -79,7 +84,7 @@ class Device:
         )
 
     def source(self, *addresses: str) -> ReleaseSource:
-        return self.sources(addresses)
+        return self.sources(whence(*addresses))
 
     def here(self, *addresses: str) -> ReleaseSource:
         """The source whose behaviour counts, with a root folder of its own."""
@@ -89,7 +94,7 @@ class Device:
             repositories=[],
             now=lambda: self.fleet.now,
         )
-        return make(addresses)
+        return make(whence(*addresses))
 
 
 @pytest.fixture
@@ -588,6 +593,17 @@ def test_configured_repositories_are_asked_before_an_announcements(tmp_path: Pat
         repositories=["https://near.example", "https://far.example"],
         now=lambda: datetime.now(UTC),
     )
-    asked = make(["https://announced.example", "https://far.example"])._addresses  # type: ignore[attr-defined]
+    asked = make(["https://announced.example", "https://far.example"])._whence  # type: ignore[attr-defined]
     assert asked == ("https://near.example", "https://far.example", "https://announced.example")
-    assert make(["/media/usb/tacho.flotilla"])._addresses == ("/media/usb/tacho.flotilla",)  # type: ignore[attr-defined]
+    file = Path("/media/usb/tacho.flotilla")
+    assert make(file)._whence == file  # type: ignore[attr-defined]
+    assert make([str(file)])._whence[2:] == (str(file),)  # type: ignore[attr-defined]
+
+
+async def test_an_address_is_never_a_file(device: Device) -> None:
+    file = str(device.fleet.export())
+    source = device.sources([file])
+    with pytest.raises(NetworkError) as caught:
+        await resolved(source)
+    assert caught.value.code == "fetch.unreachable"
+    await source.close()

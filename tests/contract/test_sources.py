@@ -2,6 +2,9 @@
 
 import hashlib
 import io
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -39,10 +42,11 @@ class Fleet:
         self.record = add_release(self.repository, "tacho", "1.0.0", FILES)
 
     def source(self, *addresses: str) -> ReleaseSource:
+        """From addresses, or from the one file that somebody chose."""
         make = source_factory(
             root=self.root, trusted_root=lambda: self.trusted_root, repositories=[], now=lambda: self.now
         )
-        return make(addresses)
+        return make(Path(addresses[0]) if addresses[0].startswith("/") else addresses)
 
     def export(self, version: str = "1.0.0") -> Path:
         exports = self.folder / "exports"
@@ -319,6 +323,39 @@ async def test_a_file_of_another_kind_is_told(fleet: Fleet, tmp_path: Path, cont
     file.write_bytes(content)
     error = await problem(fleet.source(str(file)))
     assert error.code == "package.format"
+
+
+async def test_an_address_is_never_a_file(fleet: Fleet) -> None:
+    make = source_factory(
+        root=fleet.root, trusted_root=lambda: fleet.trusted_root, repositories=[], now=lambda: fleet.now
+    )
+    file = fleet.export()
+    for address in (str(file), f"file://{file}"):
+        error = await problem(make([address]))
+        assert (type(error), error.code) == (NetworkError, "fetch.unreachable")
+
+
+READ_HEAD = """
+import sys
+from pathlib import Path
+from device_agent.sources import exported_head
+from schemas.errors import PublisherError
+try:
+    exported_head(Path(sys.argv[1]))
+except PublisherError as error:
+    print(error.code, error.message)
+"""
+
+
+def test_what_is_no_regular_file_is_told_without_waiting(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.flotilla"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path, Path("/dev/null")):
+        # in a process, because opening a pipe that nobody writes to would never end
+        reading = subprocess.run(
+            [sys.executable, "-c", READ_HEAD, str(path)], capture_output=True, text=True, timeout=15, check=True
+        )
+        assert reading.stdout == f"package.format {path.name}: is not a regular file\n"
 
 
 async def test_a_file_that_is_not_there_is_told(fleet: Fleet, tmp_path: Path) -> None:

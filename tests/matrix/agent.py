@@ -26,6 +26,7 @@ from device_agent.config import AgentConfig, DevicePolicy
 from device_agent.contexts import Contexts
 from device_agent.layout import DeviceFolders
 from device_agent.reporter import Reporter
+from device_agent.seams import Whence
 from device_agent.services import supervisor
 from device_agent.sources import source_factory
 from device_agent.timekeeping import KeptClock
@@ -45,6 +46,8 @@ LONGEST_PAUSE_S: Final = 0.1
 SUBMIT_TRIES: Final = 5
 TROUBLE_S: Final = 3.0
 """How long a disk may refuse everything before the agent is told to end, as a person would."""
+SHELF: Final = "http://shelf"
+"""What stands before the path of an exported file where an announcement names a repository's address."""
 PR_SET_CHILD_SUBREAPER: Final = 36
 
 
@@ -99,13 +102,14 @@ class _QuickClock(KeptClock):
 
 
 class _NearSources:
-    """The real sources in this process instead of one of their own."""
+    """The real sources in this process instead of one of their own, with files for a repository: see `SHELF`."""
 
     def __init__(self, **more: Any) -> None:
         self._make = source_factory(**more)
 
-    def __call__(self, addresses: Sequence[str]) -> Any:
-        return self._make(addresses)
+    def __call__(self, whence: Whence) -> Any:
+        named = not isinstance(whence, Path) and len(whence) > 0
+        return self._make(Path(whence[0].removeprefix(SHELF)) if named else whence)
 
     async def close(self) -> None:
         """Nothing waits."""

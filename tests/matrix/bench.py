@@ -15,7 +15,7 @@ import msgspec
 
 from device_agent.updates import UpdateRequest
 from schemas.manifest import CommandCheck, DirectoryEntry, Health, LinkEntry, Service, Template
-from tests.matrix.agent import Plan, Result
+from tests.matrix.agent import SHELF, Plan, Result
 from tests.matrix.strace import Tracer
 from tests.support.repository import add_release, make_repository
 
@@ -112,7 +112,7 @@ class Bench:
             package="tacho",
             version=version,
             rollout=f"018f0000-0000-7000-8000-{number:012x}",
-            repository=[str(self.folder / f"tacho-{version}.flotilla")],
+            repository=[f"{SHELF}{self.folder}/tacho-{version}.flotilla"],
         )
 
     def clear(self) -> None:

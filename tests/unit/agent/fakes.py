@@ -19,6 +19,7 @@ from device_agent.seams import (
     SignedManifest,
     WantedObject,
     Way,
+    Whence,
 )
 from schemas.errors import DeviceError, FlotillaError, NetworkError
 from schemas.manifest import Health, Hook, Manifest, Service
@@ -92,7 +93,7 @@ class Shelf:
         self.blocked = asyncio.Event()
         self.open_sources = 0
         self.pace: Callable[[], Awaitable[None]] | None = None
-        self.asked: list[list[str]] = []
+        self.asked: list[Path | list[str]] = []
         self.at_hand: list[AtHand] = []
         self.ways: list[Way] = []
         self.fell_back = ""
@@ -102,8 +103,8 @@ class Shelf:
         for one in built:
             self.releases[one.package, one.version] = one
 
-    def source(self, repository: Sequence[str]) -> "FakeSource":
-        self.asked.append(list(repository))
+    def source(self, whence: Whence) -> "FakeSource":
+        self.asked.append(whence if isinstance(whence, Path) else list(whence))
         self.open_sources += 1
         return FakeSource(self)
 

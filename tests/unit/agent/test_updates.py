@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from datetime import timedelta
+from pathlib import Path
 
 from device_agent.layout import FIXED_MTIME
 from device_agent.updates import Answer, Origin, Submitted
@@ -102,7 +103,18 @@ async def test_a_local_installation_belongs_to_no_rollout(device: Device) -> Non
     update = await device.update_to(one, 0, origin=Origin.FILE, repository=["/media/usb/tacho.flotilla"])
     assert device.story(update.id) == WELL
     assert {event.rollout for event in device.events()} == {None}
-    assert device.shelf.asked[0] == ["/media/usb/tacho.flotilla"]
+    assert device.shelf.asked[0] == Path("/media/usb/tacho.flotilla")
+
+
+async def test_what_was_announced_never_leads_to_a_file_of_the_device(device: Device) -> None:
+    """Nor where an agent before this one had written it down so."""
+    await device.update_to(build(version="1.0.0"), 1, repository=["/etc/shadow"])
+    await device.update_to(build(version="1.1.0"), 0, repository=["file:///etc/shadow", "https://repo.example/"])
+    assert {tuple(asked) for asked in device.shelf.asked if not isinstance(asked, Path)} == {
+        (),
+        ("https://repo.example/",),
+    }
+    assert not [asked for asked in device.shelf.asked if isinstance(asked, Path)]
 
 
 async def test_requirements_that_are_met_are_no_obstacle(device: Device) -> None:

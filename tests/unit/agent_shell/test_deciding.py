@@ -60,6 +60,32 @@ async def test_an_announcement_becomes_a_wish_with_all_it_says(desk: Desk) -> No
     ]
 
 
+STRANGE = ["/etc/shadow", "file:///etc/shadow", "ftp://repo", "", "http:/etc/shadow"]
+
+
+async def test_only_what_can_be_fetched_from_is_passed_on(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    said = announced(repository=[*STRANGE, "http://repo", "HTTPS://repo/b"])
+    await desk.decider.take_announcement(said)
+    await desk.decider.take_announcement(said)
+    await desk.decider.take_desired(Desired(rev=1, pins={"tacho": "1.0.0"}))
+    good = ["http://repo", "HTTPS://repo/b"]
+    assert {(r.version, tuple(r.repository)) for r in desk.updates.requests} == {
+        ("1.1.0", tuple(good)),
+        ("1.0.0", tuple(good)),
+    }
+    assert desk.heard.repositories() == good
+    told = [record.message for record in caplog.records if "not used" in record.message]
+    assert len(told) == 1
+    assert "5 of its repositories are no http:// or https:// addresses" in told[0]
+
+
+async def test_what_names_nothing_else_is_as_if_it_named_nothing(desk: Desk) -> None:
+    await desk.decider.take_announcement(announced(repository=["/etc/shadow"]))
+    await desk.decider.take_desired(Desired(rev=1, pins={"tacho": "1.0.0"}))
+    assert [(r.version, r.repository) for r in desk.updates.requests] == [("1.1.0", []), ("1.0.0", [])]
+    assert desk.heard.repositories() == []
+
+
 async def test_a_deferred_one_is_a_wish_with_its_time_and_the_same_after_a_restart(desk: Desk) -> None:
     await desk.decider.take_announcement(announced(policy=RolloutPolicy(jitter_s=600)))
     first = desk.updates.requests[0]
