@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ RUNNING: Final = "agent.running"
 """There from the first start on until an end in order, after which nothing need be examined."""
 SCHEMA_VERSION: Final = 1
 BUSY_TIMEOUT_S: Final = 10.0
+_PRIVATE: Final = 0o600
 
 _SCHEMA: Final = """
 CREATE TABLE updates (
@@ -62,6 +64,8 @@ class AgentDatabase:
 
     A writer holds a lock on the root folder for as long as it lives: two agents on one folder would each
     undo what the other does.
+
+    Only its owner can read the file: events hold the last that hooks and services printed, which may be a secret.
     """
 
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
@@ -74,13 +78,13 @@ class AgentDatabase:
         Raises:
             DamagedDatabaseError: it is no whole database.
             DeviceError: `conflict.busy`, `disk.full`, `disk.io`.
-            OperatorError: `data.bad`: nothing to read, or a newer agent wrote it.
+            OperatorError: `data.bad`: nothing to read, not for this account to read, or a newer agent wrote it.
         """
         self._mutex = threading.RLock()
         self._lock: int | None = None
         path = root / DATABASE
-        if read_only and not path.exists():
-            raise OperatorError("data.bad", f"{root} holds no {DATABASE}: no agent has ever run there")
+        if read_only:
+            _refuse_unreadable(path)
         with disk_errors(f"open {path}"):
             if not read_only:
                 root.mkdir(parents=True, exist_ok=True)
@@ -91,6 +95,7 @@ class AgentDatabase:
             self._settled = self.ended_in_order
             if not read_only:
                 self._mark.touch(mode=0o600)
+                _keep_private(path)
             try:
                 self._connection = _connect(path, read_only, suspect=not self.ended_in_order)
             except BaseException:
@@ -171,6 +176,34 @@ def _lock(root: Path) -> int:
         os.close(descriptor)
         raise DeviceError("conflict.busy", f"another process works on {root}; stop that agent first") from error
     return descriptor
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Say so in one line where there is nothing to read, or not for this account. Nothing is opened for it: closing a
+    database's file would let go of the locks that this process may have on it."""
+    try:
+        there = path.exists()
+    except PermissionError:
+        there = True  # as far as this account may know
+    if not there:
+        raise OperatorError("data.bad", f"{path.parent} holds no {DATABASE}: no agent has ever run there")
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise OperatorError("data.bad", f"{path} may not be read by this account; use sudo")
+
+
+def _keep_private(path: Path) -> None:
+    """Have the database be its owner's alone, and with it its log, which SQLite gives the same rights.
+
+    Agents before this one left it, and what was put aside of it, open to all.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE))
+    for part in path.parent.glob(f"{path.name}*"):
+        # a log that is gone by now, or a file of somebody else's, who has to see to it: no reason not to run
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            mode = stat.S_IMODE(part.stat().st_mode)
+            if mode & ~_PRIVATE:
+                part.chmod(mode & _PRIVATE)
 
 
 def _is_there(path: Path) -> bool:

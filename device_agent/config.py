@@ -238,6 +238,23 @@ class _Origin:
         return f"{self._file}: {key}" if self._file is not None else key
 
 
+def is_there(file: Path) -> bool:
+    """Whether there is such a file, for all that this account may know."""
+    try:
+        return file.exists()
+    except PermissionError:
+        return True
+
+
+def others_can_read(file: Path) -> str:
+    """Half a line to add where accounts besides the owner's can read a configuration; its settings may be secrets."""
+    try:
+        mode = file.stat().st_mode
+    except OSError:
+        return ""
+    return f"; other accounts can read it, `chmod 600 {file}` if it holds secrets" if mode & 0o077 else ""
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
@@ -246,6 +263,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise OperatorError(
             "config.missing", f"{file}: no such file; `flotilla-agent install-service` writes one"
         ) from error
+    except PermissionError as error:
+        raise OperatorError("config.bad", f"{file}: may not be read by this account; use sudo") from error
     except OSError as error:
         raise OperatorError("config.bad", f"{file}: cannot be read: {error.strerror}") from error
     if len(raw) > MAX_FILE_BYTES:

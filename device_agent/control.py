@@ -186,6 +186,9 @@ async def hand_over_to(root: Path) -> AsyncIterator[HandOver | None]:
     except (FileNotFoundError, ConnectionRefusedError):
         yield None
         return
+    except PermissionError as error:
+        # an agent's own account only, see above
+        raise OperatorError("data.bad", f"{root / SOCKET} may not be used by this account; use sudo") from error
     except OSError as error:
         raise DeviceError("conflict.busy", f"{root / SOCKET}: {one_line(error.strerror or error)}") from error
     try:

@@ -78,6 +78,8 @@ def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as stream:
+        if not mode & 0o077:
+            os.fchmod(descriptor, mode)  # what was left over of an earlier try may be open to all
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from device_agent.config import AgentConfig, DevicePolicy
+from device_agent.config import AgentConfig, DevicePolicy, is_there, others_can_read
 from device_agent.durability import write_file
 from device_agent.faults import disk_fault
 from device_agent.owner_rules import Gate
@@ -109,10 +109,10 @@ def install(
         DeviceError: `disk.*`.
         OperatorError: `config.bad`; systemd does not take the unit, or does not start the agent.
     """
-    if config_file.exists():
-        yield f"kept {config_file}"
+    if is_there(config_file):
+        yield f"kept {config_file}{others_can_read(config_file)}"
     else:
-        _write(config_file, config_text)
+        _write(config_file, config_text, mode=0o600)  # settings may be secrets: what is rendered with them is 0640
         yield f"wrote {config_file}"
     if not unit_folder.is_dir():
         yield f"{unit_folder} is not there, so there is no systemd; start `flotilla-agent launch` some other way"
@@ -145,10 +145,10 @@ def _word(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, text.encode())
+        write_file(path, text.encode(), mode)
     except PermissionError as error:
         raise OperatorError("config.bad", f"{path}: may not be written by this account; use sudo") from error
     except OSError as error:

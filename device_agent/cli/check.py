@@ -6,7 +6,7 @@ import sys
 
 from device_agent.cli.options import config_file, config_from
 from device_agent.cli.status import print_json
-from device_agent.config import AgentConfig
+from device_agent.config import AgentConfig, others_can_read
 from device_agent.diagnosis import Finding, examine
 from device_agent.heard import Heard
 from device_agent.journal import Journal
@@ -31,7 +31,9 @@ async def _findings(arguments: argparse.Namespace) -> list[Finding]:
         # nothing else can be looked at without one
         return [Finding(name="configuration", ok=False, text=str(error))]
     file = config_file(arguments)
-    good = Finding(name="configuration", ok=True, text=f"device {config.id}, {file or 'no agent.toml, defaults'}")
+    text = f"device {config.id}, {file or 'no agent.toml, defaults'}"
+    hint = others_can_read(file) if file is not None and config.settings else ""
+    good = Finding(name="configuration", ok=True, text=text + hint)
     return [good, *await examine(config, announced=_announced(config), root_check=_root_problem)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device_agent.config import DEFAULT_FILE, AgentConfig, Flag, load_config, path_from
+from device_agent.config import DEFAULT_FILE, AgentConfig, Flag, is_there, load_config, path_from
 from schemas.errors import OperatorError, one_line
 
 
@@ -190,7 +190,7 @@ def config_from(arguments: argparse.Namespace) -> AgentConfig:
 def config_file(arguments: argparse.Namespace) -> Path | None:
     """The file that counts: the one given, else the default one where it exists."""
     given: Path | None = arguments.config
-    if given is None and DEFAULT_FILE.exists():
+    if given is None and is_there(DEFAULT_FILE):
         return DEFAULT_FILE
     return given
 

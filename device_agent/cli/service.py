@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from device_agent.cli.options import config_from, written_path
-from device_agent.config import DEFAULT_FILE
+from device_agent.config import DEFAULT_FILE, is_there
 from device_agent.install_service import agent_command, config_text, install, unit_text
 
 
@@ -15,7 +15,7 @@ def install_service(arguments: argparse.Namespace) -> int:
     if arguments.only_print:
         sys.stdout.write(unit)
         return 0
-    if not file.exists():
+    if not is_there(file):
         arguments.config = None
     text = config_text(config_from(arguments))
     for line in install(unit=unit, config_file=file, config_text=text):

@@ -4,10 +4,12 @@ import contextlib
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -112,6 +114,31 @@ def test_both_files_are_written_and_a_configuration_that_exists_is_kept(tmp_path
     )
     assert said[0] == f"kept {file}"
     assert file.read_text() == "id = 'a'\n"
+
+
+def test_a_configuration_is_its_owners_alone(tmp_path: Path) -> None:
+    """It holds settings, and what is rendered with them is no file for everybody either."""
+    file = tmp_path / "agent.toml"
+    left = tmp_path / ".agent.toml.new"
+    left.write_text("cut off")
+    left.chmod(0o644)
+    again = partial(install, unit="", config_file=file, config_text="", unit_folder=tmp_path / "none", marker=tmp_path)
+    assert next(again()) == f"wrote {file}"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert next(again()) == f"kept {file}"
+    file.chmod(0o644)
+    assert next(again()) == f"kept {file}; other accounts can read it, `chmod 600 {file}` if it holds secrets"
+
+
+def test_check_says_that_others_can_read_the_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(f"id = 'a'\nroot = '{tmp_path}/root'\nbroker = 'mqtt://127.0.0.1:1'\n[settings.tacho]\nkey = 'x'\n")
+    for mode, told in ((0o644, True), (0o600, False)):
+        file.chmod(mode)
+        main(["check", "--config", str(file)])
+        line_of_it = capsys.readouterr().out.splitlines()[0]
+        assert line_of_it.startswith("ok  configuration: ")
+        assert (f"`chmod 600 {file}`" in line_of_it) is told
 
 
 def test_without_systemd_only_the_configuration_is_written(tmp_path: Path) -> None:

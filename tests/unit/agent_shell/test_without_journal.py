@@ -116,7 +116,7 @@ async def test_a_manifest_that_is_not_whole_is_told_and_stops_no_other(config: A
 
 
 async def test_status_reads_a_read_only_disk(config: AgentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda _path, mode, **_: not mode & os.W_OK)
     before = {path.name for path in config.root.iterdir()}
     facts = gather_status(config)
     assert facts["read_only"]
