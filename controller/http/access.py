@@ -17,8 +17,18 @@ from litestar.types import ASGIApp, HTTPScope, Message, Middleware, Receive, Sco
 from controller.accounts.answers import MAX_ANSWER_BYTES, Answer, Answers, key_of
 from controller.accounts.audit import DONE, AuditLog
 from controller.accounts.roles import Who
-from controller.http.bodies import FORM, NUL_REFUSED, Hashed, has_nul, hash_of, read_all, replayed, without_secrets
-from controller.http.guard import SAFE, Gate
+from controller.http.bodies import (
+    FORM,
+    NUL_REFUSED,
+    Hashed,
+    form_fields,
+    has_nul,
+    hash_of,
+    read_all,
+    replayed,
+    without_secrets,
+)
+from controller.http.guard import FILE_TYPE, SAFE, Gate
 from controller.http.noting import ABOUT, DEEDS, REFUSED, UNCHANGED, WHO, address_of
 from controller.http.rules import Rule, rule_for
 from controller.http.watchers import Watchers
@@ -29,7 +39,6 @@ log = logging.getLogger("flotilla.http")
 READ_S: Final = 60.0
 """Longest wait for the whole body of a wish."""
 CLI_AGENT: Final = "flotilla-cli/"
-_UPLOAD: Final = "application/octet-stream"
 _NOT_KEPT: Final = frozenset({b"set-cookie", b"content-length"})
 _SERVER_ERROR: Final = 500
 
@@ -85,7 +94,7 @@ class Access:
         hashed: Hashed | None = None
         body = b""
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content_type == _UPLOAD:
+        if rule.streams and content_type == FILE_TYPE:
             # too large to be kept here: hashed as it is read
             receive = hashed = Hashed(receive)
         else:
@@ -96,6 +105,9 @@ class Access:
                 raise HTTPException(f"the request was not complete within {READ_S:g} s", status_code=408) from error
             if has_nul(body, content_type):
                 raise OperatorError("input.bad", NUL_REFUSED)
+            if content_type == FORM:
+                # what cannot be read could not be noted either, though a handler may find something in it
+                form_fields(body)
             receive = replayed(body, receive)
         given = request.headers.get("idempotency-key")
         key = key_of(who, given) if given is not None and rule.repeatable else None

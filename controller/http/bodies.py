@@ -9,8 +9,12 @@ import msgspec
 from litestar.exceptions import HTTPException
 from litestar.types import Receive, ReceiveMessage
 
+from schemas.errors import OperatorError
+
 _SECRET: Final = ("password", "secret", "token")
 FORM: Final = "application/x-www-form-urlencoded"
+MAX_FIELDS: Final = 100
+"""Of a form; none of the page's has as many."""
 NUL_REFUSED: Final = "a NUL character is a part of nothing here"
 
 _NUL_IN_FORM: Final = re.compile(rb"%00|\0")
@@ -82,16 +86,28 @@ def hash_of(*parts: bytes) -> str:
     return made.hexdigest()
 
 
+def form_fields(body: bytes) -> dict[str, str]:
+    """A form's fields, of several with one name the last; raises `OperatorError` (`input.bad`) for what is no form."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise OperatorError("input.bad", "the form has text that is not UTF-8") from error
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError as error:
+        raise OperatorError("input.bad", f"the form has more than {MAX_FIELDS} fields") from error
+
+
 def without_secrets(body: bytes, content_type: str) -> str:
     """What a JSON object or a form asks for, as JSON, for the audit log; empty for anything else."""
     if not body:
         return ""
     try:
         if content_type.partition(";")[0].strip().lower() == FORM:
-            fields: Any = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
+            fields: Any = form_fields(body)
         else:
             fields = msgspec.json.decode(body)
-    except (ValueError, msgspec.DecodeError, RecursionError):
+    except (OperatorError, ValueError, msgspec.DecodeError, RecursionError):
         return ""
     if not isinstance(fields, dict):
         return ""

@@ -24,9 +24,10 @@ TOKEN_BYTES: Final = 32
 MIN_TOKEN: Final = 16
 COOKIE: Final = "flotilla_session"
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+FILE_TYPE: Final = "application/octet-stream"
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
-_TYPES: Final = ("application/json", "application/octet-stream")
+_JSON: Final = "application/json"
 _LOCAL: Final = Who(kind="local", name="loopback", role=Role.ADMIN)
 _OF_FILE: Final = Who(kind="token", name=FILE_TOKEN, role=Role.ADMIN)
 
@@ -124,7 +125,7 @@ class Gate:
         if changes and not is_for_all and (is_page or who.session is not None):
             _require_own_page(connection)
         if not is_page and connection.scope["method"] in _WITH_BODY:  # type: ignore[typeddict-item]  # as above
-            _require_type(connection)
+            _require_type(connection, rule)
         return who
 
     async def identify(self, connection: Connection, *, noted: bool = True) -> Who:
@@ -188,15 +189,16 @@ def _require_own_page(connection: Connection) -> None:
         )
 
 
-def _require_type(connection: Connection) -> None:
+def _require_type(connection: Connection, rule: Rule) -> None:
+    types = (_JSON, FILE_TYPE) if rule.streams else (_JSON,)
     given = connection.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not given:
         raise HTTPException(
-            f"add the header Content-Type: {' or '.join(_TYPES)}; what changes something needs it even without a body",
+            f"add the header Content-Type: {' or '.join(types)}; what changes something needs it even without a body",
             status_code=415,
         )
-    if given not in _TYPES:
-        raise HTTPException(f"send {' or '.join(_TYPES)}, and not {one_line(given, 60)}", status_code=415)
+    if given not in types:
+        raise HTTPException(f"send {' or '.join(types)}, and not {one_line(given, 60)}", status_code=415)
 
 
 def _host_name(header: str) -> str:

@@ -21,6 +21,7 @@ class Rule(NamedTuple):
             nothing.
         repeatable: whether its answer is kept for an Idempotency-Key; not where the answer holds a secret.
         watches: whether its answer goes on for as long as somebody watches.
+        streams: whether a file comes with it, read in pieces; every other body is read whole, checked and noted.
         parts: what one route is for: the value of its parameter `part` to the name in the audit log.
     """
 
@@ -28,6 +29,7 @@ class Rule(NamedTuple):
     action: str | None = None
     repeatable: bool = True
     watches: bool = False
+    streams: bool = False
     parts: Mapping[str, str] = MappingProxyType({})
     part: str = "name"
 
@@ -102,13 +104,13 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("DELETE", _DEVICE): _needs(Role.OPERATOR, "device.forget"),
     ("PUT", f"{_DEVICE}/desired"): _needs(Role.OPERATOR, "device.desired"),
     # what the repository holds, and what is announced
-    ("POST", f"{V1}/packages"): _needs(Role.PUBLISHER, "package.push"),
+    ("POST", f"{V1}/packages"): Rule(Role.PUBLISHER, "package.push", streams=True),
     ("DELETE", _VERSION): _needs(Role.PUBLISHER, "package.delete"),
     ("POST", f"{_VERSION}/yank"): _needs(Role.PUBLISHER, "package.yank"),
     ("POST", f"{_VERSION}/bundles"): _needs(Role.PUBLISHER, "package.bundles"),
     ("POST", f"{_VERSION}/export"): _needs(Role.PUBLISHER, "package.export"),
     ("POST", f"{V1}/packages/site"): _needs(Role.PUBLISHER, "package.export"),
-    ("POST", f"{V1}/packages/import"): _needs(Role.PUBLISHER, "package.import"),
+    ("POST", f"{V1}/packages/import"): Rule(Role.PUBLISHER, "package.import", streams=True),
     ("POST", f"{V1}/packages/retire"): _needs(Role.PUBLISHER, "package.retire"),
     ("POST", f"{V1}/releases"): _needs(Role.PUBLISHER, _ANNOUNCE),
     ("POST", f"{V1}/releases/sets"): _needs(Role.PUBLISHER, _ANNOUNCE),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from litestar.routes import HTTPRoute
 
 from controller.accounts.audit import AuditLog
 from controller.accounts.roles import Role
@@ -13,6 +14,7 @@ from controller.database import utc_now
 from controller.fleet.incoming import PresenceIn
 from controller.fleet.intake_store import IntakeStore
 from controller.http.rules import RULES, actions
+from controller.http.transfers import UploadOperation
 from schemas.errors import OperatorError
 from schemas.messages import Presence
 from tests.support.in_process import FILE_TOKEN, JSON, PASSWORD, Application, application, bearer
@@ -157,6 +159,56 @@ def test_what_else_the_api_does_is_named_as_the_pages_buttons_are(app: Applicati
     ):
         assert app.client.post(f"/api/v1/{path}", json=wish, headers=bearer(FILE_TOKEN)).status_code < 300
         assert newest(app).action == action
+
+
+@pytest.mark.parametrize("path", ["devices/pi-1/desired", "session/password"])
+def test_only_a_file_comes_without_its_body_being_read_and_noted(app: Application, path: str) -> None:
+    heard_of(app, "pi-1")
+    octets = {**bearer(FILE_TOKEN), "Content-Type": "application/octet-stream"}
+    answer = app.client.put(f"/api/v1/{path}", content=b'{"pins": {"tacho": "1.0.0"}}', headers=octets)
+    assert (answer.status_code, answer.json()["code"]) == (415, "input.bad")
+    assert answer.json()["detail"] == "send application/json, and not application/octet-stream"
+    told = app.client.get("/api/v1/devices/pi-1/desired", headers=octets).json()
+    assert not told.get("pins"), told
+    assert app.client.post("/api/v1/session", content=b"{}", headers=octets).status_code == 415
+    # where the verb alone says what to do, what is sent along is looked at as any other body
+    gone = app.client.request("DELETE", "/api/v1/devices/nobody", content=b'{"a": "\0"}', headers=octets)
+    assert (gone.status_code, "NUL" in gone.json()["detail"]) == (400, True)
+
+
+def test_what_is_read_in_pieces_is_what_takes_a_file(app: Application) -> None:
+    handlers = [
+        (method, route.path_format, handler)
+        for route in app.litestar.routes
+        if isinstance(route, HTTPRoute)
+        for method, (handler, _) in route.route_handler_map.items()
+        if method != "OPTIONS"
+    ]
+    uploads = {(method, path) for method, path, handler in handlers if handler.operation_class is UploadOperation}
+    assert len(uploads) == 2
+    assert {route for route, rule in RULES.items() if rule.streams} == uploads
+
+
+@pytest.mark.parametrize(
+    ("junk", "wrong"), [("".join(f"&f{number}" for number in range(100)), "100 fields"), ("&z=\udcff", "not UTF-8")]
+)
+def test_a_form_that_cannot_be_noted_is_not_done(app: Application, junk: str, wrong: str) -> None:
+    heard_of(app, "pi-1")
+    app.client.post("/api/v1/session", json={"name": "anna", "password": PASSWORD})
+    fields = "package=tacho&version=1.0.0&sure=yes"
+    headers = {**OWN, **FORM, "Accept": "text/html"}
+
+    def sent(text: str) -> tuple[int, str]:
+        content = text.encode(errors="surrogateescape")
+        answer = app.client.post("/devices/pi-1/do/pin", content=content, headers=headers, follow_redirects=False)
+        return answer.status_code, answer.text
+
+    status, text = sent(fields + junk)
+    assert (status, wrong in text) == (400, True)
+    desired = app.client.get("/api/v1/devices/pi-1/desired", headers=bearer(FILE_TOKEN))
+    assert not desired.json().get("pins"), desired.json()
+    assert sent(fields)[0] == 303
+    assert json.loads(newest(app).detail)["version"] == "1.0.0"
 
 
 def test_every_name_that_a_row_can_have_is_among_those_that_are_said_to_be() -> None:
