@@ -18,10 +18,15 @@ MAX_LENGTH: Final = 1024
 _hasher: Final = PasswordHasher.from_parameters(RFC_9106_LOW_MEMORY)
 
 
-def hash_password(password: str) -> str:
-    """What is kept of a password; raises `OperatorError` (`input.bad`) for one that is too short or too long."""
+def check_length(password: str) -> None:
+    """Raise `OperatorError` (`input.bad`) for a password that is too short or too long."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise OperatorError("input.bad", f"a password has {MIN_LENGTH} to {MAX_LENGTH} characters")
+
+
+def hash_password(password: str) -> str:
+    """What is kept of a password; raises `OperatorError` (`input.bad`) for one that is too short or too long."""
+    check_length(password)
     return _hasher.hash(_normal(password))
 
 

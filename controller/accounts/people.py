@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from controller.accounts.passwords import hash_password, is_outdated, is_right
+from controller.accounts.passwords import check_length, hash_password, is_outdated, is_right
 from controller.accounts.roles import Role, Who
 from controller.accounts.tables import sessions, users
 from controller.accounts.views import NAME_PATTERN, User
@@ -74,6 +74,24 @@ class People:
         self._change(name, now, password=hash_password(password))
         return self.get(name)
 
+    def change_password(self, name: str, old: str, new: str, now: datetime | None = None) -> None:
+        """Another password for whoever knows the old one; ends every session of the account, and begins none.
+
+        Raises:
+            OperatorError: `input.bad` for the new one, `auth.refused` for the old one.
+        """
+        check_length(new)
+        kept = self._kept(name)
+        if not is_right(kept, old):
+            raise _wrong()
+        # a password that was changed, or an account that was removed, while this one was checked
+        same = (users.c.name == name) & (users.c.password == kept)
+        changed = update(users).where(same).values(password=hash_password(new), changed_at=to_db(now or utc_now()))
+        with writing(self._engine) as connection:
+            if not connection.execute(changed).rowcount:
+                raise _wrong()
+            connection.execute(delete(sessions).where(sessions.c.user_name == name))
+
     def set_role(self, name: str, role: Role, now: datetime | None = None) -> User:
         """Another role, from the next request on; ends every session of the account, as OWASP advises."""
         self._change(name, now, role=role.value)
@@ -96,13 +114,9 @@ class People:
             OperatorError: `auth.refused`, in the same words and time for an unknown name as for a wrong password.
         """
         now = now or utc_now()
-        kept = None
-        # whatever else somebody types is no question for a database, which may not even take it
-        if matches(NAME_PATTERN, name):
-            with reading(self._engine) as connection:
-                kept = connection.scalar(select(users.c.password).where(users.c.name == name))
+        kept = self._kept(name)
         if not is_right(kept, password):
-            raise OperatorError("auth.refused", "the name or the password is wrong")
+            raise _wrong()
         fresh = hash_password(password) if kept is not None and is_outdated(kept) else kept
         secret = secrets.token_urlsafe(SECRET_BYTES)
         with writing(self._engine) as connection:
@@ -110,7 +124,7 @@ class People:
             same = (users.c.name == name) & (users.c.password == kept)
             role = connection.scalar(select(users.c.role).where(same).with_for_update())
             if role is None:
-                raise OperatorError("auth.refused", "the name or the password is wrong")
+                raise _wrong()
             connection.execute(update(users).where(users.c.name == name).values(password=fresh))
             _end_the_oldest(connection, name)
             values = {"digest": digest_of(secret), "user_name": name, "address": one_line(address, 64)}
@@ -145,6 +159,14 @@ class People:
         with writing(self._engine) as connection:
             return connection.execute(delete(sessions).where(over)).rowcount
 
+    def _kept(self, name: str) -> str | None:
+        """The hash of an account's password; None where there is no such account."""
+        # whatever else somebody types is no question for a database, which may not even take it
+        if not matches(NAME_PATTERN, name):
+            return None
+        with reading(self._engine) as connection:
+            return connection.scalar(select(users.c.password).where(users.c.name == name))
+
     def _change(self, name: str, now: datetime | None, **values: str) -> None:
         with writing(self._engine) as connection:
             changed = update(users).where(users.c.name == name).values(**values, changed_at=to_db(now or utc_now()))
@@ -177,6 +199,10 @@ def _user(row: Any) -> User:
         changed_at=from_db(row["changed_at"]),
         sessions=row["sessions"],
     )
+
+
+def _wrong() -> OperatorError:
+    return OperatorError("auth.refused", "the name or the password is wrong")
 
 
 def _unknown(name: str) -> OperatorError:

@@ -60,8 +60,7 @@ class Session(Controller):
         if who.kind != "user":
             raise OperatorError("input.bad", "only a person who has logged in has a password")
         about(request, who.name)
-        await accounts.log_in(request, who.name, data.password)
-        await to_thread.run_sync(accounts.people.set_password, who.name, data.new_password)
+        await accounts.change_password(request, who.name, data.password, data.new_password)
         return Response(None, status_code=204, cookies=[no_cookie(request)])
 
 

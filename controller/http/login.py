@@ -2,7 +2,8 @@
 
 import threading
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from anyio import CapacityLimiter, to_thread
@@ -10,6 +11,7 @@ from litestar import Request
 from litestar.datastructures import Cookie
 
 from controller.accounts.audit import AuditLog
+from controller.accounts.passwords import check_length
 from controller.accounts.people import ABSOLUTE, People
 from controller.accounts.roles import Who
 from controller.accounts.throttle import LoginThrottle
@@ -21,6 +23,8 @@ from schemas.errors import OperatorError, one_line
 CHECKED_AT_ONCE: Final = 2
 """Each takes 64 MiB and a core while it lasts."""
 WAITING: Final = 16
+
+T = TypeVar("T")
 
 
 class TooManyLoginsError(OperatorError):
@@ -61,6 +65,28 @@ class Accounts:
             TooManyLoginsError: without a look at the password.
         """
         address = address_of(request)
+        secret, who = await self._checked(request, name, lambda: self.people.log_in(name, password, address))
+        is_now(request, who)
+        return _cookie(request, secret), who
+
+    async def change_password(self, request: Request[Any, Any, Any], name: str, old: str, new: str) -> None:
+        """Give an account another password, which ends its sessions; a wrong old one counts as a login that failed.
+
+        Raises:
+            OperatorError: `input.bad` for the new one, without a look at the old one; `auth.refused` for that.
+            TooManyLoginsError: without a look at the old one.
+        """
+        check_length(new)
+        await self._checked(request, name, lambda: self.people.change_password(name, old, new))
+
+    async def log_out(self, who: Who) -> None:
+        """End the session that the request came with, if it did."""
+        if who.session is not None:
+            await to_thread.run_sync(self.people.log_out, who.session)
+
+    async def _checked(self, request: Request[Any, Any, Any], name: str, work: Callable[[], T]) -> T:
+        """Do what checks a password: so many at once, and not after too many that were wrong."""
+        address = address_of(request)
         about(request, one_line(name, 63))
         try:
             self._let_in(name, address)
@@ -68,16 +94,10 @@ class Accounts:
             # the tries that count are in the log; those that are refused unseen could fill it
             nothing_changed(request)
             raise
-        secret, who = await to_thread.run_sync(self.people.log_in, name, password, address, limiter=self._checks)
+        found = await to_thread.run_sync(work, limiter=self._checks)
         with self._turn:
             self._throttle.succeeded(name, address)
-        is_now(request, who)
-        return _cookie(request, secret), who
-
-    async def log_out(self, who: Who) -> None:
-        """End the session that the request came with, if it did."""
-        if who.session is not None:
-            await to_thread.run_sync(self.people.log_out, who.session)
+        return found
 
     def _let_in(self, name: str, address: str) -> None:
         with self._turn:

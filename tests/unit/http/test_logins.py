@@ -10,7 +10,8 @@ import pytest
 from anyio import sleep_forever
 from sqlalchemy import event, update
 
-from controller.accounts.people import IDLE, People
+from controller.accounts import people
+from controller.accounts.people import IDLE, MAX_SESSIONS, People
 from controller.accounts.roles import Role
 from controller.accounts.tables import sessions
 from controller.accounts.throttle import PAIR
@@ -189,6 +190,45 @@ def test_a_person_changes_their_own_password_with_the_old_one(app: Application) 
     problem(app.client.get("/api/v1/session"), 401, "auth.refused")
     assert log_in(app, "another horse battery").status_code == 200
     problem(app.client.put("/api/v1/session/password", json=wish, headers=bearer(FILE_TOKEN)), 400, "input.bad")
+
+
+def test_a_new_password_that_cannot_be_leaves_all_as_it_was(app: Application) -> None:
+    log_in(app)
+    own = app.client.cookies[COOKIE]
+    for old in (PASSWORD, "wrong horse battery") * (MAX_SESSIONS // 2 + 1):
+        wish = {"password": old, "new_password": "short"}
+        assert "characters" in problem(
+            app.client.put("/api/v1/session/password", json=wish, headers=OWN), 400, "input.bad"
+        )
+    assert app.people.get("anna").sessions == 1
+    assert app.people.who(own) is not None
+    app.client.cookies.clear()
+    assert log_in(app).status_code == 200
+
+
+def test_a_password_that_is_changed_meanwhile_is_not_changed_again(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(app)
+    real = people.is_right
+
+    def and_then_another_is_set(kept: str | None, password: str) -> bool:
+        right = real(kept, password)
+        app.people.set_password("anna", "the other horse battery")
+        return right
+
+    monkeypatch.setattr(people, "is_right", and_then_another_is_set)
+    wish = {"password": PASSWORD, "new_password": "another horse battery"}
+    problem(app.client.put("/api/v1/session/password", json=wish, headers=OWN), 401, "auth.refused")
+    monkeypatch.undo()
+    assert log_in(app, "the other horse battery").status_code == 200
+
+
+def test_old_passwords_are_not_guessed_by_changing_them(app: Application) -> None:
+    log_in(app)
+    wish = {"password": "wrong horse battery", "new_password": "another horse battery"}
+    answers = [app.client.put("/api/v1/session/password", json=wish, headers=OWN) for _ in range(PAIR.tries + 1)]
+    assert [one.status_code for one in answers] == [401] * PAIR.tries + [429]
 
 
 def test_a_session_is_looked_up_as_often_as_it_is_asked_for(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
