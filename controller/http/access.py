@@ -100,7 +100,7 @@ class Access:
         else:
             try:
                 with fail_after(READ_S):
-                    body = await read_all(receive, self.max_body)
+                    body = await read_all(receive, rule.max_body or self.max_body)
             except TimeoutError as error:
                 raise HTTPException(f"the request was not complete within {READ_S:g} s", status_code=408) from error
             if has_nul(body, content_type):

@@ -11,6 +11,9 @@ from typing import Final, NamedTuple
 from controller.accounts.roles import Role
 from controller.web.actions import APPROVE, CANCEL, MOVE_ACTIONS, OF_VERSION, ON_DEVICE, RETRY
 
+MAX_LOGIN_BYTES: Final = 16 * 1024
+"""The longest password takes 12 KiB in a form. It is read before it is known whether somebody may try again."""
+
 
 class Rule(NamedTuple):
     """What one route needs.
@@ -22,6 +25,7 @@ class Rule(NamedTuple):
         repeatable: whether its answer is kept for an Idempotency-Key; not where the answer holds a secret.
         watches: whether its answer goes on for as long as somebody watches.
         streams: whether a file comes with it, read in pieces; every other body is read whole, checked and noted.
+        max_body: bytes of its body, where that is less than for others.
         parts: what one route is for: the value of its parameter `part` to the name in the audit log.
     """
 
@@ -30,6 +34,7 @@ class Rule(NamedTuple):
     repeatable: bool = True
     watches: bool = False
     streams: bool = False
+    max_body: int | None = None
     parts: Mapping[str, str] = MappingProxyType({})
     part: str = "name"
 
@@ -41,7 +46,7 @@ class Rule(NamedTuple):
 _READ: Final = Rule(Role.VIEWER)
 _WATCH: Final = Rule(Role.VIEWER, watches=True)
 _EVERYBODY: Final = Rule(None)
-
+_LOGIN: Final = Rule(None, "login", repeatable=False, max_body=MAX_LOGIN_BYTES)
 
 _ANNOUNCE: Final = "release.announce"
 _ON_ROLLOUT: Final = {APPROVE.name: "rollout.approve", RETRY.name: "rollout.retry", CANCEL.name: "rollout.cancel"}
@@ -66,8 +71,8 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/docs/openapi.json"): _EVERYBODY,
     ("GET", "/api/docs/{path}"): _EVERYBODY,
     ("GET", "/login"): _EVERYBODY,
-    ("POST", "/login"): Rule(None, "login", repeatable=False),
-    ("POST", f"{V1}/session"): Rule(None, "login", repeatable=False),
+    ("POST", "/login"): _LOGIN,
+    ("POST", f"{V1}/session"): _LOGIN,
     # whoever is logged in
     ("GET", f"{V1}/session"): _READ,
     ("DELETE", f"{V1}/session"): Rule(Role.VIEWER, "logout", repeatable=False),

@@ -1,9 +1,11 @@
 """Logging in over HTTP: cookies, other sites' pages, guessing, and credentials that are over."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -11,6 +13,7 @@ from anyio import sleep_forever
 from sqlalchemy import event, update
 
 from controller.accounts import people
+from controller.accounts.passwords import MAX_LENGTH
 from controller.accounts.people import IDLE, MAX_SESSIONS, People
 from controller.accounts.roles import Role
 from controller.accounts.tables import sessions
@@ -19,6 +22,7 @@ from controller.database import reading, to_db, utc_now, writing
 from controller.http import access
 from controller.http.guard import COOKIE
 from controller.http.login import local_path
+from controller.http.rules import MAX_LOGIN_BYTES
 from tests.support.in_process import FILE_TOKEN, HOST, JSON, PASSWORD, Application, application, bearer
 
 OWN = {"Origin": f"http://{HOST}"}
@@ -250,6 +254,27 @@ def form(app: Application, name: str = "anna", password: str = PASSWORD, **field
     return app.client.post(
         "/login", data={"name": name, "password": password, **fields}, headers=OWN, follow_redirects=False
     )
+
+
+@pytest.mark.parametrize("path", ["/login", "/api/v1/session"])
+def test_of_strangers_no_more_is_read_than_a_login_can_be(app: Application, path: str) -> None:
+    longest = "\U0001f6a2" * MAX_LENGTH
+    app.people.set_password("anna", longest)
+    fields = {"name": "anna", "password": longest}
+    if path == "/login":
+        kind, content = "application/x-www-form-urlencoded", urlencode({**fields, "next": "/devices"}).encode()
+    else:
+        kind, content = "application/json", json.dumps(fields).encode()
+
+    def sent(more: bytes) -> httpx.Response:
+        headers = {**OWN, "Content-Type": kind}
+        return app.client.post(path, content=content + more, headers=headers, follow_redirects=False)
+
+    assert len(content) > MAX_LOGIN_BYTES * 0.7
+    assert sent(b"").status_code in (200, 303)
+    assert sent(b" " * MAX_LOGIN_BYTES).status_code == 413
+    # and it is no try that counts, so that it is not in the log either
+    assert [row.status for row in app.audit.entries(action="login")][1:] == []
 
 
 def test_a_browser_without_a_session_is_sent_to_log_in_and_comes_back(app: Application) -> None:
