@@ -111,6 +111,7 @@ CODES: Final[dict[str, str]] = {
     "auth.denied": "the role of whoever asks is not enough for this",
     "auth.limit": "too many failed logins; try again later",
     "watch.limit": "as many watch as the controller lets watch at once",
+    "export.limit": "as many files are made and sent as the controller makes and sends at once",
     "account.unknown": "no such account or token",
     "account.exists": "an account or token of this name exists",
     "request.key": "the Idempotency-Key was used for another request",

@@ -45,6 +45,7 @@ _STATUS: Final[dict[str, int]] = {
     "rollout.state": 409,
     "device.online": 409,
     "watch.limit": 503,
+    "export.limit": 503,
     "package.limit": 413,
     "trust.keys": 409,
     "disk.full": 507,

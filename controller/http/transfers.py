@@ -16,13 +16,15 @@ from litestar import Request
 from litestar.exceptions import HTTPException, InternalServerException
 from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from litestar.response import Stream
+from litestar.types import Receive, Scope, Send
 
-from controller.repository.files import disk_errors
+from controller.repository.files import disk_errors, no_room, room_in
 from schemas.errors import FlotillaError, OperatorError, PublisherError
 
 PACKAGE_TYPE: Final = "application/octet-stream"
 MAX_UPLOAD_BYTES: Final = 16 * 1024**3
-SPARE_BYTES: Final = 64 * 1024**2
+MOST_EXPORTS: Final = 4
+"""Files for others that are made or sent at a time: each takes room on the disk until the last of it is sent."""
 IDLE_S: Final = 60.0
 """Longest wait for the next piece of an upload."""
 _PIECE: Final = 1024 * 1024
@@ -39,10 +41,16 @@ class UploadOperation(Operation):
 
 
 class Spool:
-    """Where uploads wait while they are checked; emptied at start, because a killed upload is void."""
+    """Where uploads wait while they are checked; emptied at start, because a killed upload is void.
+
+    Attributes:
+        folder: for files of this process alone.
+        exports: how many files for others are being made or sent.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.exports = 0
 
     def prepare(self) -> None:
         """Make the folder, without leftovers."""
@@ -75,24 +83,62 @@ async def received(request: Request[Any, Any, Any], spool: Spool) -> AsyncIterat
 
 
 async def spooled(spool: Spool, write: Callable[[Path], object]) -> Stream:
-    """A file that is written first and then sent; its name is gone by then."""
-    path = spool.new()
-    try:
-        await to_thread.run_sync(write, path)
-        # open before the name goes: the content lives as long as the answer needs it
-        file = await aiofiles.open(path, "rb")
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            await aiofiles.os.remove(path)
-    size = (await aiofiles.os.stat(file.fileno())).st_size
-    headers = {"Content-Length": str(size), "Content-Disposition": "attachment"}
-    return Stream(_pieces(file), media_type=PACKAGE_TYPE, headers=headers)
+    """A file that is written first and then sent; its name is gone by then.
+
+    Raises:
+        OperatorError: `export.limit` where as many are made or sent as may; `disk.full`.
+    """
+    if spool.exports >= MOST_EXPORTS:
+        raise OperatorError(
+            "export.limit", f"{MOST_EXPORTS} exports are made or sent already, more are not begun; try again later"
+        )
+    async with contextlib.AsyncExitStack() as stack:
+        spool.exports += 1
+        stack.callback(_one_less, spool)
+        path = spool.new()
+        try:
+            await to_thread.run_sync(write, path)
+            # open before the name goes: the content lives as long as the answer needs it
+            file = await stack.enter_async_context(aiofiles.open(path, "rb"))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                await aiofiles.os.remove(path)
+        size = (await aiofiles.os.stat(file.fileno())).st_size
+        headers = {"Content-Length": str(size), "Content-Disposition": "attachment"}
+        return Export(_pieces(file), stack.pop_all(), headers)
+
+
+class Export(Stream):
+    """An answer that lets go of its file whichever way it ends, also where the client has gone.
+
+    Args:
+        pieces: of the file.
+        ending: what is to be closed then.
+        headers: of the answer.
+    """
+
+    __slots__ = ("_ending",)
+
+    def __init__(
+        self, pieces: AsyncIterator[bytes], ending: contextlib.AsyncExitStack, headers: dict[str, str]
+    ) -> None:
+        super().__init__(pieces, media_type=PACKAGE_TYPE, headers=headers)
+        self._ending = ending
+
+    def to_asgi_response(self, *args: Any, **more: Any) -> Any:
+        """The answer as an ASGI application."""
+        answer = super().to_asgi_response(*args, **more)
+
+        async def send_and_close(scope: Scope, receive: Receive, send: Send) -> None:
+            async with self._ending:
+                await answer(scope, receive, send)
+
+        return send_and_close
 
 
 async def _receive(pieces: AsyncIterator[bytes], path: Path, announced: str | None) -> None:
     """Write an upload to the spool, refusing it as soon as it is too large or the disk too small."""
-    free = (await to_thread.run_sync(shutil.disk_usage, path.parent)).free - SPARE_BYTES
-    limit = min(MAX_UPLOAD_BYTES, free)
+    limit = min(MAX_UPLOAD_BYTES, await to_thread.run_sync(room_in, path.parent))
     if announced and announced.isascii() and announced.isdigit() and int(announced) > limit:
         raise _too_large(int(announced), limit)
     size = 0
@@ -124,13 +170,14 @@ async def _not_idle(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _too_large(size: int, limit: int) -> Exception:
     if limit < MAX_UPLOAD_BYTES:
-        return OperatorError("disk.full", f"the controller has room for {limit} bytes, not for {size}; free some space")
+        return no_room(limit, size)
     return PublisherError("package.limit", f"a package file of {size} bytes is over the limit of {MAX_UPLOAD_BYTES}")
 
 
 async def _pieces(file: AsyncBufferedReader) -> AsyncIterator[bytes]:
-    try:
-        while piece := await file.read(_PIECE):
-            yield piece
-    finally:
-        await file.close()
+    while piece := await file.read(_PIECE):
+        yield piece
+
+
+def _one_less(spool: Spool) -> None:
+    spool.exports -= 1

@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 from controller.packaging.package_file import distinct_contents
 from controller.packaging.package_reader import encode_head
 from controller.packaging.whole_file import whole_file
+from controller.repository.files import check_room, size_of
 from controller.repository.keys import KeyStore
 from controller.repository.manifests import read_manifest
 from controller.repository.metadata import TIMESTAMP_FILE, TrustedMetadata, file_name, read_metadata
@@ -114,13 +115,16 @@ def write_export(
         platform=record.platform,
         manifest=record.manifest,
     )
+    check_room(
+        destination.parent, sum(size_of(storage.object_file(sha256)) for sha256, _ in distinct_contents(manifest))
+    )
     with whole_file(destination) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         put_member(tar, HEAD_MEMBER, encode_head(head))
         for member, data in _metadata(storage, trusted, timestamp, record.package):
             put_member(tar, f"{METADATA}/{member}", data)
         put_member(tar, target_path(signed.hashes["sha256"], name), target.read_bytes())
         for sha256, size in distinct_contents(manifest):
-            put_object(tar, storage.object_file(sha256), sha256, size)
+            put_object(tar, storage.object_file(sha256), sha256, size, destination.parent)
     return destination
 
 
@@ -135,13 +139,19 @@ def _metadata(
         yield names[role], read_metadata(storage.metadata / names[role])
 
 
-def put_object(tar: tarfile.TarFile, path: Path, sha256: str, size: int) -> None:
-    """Add an object as it is stored, verified. Raises `OperatorError`, `data.bad`."""
+def put_object(tar: tarfile.TarFile, path: Path, sha256: str, size: int, folder: Path) -> None:
+    """Add an object as it is stored, verified, to a file in `folder`.
+
+    Raises `OperatorError`, `data.bad` or `disk.full`.
+    """
     try:
         with path.open("rb") as file:
             check_object(file, sha256, size)
             file.seek(0)
-            _put_stream(tar, f"{OBJECTS}/{sha256}.zst", path.stat().st_size, file)
+            stored = path.stat().st_size
+            # others write at the same time
+            check_room(folder, stored)
+            _put_stream(tar, f"{OBJECTS}/{sha256}.zst", stored, file)
     except FileNotFoundError as error:
         raise OperatorError("data.bad", f"object {sha256} is missing; push the release again") from error
     except DamagedError as error:

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,8 @@ from schemas.errors import OperatorError, one_line
 
 CHUNK: Final = 1024 * 1024
 """Bytes that are read at a time."""
+SPARE_BYTES: Final = 64 * 1024**2
+"""What uploads and exports leave of the disk, for the database and whatever else has to be written."""
 
 _LOCK_POLL_S: Final = 0.02
 
@@ -32,6 +35,26 @@ def disk_errors(what: object) -> Iterator[None]:
     except OSError as error:
         code = "disk.full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk.io"
         raise OperatorError(code, f"{one_line(what)}: {error.strerror or one_line(error)}") from error
+
+
+def room_in(folder: Path) -> int:
+    """Bytes that a file in a folder may have; below 0 where even what is to be spared is taken. Raises `OSError`."""
+    return shutil.disk_usage(folder).free - SPARE_BYTES
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise `OperatorError`, `disk.full`, where there is no room for so many bytes more; or `disk.io`."""
+    with disk_errors(folder):
+        room = room_in(folder)
+    if size > room:
+        raise no_room(room, size)
+
+
+def no_room(room: int, size: int) -> OperatorError:
+    """What is said where a file does not go onto the disk."""
+    return OperatorError(
+        "disk.full", f"the controller has room for {max(0, room)} bytes, not for {size}; free some space"
+    )
 
 
 def size_of(path: Path) -> int:

@@ -21,7 +21,7 @@ from controller.packaging.package_reader import encode_head
 from controller.packaging.release_file import tar_members
 from controller.packaging.whole_file import whole_file
 from controller.repository.export import put_member, put_object
-from controller.repository.files import disk_errors
+from controller.repository.files import check_room, disk_errors, size_of
 from controller.repository.manifests import read_manifest
 from controller.repository.metadata import TIMESTAMP_FILE, TrustedMetadata, file_name, read_metadata
 from controller.repository.packing import DamagedError, check_object, unpack_manifest
@@ -95,6 +95,7 @@ def write_site(
         platform=first.platform,
         manifest=first.manifest,
     )
+    check_room(destination.parent, sum(size_of(storage.object_file(sha256)) for sha256 in objects))
     with whole_file(destination) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         put_member(tar, HEAD_MEMBER, encode_head(head))
         for member, data in _metadata(storage, trusted, timestamp, sorted({one.package for one in records})):
@@ -102,7 +103,7 @@ def write_site(
         for path, target in targets.items():
             put_member(tar, path, target.read_bytes())
         for sha256, size in sorted(objects.items()):
-            put_object(tar, storage.object_file(sha256), sha256, size)
+            put_object(tar, storage.object_file(sha256), sha256, size, destination.parent)
 
 
 @contextmanager

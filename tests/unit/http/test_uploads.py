@@ -11,6 +11,7 @@ import pytest
 
 from controller.http import transfers
 from controller.http.transfers import Spool, _not_idle
+from controller.repository.files import SPARE_BYTES
 from schemas.errors import FlotillaError, PublisherError
 
 Usage = namedtuple("Usage", "total used free")
@@ -30,7 +31,7 @@ async def endless() -> AsyncIterator[bytes]:
 
 def room_for(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     """The disk has so much room beyond what is always kept free."""
-    usage = Usage(0, 0, free + transfers.SPARE_BYTES)
+    usage = Usage(0, 0, free + SPARE_BYTES)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
 
 
