@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from controller.connections import Connection
 from controller.settings import HttpAddress
 from schemas.errors import OperatorError
 
@@ -37,7 +38,7 @@ def server_config(api: object, proxies: Sequence[str]) -> uvicorn.Config:
         proxy_headers=True,
         forwarded_allow_ips=["127.0.0.1", "::1", *proxies],
         timeout_graceful_shutdown=GRACE_S,
-        http="httptools",
+        http=Connection,
         lifespan="on",
     )
 

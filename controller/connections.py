@@ -1,0 +1,116 @@
+"""How long a connection may say nothing: nobody keeps one of the few that there are by standing still."""
+
+import asyncio
+import fcntl
+import struct
+import sys
+import termios
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_S: Final = 10.0
+"""In which the whole head of a request has to be there: from when the connection was opened, or from its first byte."""
+STILL_S: Final = 60.0
+"""An answer of which the client's machine takes nothing for so long is ended."""
+_LOOKS: Final = 6
+"""Of an answer in `STILL_S`."""
+
+
+class Connection(HttpToolsProtocol):
+    """A connection of the server, which itself has limits only for what comes between two requests.
+
+    How long a body may take is for whoever reads it, and how long an answer takes is for whoever makes it.
+    """
+
+    _between = True
+    """Whether what comes next begins a request."""
+    _head_timer: asyncio.TimerHandle | None = None
+    _look_timer: asyncio.TimerHandle | None = None
+    _left = 0
+    _looks = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base
+        """A client has come."""
+        super().connection_made(transport)
+        self._expect_head()
+        self._look_later()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has gone."""
+        for timer in (self._head_timer, self._look_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Something came."""
+        if self._between:
+            # empty lines too, which are no beginning to the parser
+            self._expect_head()
+        super().data_received(data)
+        if not self._between and not self._answers() and self.timeout_keep_alive_task is None:
+            # what is left of a body after its answer has ended the wait for the next request
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_message_begin(self) -> None:
+        """A head's first byte, in one piece with the request before it too."""
+        self._expect_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._between = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is there too."""
+        self._between = True
+        super().on_message_complete()
+
+    def _answers(self) -> bool:
+        """Whether an answer is under way."""
+        cycle: Any = self.cycle  # None before the first request, whatever its type says
+        return cycle is not None and not cycle.response_complete
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_S, self._no_head)
+
+    def _no_head(self) -> None:
+        self._head_timer = None
+        if self._answers():
+            # of the next request; the answer to this one is not to suffer from it
+            self._expect_head()
+        else:
+            self.transport.abort()
+
+    def _look_later(self) -> None:
+        self._look_timer = self.loop.call_later(STILL_S / _LOOKS, self._look)
+
+    def _look(self) -> None:
+        left = self.transport.get_write_buffer_size() + _on_the_way(self.transport)
+        self._looks = self._looks + 1 if left and left == self._left else 0
+        self._left = left
+        if self._looks >= _LOOKS:
+            # what makes the answer hears that the client has gone
+            self.transport.abort()
+        else:
+            self._look_later()
+
+
+def _on_the_way(transport: Any) -> int:
+    """Bytes that the system has still to send, or the other side to confirm; 0 where the system does not say."""
+    connection = transport.get_extra_info("socket")
+    if sys.platform != "linux" or connection is None:
+        return 0
+    try:
+        found: int = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
+    except OSError:
+        return 0
+    return found

@@ -1,0 +1,197 @@
+"""Connections that stand still are ended, and those that have a reason to wait are not."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from controller import connections
+from controller.connections import Connection
+from controller.listening import Server, server_config
+
+HEAD = b"GET / HTTP/1.1\r\nHost: here\r\n"
+MIB = 1024 * 1024
+WAIT_S = 10.0
+
+Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Application:
+    """Answers `/` at once, `/body` with what it got, `/slow` when it is told to, and `/much` with more than fits."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            for told in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{told}.complete"})
+            return
+        body = b""
+        if scope["path"] == "/body":
+            more = True
+            while more:
+                message = await receive()
+                body += message["body"]
+                more = message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["path"] == "/slow":
+            await send({"type": "http.response.body", "body": b"begun;", "more_body": True})
+            await self.go_on.wait()
+        if scope["path"] == "/much":
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._send_until_gone(receive, send)
+            self.left.set()
+            return
+        await send({"type": "http.response.body", "body": body + b"end", "more_body": False})
+
+    async def _send_until_gone(self, receive: Any, send: Any) -> None:
+        async def sending() -> None:
+            while True:
+                await send({"type": "http.response.body", "body": b"x" * MIB, "more_body": True})
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(sending())
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+
+class Served:
+    """A server, and clients of it."""
+
+    def __init__(self, application: Application, address: tuple[str, int], stack: contextlib.AsyncExitStack) -> None:
+        self.application = application
+        self.address = address
+        self._stack = stack
+
+    async def connect(self, *sent: bytes) -> Ends:
+        reader, writer = await asyncio.open_connection(*self.address)
+        self._stack.callback(writer.close)
+        for one in sent:
+            writer.write(one)
+        return reader, writer
+
+
+@contextlib.asynccontextmanager
+async def served(keep_alive_s: float = WAIT_S) -> AsyncIterator[Served]:
+    application = Application()
+    config = server_config(application, ())
+    config.timeout_keep_alive = keep_alive_s  # type: ignore[assignment]  # any number will do
+    server = Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                yield Served(application, listener.getsockname(), stack)
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(serving, WAIT_S)
+
+
+async def until(reader: asyncio.StreamReader, end: bytes) -> bytes:
+    return await asyncio.wait_for(reader.readuntil(end), WAIT_S)
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """What came until the server ended the connection."""
+    try:
+        return await asyncio.wait_for(reader.read(), WAIT_S)
+    except ConnectionResetError:
+        return b""
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", HEAD, b"\r\n", b"POST / HTTP/1.1\r\nContent-Length: 5"])
+async def test_a_head_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(connections, "HEAD_S", 0.05)
+    async with served() as here:
+        reader, _ = await here.connect(sent)
+        assert await ended(reader) == b""
+
+
+@pytest.mark.parametrize("more", [b"\r\n", b"G", HEAD])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_nor_is_one_after_another_request(monkeypatch: pytest.MonkeyPatch, more: bytes, at_once: bool) -> None:
+    monkeypatch.setattr(connections, "HEAD_S", 0.05)
+    async with served() as here:
+        reader, writer = await here.connect(HEAD + b"\r\n" + (more if at_once else b""))
+        await until(reader, b"0\r\n\r\n")
+        if not at_once or more == b"\r\n":
+            writer.write(more)
+        assert await ended(reader) == b""
+
+
+async def test_who_has_a_reason_to_wait_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_S", 0.2)
+    async with served() as here:
+        follows, _ = await here.connect(HEAD.replace(b"/ ", b"/slow ") + b"\r\n")
+        uploads, body = await here.connect(b"POST /body HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf;")
+        keeps, again = await here.connect(HEAD + b"\r\n")
+        pipelines, _ = await here.connect(HEAD.replace(b"/ ", b"/slow ") + b"\r\n" + HEAD)
+        assert b"begun;" in await until(follows, b"begun;\r\n")
+        await until(pipelines, b"begun;\r\n")
+        await until(keeps, b"end\r\n0\r\n\r\n")
+        # all of them have waited for longer, when this one has waited for as long as it may
+        waits, _ = await here.connect(HEAD)
+        assert await ended(waits) == b""
+        here.application.go_on.set()
+        body.write(b"rest")
+        again.write(HEAD + b"\r\n")
+        for reader in (follows, uploads, keeps, pipelines):
+            assert b"end" in await until(reader, b"end\r\n")
+        assert await ended(pipelines) == b"0\r\n\r\n"
+
+
+async def test_what_is_left_of_a_body_after_its_answer_is_not_waited_for() -> None:
+    async with served(keep_alive_s=0.05) as here:
+        reader, writer = await here.connect(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n")
+        await until(reader, b"0\r\n\r\n")
+        writer.write(b"x")
+        assert await ended(reader) == b""
+
+
+async def test_who_takes_nothing_of_an_answer_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STILL_S", 0.3)
+    async with served() as here:
+        reader, writer = await here.connect(HEAD.replace(b"/ ", b"/much ") + b"\r\n")
+        assert isinstance(writer.transport, asyncio.ReadTransport)
+        await until(reader, b"\r\n\r\n")
+        writer.transport.pause_reading()
+        await asyncio.wait_for(here.application.left.wait(), WAIT_S)
+
+
+class Transport:
+    """Has so many bytes left to send, each time that it is asked."""
+
+    def __init__(self, *left: int) -> None:
+        self.left = list(left)
+        self.aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.left.pop(0)
+
+    def get_extra_info(self, _: str) -> None:
+        return None
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize(
+    ("left", "aborted"),
+    [([9] * 7, True), ([9] * 6, False), ([9, 9, 9, 8, 8, 8, 8], False), ([0] * 20, False), ([9, 8] * 9, False)],
+)
+async def test_any_byte_counts_as_moved(left: list[int], aborted: bool) -> None:
+    transport = Transport(*left)
+    connection = Connection(server_config(Application(), ()), Server(server_config(Application(), ())).server_state, {})
+    connection.transport = transport  # type: ignore[assignment]  # as much of one as is asked
+    for _ in left:
+        connection._look()
+        if connection._look_timer is not None:
+            connection._look_timer.cancel()
+    assert transport.aborted is aborted
