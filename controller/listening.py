@@ -1,8 +1,10 @@
 """Where the controller listens, and that only one does with the same data."""
 
+import asyncio
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -13,8 +15,13 @@ import uvicorn
 
 from controller.connections import Connection
 from controller.settings import HttpAddress
-from schemas.errors import OperatorError
+from schemas.errors import OperatorError, one_line
 
+log = logging.getLogger("flotilla.http")
+
+TELL_EVERY_S: Final = 60.0
+"""That nobody can connect."""
+_NO_ACCEPT: Final = "socket.accept() out of system resource"
 GRACE_S: Final = 5
 """Seconds that answers under way get to end when the controller stops."""
 
@@ -22,10 +29,34 @@ GRACE_S: Final = 5
 class Server(uvicorn.Server):
     """One part of a process that others share."""
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve, and say in one line where no more can come in."""
+        asyncio.get_running_loop().set_exception_handler(_Refused())
+        await super().serve(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone: they stop all parts, not only this one."""
         yield
+
+
+class _Refused:
+    """The event loop's handler of what nobody else handles.
+
+    Where the process may open no more files, the loop tells so for each place in the queue of those who come, every
+    second: some megabytes of log.
+    """
+
+    def __init__(self) -> None:
+        self._again_at = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Told of something."""
+        if context.get("message") != _NO_ACCEPT:
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._again_at:
+            self._again_at = loop.time() + TELL_EVERY_S
+            log.error("nobody can connect for now: %s; see LimitNOFILE= of its service", one_line(context["exception"]))
 
 
 def server_config(api: object, proxies: Sequence[str]) -> uvicorn.Config:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -163,6 +165,32 @@ async def test_who_takes_nothing_of_an_answer_is_let_go(monkeypatch: pytest.Monk
         await until(reader, b"\r\n\r\n")
         writer.transport.pause_reading()
         await asyncio.wait_for(here.application.left.wait(), WAIT_S)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="lowers its limit and raises it again")
+async def test_that_nobody_can_connect_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    async with served() as here:
+        asked, writer = await here.connect(HEAD + b"\r\n")
+        await until(asked, b"end\r\n0\r\n\r\n")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket() as comes:
+            comes.setblocking(False)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                with contextlib.suppress(BlockingIOError):
+                    comes.connect(here.address)
+                # the server looks at who comes before, or together with, this
+                writer.write(HEAD + b"\r\n")
+                await until(asked, b"end\r\n0\r\n\r\n")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        loop = asyncio.get_running_loop()
+        loop.call_exception_handler({"message": "another thing"})
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "nobody can connect for now: [Errno 24] Too many open files; see LimitNOFILE= of its service",
+        "another thing",
+    ]
 
 
 class Transport:
