@@ -9,6 +9,7 @@ import msgspec
 from litestar.exceptions import HTTPException
 from litestar.types import Receive, ReceiveMessage
 
+from controller.accounts.audit import MAX_DETAIL
 from schemas.errors import OperatorError
 
 _SECRET: Final = ("password", "secret", "token")
@@ -112,4 +113,9 @@ def without_secrets(body: bytes, content_type: str) -> str:
     if not isinstance(fields, dict):
         return ""
     shown = {key: value for key, value in fields.items() if not any(word in key.lower() for word in _SECRET)}
-    return msgspec.json.encode(shown).decode() if shown else ""
+    text = msgspec.json.encode(shown).decode() if shown else ""
+    if len(text) <= MAX_DETAIL:
+        return text
+    # it will be cut: short values first, so that a long one, made up or not, hides no other
+    parts = sorted((msgspec.json.encode({key: value})[1:-1].decode() for key, value in shown.items()), key=len)
+    return f"{{{','.join(parts)}}}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from litestar.routes import HTTPRoute
 
-from controller.accounts.audit import AuditLog
+from controller.accounts.audit import MAX_DETAIL, AuditLog
 from controller.accounts.roles import Role
 from controller.accounts.views import AuditEntry
 from controller.database import utc_now
@@ -209,6 +209,21 @@ def test_a_form_that_cannot_be_noted_is_not_done(app: Application, junk: str, wr
     assert not desired.json().get("pins"), desired.json()
     assert sent(fields)[0] == 303
     assert json.loads(newest(app).detail)["version"] == "1.0.0"
+
+
+@pytest.mark.parametrize("junk", ["z=" + "x" * 4000, "&".join(f"z{number}=x" for number in range(90))])
+def test_what_is_asked_for_is_not_hidden_behind_what_is_not(app: Application, junk: str) -> None:
+    heard_of(app, "pi-1")
+    app.client.post("/api/v1/session", json={"name": "anna", "password": PASSWORD})
+    form = f"{junk}&package=tacho&version=1.0.0&sure=yes"
+    sent = app.client.post("/devices/pi-1/do/pin", content=form, headers={**OWN, **FORM}, follow_redirects=False)
+    assert sent.status_code == 303
+    assert '"version":"1.0.0"' in newest(app).detail
+    assert '"package":"tacho"' in newest(app).detail
+    wish = {"tags": {f"t{number}": "x" * 60 for number in range(30)}, "pins": {"tacho": "1.1.0"}}
+    assert app.client.put("/api/v1/devices/pi-1/desired", json=wish, headers=bearer(FILE_TOKEN)).status_code == 200
+    assert '"pins":{"tacho":"1.1.0"}' in newest(app).detail
+    assert len(newest(app).detail) <= MAX_DETAIL
 
 
 def test_every_name_that_a_row_can_have_is_among_those_that_are_said_to_be() -> None:
