@@ -37,6 +37,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ROLLOUT = "01890a5d-ac96-774b-bcce-b302099a8057"
 NAMES = [f"pi-{number}" for number in range(1, 13)]
 
+STOPPED = [state for state in RolloutState if state not in STARTING]
 WORDS = [None, None, None, Phase.SUCCEEDED, Phase.SUCCEEDED, Phase.SUCCEEDED, *Phase]
 CHOICES: list[tuple[str, list[Any]]] = [
     ("phase", WORDS),
@@ -216,8 +217,10 @@ def test_whoever_was_let_in_stays_in(plan: Plan, fleet: list[Observation], at: t
     assert now.upto >= max(one.upto for one in plan.progress)
 
 
-@given(plan=plans(), fleet=fleets)
-def test_a_stopped_rollout_starts_nobody(plan: Plan, fleet: list[Observation]) -> None:
+@settings(max_examples=300)
+@given(plan=plans(), stopped=st.none() | st.sampled_from(STOPPED), fleet=fleets | idle)
+def test_a_stopped_rollout_starts_nobody(plan: Plan, stopped: RolloutState | None, fleet: list[Observation]) -> None:
+    plan = plan if stopped is None else replace(plan, state=stopped)
     after = decide(plan, fleet, NOW)
     if plan.state not in STARTING:
         assert after.plan == plan
