@@ -49,8 +49,8 @@ class Connection(HttpToolsProtocol):
             # empty lines too, which are no beginning to the parser
             self._expect_head()
         super().data_received(data)
-        if not self._between and not self._answers() and self.timeout_keep_alive_task is None:
-            # what is left of a body after its answer has ended the wait for the next request
+        if not self._answers() and self._head_timer is None and self.timeout_keep_alive_task is None:
+            # what was left of a body after its answer has ended the wait for the next request
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )

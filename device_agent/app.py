@@ -24,7 +24,7 @@ from device_agent.event_log import EventLog
 from device_agent.facts import boot_id
 from device_agent.fetch_process import process_source_factory
 from device_agent.gate import Readings
-from device_agent.heard import Heard
+from device_agent.heard import DESIRED, Heard
 from device_agent.hooks import ProcessHookRunner
 from device_agent.inbox import Inbox
 from device_agent.journal import Journal
@@ -70,11 +70,17 @@ class Engine:
 
 @asynccontextmanager
 async def open_engine(
-    config: AgentConfig, *, release: str | None = None, tell: Callable[[str], None] = lambda _: None
+    config: AgentConfig,
+    *,
+    runs: bool = False,
+    release: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[Engine]:
     """Open the root folder for this process alone, and bring it back to a whole state.
 
     Args:
+        runs: whether this is the agent, whose id is the device's from now on; a command by hand may not know it, and
+            speaks as the agent that ran here last.
         release: the release of the agent's own package that a launcher has started as this process; see
             `launched_release`.
         tell: says a line to that launcher.
@@ -110,10 +116,11 @@ async def open_engine(
         if note:
             logger().warning(line("trust", note))
         heard = Heard(journal)
-        if (former := await in_thread(journal.belong_to, config.id)) is not None:
-            await in_thread(heard.keep_desired, None)
+        if runs and (former := await in_thread(partial(journal.belong_to, config.id, without=[DESIRED]))) is not None:
             told = f"this was {former} till now: what is installed stays, what {former} said and was told does not"
             logger().warning(line("renamed", told))
+        if not runs and (speaker := await in_thread(lambda: journal.speaker)) is not None:
+            journal.speak_as(speaker)
         zone = partial(local_zone, os.environ.get("TZ"))
 
         def readings() -> Readings:
@@ -219,7 +226,7 @@ async def _keep_services(config: AgentConfig, error: DeviceError, stop: asyncio.
 
 
 async def _run_engine(config: AgentConfig, stop: asyncio.Event, notifier: Notifier, release: str | None) -> bool:
-    async with open_engine(config, release=release, tell=notifier.tell) as engine:
+    async with open_engine(config, runs=True, release=release, tell=notifier.tell) as engine:
         agent = _Agent(engine, stop)
         try:
             await agent.decider.reconsider()

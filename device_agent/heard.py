@@ -16,7 +16,7 @@ from schemas.messages import Announcement, Desired, ReleaseState
 _ANNOUNCEMENT: Final = "announcement/"
 _COMMAND: Final = "command/"
 _PIN: Final = "pin/"
-_DESIRED: Final = "desired"
+DESIRED: Final = "desired"
 _HOLD: Final = "hold"
 _SUBSCRIPTIONS: Final = "subscriptions"
 
@@ -107,12 +107,12 @@ class Heard:
 
     def desired(self) -> Desired | None:
         """What this one device was told last."""
-        text = self._notes.get_note(_DESIRED)
+        text = self._notes.get_note(DESIRED)
         return msgspec.json.decode(text, type=Desired) if text else None
 
     def keep_desired(self, desired: Desired | None) -> None:
         """Take the place of what was told before; None for nothing."""
-        self._notes.set_note(_DESIRED, msgspec.json.encode(desired).decode() if desired else None)
+        self._notes.set_note(DESIRED, msgspec.json.encode(desired).decode() if desired else None)
 
     def is_held_here(self) -> bool:
         """Whether somebody at the device wants nothing to start."""

@@ -48,6 +48,10 @@ class Journal(Outbox):
         self._device = device
         self._boot_id = boot_id
 
+    def speak_as(self, device: str) -> None:
+        """Have events carry this id from now on."""
+        self._device = device
+
     def begin(
         self,
         request: UpdateRequest,

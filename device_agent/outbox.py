@@ -116,11 +116,12 @@ class Outbox(AgentDatabase):
                     (name, value),
                 )
 
-    def belong_to(self, device: str) -> str | None:
+    def belong_to(self, device: str, *, without: Sequence[str] = ()) -> str | None:
         """Have events be this device's from now on; gives the id of another one whose they were till now, or None.
 
         A device with another name, or with a copy of another one's card, is a new one to the controller: what was said
-        under the other name is neither told again nor counted, and what the other was told apart does not hold.
+        under the other name is neither told again nor counted, what went wrong there is tried here, and notes of what
+        the other was told (`without`) do not hold. Back under a name that it had, it counts on from where it was.
         """
         noted = self.get_note(_DEVICE)
         former = self._last_speaker() if noted is None else noted
@@ -129,9 +130,22 @@ class Outbox(AgentDatabase):
         with self._transaction() as connection:
             if former not in (None, device):
                 connection.execute("DELETE FROM events")
+                connection.execute("DELETE FROM verdicts")
+                connection.executemany("DELETE FROM notes WHERE key = ?", [(key,) for key in without])
+                # never one number twice in one name: the controller takes the second for the first
+                connection.execute(
+                    "INSERT OR REPLACE INTO counters SELECT name || '/' || ?, value FROM counters WHERE name = ?",
+                    (former, _SEQ),
+                )
                 connection.execute("DELETE FROM counters WHERE name = ?", (_SEQ,))
+                connection.execute("UPDATE counters SET name = ? WHERE name = ?", (_SEQ, f"{_SEQ}/{device}"))
             connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (_DEVICE, device))
         return None if former == device else former
+
+    @property
+    def speaker(self) -> str | None:
+        """The device that the agent which ran here last was."""
+        return self.get_note(_DEVICE) or self._last_speaker()
 
     def _last_speaker(self) -> str | None:
         """The device that the last event names; a journal from before this was noted has it nowhere else."""

@@ -6,7 +6,7 @@ connection. So its id is kept until the device itself speaks again; from then on
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Engine, Table, bindparam, delete, or_, select, update
@@ -82,10 +82,17 @@ def _take_back(connection: Connection, device: str, now: datetime) -> None:
         connection.execute(update(desired).where(desired.c.device == device).values(**values))
 
 
-def only_left(connection: Connection, new: Iterable[str], batch: Iterable[Incoming]) -> set[str]:
-    """The devices of which nothing came but what is left of them from before they were forgotten.
+class Left(NamedTuple):
+    """Of devices that were forgotten: `gone` are those of which only what was left of them came, the others `back`."""
 
-    The others of those that were forgotten are back, and not forgotten any more.
+    gone: set[str]
+    back: set[str]
+
+
+def only_left(connection: Connection, new: Iterable[str], batch: Iterable[Incoming]) -> Left:
+    """Tell the devices of which nothing came but what is left from before they were forgotten from those that are back.
+
+    The latter are not forgotten any more.
 
     Args:
         connection: in a writing transaction.
@@ -98,20 +105,24 @@ def only_left(connection: Connection, new: Iterable[str], batch: Iterable[Incomi
         for device in connection.scalars(select(forgotten.c.device).where(forgotten.c.device.in_(some)))
     }
     if not candidates:
-        return candidates
+        return Left(set(), set())
     back = {one.device for one in batch if one.device in candidates and _speaks(one)}
     for some in chunks(sorted(back)):
         connection.execute(delete(forgotten).where(forgotten.c.device.in_(some)))
-    return candidates - back
+    return Left(candidates - back, back)
 
 
 def _speaks(one: Incoming) -> bool:
-    """Whether only a device that is there says so: its last will comes by itself, and late."""
+    """Whether only a device that is there says so: its last will comes by itself, and late.
+
+    Nobody who is online can be forgotten, so a presence that says so is from later, though the broker has kept it: the
+    controller may have been away, or its database put back.
+    """
     match one:
         case ClearedIn():
             return False
         case PresenceIn():
-            return one.live and one.presence.online
+            return one.presence.online
         case ReportedIn():
             return one.live
         case _:

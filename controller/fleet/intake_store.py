@@ -5,7 +5,7 @@ Whatever is committed here may be acknowledged; whatever is not comes again, and
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +17,7 @@ from controller.fleet.forgetting import only_left
 from controller.fleet.hours import hour_number
 from controller.fleet.incoming import ClearedIn, EventIn, Incoming, PresenceIn, ReportedIn
 from controller.fleet.lives import StoredEvents, place
+from controller.fleet.orders import ask_to_report
 from controller.fleet.packages import forget_packages, write_packages
 from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import Insert, execute_many, insert_of, text_of, time_of
@@ -24,10 +25,11 @@ from controller.fleet.tables import events
 from controller.rollouts.asks import review
 from controller.rollouts.standing import Words
 from controller.rollouts.tables import rollouts
-from controller.rollouts.words import Channels, begin_anew, note_words, set_right
+from controller.rollouts.words import Channels, begin_anew, heard_before, note_words, set_right
 from schemas.codec import encode
 from schemas.messages import Presence, Reported, UpdateEvent
 
+ASK_FOR: Final = timedelta(minutes=10)
 MAX_DETAIL_BYTES: Final = 8 * 1024
 """Of an event's detail, which may be anything: it is kept for as long as the event is."""
 
@@ -97,20 +99,24 @@ class IntakeStore:
             others = [one for one in batch if not isinstance(one, EventIn)]
             alive = {one.event.device for one in said}
             rows = load_rows(connection, alive.union(one.device for one in others), now)
-            if gone := only_left(connection, [row.id for row in rows.values() if row.is_new], batch):
-                others = [one for one in others if one.device not in gone]
-                for device in gone:
+            left = only_left(connection, [row.id for row in rows.values() if row.is_new], batch)
+            if left.gone:
+                others = [one for one in others if one.device not in left.gone]
+                for device in left.gone:
                     del rows[device]
             moment = to_db(now)
             set_right(connection, [row.id for row in rows.values() if row.is_ahead(moment)], now)
             _take_events(connection, said, rows, now, outcome, channels=_channels(rows, others))
-            _take_state(connection, others, rows, outcome)
+            _take_state(connection, others, rows, now, outcome)
             hour = hour_number(moment)
             for device in alive.union(one.device for one in others if one.live):
                 rows[device].heard(moment, hour)
             save_rows(connection, rows.values())
             reported = {one.device for one in outcome.reports}
             outcome.to_send = review(connection, rows.keys(), reported, now)
+            if unreported := left.back - reported:
+                # what the broker keeps of its report may have come before it was known to be back
+                outcome.to_send += ask_to_report(connection, unreported, expires_in=ASK_FOR, now=now)
         outcome.tracks = {row.id: row.track for row in rows.values()}
         return outcome
 
@@ -227,6 +233,7 @@ def _take_state(
     connection: Connection,
     batch: Sequence[ReportedIn | PresenceIn | ClearedIn],
     rows: dict[str, DeviceRow],
+    now: datetime,
     outcome: Outcome,
 ) -> None:
     reports: dict[str, ReportedIn] = {}
@@ -245,7 +252,7 @@ def _take_state(
                 cleared.add(row.id)
             case ClearedIn():
                 row.clear_presence()
-    _take_reports(connection, reports, rows, outcome)
+    _take_reports(connection, reports, rows, now, outcome)
     for device in sorted(cleared):
         channel = rows[device].channel
         outcome.changed(device, channel)
@@ -254,7 +261,7 @@ def _take_state(
 
 
 def _take_reports(
-    connection: Connection, reports: dict[str, ReportedIn], rows: dict[str, DeviceRow], outcome: Outcome
+    connection: Connection, reports: dict[str, ReportedIn], rows: dict[str, DeviceRow], now: datetime, outcome: Outcome
 ) -> None:
     changed = write_packages(connection, {device: one.reported.packages for device, one in reports.items()})
     moved: dict[str, set[str]] = {}
@@ -271,3 +278,6 @@ def _take_reports(
         outcome.reports.append(one.reported)
     for follows, some in moved.items():
         begin_anew(connection, some, rollouts.c.channel == follows)
+        # a device says what it does about its new channel's release, and then that it follows that channel
+        for rollout, words in note_words(connection, heard_before(connection, some, follows), now).items():
+            outcome.rollouts.setdefault(rollout, {}).update(dict.fromkeys(words))

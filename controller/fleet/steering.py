@@ -177,7 +177,9 @@ class Steering:
 
     def forget(self, device: str) -> None:
         """Remove a device that is gone for good; see `forgetting.forget`."""
-        self._tell(self._gone, device, forget(self._engine, device, self._clock()))
+        known = forget(self._engine, device, self._clock())
+        self._store.forget_device(device)
+        self._tell(self._gone, device, known)
 
     def _told(self, device: str, desired: Desired) -> Desired:
         # A pin takes the device out of its channel's rollouts, or lets it in again.

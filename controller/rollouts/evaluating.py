@@ -14,7 +14,7 @@ from controller.rollouts.engine import by_counts, decide, resumed
 from controller.rollouts.explaining import REMEMBERED, how_it_was
 from controller.rollouts.judging import Judge
 from controller.rollouts.keeping import intention_of, plan_of, save, stamp_of
-from controller.rollouts.observing import observe, write_marks
+from controller.rollouts.observing import drop_unknown, observe, write_marks
 from controller.rollouts.plan import ENDED, Plan, RolloutState
 from controller.rollouts.reader import view_of
 from controller.rollouts.standing import Standing, Words
@@ -196,7 +196,9 @@ def _look_at_some(connection: Connection, row: Any, standing: Standing, devices:
     judge = Judge(plan, now)
     marks = {one.device: judge.mark(one) for one in observed.observations}
     number = write_marks(connection, plan.rollout, observed, marks)
-    standing.update(marks, gone=devices - marks.keys())
+    if gone := devices - marks.keys():
+        drop_unknown(connection, plan.rollout, gone)
+    standing.update(marks, gone=gone)
     return number
 
 

@@ -5,8 +5,9 @@ from typing import Final
 
 from sqlalchemy import Connection, select
 
+from controller.fleet.apart import apart_of
 from controller.fleet.sql import chunks, map_of
-from controller.fleet.tables import devices
+from controller.fleet.tables import desired, devices
 from controller.rollouts.announcing import current_rollout
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.tables import rollouts
@@ -61,6 +62,12 @@ def _check_where(connection: Connection, where: Mapping[str, str | list[str]]) -
                 del unmet[key]
         if not unmet:
             return
+    if unmet and somebody:
+        # what a device was told a moment ago it has not reported yet
+        for payload in connection.scalars(select(desired.c.payload)):
+            tags = apart_of(payload).tags or {}
+            for key in [key for key in unmet if where_holds({key: unmet[key]}, tags=tags, facts={})]:
+                del unmet[key]
     for key, wanted in unmet.items() if somebody else ():
         values = " or ".join(wanted) if isinstance(wanted, list) else wanted
         found = sorted(there[key])

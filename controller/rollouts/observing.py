@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import BindParameter, ColumnElement, Connection, Select, and_, bindparam, delete, null, or_, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    null,
+    or_,
+    select,
+)
 
 from controller.database import from_db
 from controller.fleet.apart import apart_of
@@ -176,6 +188,13 @@ def write_marks(connection: Connection, rollout: str, observed: Observed, marks:
 
 
 _MARK: Final = ("rollout", "device", "life", "seq", "verdict", "wave")
+
+
+def drop_unknown(connection: Connection, rollout: str, some: Collection[str]) -> None:
+    """Remove rows of devices that are known no more: a rollout may have begun while one was being forgotten."""
+    known = exists().where(devices.c.id == _word.device)
+    for chunk in chunks(sorted(some)):
+        connection.execute(delete(rollout_devices).where(_word.rollout == rollout, _word.device.in_(chunk), ~known))
 
 
 def _keep_mark(dialect: str) -> Insert:

@@ -131,6 +131,11 @@ class Standings:
         """Forget one."""
         self._kept.pop(rollout, None)
 
+    def forget(self, device: str) -> None:
+        """It is in no rollout any more, whether one of these is looked at again or not."""
+        for standing in self._kept.values():
+            standing.update({}, gone=[device])
+
     def listening(self, devices: Collection[str]) -> dict[str, set[str]]:
         """The rollouts that a sign of life of these devices may matter to, each with those devices."""
         heard = set(devices)

@@ -219,6 +219,11 @@ class RolloutStore:
         self._forget(row, others)
         return changed
 
+    def forget_device(self, device: str) -> None:
+        """It was removed from the database."""
+        with self._looking:
+            self._standings.forget(device)
+
     def _forget(self, row: Any, others: Sequence[Any]) -> None:
         """What was known of these rollouts' devices in memory does not hold any more."""
         with self._looking:

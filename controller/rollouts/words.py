@@ -4,12 +4,13 @@ from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, update
+import msgspec
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, or_, select, update
 
 from controller.database import to_db
 from controller.fleet.apart import apart_of
 from controller.fleet.sql import Insert, bigint_of, chunks, execute_many, insert_of, int_of, text_of, time_of
-from controller.fleet.tables import desired
+from controller.fleet.tables import desired, events
 from controller.fleet.views import wire_bytes
 from controller.rollouts.plan import UNDER_WAY
 from controller.rollouts.standing import Words
@@ -79,12 +80,31 @@ def _strangers(connection: Connection, said: Collection[tuple[str, str]], channe
     }
     word = rollout_devices.c
     for some in chunks(sorted({device for _, device in elsewhere})):
-        known = connection.execute(select(word.rollout, word.device).where(word.device.in_(some)))
+        # by the whole key: there is no index by device alone
+        which = (word.rollout.in_(sorted({rollout for rollout, _ in elsewhere})), word.device.in_(some))
+        known = connection.execute(select(word.rollout, word.device).where(*which)).all()
         elsewhere.difference_update((rollout, device) for rollout, device in known)
         told = connection.execute(select(desired.c.device, desired.c.payload).where(desired.c.device.in_(some)))
         moving = {device: apart_of(payload).channel for device, payload in told}
         elsewhere = {one for one in elsewhere if moving.get(one[1]) != announced_on[one[0]]}
     return elsewhere
+
+
+def heard_before(connection: Connection, some: Collection[str], channel: str) -> list[tuple[int, UpdateEvent]]:
+    """What devices that follow a channel from now on have said of what it announces, before they said that they do.
+
+    Each with the life of its journal; nothing of a device whose word about that rollout counts already.
+    """
+    word = rollout_devices.c
+    told = select(announcements.c.rollout).where(announcements.c.channel == channel)
+    counts = exists().where(word.rollout == events.c.rollout, word.device == events.c.device)
+    found: list[tuple[int, UpdateEvent]] = []
+    for chunk in chunks(sorted(some)):
+        said = select(events.c.life, events.c.payload).where(
+            events.c.device.in_(chunk), events.c.rollout.in_(told), ~counts
+        )
+        found += [(life, msgspec.json.decode(payload, type=UpdateEvent)) for life, payload in connection.execute(said)]
+    return found
 
 
 def set_right(connection: Connection, devices: Collection[str], now: datetime) -> None:

@@ -186,6 +186,28 @@ def test_a_journal_that_does_not_say_whose_it_is_belongs_to_whom_its_last_event_
         assert journal.last_seq() == 0
 
 
+def test_back_under_its_old_name_a_device_counts_on_and_what_failed_under_another_is_tried(tmp_path: Path) -> None:
+    with Journal(tmp_path, device="pi-1") as journal:
+        journal.belong_to("pi-1")
+        for number in (1, 2):
+            end(journal, begin(journal, number))
+        journal.set_note("desired", "{}")
+        assert journal.last_seq() == 4
+    with Journal(tmp_path, device="pi-2") as journal:
+        assert journal.belong_to("pi-2", without=["desired"]) == "pi-1"
+        assert journal.get_note("desired") is None
+        assert journal._rows("SELECT COUNT(*) FROM verdicts") == [(0,)]
+        begin(journal, 3)
+        assert (journal.last_seq(), journal.speaker) == (1, "pi-2")
+    with Journal(tmp_path, device="pi-1") as journal:
+        assert journal.belong_to("pi-1") == "pi-2"
+        begin(journal, 4)
+        assert [kept.seq for kept in journal.unsent()] == [5]
+    with Journal(tmp_path, device="pi-2") as journal:
+        assert journal.belong_to("pi-2") == "pi-1"
+        assert journal.last_seq() == 1
+
+
 def test_events_stay_until_the_controller_has_them(journal: Journal) -> None:
     for number in range(3):
         end(journal, begin(journal, number))

@@ -16,7 +16,7 @@ from device_agent.heard import Heard
 from device_agent.journal import Journal
 from device_agent.owner_rules import Gate
 from device_agent.updates import UpdateRequest
-from schemas.messages import Phase
+from schemas.messages import Desired, Phase
 from tests.support.links import until
 from transport import LinkState
 
@@ -106,3 +106,17 @@ async def test_the_connection_tells_whether_the_broker_must_be_reached_after_a_s
         agent, ready = _Agent(engine, asyncio.Event()), engine.manager._queue._steps.ready
         agent._connection._note(LinkState(state="connected"), asyncio.Event())
         assert not ready.broker_counts()
+
+
+async def test_a_command_by_hand_speaks_as_the_agent_that_ran_here(
+    tmp_path: Path,
+) -> None:
+    config, kept = configured(tmp_path), list[str]()
+    for name, runs, former in (("pi-1", True, "pi-1"), ("host-name", False, "pi-1"), ("pi-1", True, "pi-1")):
+        async with open_engine(msgspec.structs.replace(config, id=name), runs=runs) as engine:
+            assert engine.journal.speaker == former
+            assert engine.journal._device == former
+            if engine.heard.desired() is None:
+                engine.heard.keep_desired(Desired(rev=1, hold=True))
+                kept.append(name)
+    assert kept == ["pi-1"], "what it was told is kept once, and stays"

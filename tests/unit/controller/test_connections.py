@@ -149,9 +149,10 @@ async def test_who_has_a_reason_to_wait_is_waited_for(monkeypatch: pytest.Monkey
         assert await ended(pipelines) == b"0\r\n\r\n"
 
 
-async def test_what_is_left_of_a_body_after_its_answer_is_not_waited_for() -> None:
+@pytest.mark.parametrize("length", [1, 1_000_000], ids=["all of it", "some of it"])
+async def test_what_is_left_of_a_body_after_its_answer_keeps_no_connection(length: int) -> None:
     async with served(keep_alive_s=0.05) as here:
-        reader, writer = await here.connect(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n")
+        reader, writer = await here.connect(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % length)
         await until(reader, b"0\r\n\r\n")
         writer.write(b"x")
         assert await ended(reader) == b""

@@ -18,7 +18,7 @@ from controller.fleet.tables import forgotten
 from controller.rollouts.plan import Verdict
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
-from controller.rollouts.tables import rollout_asks
+from controller.rollouts.tables import rollout_asks, rollout_devices
 from schemas.errors import OperatorError
 from schemas.messages import Desired, Phase, Verb
 from tests.unit.fleet.builders import NOW, event_in, installed, presence_in, reported_in, succeeded_in
@@ -115,7 +115,7 @@ def test_it_is_told_nothing_apart_from_its_channel_any_more_under_a_later_revisi
 
 LEFT: dict[str, Incoming] = {
     "a report that the broker kept": reported_in(GONE, live=False),
-    "a presence that the broker kept": presence_in(GONE, live=False, session=9),
+    "a presence that the broker kept": presence_in(GONE, online=False, live=False, session=9),
     "its last will": presence_in(GONE, online=False, session=9),
     "its report, cleared": ClearedIn(GONE, "reported"),
     "its presence, cleared": ClearedIn(GONE, "status"),
@@ -124,6 +124,7 @@ BACK: dict[str, Incoming] = {
     "a report": reported_in(GONE),
     "a presence": presence_in(GONE, session=1),
     "an event": event_in(GONE),
+    "a presence that the broker kept since": presence_in(GONE, live=False, session=1),
 }
 
 
@@ -147,6 +148,42 @@ def test_once_it_speaks_it_is_a_new_device(engine: Engine, rollout: str, word: I
         assert connection.execute(select(forgotten)).all() == []
     take_in(engine, presence_in(GONE, online=False, session=10))
     assert not DeviceRegistry(engine).device(GONE).online
+
+
+def test_one_that_came_back_unheard_is_known_by_what_the_broker_keeps_and_asked_to_report(
+    engine: Engine, rollout: str
+) -> None:
+    """The controller was away for long, or its database was put back: the report may come before the presence."""
+    forget(engine, GONE, NOW)
+    assert take_in(engine, reported_in(GONE, live=False)).to_send == 0
+    assert take_in(engine, presence_in(GONE, live=False, session=3)).to_send == 1
+    assert known(engine) == [GONE, "pi-2"]
+    assert [one.verb for one in OrderStore(engine).commands(GONE)] == [Verb.REPORT]
+
+
+def test_no_rollout_counts_it_in_memory_either(engine: Engine, rollout: str) -> None:
+    store = RolloutStore(engine)
+    store.evaluate(rollout, NOW)
+    store.create(package="tacho", version="3.0.0", channel="stable", repository=["http://r"], now=NOW)
+    store.evaluate(rollout, NOW)
+    forget(engine, GONE, NOW)
+    store.forget_device(GONE)
+    take_in(engine, event_in("pi-2", 9, Phase.FAILED, rollout=rollout))
+    found = store.evaluate(rollout, NOW, changed={"pi-2": None})
+    assert found is not None
+    assert sum(found.view.verdicts.values()) == 1
+    assert found.view.verdicts == RolloutReader(engine).rollout(rollout).verdicts
+
+
+def test_a_row_that_was_written_while_it_was_forgotten_goes_with_the_next_look(engine: Engine, rollout: str) -> None:
+    store = RolloutStore(engine)
+    store.evaluate(rollout, NOW)
+    forget(engine, GONE, NOW)
+    with writing(engine) as connection:
+        row = {"rollout": rollout, "device": GONE, "life": 0, "seq": 0, "verdict": "pending", "wave": 0}
+        connection.execute(insert(rollout_devices).values(**row))
+    store.evaluate(rollout, NOW, changed={GONE: None})
+    assert RolloutReader(engine).rollout(rollout).verdicts == {Verdict.SUCCEEDED: 1}
 
 
 def test_its_journal_goes_on_and_what_it_said_before_is_asked_for(engine: Engine, rollout: str) -> None:

@@ -305,6 +305,12 @@ def test_a_release_for_what_no_device_has_is_refused(bench: Bench, where: dict[s
     assert (refused.value.code, refused.value.message) == ("device.unknown", f"it would be for nobody: {why}")
 
 
+def test_a_release_for_a_tag_that_a_device_was_just_told_is_not_refused(bench: Bench) -> None:
+    bench.device("pi-1")
+    OrderStore(bench.engine).set_desired("pi-1", tags={"ring": "canary"}, now=NOW)
+    assert bench.look(targets=Targets(where={"ring": "canary"})).meant == 0
+
+
 def test_a_wave_with_a_condition_that_no_device_meets_is_warned_of(bench: Bench) -> None:
     bench.device("pi-1")
     bench.device("pi-2")

@@ -82,6 +82,18 @@ def test_who_joins_with_its_first_word_counts(world: World, engine: Engine) -> N
     assert world.seen().verdicts[Verdict.FAILED] == 2
 
 
+def test_what_a_device_said_before_it_told_of_its_new_channel_counts_from_then_on(world: World, engine: Engine) -> None:
+    """A device tells of its update first, and of what is true, its channel too, once that is told."""
+    world.fails("evil")
+    assert Verdict.FAILED not in world.seen().verdicts
+    outcome = take_in(engine, reported_in("evil", 3, channel="stable"))
+    assert outcome.rollouts == {world.rollout: {"evil": None}}
+    assert world.seen().verdicts[Verdict.FAILED] == 1
+    # and once only
+    take_in(engine, reported_in("evil", 3, channel="other"))
+    assert take_in(engine, reported_in("evil", 3, channel="stable")).rollouts == {}
+
+
 def test_who_has_reported_nothing_yet_counts(world: World) -> None:
     world.fails("pi-7")
     assert world.seen().verdicts[Verdict.FAILED] == 1
