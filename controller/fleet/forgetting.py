@@ -15,8 +15,9 @@ from controller.database import to_db, writing
 from controller.fleet.incoming import ClearedIn, Incoming, PresenceIn, ReportedIn
 from controller.fleet.sql import chunks, insert_into
 from controller.fleet.tables import commands, desired, device_packages, devices, events, forgotten
+from controller.fleet.views import unknown_device
 from controller.rollouts.tables import announcements, rollout_asks, rollout_devices, rollouts
-from schemas.errors import OperatorError, one_line
+from schemas.errors import OperatorError
 from schemas.messages import Desired
 
 _OF_IT: Final[tuple[Table, ...]] = (device_packages, events, commands, rollout_asks, rollout_devices)
@@ -54,7 +55,7 @@ def forget(engine: Engine, device: str, now: datetime) -> Forgotten:
         found = select(devices.c.online, devices.c.channel).where(devices.c.id == device).with_for_update()
         row = connection.execute(found).first()
         if row is None:
-            raise OperatorError("device.unknown", f"no device {one_line(device)} has been heard of")
+            raise unknown_device(device)
         if row.online:
             raise OperatorError(
                 "device.online",

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Integer, bindparam, delete, insert, s
 from controller.database import from_db, reading, to_db, utc_now, writing
 from controller.fleet.sql import chunks, insert_into
 from controller.fleet.tables import commands, counters, desired, devices
-from controller.fleet.views import SentCommand
+from controller.fleet.views import SentCommand, unknown_device
 from controller.rollouts.tables import rollouts
 from controller.rollouts.words import begin_anew
 from schemas.codec import encode
@@ -253,7 +253,7 @@ def ask_to_report(connection: Connection, asked: Iterable[str], *, expires_in: t
 def _require(connection: Connection, device: str, *, locked: bool = False) -> None:
     found = select(devices.c.id).where(devices.c.id == device)
     if connection.scalar(found.with_for_update() if locked else found) is None:
-        raise OperatorError("device.unknown", f"no device {one_line(device)} has been heard of")
+        raise unknown_device(device)
 
 
 def _check_args(verb: Verb, args: Mapping[str, Any]) -> None:

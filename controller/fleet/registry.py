@@ -13,9 +13,8 @@ from controller.fleet.newer import newer_than_its_channel, refused_as_older
 from controller.fleet.progress import SeqTrack
 from controller.fleet.sql import bigint_of, chunks, map_of
 from controller.fleet.tables import desired, device_packages, devices, events
-from controller.fleet.views import Device, FleetStatistics, TakenEvent, Update, kept_event, update_view
+from controller.fleet.views import Device, FleetStatistics, TakenEvent, Update, kept_event, unknown_device, update_view
 from controller.rollouts.tables import rollout_devices
-from schemas.errors import OperatorError, one_line
 from schemas.messages import InstalledPackage, Phase, Targets, UpdateEvent
 
 MAX_PAGE: Final = 1000
@@ -67,7 +66,7 @@ class DeviceRegistry:
         with reading(self._engine) as connection:
             rows = connection.execute(select(devices).where(devices.c.id == device)).mappings().all()
             if not rows:
-                raise OperatorError("device.unknown", f"no device {one_line(device)} has been heard of")
+                raise unknown_device(device)
             return _views(connection, rows)[0]
 
     def device_events(self, device: str, *, after: int = 0, limit: int = 100, newest: bool = False) -> list[TakenEvent]:

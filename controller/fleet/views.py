@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from schemas.errors import one_line
+from schemas.errors import OperatorError, one_line
 from schemas.messages import ErrorReport, FactValue, InstalledPackage, Phase, Progress, UpdateEvent, Verb
 
 _MAX_BIGINT: Final = 2**63 - 1
@@ -198,3 +198,8 @@ def wire_bytes(event: UpdateEvent | KeptEvent) -> int | None:
     """What the device received for its update, metadata included, where the event says so in its detail."""
     value = (event.detail or {}).get("wire_bytes")
     return min(value, _MAX_BIGINT) if isinstance(value, int) and value >= 0 else None
+
+
+def unknown_device(device: str) -> OperatorError:
+    """To raise where there is no such device."""
+    return OperatorError("device.unknown", f"no device {one_line(device)} has been heard of")

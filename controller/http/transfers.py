@@ -18,10 +18,10 @@ from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, 
 from litestar.response import Stream
 from litestar.types import Receive, Scope, Send
 
+from controller.http.guard import FILE_TYPE
 from controller.repository.files import disk_errors, no_room, room_in
 from schemas.errors import FlotillaError, OperatorError, PublisherError
 
-PACKAGE_TYPE: Final = "application/octet-stream"
 MAX_UPLOAD_BYTES: Final = 16 * 1024**3
 MOST_EXPORTS: Final = 4
 """Files for others that are made or sent at a time: each takes room on the disk until the last of it is sent."""
@@ -37,7 +37,7 @@ class UploadOperation(Operation):
     def __post_init__(self) -> None:
         """Describe it."""
         content = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY))
-        self.request_body = RequestBody(content={PACKAGE_TYPE: content}, required=True)
+        self.request_body = RequestBody(content={FILE_TYPE: content}, required=True)
 
 
 class Spool:
@@ -65,8 +65,8 @@ class Spool:
 @contextlib.asynccontextmanager
 async def received(request: Request[Any, Any, Any], spool: Spool) -> AsyncIterator[Path]:
     """The body in a file of the spool; what is wrong with it is told without the spool's name for it."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != PACKAGE_TYPE:
-        raise HTTPException(f"send the file as it is, as {PACKAGE_TYPE}", status_code=415)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FILE_TYPE:
+        raise HTTPException(f"send the file as it is, as {FILE_TYPE}", status_code=415)
     path = spool.new()
     try:
         await _receive(request.stream(), path, request.headers.get("content-length"))
@@ -122,7 +122,7 @@ class Export(Stream):
     def __init__(
         self, pieces: AsyncIterator[bytes], ending: contextlib.AsyncExitStack, headers: dict[str, str]
     ) -> None:
-        super().__init__(pieces, media_type=PACKAGE_TYPE, headers=headers)
+        super().__init__(pieces, media_type=FILE_TYPE, headers=headers)
         self._ending = ending
 
     def to_asgi_response(self, *args: Any, **more: Any) -> Any:

@@ -10,13 +10,14 @@ from sqlalchemy import Connection, select, update
 
 from controller.database import to_db
 from controller.fleet.tables import devices
+from controller.fleet.views import unknown_device
 from controller.rollouts.asks import ask, ask_all_to_stop, open_asks
 from controller.rollouts.evaluating import settle
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.plan import ENDED, RETRIED, STARTING, Plan, RolloutState, Verdict
 from controller.rollouts.tables import rollout_devices, rollouts
 from controller.rollouts.words import take_back
-from schemas.errors import OperatorError, one_line
+from schemas.errors import OperatorError
 from schemas.messages import LAST_WORDS, Phase, Verb
 
 MOST_EXCLUDED: Final = 3000
@@ -123,4 +124,4 @@ def _words(connection: Connection, rollout: str, some: Collection[str]) -> dict[
 
 def _require(connection: Connection, device: str) -> None:
     if connection.scalar(select(devices.c.id).where(devices.c.id == device)) is None:
-        raise OperatorError("device.unknown", f"no device {one_line(device)} has been heard of")
+        raise unknown_device(device)
