@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -82,10 +82,11 @@ def collect(
         now: the repository's clock, by which releases were deleted.
     """
     needed = _Needed(storage)
-    needed.look(TrustedMetadata(storage.metadata), index.entries(STORED))
+    needed.look(TrustedMetadata(storage.metadata).all_targets())
     with writing() as trusted, disk_errors(storage.folder):
-        stored = index.entries(STORED)
-        needed.look(trusted, stored)
+        stored, signed = index.entries(STORED), trusted.all_targets()
+        _check_signed(stored, signed)
+        needed.look(signed)
         deleted = index.deleted_since(now - timedelta(seconds=max(grace_s, DELETED_GRACE_S))) if grace_s > 0 else []
         needed.look_at_deleted(deleted)
         manifests = {entry.manifest for entry in (*stored, *deleted)}
@@ -108,6 +109,17 @@ def collect(
     )
 
 
+def _check_signed(stored: Iterable[Entry], signed: Collection[str]) -> None:
+    """Only to be asked under the lock: before it, a push between the two readings looks like damage."""
+    for entry in stored:
+        if entry.target_name not in signed:
+            raise OperatorError(
+                "data.bad",
+                f"the signed metadata does not name {entry.package} {entry.version} for {entry.platform}; "
+                "nothing was removed, verify the repository first",
+            )
+
+
 class _Needed:
     """What the releases need that were looked at so far.
 
@@ -121,22 +133,18 @@ class _Needed:
         self.objects: set[str] = set()
         self.targets: set[Path] = set()
 
-    def look(self, trusted: TrustedMetadata, entries: Iterable[Entry]) -> None:
-        """Take in every signed release that is new.
+    def look(self, signed: Mapping[str, TargetFile]) -> None:
+        """Take in every signed release, by its target's name, that is new.
 
         Raises:
-            OperatorError: `data.bad`, when a manifest cannot be read or the index names a release that is not signed.
+            OperatorError: `data.bad`, when a manifest cannot be read.
         """
-        signed = trusted.all_targets()
-        for entry in entries:
-            if entry.target_name not in signed:
-                raise OperatorError(
-                    "data.bad",
-                    f"the signed metadata does not name {entry.package} {entry.version} for {entry.platform}; "
-                    "nothing was removed, verify the repository first",
-                )
         for name, target in signed.items():
-            self._look_at(name, target)
+            path = self._storage.target_file(target.hashes["sha256"], name)
+            if path not in self.targets:
+                manifest = read_manifest(self._storage, name, target)
+                self.objects.update(sha256 for sha256, _ in distinct_contents(manifest))
+                self.targets.add(path)
 
     def look_at_deleted(self, entries: Iterable[Entry]) -> None:
         """Take in releases that were deleted lately: a device may have begun to fetch one of them before.
@@ -150,13 +158,6 @@ class _Needed:
                 manifest = decode_manifest(plain)
             except (OSError, DamagedError, FlotillaError):
                 continue
-            self.objects.update(sha256 for sha256, _ in distinct_contents(manifest))
-            self.targets.add(path)
-
-    def _look_at(self, name: str, target: TargetFile) -> None:
-        path = self._storage.target_file(target.hashes["sha256"], name)
-        if path not in self.targets:
-            manifest = read_manifest(self._storage, name, target)
             self.objects.update(sha256 for sha256, _ in distinct_contents(manifest))
             self.targets.add(path)
 

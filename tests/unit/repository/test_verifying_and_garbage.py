@@ -8,6 +8,8 @@ import pytest
 from sqlalchemy import delete
 
 from controller.database import open_database, sqlite_url, writing
+from controller.repository import garbage
+from controller.repository.metadata import TrustedMetadata
 from controller.repository.package_repository import PackageRepository
 from controller.repository.storage import Storage, is_immutable
 from controller.repository.tables import release_tags, releases
@@ -135,6 +137,39 @@ def test_a_push_that_reuses_an_old_orphan_keeps_it(stocked: PackageRepository, c
     add_release(stocked, "radio", "1.0.0", {"a": "old" * 100})
     assert stocked.collect_garbage().objects == 1
     assert stocked.verify() == []
+
+
+def test_a_push_while_garbage_is_looked_for_is_no_damage(
+    stocked: PackageRepository, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PushedAfter(TrustedMetadata):
+        """The metadata as it was right before somebody pushed."""
+
+        def __init__(self, folder: Path) -> None:
+            super().__init__(folder)
+            monkeypatch.undo()
+            add_release(stocked, "radio", "1.0.0", {"song": "song" * 100})
+
+    stocked.delete("tacho", "1.0.0")
+    clock.advance(days=2)
+    age(stocked.folder)
+    monkeypatch.setattr(garbage, "TrustedMetadata", PushedAfter)
+    assert stocked.collect_garbage().objects == 2
+    assert [record.key for record in stocked.search()] == ["radio@1.0.0@any", "tacho@1.1.0@any"]
+    assert stocked.verify() == []
+
+
+def test_nothing_is_removed_when_a_release_is_indexed_but_not_signed(stocked: PackageRepository, clock: Clock) -> None:
+    metadata = {path: path.read_bytes() for path in (stocked.folder / "metadata").iterdir()}
+    add_release(stocked, "radio", "1.0.0", {"song": "song" * 100})
+    for path, content in metadata.items():
+        path.write_bytes(content)
+    clock.advance(days=2)
+    age(stocked.folder)
+    before = objects(stocked)
+    with pytest.raises(OperatorError, match=r"does not name radio 1\.0\.0 for any; nothing was removed"):
+        stocked.collect_garbage()
+    assert objects(stocked) == before
 
 
 def test_superseded_metadata_goes_after_a_day_and_roots_never(stocked: PackageRepository) -> None:
