@@ -22,11 +22,10 @@ from controller.rollouts.engine import resumed
 from controller.rollouts.evaluating import current_row, row_of
 from controller.rollouts.judging import Judge
 from controller.rollouts.keeping import intention_of, plan_of, save
-from controller.rollouts.observing import observe
+from controller.rollouts.observing import observe, write_marks
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.tables import announcements, rollouts
 from controller.rollouts.taking_back import note_cancel
-from controller.rollouts.tally import Tally
 from schemas.messages import Announcement, Desired, ReleaseState
 
 _STRICTER: Final = (
@@ -209,8 +208,9 @@ def _catch_up(connection: Connection, row: Any, said: Announcement, now: datetim
     went_on = said.state in (ReleaseState.ACTIVE, ReleaseState.COMPLETE) or plan.progress != before.progress
     if went_on:
         # whatever it was stopped for, somebody has gone on in spite of that
+        plan, going = resumed(replace(plan, state=RolloutState.ACTIVE), observed.observations, now)
         judge = Judge(plan, now)
-        plan = resumed(plan, Tally(map(judge.mark, observed.observations)))
+        write_marks(connection, said.rollout, observed, {one.device: judge.mark(one) for one in going})
         note_cancel(connection, said.rollout, None)
     state, excluded = RolloutState(said.state.value), {*said.targets.exclude}
     if unheard:

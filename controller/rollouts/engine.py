@@ -16,7 +16,6 @@ import msgspec
 from controller.rollouts.explaining import counted_text, too_many_text
 from controller.rollouts.judging import Judge
 from controller.rollouts.plan import (
-    FAILURES,
     STOPS,
     UNPROVEN,
     Decisions,
@@ -55,28 +54,16 @@ class Prove:
 
 
 @dataclass(frozen=True, slots=True)
-class Recount:
-    """Devices in spite of which an operator went on have succeeded after all: fewer are forgiven from now on.
-
-    `failures` as `WaveProgress.accepted_failures`.
-    """
-
-    wave: int
-    accepted: int
-    failures: int
-
-
-@dataclass(frozen=True, slots=True)
 class LetIn:
     """A wave begins, or has room for more of its devices."""
 
     wave: int
 
 
-Counted = Move | Prove | Recount
+Counted = Move | Prove
 """Steps that leave every mark as it is: nobody may start, or has to stop, because of one."""
 
-_BY_COUNTS: Final = (Move, Prove, Recount)
+_BY_COUNTS: Final = (Move, Prove)
 
 Step = Counted | Stop | LetIn
 
@@ -164,12 +151,6 @@ def by_counts(plan: Plan, tally: Tally, now: datetime) -> Plan | None:
 
 def _limit(plan: Plan, tally: Tally, wave: int) -> Step | None:
     """The limits of a wave hold as long as the rollout goes on, however long ago the wave was proven."""
-    progress, without, failed = plan.progress[wave], tally.number(wave, UNPROVEN), tally.number(wave, FAILURES)
-    accepted = min(progress.accepted, without)
-    # as long as there are no more without success, a failure is that of a device that was forgiven already
-    failures = failed if without <= progress.accepted else min(progress.accepted_failures, failed)
-    if (accepted, failures) != (progress.accepted, progress.accepted_failures):
-        return Recount(wave, accepted, failures)
     if too_many(plan, tally, wave):
         return Stop(STOPS[plan.plan.on_failure], too_many_text(plan, tally, wave))
     return None
@@ -177,7 +158,7 @@ def _limit(plan: Plan, tally: Tally, wave: int) -> Step | None:
 
 def _of_wave(plan: Plan, tally: Tally, wave: int, found: Proof) -> Step | None:
     if found is Proof.FAILED:
-        failed = new_failures(plan, tally, wave) > 0
+        failed = new_failures(tally, wave) > 0
         state = STOPS[plan.plan.on_failure] if failed else RolloutState.PAUSED
         return Stop(state, counted_text(plan, tally, wave))
     if tally.number(wave, {Verdict.WAITING}) and _has_room(plan, tally, wave):
@@ -229,8 +210,6 @@ def _after(plan: Plan, step: Counted, now: datetime) -> Plan:
             return replace(plan, state=step.state)
         case Prove():
             return _with(plan, step.wave, proven_at=now)
-        case Recount():
-            return _with(plan, step.wave, accepted=step.accepted, accepted_failures=step.failures)
 
 
 def _with(plan: Plan, wave: int, **changes: object) -> Plan:
@@ -247,12 +226,23 @@ def approved(plan: Plan, now: datetime) -> Plan | None:
     return _with(plan, wave, approved_at=now)
 
 
-def resumed(plan: Plan, tally: Tally) -> Plan:
-    """The plan after an operator went on in spite of what the engine had stopped it for: that is forgiven, once."""
+def resumed(plan: Plan, observations: Iterable[Observation], now: datetime) -> tuple[Plan, list[Observation]]:
+    """The rollout after an operator went on in spite of what the engine had stopped it for: that is forgiven, once.
+
+    Args:
+        plan: the rollout, active again.
+        observations: of its devices.
+        now: the controller's time, with a zone.
+
+    Returns:
+        The plan, and the same devices, those forgiven that are in a wave that has begun and are no success now.
+    """
     if not plan.stopped:
-        return plan
-    going = replace(plan, stopped="")
-    for wave in range(plan.begun):
-        forgiven = {"accepted": tally.number(wave, UNPROVEN), "accepted_failures": tally.number(wave, FAILURES)}
-        going = _with(going, wave, **forgiven)
-    return going
+        return plan, list(observations)
+    judge = Judge(plan, now)
+    going = [msgspec.structs.replace(one, forgiven=_is_in_the_way(plan, judge.mark(one))) for one in observations]
+    return replace(plan, stopped=""), going
+
+
+def _is_in_the_way(plan: Plan, mark: Mark) -> bool:
+    return mark.verdict in UNPROVEN and mark.wave is not None and plan.progress[mark.wave].started_at is not None

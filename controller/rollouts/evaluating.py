@@ -14,7 +14,7 @@ from controller.rollouts.engine import by_counts, decide, resumed
 from controller.rollouts.explaining import REMEMBERED, how_it_was
 from controller.rollouts.judging import Judge
 from controller.rollouts.keeping import intention_of, plan_of, save, stamp_of
-from controller.rollouts.observing import drop_unknown, observe, write_marks
+from controller.rollouts.observing import Observed, drop_unknown, observe, write_marks
 from controller.rollouts.plan import ENDED, Plan, RolloutState
 from controller.rollouts.reader import view_of
 from controller.rollouts.standing import Standing, Words
@@ -80,7 +80,14 @@ def look(
 
 
 def settle(
-    connection: Connection, row: Any, plan: Plan, now: datetime, *, before: Plan, by: str | None = None
+    connection: Connection,
+    row: Any,
+    plan: Plan,
+    now: datetime,
+    *,
+    before: Plan,
+    by: str | None = None,
+    observed: Observed | None = None,
 ) -> tuple[Evaluation, Standing]:
     """Have the engine decide on everything it knows of a rollout, keep that, and announce what is new.
 
@@ -91,8 +98,10 @@ def settle(
         now: the controller's clock.
         before: as the row has it.
         by: who wants it so, as the audit log names them; None for the engine.
+        observed: its devices, where they are known already.
     """
-    observed = observe(connection, plan, channel=row["channel"], package=row["package"])
+    if observed is None:
+        observed = observe(connection, plan, channel=row["channel"], package=row["package"])
     decisions = decide(plan, observed.observations, now)
     try:
         _keep(connection, row, decisions.plan, now, before=before, by=by)
@@ -122,23 +131,22 @@ def move(connection: Connection, row: Any, state: RolloutState, now: datetime, *
 
     Going on forgives what the engine stopped it for. One that is over remembers who had stopped it, when and why.
     """
-    before = plan_of(row)
+    before, observed = plan_of(row), None
     plan = replace(before, state=state)
     # of one that was not stopped there is nothing to remember, and so nobody to ask for
     if state is RolloutState.ACTIVE or (state in ENDED and before.state in REMEMBERED):
         observed = observe(connection, before, channel=row["channel"], package=row["package"])
-        # as going on would find them: as long as nobody may start, who is late and has not begun is held
-        judge = Judge(plan if state is RolloutState.ACTIVE else before, now)
-        tally = Tally(map(judge.mark, observed.observations))
         if state is RolloutState.ACTIVE:
-            plan = resumed(plan, tally)
+            plan, going = resumed(plan, observed.observations, now)
+            observed = replace(observed, observations=going)
         else:
+            tally = Tally(map(Judge(before, now).mark, observed.observations))
             since = from_db(row["changed_at"])
             plan = replace(plan, stopped=how_it_was(before, tally, by=row["changed_by"], since=since))
     if state in ENDED:
         _close(connection, row, plan, now, before=before, by=by)
     else:
-        settle(connection, row, plan, now, before=before, by=by)
+        settle(connection, row, plan, now, before=before, by=by, observed=observed)
 
 
 def row_of(connection: Connection, rollout: str) -> Any | None:

@@ -172,7 +172,7 @@ def too_many_text(plan: Plan, tally: Tally, wave: int) -> str:
     of = tally.number(wave, FAILURES | {Verdict.SUCCEEDED, Verdict.SOAKING})
     parts = [f"{wanted.max_failures}"] if wanted.max_failures is not None else []
     parts += [f"{wanted.max_failures_percent:g} %"] if wanted.max_failures_percent is not None else []
-    forgiven = plan.progress[wave].accepted_failures
+    forgiven = tally.forgiven(wave, FAILURES)
     after = f" after the {forgiven} that were accepted" if forgiven else ""
     return (
         f"{_named(plan, wave)}{_counts(tally, wave, FAILURES)} of {of}{_WITH_RESULT}"
@@ -201,7 +201,7 @@ def _wave_view(plan: Plan, tally: Tally, number: int) -> WaveView:
         proven_at=progress.proven_at,
         approved_at=progress.approved_at,
         deadline=plan.ends(number),
-        accepted=progress.accepted,
+        accepted=tally.forgiven(number, UNPROVEN),
         because=_wave_because(plan, tally, number, state),
     )
 

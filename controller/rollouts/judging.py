@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from controller.fleet.hours import next_hour, usually_away
-from controller.rollouts.plan import BUSY, ENDED, FINAL, STARTING, Mark, Observation, Plan, RolloutState, Verdict
+from controller.rollouts.plan import BUSY, ENDED, FINAL, STARTING, STILL, Mark, Observation, Plan, RolloutState, Verdict
 from controller.rollouts.waves import seconds
 from schemas.messages import Phase
 from schemas.targeting import bucket, where_holds
@@ -76,6 +76,12 @@ class Judge:
 
         What a device said about this rollout counts whatever the targets mean now: it may have moved to
         another channel since. A device that runs the version without having said anything was there before.
+        """
+        mark = self._at_any_time(seen)
+        return mark._replace(forgiven=True) if seen.forgiven and mark.verdict in STILL else mark
+
+    def _at_any_time(self, seen: Observation) -> Mark:
+        """As `mark`.
 
         A sign of life from a time that is still to come was noted by a clock that was wrong, and has been put right
         since: all that is known is that the device was there when it said its last word.

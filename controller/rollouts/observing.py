@@ -28,14 +28,18 @@ from controller.rollouts.tables import rollout_asks, rollout_devices
 from schemas.messages import Phase, Verb
 
 _word = rollout_devices.c
+_JUDGED: Final = (_word.verdict, _word.wave, _word.forgiven)
+
+
+_Kept = tuple[str | None, int | None, bool | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Observations, and the verdict and wave that each device has in the database so far, if it has a row there."""
+    """Observations, and what each device that has a row has there so far: verdict, wave and whether it is forgiven."""
 
     observations: list[Observation]
-    before: Mapping[str, tuple[str | None, int | None]]
+    before: Mapping[str, _Kept]
 
 
 def observe(
@@ -65,7 +69,7 @@ def observe(
     concerned = [row for row in rows if (row.concerned if over else row.channel == channel or row.phase)]
     return Observed(
         observations=[_observation(row, package, channel) for row in concerned],
-        before={row.id: (row.verdict, row.wave) for row in rows if row.concerned},
+        before={row.id: (row.verdict, row.wave, row.forgiven) for row in rows if row.concerned},
     )
 
 
@@ -83,6 +87,7 @@ class _Row(NamedTuple):
     phase: str | None
     verdict: str | None
     wave: int | None
+    forgiven: bool | None
     heard_at: int | None
     error_code: str | None
     life: int | None
@@ -112,7 +117,7 @@ def _question(dialect: str, *, with_facts: bool, over: bool, only: bool, unsettl
     )
     own = (devices.c.id, devices.c.last_seen, devices.c.channel, devices.c.online, devices.c.hours)
     report = (devices.c.life.label("life_now"), devices.c.reported_seq)
-    word = (_word.phase, _word.verdict, _word.wave, _word.heard_at, _word.error_code, _word.life, _word.seq)
+    word = (_word.phase, *_JUDGED, _word.heard_at, _word.error_code, _word.life, _word.seq)
     found = select(
         *own,
         *report,
@@ -154,6 +159,7 @@ def _observation(row: _Row, package: str, channel: str) -> Observation:
         reported_since=_reported_since(row),
         pinned=apart.pinned(package),
         hold=bool(apart.hold),
+        forgiven=bool(row.forgiven),
         taken_back=row.asked == Verb.CANCEL,
         moved=row.channel not in (None, channel),
         online=row.online,
@@ -187,7 +193,7 @@ def write_marks(connection: Connection, rollout: str, observed: Observed, marks:
     return len(changed) + len(gone)
 
 
-_MARK: Final = ("rollout", "device", "life", "seq", "verdict", "wave")
+_MARK: Final = ("rollout", "device", "life", "seq", "verdict", "wave", "forgiven")
 
 
 def drop_unknown(connection: Connection, rollout: str, some: Collection[str]) -> None:
@@ -201,15 +207,13 @@ def _keep_mark(dialect: str) -> Insert:
     statement = insert_of(dialect, rollout_devices, _MARK)
     return statement.on_conflict_do_update(
         index_elements=[_word.rollout, _word.device],
-        set_={"verdict": statement.excluded.verdict, "wave": statement.excluded.wave},
+        set_={one.name: statement.excluded[one.name] for one in _JUDGED},
     )
 
 
-def _differing(
-    rollout: str, wanted: Mapping[str, Mark], before: Mapping[str, tuple[str | None, int | None]]
-) -> Iterator[tuple[Any, ...]]:
+def _differing(rollout: str, wanted: Mapping[str, Mark], before: Mapping[str, _Kept]) -> Iterator[tuple[Any, ...]]:
     """As `_MARK`; for those that have no row yet, with no word."""
     for device, mark in sorted(wanted.items()):
         verdict = str(mark.verdict)
-        if before.get(device) != (verdict, mark.wave):
-            yield rollout, device, 0, 0, verdict, mark.wave
+        if before.get(device) != (verdict, mark.wave, mark.forgiven):
+            yield rollout, device, 0, 0, verdict, mark.wave, mark.forgiven

@@ -109,6 +109,9 @@ RETRIED: Final = frozenset({Verdict.FAILED, Verdict.ROLLED_BACK, Verdict.REJECTE
 ABSENT: Final = frozenset({Verdict.UNREACHED, Verdict.ASLEEP})
 """Devices that do not count as long as they are away; what they are offered stays."""
 
+STILL: Final = UNPROVEN | ABSENT | {Verdict.HELD}
+"""Verdicts between which a device goes without having done anything: who was forgiven is so until it has."""
+
 FINAL: Final = {phase: Verdict(phase.value) for phase in LAST_WORDS}
 """Last words of a device and the verdict each of them is; a success has yet to be proven."""
 
@@ -129,6 +132,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         reported_since: whether its last report is newer than its last word.
         pinned: the version that its operator pinned the package to, if any.
         hold: whether its operator has it start nothing.
+        forgiven: whether an operator has gone on in spite of it, and it has done nothing anew since.
         taken_back: whether it was asked to leave this rollout, and has not answered.
         moved: whether it follows another channel now.
         online: whether it is there now.
@@ -147,6 +151,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     reported_since: bool = False
     pinned: str | None = None
     hold: bool = False
+    forgiven: bool = False
     taken_back: bool = False
     moved: bool = False
     online: bool = True
@@ -165,7 +170,6 @@ class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         approved_at: when a person said go.
         upto: buckets below this are in because of it.
         devices: ids that are in because of it: chosen, named, or found by its conditions.
-        accepted: devices without success in spite of which an operator has gone on; `accepted_failures`, failures.
         chosen: ids that were picked for it when it began, where not all of them may begin at a time.
         turns: who got its turn after the wave's deadline, and when, until it is through.
         opened_at: when devices that were away were let in last, so that fewer ids are listed; they take no place.
@@ -177,8 +181,6 @@ class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     approved_at: datetime | None = None
     upto: int = 0
     devices: list[str] = []
-    accepted: int = 0
-    accepted_failures: int = 0
     chosen: list[str] = []
     turns: dict[str, datetime] = {}
     opened_at: datetime | None = None
@@ -275,6 +277,7 @@ class Mark(NamedTuple):
         listen: whether any sign of life may change the verdict.
         phase: its last word.
         place: whether it takes one of the places of a wave with `concurrency`.
+        forgiven: whether an operator has gone on in spite of it: it neither counts against its wave nor for it.
     """
 
     verdict: Verdict
@@ -284,6 +287,7 @@ class Mark(NamedTuple):
     listen: bool = False
     phase: Phase | None = None
     place: bool = False
+    forgiven: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

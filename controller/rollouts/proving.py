@@ -14,19 +14,17 @@ class Proof(StrEnum):
     FAILED = "failed"
 
 
-def new_failures(plan: Plan, tally: Tally, wave: int) -> int:
+def new_failures(tally: Tally, wave: int) -> int:
     """How many devices of a wave failed in spite of which no operator has gone on.
 
-    One that was late then, and has failed since, is forgiven already: with it there are no more without success.
+    One that was late then, and has failed since, is forgiven already.
     """
-    progress = plan.progress[wave]
-    without_success = tally.number(wave, UNPROVEN) - progress.accepted
-    return max(min(tally.number(wave, FAILURES) - progress.accepted_failures, without_success), 0)
+    return tally.number(wave, FAILURES) - tally.forgiven(wave, FAILURES)
 
 
 def too_many(plan: Plan, tally: Tally, wave: int) -> bool:
     """Whether more devices of a wave failed than may."""
-    wanted, failures = plan.waves[wave], new_failures(plan, tally, wave)
+    wanted, failures = plan.waves[wave], new_failures(tally, wave)
     if wanted.max_failures is not None and failures > wanted.max_failures:
         return True
     results = failures + tally.number(wave, {Verdict.SUCCEEDED})
@@ -44,11 +42,11 @@ def proof(plan: Plan, tally: Tally, wave: int) -> Proof:
     wanted, progress = plan.waves[wave], plan.progress[wave]
     busy, waiting = tally.number(wave, BUSY), tally.number(wave, {Verdict.WAITING})
     good, bad = tally.number(wave, {Verdict.SUCCEEDED}), tally.number(wave, UNPROVEN)
-    accepted = min(progress.accepted, bad)
+    accepted = tally.forgiven(wave, UNPROVEN)
     absent = tally.number(wave, ABSENT)
     results = good + bad - accepted
     # who comes back to what was proven, and is waited for, refused or late, has broken nothing: it stops nobody else
-    failures = new_failures(plan, tally, wave)
+    failures = new_failures(tally, wave)
     unproven = failures and good * 100 < wanted.success * (good + failures)
     was_proven = progress.proven_at is not None and not unproven
     if not results and not busy:

@@ -224,8 +224,9 @@ def _read(connection: Connection, ids: list[str]) -> list[Rollout]:
 
 def _tallies(connection: Connection, values: dict[str, Any]) -> dict[str, Tally]:
     tallies: dict[str, Tally] = {}
-    for rollout, wave, name, phase, number in connection.execute(_counts(connection.dialect.name), values):
-        mark = Mark(Verdict(name), wave, phase=None if phase is None else Phase(phase))
+    for rollout, wave, name, phase, forgiven, number in connection.execute(_counts(connection.dialect.name), values):
+        said = None if phase is None else Phase(phase)
+        mark = Mark(Verdict(name), wave, phase=said, forgiven=forgiven)
         tallies.setdefault(rollout, Tally()).add(mark, number)
     return tallies
 
@@ -239,8 +240,8 @@ def _rows(dialect: str) -> Select[Any]:
 def _counts(dialect: str) -> Select[Any]:
     # A word that came in a moment ago has no verdict yet: the device is busy, or nearly done.
     verdict = func.coalesce(_word.verdict, Verdict.UPDATING.value)
-    found = select(_word.rollout, _word.wave, verdict, _word.phase, func.count())
-    return found.where(among(dialect, _word.rollout)).group_by(_word.rollout, _word.wave, verdict, _word.phase)
+    alike = (_word.rollout, _word.wave, verdict, _word.phase, _word.forgiven)
+    return select(*alike, func.count()).where(among(dialect, _word.rollout)).group_by(*alike)
 
 
 def view_of(connection: Connection, row: Any, plan: Plan, tally: Tally) -> Rollout:

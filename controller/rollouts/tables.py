@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, String, Table, Text, false
 
 from controller.database import metadata
 
@@ -52,6 +52,8 @@ rollout_devices: Final = Table(
     Column("verdict", String(16)),  # the engine's; empty until it has looked
     Column("wave", Integer),  # from 0; empty for none
     Column("heard_at", BigInteger),  # when the word came in, by the controller's clock
+    # An operator went on in spite of it, and it has done nothing anew since.
+    Column("forgiven", Boolean, nullable=False, server_default=false()),
     Index(None, "rollout", "verdict"),
 )
 

@@ -12,6 +12,7 @@ class Tally:
 
     def __init__(self, marks: Iterable[Mark] = ()) -> None:
         self._waves: dict[int | None, Counter[Verdict]] = defaultdict(Counter)
+        self._forgiven: dict[int | None, Counter[Verdict]] = defaultdict(Counter)
         self._phases: Counter[Phase] = Counter()
         self._places: Counter[int | None] = Counter()
         for mark in marks:
@@ -20,6 +21,8 @@ class Tally:
     def add(self, mark: Mark, number: int = 1) -> None:
         """So many more."""
         self._waves[mark.wave][mark.verdict] += number
+        if mark.forgiven:
+            self._forgiven[mark.wave][mark.verdict] += number
         if mark.place:
             self._places[mark.wave] += number
         if mark.phase is not None:
@@ -28,6 +31,8 @@ class Tally:
     def remove(self, mark: Mark) -> None:
         """One less."""
         self._waves[mark.wave][mark.verdict] -= 1
+        if mark.forgiven:
+            self._forgiven[mark.wave][mark.verdict] -= 1
         if mark.place:
             self._places[mark.wave] -= 1
         if mark.phase is not None:
@@ -47,6 +52,11 @@ class Tally:
         """How many of a wave's devices have one of these verdicts."""
         counts = self.wave(wave)
         return sum(counts.get(verdict, 0) for verdict in verdicts)
+
+    def forgiven(self, wave: int, verdicts: Iterable[Verdict]) -> int:
+        """How many of those were forgiven."""
+        counts = self._forgiven.get(wave)
+        return 0 if counts is None else sum(counts.get(verdict, 0) for verdict in verdicts)
 
     def places(self, wave: int) -> int:
         """How many places of a wave with `concurrency` are taken."""

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 from msgspec.structs import replace as changed
 
-from controller.rollouts.engine import Decisions, approved, decide, resumed
+from controller.rollouts.engine import Decisions, approved, decide
 from controller.rollouts.explaining import because
 from controller.rollouts.judging import Judge
 from controller.rollouts.plan import Observation, Plan, RolloutState, Verdict, WaveProgress
@@ -16,7 +16,18 @@ from controller.rollouts.tally import Tally
 from controller.rollouts.waves import OnFailure, RolloutPlan, Wave
 from schemas.messages import Phase
 from schemas.targeting import bucket
-from tests.unit.rollouts.test_engine import NOW, ROLLOUT, after, device, done, fleet, in_waves, plan
+from tests.unit.rollouts.test_engine import (
+    NOW,
+    ROLLOUT,
+    after,
+    device,
+    done,
+    fleet,
+    going_on,
+    in_waves,
+    next_look,
+    plan,
+)
 
 LONG_GONE = NOW - timedelta(days=8)
 
@@ -65,28 +76,63 @@ def test_failures_after_an_operator_went_on_in_spite_of_late_ones_are_counted(
     seen = [*(done(f"good-{number}") for number in range(6)), *late]
     paused = decide(bounded, [*seen, *away], after(7201))
     assert paused.state is RolloutState.PAUSED
-    on = replace(resumed(paused.plan, Tally(paused.marks.values())), state=RolloutState.ACTIVE)
-    now = decide(on, [*seen, *away], after(7202))
+    now = decide(*going_on(paused, [*seen, *away], after(7202)), after(7202))
     assert now.state is RolloutState.COMPLETE
     broke = [changed(one, online=True, phase=Phase.ROLLED_BACK, last_seen=after(8000)) for one in away]
-    assert (
-        decide(replace(now.plan, state=RolloutState.ACTIVE), [*seen, *broke], after(8001)).state is RolloutState.HALTED
-    )
+    active = replace(now, plan=replace(now.plan, state=RolloutState.ACTIVE))
+    assert next_look(active, [*seen, *broke], after(8001)).state is RolloutState.HALTED
     # whom the operator went on in spite of is forgiven, whatever becomes of it
     failed = [changed(one, phase=Phase.FAILED) for one in late]
-    assert decide(now.plan, [*seen[:-4], *failed, *away], after(8001)).state is RolloutState.COMPLETE
+    assert next_look(now, [*seen[:-4], *failed, *away], after(8001)).state is RolloutState.COMPLETE
 
 
 def test_one_that_succeeded_after_all_is_forgiven_no_more() -> None:
     bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, max_failures=0)]))
     seen = [device("pi-1", phase=Phase.FAILED), device("pi-2", phase=Phase.FAILED), *fleet(3)[2:]]
     stopped = decide(bounded, seen, NOW)
-    on = replace(resumed(stopped.plan, Tally(stopped.marks.values())), state=RolloutState.ACTIVE)
-    now = decide(on, [done("pi-1"), *seen[1:]], after(1))
-    assert (now.plan.progress[0].accepted, now.plan.progress[0].accepted_failures) == (1, 1)
+    now = decide(*going_on(stopped, seen, after(1)), after(1))
+    assert [name for name, mark in now.marks.items() if mark.forgiven] == ["pi-1", "pi-2"]
+    now = next_look(now, [done("pi-1"), *seen[1:]], after(2))
+    assert [name for name, mark in now.marks.items() if mark.forgiven] == ["pi-2"]
     assert now.state is RolloutState.ACTIVE
-    now = decide(now.plan, [device("pi-1", phase=Phase.ROLLED_BACK), *seen[1:]], after(2))
+    now = next_look(now, [device("pi-1", phase=Phase.ROLLED_BACK), *seen[1:]], after(3))
     assert now.state is RolloutState.HALTED
+
+
+def test_one_that_succeeded_after_all_hides_no_other_that_failed_meanwhile() -> None:
+    """Both words may come in before the same look, as they do where many are tried again."""
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, max_failures=0)]))
+    seen = [device("pi-1", phase=Phase.FAILED), *fleet(3)[1:]]
+    stopped = decide(bounded, seen, NOW)
+    now = decide(*going_on(stopped, seen, after(1)), after(1))
+    assert now.state is RolloutState.ACTIVE
+    now = next_look(now, [done("pi-1"), device("pi-2", phase=Phase.FAILED), seen[2]], after(2))
+    assert now.state is RolloutState.HALTED
+
+
+def test_who_is_away_or_held_for_a_while_stays_forgiven() -> None:
+    """It has done nothing: neither what it was forgiven for again, nor anything else."""
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, deadline="2h", max_failures=0)]))
+    late = device("pi-1", last_seen=after(7200))
+    seen = [done("pi-2"), late]
+    now = decide(*going_on(decide(bounded, seen, after(7201)), seen, after(7202)), after(7202))
+    assert (now.state, now.verdicts["pi-1"]) == (RolloutState.COMPLETE, Verdict.LATE)
+    for change in {"hold": True}, {"pinned": "1.0.0"}, {"online": False, "last_seen": after(-700_000)}:
+        now = next_look(now, [seen[0], changed(late, **change)], after(7300))
+        assert now.verdicts["pi-1"] in {Verdict.HELD, Verdict.UNREACHED}
+        paused = next_look(replace(now, plan=replace(now.plan, state=RolloutState.PAUSED)), seen, after(7350))
+        assert paused.verdicts["pi-1"] is Verdict.HELD
+        now = next_look(replace(paused, plan=now.plan), seen, after(7400))
+        assert (now.state, now.verdicts["pi-1"], now.marks["pi-1"].forgiven) == ("complete", Verdict.LATE, True)
+
+
+def test_who_is_tried_again_and_fails_again_is_forgiven_no_more() -> None:
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, max_failures=0)]))
+    seen = [device("pi-1", phase=Phase.FAILED), *fleet(2)[1:]]
+    now = decide(*going_on(decide(bounded, seen, NOW), seen, after(1)), after(1))
+    now = next_look(now, [device("pi-1", phase=Phase.FETCHING), seen[1]], after(2))
+    assert now.state is RolloutState.ACTIVE
+    assert next_look(now, seen, after(3)).state is RolloutState.HALTED
 
 
 def test_who_comes_back_to_a_proven_wave_holds_up_no_later_one() -> None:
@@ -214,26 +260,25 @@ def test_a_forgiven_late_device_that_fails_makes_no_failure_of_another_that_is_l
     rest = [done("pi-3"), device("pi-4", last_seen=after(7200))]
     paused = decide(decide(waves, [late, away, *rest], NOW).plan, [late, away, *rest], after(7201))
     assert paused.state is RolloutState.PAUSED
-    on = replace(resumed(paused.plan, Tally(paused.marks.values())), state=RolloutState.ACTIVE)
-    now = decide(
-        decide(on, [late, away, *rest], after(7202)).plan, [changed(late, phase=Phase.FAILED), away, *rest], after(7300)
-    )
+    now = decide(*going_on(paused, [late, away, *rest], after(7202)), after(7202))
+    now = next_look(now, [changed(late, phase=Phase.FAILED), away, *rest], after(7300))
     assert now.state is RolloutState.ACTIVE
     back = changed(away, online=True, last_seen=after(7400))
-    now = decide(now.plan, [changed(late, phase=Phase.FAILED), back, *rest], after(7400))
+    now = next_look(now, [changed(late, phase=Phase.FAILED), back, *rest], after(7400))
     assert (now.verdicts["pi-2"], now.state) == (Verdict.LATE, RolloutState.ACTIVE)
 
 
-def test_what_was_forgiven_before_failures_were_counted_apart_stays_so() -> None:
+def test_a_refusal_after_what_was_forgiven_is_no_failure_and_a_failure_is_one() -> None:
     wave = Wave(devices=["a", "b", "c", "d"], deadline="2h", max_failures=0)
-    begun = WaveProgress(started_at=NOW, devices=["a", "b", "c", "d"], accepted=2, proven_at=after(100))
+    begun = WaveProgress(started_at=NOW, devices=["a", "b", "c", "d"], proven_at=after(100))
     waves = in_waves(wave, Wave(upto=100), on_failure=OnFailure.REVERT)
     before = replace(waves, progress=(begun, WaveProgress(started_at=after(100), upto=10_000)))
-    seen = [device("a", phase=Phase.FAILED), device("b", phase=Phase.FAILED), done("c"), device("e")]
+    failed = [device(name, phase=Phase.FAILED, forgiven=True) for name in ("a", "b")]
+    seen = [*failed, done("c"), device("e")]
     now = decide(before, seen, after(200))
-    now = decide(now.plan, [*seen, device("d", phase=Phase.REJECTED, last_seen=after(200))], after(300))
+    now = next_look(now, [*seen, device("d", phase=Phase.REJECTED, last_seen=after(200))], after(300))
     assert now.state is RolloutState.ACTIVE
-    now = decide(now.plan, [*seen, device("d", phase=Phase.FAILED, last_seen=after(200))], after(400))
+    now = next_look(now, [*seen, device("d", phase=Phase.FAILED, last_seen=after(200))], after(400))
     assert now.state is RolloutState.REVERTED
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace as changed
 from controller.rollouts.engine import approved, decide, resumed
 from controller.rollouts.explaining import because
 from controller.rollouts.judging import judge
-from controller.rollouts.plan import ENDED, MOVES, Observation, Plan, RolloutState, Verdict, WaveProgress
+from controller.rollouts.plan import ENDED, MOVES, Decisions, Observation, Plan, RolloutState, Verdict, WaveProgress
 from controller.rollouts.tally import Tally
 from controller.rollouts.waves import ALL_AT_ONCE, OnFailure, RolloutPlan, Wave
 from schemas.messages import Phase, ReleaseState, Targets
@@ -47,6 +47,17 @@ def done(name: str = "pi-1", at: datetime = NOW, **changes: Any) -> Observation:
 
 def fleet(number: int, **changes: Any) -> list[Observation]:
     return [device(f"pi-{one}", **changes) for one in range(1, number + 1)]
+
+
+def going_on(stopped: Decisions, seen: list[Observation], at: datetime) -> tuple[Plan, list[Observation]]:
+    """The rollout and its devices after an operator said that it is to go on."""
+    return resumed(replace(stopped.plan, state=RolloutState.ACTIVE), seen, at)
+
+
+def next_look(now: Decisions, seen: list[Observation], at: datetime) -> Decisions:
+    """What is decided on these devices, of which is known what was kept of them last."""
+    kept = {device: mark.forgiven for device, mark in now.marks.items()}
+    return decide(now.plan, [changed(one, forgiven=kept.get(one.device, False)) for one in seen], at)
 
 
 def after(seconds: float) -> datetime:
@@ -342,11 +353,10 @@ def test_what_an_operator_goes_on_in_spite_of_is_forgiven_once() -> None:
     seen = [device("pi-1", phase=Phase.FAILED), device("pi-2"), device("pi-3")]
     halted = decide(waves, seen, NOW)
     assert halted.state is RolloutState.HALTED
-    going_on = replace(resumed(halted.plan, Tally(halted.marks.values())), state=RolloutState.ACTIVE)
-    second = decide(going_on, seen, NOW)
+    second = decide(*going_on(halted, seen, NOW), NOW)
     assert (second.state, second.plan.begun, second.plan.stopped) == (RolloutState.ACTIVE, 2, "")
     failed_again = [seen[0], device("pi-2", phase=Phase.FAILED), device("pi-3")]
-    assert decide(second.plan, failed_again, NOW).state is RolloutState.HALTED
+    assert next_look(second, failed_again, NOW).state is RolloutState.HALTED
 
 
 def test_a_wave_that_needs_a_persons_word_waits_for_it() -> None:

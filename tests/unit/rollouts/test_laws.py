@@ -11,16 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace as structs_replace
 
-from controller.rollouts.engine import by_counts, decide
+from controller.rollouts.engine import by_counts, decide, resumed
 from controller.rollouts.judging import Judge
 from controller.rollouts.plan import (
     ABSENT,
     BUSY,
+    FAILURES,
     FINAL,
     OPEN,
     STARTING,
     UNPROVEN,
     Decisions,
+    Mark,
     Observation,
     Plan,
     RolloutState,
@@ -360,6 +362,32 @@ def test_a_look_at_what_changed_is_as_good_as_a_look_at_everything(
         assert standing.tally.verdicts() == Tally(whole.marks.values()).verdicts()
         for wave in range(len(plan.waves)):
             assert +Counter(standing.tally.wave(wave)) == +Counter(Tally(whole.marks.values()).wave(wave))
+
+
+@settings(max_examples=500)
+@given(plan=plans(), fleet=fleets, new=new_plans(), there=idle, later=fleets)
+def test_going_on_forgives_those_who_were_in_the_way_once_and_nobody_else(
+    plan: Plan, fleet: list[Observation], new: Plan, there: list[Observation], later: list[Observation]
+) -> None:
+    begun = decide(new, there, NOW).plan
+    for before, seen in (plan, fleet), (begun, [*fleet, *there[len(fleet) :]]):
+        going, known = resumed(replace(before, state=RolloutState.ACTIVE, stopped="too many failed"), seen, NOW)
+        first = decide(going, known, NOW)
+        # a wave that begins now may have failed before
+        assert first.state in STARTING or first.plan.begun > going.begun
+        kept = {device: mark.forgiven for device, mark in first.marks.items()}
+        assert all(first.verdicts[device] in UNPROVEN for device, forgiven in kept.items() if forgiven)
+        after = decide(first.plan, [structs_replace(one, forgiven=kept.get(one.device, False)) for one in later], NOW)
+        if after.state is not RolloutState.ACTIVE:
+            continue
+        failed = Counter(mark.wave for device, mark in after.marks.items() if _fails_anew(mark, kept.get(device)))
+        for number in range(after.plan.begun):
+            most = after.plan.waves[number].max_failures
+            assert most is None or failed[number] <= most
+
+
+def _fails_anew(mark: Mark, was_forgiven: bool | None) -> bool:
+    return mark.verdict in FAILURES and not was_forgiven
 
 
 def test_every_law_is_listed_in_the_docs() -> None:

@@ -1,18 +1,28 @@
 """Deadlines and turns: who is given up on, who takes a place, and what a connection that breaks changes."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 from msgspec.structs import replace as changed
 
-from controller.rollouts.engine import decide, resumed
+from controller.rollouts.engine import decide
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.standing import Standing
-from controller.rollouts.tally import Tally
 from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.messages import Phase
 from schemas.targeting import bucket
-from tests.unit.rollouts.test_engine import NOW, ROLLOUT, after, device, done, fleet, gone, in_waves, plan
+from tests.unit.rollouts.test_engine import (
+    NOW,
+    ROLLOUT,
+    after,
+    device,
+    done,
+    fleet,
+    going_on,
+    gone,
+    in_waves,
+    next_look,
+    plan,
+)
 
 
 def test_a_forgiven_late_device_whose_connection_breaks_does_not_stop_the_rollout_again() -> None:
@@ -21,15 +31,14 @@ def test_a_forgiven_late_device_whose_connection_breaks_does_not_stop_the_rollou
     seen = [done("pi-2"), late]
     paused = decide(bounded, seen, after(7201))
     assert paused.state is RolloutState.PAUSED
-    went_on = replace(resumed(paused.plan, Tally(paused.marks.values())), state=RolloutState.ACTIVE)
-    now = decide(went_on, seen, after(7210))
-    assert now.plan.progress[0].accepted == 1
+    now = decide(*going_on(paused, seen, after(7210)), after(7210))
+    assert now.marks["pi-1"].forgiven
     assert now.state is RolloutState.COMPLETE
     # hours later: the connection breaks for some seconds, and comes back
     off = [seen[0], changed(late, online=False, last_seen=after(20_000))]
-    now = decide(now.plan, off, after(20_001))
+    now = next_look(now, off, after(20_001))
     on = [seen[0], changed(late, online=True, last_seen=after(20_010))]
-    now = decide(now.plan, on, after(20_011))
+    now = next_look(now, on, after(20_011))
     assert now.state is RolloutState.COMPLETE, now.plan.stopped
 
 
