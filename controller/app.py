@@ -21,9 +21,10 @@ from controller.embedded_broker import embedded_broker
 from controller.fleet.pruning import Pruner
 from controller.fleet.running import running_versions
 from controller.fleet.service import FleetService
+from controller.fleet.surplus import Surplus, Talkative
 from controller.homeassistant.bridge import HomeAssistantBridge
 from controller.homeassistant.entities import HomeAssistantTopics
-from controller.housekeeping import forget, keep_signed, prune
+from controller.housekeeping import TooMuch, bound, forget, keep_signed, prune
 from controller.http.api import make_api
 from controller.http.guard import is_loopback, load_token
 from controller.http.login import Accounts
@@ -83,7 +84,8 @@ async def run_controller(settings: ControllerSettings) -> None:
         registry = new_registry()
         topics = Topics(settings.topic_root)
         notifier = _notifier(settings, engine, registry)
-        observers = [IntakeCounters(registry), *([notifier] if notifier is not None else [])]
+        talkative, too_much = Talkative(), TooMuch()
+        observers = [IntakeCounters(registry), talkative, *([notifier] if notifier is not None else [])]
         fleet = FleetService(engine, broker, topics, version=VERSION, observers=observers)
         if settings.home_assistant is not None:
             fleet.accompany(_home_assistant(settings.home_assistant, topics, fleet, engine, repository))
@@ -135,7 +137,8 @@ async def run_controller(settings: ControllerSettings) -> None:
             "fleet": lambda: fleet.run(stop),
             "http": lambda: server.serve(listeners),
             "metadata": lambda: keep_signed(repository, stop),
-            "pruning": lambda: prune(Pruner(engine), timedelta(days=settings.keep_events_days), stop),
+            "pruning": lambda: prune(Pruner(engine), timedelta(days=settings.keep_events_days), too_much, stop),
+            "surplus": lambda: bound(Surplus(engine), talkative, too_much, stop),
             "accounts": lambda: forget(accounts, answers, timedelta(days=settings.keep_audit_days), stop),
             "bundles": lambda: bundle_maker.run(stop),
             "upkeep": lambda: upkeep.run(stop),

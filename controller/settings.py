@@ -89,7 +89,7 @@ class ControllerSettings:
         database: SQLAlchemy URL; SQLite in the data folder if None.
         bundle_releases: bundles lead to each new release from so many of those before it; 0 makes none.
         bundle_workers: processes that make a bundle at the same time; half of the cores if None.
-        keep_events_days: how long the steps of updates are kept; the last word of each is kept for ever.
+        keep_events_days: how long the steps of updates are kept; the last word of each stays (`fleet.surplus`).
         keep_audit_days: how long the audit log is kept.
         proxies: addresses of proxies whose X-Forwarded-For and -Proto are believed, besides this machine's own.
         home_assistant: discovery prefix of the Home Assistant that is to be told; none if None.

@@ -66,7 +66,7 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     default=KEEP_EVENTS_DAYS,
     show_default=True,
     metavar="DAYS",
-    help="How long the steps of updates are kept; the last word of each is kept for ever.",
+    help="How long the steps of updates are kept; the last word of each stays.",
 )
 @click.option(
     "--keep-audit",

@@ -1,4 +1,4 @@
-"""Forgets what devices said long ago: the steps of updates, but never the last word of one."""
+"""Forgets what devices said long ago: the steps of updates, but not the last word of one, unless they are too many."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -8,13 +8,11 @@ from sqlalchemy import Connection, Engine, delete, exists, func, select, update
 
 from controller.database import reading, to_db, writing
 from controller.fleet.sql import insert_into
+from controller.fleet.surplus import BATCH, Surplus, remove_events
 from controller.fleet.tables import counters, events
 from controller.rollouts.plan import ENDED
 from controller.rollouts.tables import rollout_devices, rollouts
 from schemas.messages import LAST_WORDS
-
-BATCH: Final = 1000
-"""Rows that are looked at in one transaction: intake waits for no more than that."""
 
 _PRUNED: Final = "events.pruned"
 _LAST_WORDS: Final = [phase.value for phase in LAST_WORDS]
@@ -22,10 +20,11 @@ _ENDED: Final = [state.value for state in ENDED]
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """How many rows were removed."""
+    """How many rows were removed; `surplus` by device, where there were too many of one."""
 
     events: int
     rollout_devices: int
+    surplus: dict[str, int] = {}
 
 
 class Pruner:
@@ -33,12 +32,13 @@ class Pruner:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._surplus = Surplus(engine)
 
     def prune(self, keep: timedelta, now: datetime) -> Pruned:
         """Remove what was taken in before `keep`: steps of updates, and devices of rollouts that are over so long.
 
-        Last words stay, and so does what an update has said that has had none yet. How far it got is written down,
-        so that each row is looked at once.
+        Last words stay, and so does what an update has said that has had none yet, unless it is too much of one
+        device, see `Surplus`. How far it got is written down, so that each row is looked at once.
         """
         before = to_db(now - keep)
         removed = devices = 0
@@ -46,7 +46,8 @@ class Pruner:
             removed += batch
         while batch := self._prune_rollout_devices(before):
             devices += batch
-        return Pruned(events=removed, rollout_devices=devices)
+        surplus = {device: self._surplus.remove(device) for device in self._surplus.devices()}
+        return Pruned(events=removed, rollout_devices=devices, surplus=surplus)
 
     def _prune_events(self, before: int) -> int | None:
         """One batch; None where nothing was left to look at."""
@@ -70,8 +71,8 @@ class Pruner:
                 last.c.update_id == events.c.update_id,
                 last.c.phase.in_(_LAST_WORDS),
             )
-            old = delete(events).where(events.c.id.between(ids[0], ids[-1]), events.c.phase.not_in(_LAST_WORDS))
-            count = connection.execute(old.where(has_ended)).rowcount
+            within = events.c.id.between(ids[0], ids[-1])
+            count = remove_events(connection, within, events.c.phase.not_in(_LAST_WORDS), has_ended)
             _remember(connection, ids[-1])
             return count
 

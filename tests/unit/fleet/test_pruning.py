@@ -1,4 +1,4 @@
-"""What devices said long ago is forgotten step by step; the last word of each update is kept for ever."""
+"""What devices said long ago is forgotten step by step; the last word of each update stays."""
 
 import time
 from collections.abc import Iterator
