@@ -5,6 +5,7 @@ import fcntl
 import struct
 import sys
 import termios
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -12,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEAD_S: Final = 10.0
 """In which the whole head of a request has to be there: from when the connection was opened, or from its first byte."""
 STILL_S: Final = 60.0
-"""An answer of which the client's machine takes nothing for so long is ended."""
+"""An answer of which the client's machine takes nothing for so long is ended, a live view too."""
 _LOOKS: Final = 6
 """Of an answer in `STILL_S`."""
 
@@ -27,12 +28,13 @@ class Connection(HttpToolsProtocol):
     """Whether what comes next begins a request."""
     _head_timer: asyncio.TimerHandle | None = None
     _look_timer: asyncio.TimerHandle | None = None
-    _left = 0
+    _written = 0
+    _taken = 0
     _looks = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base
         """A client has come."""
-        super().connection_made(transport)
+        super().connection_made(_Counted(transport, self._wrote))  # type: ignore[arg-type]  # as good as one
         self._expect_head()
         self._look_later()
 
@@ -90,18 +92,40 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.abort()
 
+    def _wrote(self, number: int) -> None:
+        self._written += number
+
     def _look_later(self) -> None:
         self._look_timer = self.loop.call_later(STILL_S / _LOOKS, self._look)
 
     def _look(self) -> None:
         left = self.transport.get_write_buffer_size() + _on_the_way(self.transport)
-        self._looks = self._looks + 1 if left and left == self._left else 0
-        self._left = left
+        # not by what is left, which grows where a live view goes on sending that it is still there
+        taken = self._written - left
+        self._looks = self._looks + 1 if left and taken == self._taken else 0
+        self._taken = taken
         if self._looks >= _LOOKS:
             # what makes the answer hears that the client has gone
             self.transport.abort()
         else:
             self._look_later()
+
+
+class _Counted:
+    """A transport that tells how many bytes are written to it."""
+
+    def __init__(self, transport: asyncio.Transport, wrote: Callable[[int], None]) -> None:
+        self._transport = transport
+        self._wrote = wrote
+
+    def write(self, data: bytes) -> None:
+        """As the transport's."""
+        self._wrote(len(data))
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the transport's."""
+        return getattr(self._transport, name)
 
 
 def _on_the_way(transport: Any) -> int:

@@ -22,7 +22,8 @@ Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Application:
-    """Answers `/` at once, `/body` with what it got, `/slow` when it is told to, and `/much` with more than fits."""
+    """Answers `/` at once, `/body` with what it got, `/slow` when it is told to, `/much` with more than fits, and
+    `/live` with something and then a little again and again."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
@@ -45,18 +46,20 @@ class Application:
         if scope["path"] == "/slow":
             await send({"type": "http.response.body", "body": b"begun;", "more_body": True})
             await self.go_on.wait()
-        if scope["path"] == "/much":
+        if scope["path"] in ("/much", "/live"):
+            first, then, pause_s = (MIB, MIB, 0.0) if scope["path"] == "/much" else (32 * 1024, 1, 0.01)
             with contextlib.suppress(asyncio.CancelledError):
-                await self._send_until_gone(receive, send)
+                await self._send_until_gone(receive, send, first, then, pause_s)
             self.left.set()
             return
         await send({"type": "http.response.body", "body": body + b"end", "more_body": False})
 
-    async def _send_until_gone(self, receive: Any, send: Any) -> None:
+    async def _send_until_gone(self, receive: Any, send: Any, first: int, then: int, pause_s: float) -> None:
         async def sending() -> None:
+            await send({"type": "http.response.body", "body": b"x" * first, "more_body": True})
             while True:
-                await send({"type": "http.response.body", "body": b"x" * MIB, "more_body": True})
-                await asyncio.sleep(0)
+                await send({"type": "http.response.body", "body": b"x" * then, "more_body": True})
+                await asyncio.sleep(pause_s)
 
         task = asyncio.create_task(sending())
         while (await receive())["type"] != "http.disconnect":
@@ -72,8 +75,14 @@ class Served:
         self.address = address
         self._stack = stack
 
-    async def connect(self, *sent: bytes) -> Ends:
-        reader, writer = await asyncio.open_connection(*self.address)
+    async def connect(self, *sent: bytes, receives: int | None = None) -> Ends:
+        """`receives`: the bytes that the client's machine takes before the client reads."""
+        comes = socket.socket()
+        if receives is not None:
+            comes.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+        comes.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(comes, self.address)
+        reader, writer = await asyncio.open_connection(sock=comes)
         self._stack.callback(writer.close)
         for one in sent:
             writer.write(one)
@@ -168,6 +177,27 @@ async def test_who_takes_nothing_of_an_answer_is_let_go(monkeypatch: pytest.Monk
         await asyncio.wait_for(here.application.left.wait(), WAIT_S)
 
 
+async def test_nor_is_a_live_view_kept_by_what_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STILL_S", 0.3)
+    async with served() as here:
+        reader, writer = await here.connect(HEAD.replace(b"/ ", b"/live ") + b"\r\n", receives=2048)
+        assert isinstance(writer.transport, asyncio.ReadTransport)
+        await until(reader, b"\r\n\r\n")
+        writer.transport.pause_reading()
+        await asyncio.wait_for(here.application.left.wait(), WAIT_S)
+
+
+async def test_a_live_view_goes_on_as_long_as_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STILL_S", 0.2)
+    async with served() as here:
+        reader, _ = await here.connect(HEAD.replace(b"/ ", b"/live ") + b"\r\n")
+        await until(reader, b"\r\n\r\n")
+        # some times longer than it may stand still
+        for _ in range(60):
+            assert await until(reader, b"1\r\nx\r\n")
+        assert not here.application.left.is_set()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="lowers its limit and raises it again")
 async def test_that_nobody_can_connect_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     async with served() as here:
@@ -212,14 +242,25 @@ class Transport:
 
 
 @pytest.mark.parametrize(
-    ("left", "aborted"),
-    [([9] * 7, True), ([9] * 6, False), ([9, 9, 9, 8, 8, 8, 8], False), ([0] * 20, False), ([9, 8] * 9, False)],
+    ("left", "written", "aborted"),
+    [
+        ([9] * 7, 0, True),
+        ([9] * 6, 0, False),
+        ([9, 9, 9, 8, 8, 8, 8], 0, False),
+        ([0] * 20, 0, False),
+        ([9, 8] * 9, 0, False),
+        # a little is sent again and again: taken by nobody, or as quickly as it is sent
+        ([9, 10, 11, 12, 13, 14, 15], 1, True),
+        ([9] * 20, 1, False),
+        ([9, 10, 10, 11, 12, 13, 14, 15], 1, False),
+    ],
 )
-async def test_any_byte_counts_as_moved(left: list[int], aborted: bool) -> None:
+async def test_any_byte_counts_as_moved(left: list[int], written: int, aborted: bool) -> None:
     transport = Transport(*left)
     connection = Connection(server_config(Application(), ()), Server(server_config(Application(), ())).server_state, {})
     connection.transport = transport  # type: ignore[assignment]  # as much of one as is asked
     for _ in left:
+        connection._wrote(written)
         connection._look()
         if connection._look_timer is not None:
             connection._look_timer.cancel()
