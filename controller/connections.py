@@ -1,4 +1,4 @@
-"""How long a connection may say nothing: nobody keeps one of the few that there are by standing still."""
+"""How long a connection may say nothing, and how many one address has: nobody keeps all of the few that there are."""
 
 import asyncio
 import fcntl
@@ -8,7 +8,11 @@ import termios
 from collections.abc import Callable
 from typing import Any, Final
 
+from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_remote_addr
+
+from controller.crowding import Crowd, Network
 
 HEAD_S: Final = 10.0
 """In which the whole head of a request has to be there: from when the connection was opened, or from its first byte."""
@@ -22,8 +26,14 @@ class Connection(HttpToolsProtocol):
     """A connection of the server, which itself has limits only for what comes between two requests.
 
     How long a body may take is for whoever reads it, and how long an answer takes is for whoever makes it.
+
+    Args:
+        config: the server's, and so are the others.
+        crowd: knows how many connections an address may have; None for any number.
     """
 
+    _site: Network | None = None
+    _turned_away = False
     _between = True
     """Whether what comes next begins a request."""
     _head_timer: asyncio.TimerHandle | None = None
@@ -32,14 +42,29 @@ class Connection(HttpToolsProtocol):
     _taken = 0
     _looks = 0
 
+    def __init__(self, config: Config, *others: Any, crowd: Crowd | None = None, **more: Any) -> None:
+        super().__init__(config, *others, **more)
+        self._crowd = crowd
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base
         """A client has come."""
+        if self._crowd is not None:
+            client = get_remote_addr(transport)
+            self._site = self._crowd.site_of(client[0] if client else None)
+            if not self._crowd.enter(self._site, self.loop.time()):
+                self._turned_away = True
+                transport.abort()
+                return
         super().connection_made(_Counted(transport, self._wrote))  # type: ignore[arg-type]  # as good as one
         self._expect_head()
         self._look_later()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has gone."""
+        if self._turned_away:
+            return
+        if self._crowd is not None:
+            self._crowd.leave(self._site)
         for timer in (self._head_timer, self._look_timer):
             if timer is not None:
                 timer.cancel()

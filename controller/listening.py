@@ -8,12 +8,14 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
 
 from controller.connections import Connection
+from controller.crowding import LOOPBACK, Crowd, most_of_one
 from controller.settings import HttpAddress
 from schemas.errors import OperatorError, one_line
 
@@ -59,8 +61,15 @@ class _Refused:
             log.error("nobody can connect for now: %s; see LimitNOFILE= of its service", one_line(context["exception"]))
 
 
-def server_config(api: object, proxies: Sequence[str]) -> uvicorn.Config:
-    """How the application is served; `proxies` are believed what they say of their clients."""
+def server_config(api: object, proxies: Sequence[str], crowd: Crowd | None = None) -> uvicorn.Config:
+    """How the application is served.
+
+    Args:
+        api: the application.
+        proxies: are believed what they say of their clients.
+        crowd: bounds the connections of one address; by default those of all but this machine and proxies.
+    """
+    crowd = crowd or Crowd(most_of_one(), (*LOOPBACK, *proxies))
     return uvicorn.Config(
         api,  # type: ignore[arg-type]  # an ASGI application, typed by another library
         log_config=None,
@@ -69,7 +78,7 @@ def server_config(api: object, proxies: Sequence[str]) -> uvicorn.Config:
         proxy_headers=True,
         forwarded_allow_ips=["127.0.0.1", "::1", *proxies],
         timeout_graceful_shutdown=GRACE_S,
-        http=Connection,
+        http=partial(Connection, crowd=crowd),  # type: ignore[arg-type]  # makes one
         lifespan="on",
     )
 

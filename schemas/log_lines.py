@@ -45,6 +45,7 @@ FIELDS: Final[dict[str, str]] = {
     "broker": "address of the broker, without credentials",
     "session": "number of a connection to the broker",
     "url": "address that is listened on or fetched from, without credentials",
+    "client": "address of whoever sends HTTP requests",
     "method": "method of an HTTP request",
     "path": "path of an HTTP request",
     "role": "TUF role whose signature it is about",

@@ -7,6 +7,7 @@ import click
 
 from controller.accounts.audit import KEEP_AUDIT_DAYS, MIN_KEEP
 from controller.app import run_controller
+from controller.crowding import open_more_files
 from controller.homeassistant.entities import DEFAULT_PREFIX, HomeAssistantTopics
 from controller.logs import FORMATS, LogFormat, set_up_logging
 from controller.notify.config import read_config
@@ -186,6 +187,7 @@ def serve(
     if settings.notify_file is not None:
         read_config(settings.notify_file)
     set_up_logging(log_format)
+    open_more_files()
     asyncio.run(run_controller(settings))
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from controller import connections
+from controller import connections, listening
 from controller.connections import Connection
+from controller.crowding import Crowd
 from controller.listening import Server, server_config
 
 HEAD = b"GET / HTTP/1.1\r\nHost: here\r\n"
@@ -75,9 +76,10 @@ class Served:
         self.address = address
         self._stack = stack
 
-    async def connect(self, *sent: bytes, receives: int | None = None) -> Ends:
+    async def connect(self, *sent: bytes, receives: int | None = None, come_from: str = "127.0.0.1") -> Ends:
         """`receives`: the bytes that the client's machine takes before the client reads."""
         comes = socket.socket()
+        comes.bind((come_from, 0))
         if receives is not None:
             comes.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
         comes.setblocking(False)
@@ -90,9 +92,9 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(keep_alive_s: float = WAIT_S) -> AsyncIterator[Served]:
+async def served(keep_alive_s: float = WAIT_S, crowd: Crowd | None = None) -> AsyncIterator[Served]:
     application = Application()
-    config = server_config(application, ())
+    config = server_config(application, (), crowd)
     config.timeout_keep_alive = keep_alive_s  # type: ignore[assignment]  # any number will do
     server = Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -222,6 +224,37 @@ async def test_that_nobody_can_connect_is_one_line(caplog: pytest.LogCaptureFixt
         "nobody can connect for now: [Errno 24] Too many open files; see LimitNOFILE= of its service",
         "another thing",
     ]
+
+
+async def test_one_address_has_so_many_connections_and_others_have_theirs(caplog: pytest.LogCaptureFixture) -> None:
+    async with served(crowd=Crowd(2, ())) as here:
+        answered, again = await here.connect(HEAD + b"\r\n")
+        follows, _ = await here.connect(HEAD.replace(b"/ ", b"/slow ") + b"\r\n")
+        await until(answered, b"end\r\n0\r\n\r\n")
+        await until(follows, b"begun;\r\n")
+        for _ in range(3):
+            one_more, _ = await here.connect(HEAD + b"\r\n")
+            assert await ended(one_more) == b""
+        another, _ = await here.connect(HEAD + b"\r\n", come_from="127.0.0.2")
+        assert b"end" in await until(another, b"end\r\n0\r\n\r\n")
+        # those that are there go on, and another comes in for one that has gone
+        again.write(HEAD.replace(b"\r\nHost", b"\r\nConnection: close\r\nHost") + b"\r\n")
+        assert b"end" in await ended(answered)
+        instead, _ = await here.connect(HEAD + b"\r\n")
+        assert b"end" in await until(instead, b"end\r\n0\r\n\r\n")
+        here.application.go_on.set()
+        assert b"end" in await until(follows, b"end\r\n")
+    assert [record.getMessage() for record in caplog.records] == [
+        "127.0.0.1 has 2 connections, more are closed at once (1 since the last such line); LimitNOFILE= allows more"
+    ]
+
+
+async def test_this_machine_has_as_many_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "most_of_one", lambda: 1)
+    async with served() as here:
+        readers = [(await here.connect(HEAD + b"\r\n"))[0] for _ in range(3)]
+        for reader in readers:
+            assert b"end" in await until(reader, b"end\r\n0\r\n\r\n")
 
 
 class Transport:
