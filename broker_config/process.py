@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 
 from broker_config.errors import BrokerFailed, BrokerMissing
 from broker_config.render import render
+from broker_config.uninterrupted import uninterrupted
 
 __all__ = ["MosquittoProcess", "answers", "find_mosquitto", "free_port"]
 
@@ -168,23 +169,21 @@ class MosquittoProcess:
         # Started by root it would become `mosquitto`, which can't write to our folder.
         options = {"user": "root" if os.geteuid() == 0 else None, "data_dir": data_dir, **self._options}
         config.write_text(render(self._name, port=port, host=self._host, **options), encoding="utf-8")
-        with self.log.open("ab") as log:
-            said_before = log.tell()
-            process = subprocess.Popen(
-                [self._binary, "-c", str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
-        self._pid_file.write_text(f"{process.pid}\n", encoding="ascii")
         try:
+            with self.log.open("ab") as log, uninterrupted():
+                said_before = log.tell()
+                self._process = process = subprocess.Popen(
+                    [self._binary, "-c", str(config)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    process_group=0,
+                )
+            self._pid_file.write_text(f"{process.pid}\n", encoding="ascii")
             self._wait_until_it_answers(process, port, said_before)
         except BaseException:
-            process.kill()
-            process.wait(_STOP_S)
+            self.kill()
             raise
-        self._process = process
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes], port: int, said_before: int) -> None:
         deadline = time.monotonic() + _START_S

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker_config import free_port
+from broker_config.uninterrupted import uninterrupted
 from schemas.errors import OperatorError, one_line
 
 STOP_SECONDS = 10.0
@@ -35,7 +36,7 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str]) -> None:
         """Start `command`; its output goes to `{name}.log`."""
-        with self.log(name).open("ab") as log:
+        with self.log(name).open("ab") as log, uninterrupted():
             self._running[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )

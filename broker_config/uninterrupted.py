@@ -1,0 +1,33 @@
+"""Work that a signal must not cut in two, such as starting a process and noting that it runs."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """What this program would do about a signal is done at the end of the block; to be short.
+
+    A `KeyboardInterrupt` out of the middle of `subprocess.Popen` would leave a process of which nobody knows. A signal
+    that has the system end this program at once does so here too, and threads but the main one get none.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    handled = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
