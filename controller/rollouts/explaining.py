@@ -1,9 +1,11 @@
 """Why a rollout stands where it stands, in words for people. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
+from controller.fleet.views import Deferral
+from controller.rollouts.holding import BY_OWNER, Held, held_up, is_owners
 from controller.rollouts.plan import (
     ABSENT,
     BUSY,
@@ -32,16 +34,19 @@ _NAMED: Final = 3
 """Devices that are named in a line; all of them are in lists."""
 
 
-def wave_views(plan: Plan, tally: Tally) -> list[WaveView]:
-    """Every wave as people see it."""
-    return [_wave_view(plan, tally, number) for number in range(len(plan.waves))]
+def wave_views(plan: Plan, tally: Tally, held: Sequence[Held] = ()) -> list[WaveView]:
+    """Every wave as people see it; `held` as for `because`."""
+    return [_wave_view(plan, tally, number, held) for number in range(len(plan.waves))]
 
 
-def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
+def because(plan: Plan, tally: Tally, *, by: str | None = None, held: Sequence[Held] = ()) -> str:
     """One line on what the rollout waits for, or why it stopped.
 
     Args:
+        plan: the rollout.
+        tally: counts of its devices.
         by: who brought it to its state, as the audit log names them; None where the engine did.
+        held: its devices that are known to be held, by id.
     """
     match plan.state:
         case RolloutState.SUPERSEDED:
@@ -51,7 +56,7 @@ def because(plan: Plan, tally: Tally, *, by: str | None = None) -> str:
         case RolloutState.COMPLETE:
             return f"{_short_of(tally)}nobody is waited for; devices that come later or come back get it too"
         case RolloutState.ACTIVE:
-            return _active(plan, tally)
+            return _active(plan, tally, held)
         case _:
             if by is None and plan.stopped:
                 return f"{plan.stopped}{_since(plan, tally)}"
@@ -95,7 +100,14 @@ def _before(plan: Plan) -> str:
 
 
 def reason(
-    verdict: Verdict | None, state: RolloutState, *, pinned: str | None, hold: bool, leaves: bool, online: bool
+    verdict: Verdict | None,
+    state: RolloutState,
+    *,
+    pinned: str | None,
+    hold: bool,
+    leaves: bool,
+    online: bool,
+    waits: Deferral | None = None,
 ) -> str:
     """Why one device is held, or that it is away and so has not heard; empty where its verdict says all.
 
@@ -106,7 +118,10 @@ def reason(
         hold: whether it was told to start nothing.
         leaves: whether it was asked to leave the rollout, and has not answered.
         online: whether it is there.
+        waits: what it waits for, by its last word.
     """
+    if is_owners(verdict, waits):
+        return BY_OWNER
     if verdict in _NOT_BEGUN and not online:
         return "away"
     if verdict is not Verdict.HELD:
@@ -155,15 +170,15 @@ def person(actor: str | None) -> str:
             return "an operator"
 
 
-def _active(plan: Plan, tally: Tally) -> str:
+def _active(plan: Plan, tally: Tally, held: Sequence[Held]) -> str:
     for number in range(plan.begun):
         if proof(plan, tally, number) is not Proof.PROVEN:
-            return _named(plan, number) + _running(plan, tally, number)
+            return _named(plan, number) + _running(plan, tally, number, held)
     if plan.begun < len(plan.waves):
-        return _named(plan, plan.begun) + _next(plan)
+        return _named(plan, plan.begun) + _next(plan, tally, held)
     # who comes back to a wave that is proven is waited for, too
     last = next((one for one in range(plan.begun) if tally.number(one, OPEN)), plan.begun - 1)
-    return _named(plan, last) + _running(plan, tally, last)
+    return _named(plan, last) + _running(plan, tally, last, held)
 
 
 def too_many_text(plan: Plan, tally: Tally, wave: int) -> str:
@@ -188,7 +203,7 @@ def counted_text(plan: Plan, tally: Tally, wave: int) -> str:
     return f"{_named(plan, wave)}{good} of {of}{_SUCCEEDED}{wanted:g} % must; {_counts(tally, wave, UNPROVEN)}"
 
 
-def _wave_view(plan: Plan, tally: Tally, number: int) -> WaveView:
+def _wave_view(plan: Plan, tally: Tally, number: int, held: Sequence[Held]) -> WaveView:
     progress = plan.progress[number]
     counts = tally.wave(number)
     state = _state(plan, tally, number)
@@ -202,7 +217,7 @@ def _wave_view(plan: Plan, tally: Tally, number: int) -> WaveView:
         approved_at=progress.approved_at,
         deadline=plan.ends(number),
         accepted=tally.forgiven(number, UNPROVEN),
-        because=_wave_because(plan, tally, number, state),
+        because=_wave_because(plan, tally, number, state, held),
     )
 
 
@@ -235,22 +250,22 @@ def _stopped(plan: Plan) -> WaveState:
     return WaveState.STOPPED if plan.state is RolloutState.HALTED else WaveState.ENDED
 
 
-def _wave_because(plan: Plan, tally: Tally, number: int, state: WaveState) -> str:
+def _wave_because(plan: Plan, tally: Tally, number: int, state: WaveState, held: Sequence[Held]) -> str:
     match state:
         case WaveState.STOPPED | WaveState.ENDED:
             begun = plan.progress[number].started_at is not None
             not_begun = "it has not begun" if state is WaveState.STOPPED else "it never began"
             return f"{_over(plan)}; {_result(tally, number) if begun else not_begun}"
         case WaveState.WAITING:
-            return _waiting(plan, tally, number)
+            return _waiting(plan, tally, number, held)
         case WaveState.AWAITING_APPROVAL:
-            return _next(plan)
+            return _next(plan, tally, held)
         case WaveState.FAILED:
             return _failed(plan, tally, number)
         case WaveState.PROVEN:
             return _result(tally, number)
         case _:
-            return _running(plan, tally, number)
+            return _running(plan, tally, number, held)
 
 
 def _failed(plan: Plan, tally: Tally, number: int) -> str:
@@ -260,12 +275,12 @@ def _failed(plan: Plan, tally: Tally, number: int) -> str:
     return too_many_text(plan, tally, number) if too_many(plan, tally, number) else counted_text(plan, tally, number)
 
 
-def _waiting(plan: Plan, tally: Tally, number: int) -> str:
+def _waiting(plan: Plan, tally: Tally, number: int, held: Sequence[Held]) -> str:
     if plan.state is RolloutState.PAUSED:
         return "does not begin as long as the rollout is paused"
     before = number == plan.begun and plan.state is RolloutState.ACTIVE
     open_before = any(proof(plan, tally, one) is not Proof.PROVEN for one in range(number))
-    return _next(plan) if before and not open_before else "waits for the waves before it"
+    return _next(plan, tally, held) if before and not open_before else "waits for the waves before it"
 
 
 def _over(plan: Plan) -> str:
@@ -281,8 +296,9 @@ def _over(plan: Plan) -> str:
             return f"the rollout was {plan.state.value}"
 
 
-def _running(plan: Plan, tally: Tally, number: int) -> str:
-    waits = _counts(tally, number, (Verdict.UPDATING, Verdict.PENDING, Verdict.DEFERRED))
+def _running(plan: Plan, tally: Tally, number: int, held: Sequence[Held]) -> str:
+    whom, behind = held_up(plan, tally, number, held)
+    waits = whom or _counts(tally, number, (Verdict.UPDATING, Verdict.PENDING, Verdict.DEFERRED))
     if turn_to_come := tally.number(number, {Verdict.WAITING}):
         turn = f"{turn_to_come} whose turn has not come"
         waits = f"{waits}, {turn}" if waits else turn
@@ -291,19 +307,22 @@ def _running(plan: Plan, tally: Tally, number: int) -> str:
     if soaking:
         soak = f"{soaking} to stay well for {plan.waves[number].soak} and be heard of"
         waits = f"{waits}, {soak}" if waits else soak
+    behind = f"; {behind}" if behind else ""
     if waits:
-        return f"waits for {waits}; {_result(tally, number)}"
+        return f"waits for {waits}; {_result(tally, number)}{behind}"
     if away:
         return f"waits for a device that is there; {away}"
     result = _result(tally, number)
     return result if any(tally.wave(number).values()) else f"no device is in it yet; {result}"
 
 
-def _next(plan: Plan) -> str:
+def _next(plan: Plan, tally: Tally, held: Sequence[Held]) -> str:
     wave = plan.begun
     if plan.lacks_approval(wave):
         return f"waits for a person to say go: flotilla approve {plan.rollout}"
-    return "waits for a device that is online, may start and lacks the release"
+    whom, behind = held_up(plan, tally, wave, held)
+    waits = whom or "a device that is online, may start and lacks the release"
+    return f"waits for {waits}{f'; {behind}' if behind else ''}"
 
 
 def _result(tally: Tally, number: int) -> str:

@@ -12,16 +12,18 @@ from controller.database import from_db, reading
 from controller.fleet.apart import apart_of
 from controller.fleet.sql import among, listed
 from controller.fleet.tables import desired, device_packages, devices, events
-from controller.fleet.views import kept_event, update_view
+from controller.fleet.views import deferral_of, kept_event, update_view
 from controller.rollouts.advising import STOPPED, advice
 from controller.rollouts.asks import Asked, asked_of
 from controller.rollouts.explaining import because, reason, stopped_before, wave_views
+from controller.rollouts.holding import Held, is_owners
 from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.leaving_out import left_out
 from controller.rollouts.naming import place_taken, strangers
 from controller.rollouts.plan import STARTING, Mark, Plan, RolloutState, Verdict
 from controller.rollouts.pointing import Pointer, earlier_version, stopped_pointers
+from controller.rollouts.proving import Proof, proof
 from controller.rollouts.short_ids import short_id
 from controller.rollouts.tables import announcements, rollout_devices, rollouts
 from controller.rollouts.tally import Tally
@@ -41,6 +43,9 @@ SHOWN: Final = 3
 
 MOST_VERSIONS: Final = 20
 """So many that devices go back to are told apart; a device can report any."""
+
+MOST_HELD: Final = 50
+"""So many devices that may be held are looked at for the line that says what a wave waits for; lists have them all."""
 
 _PART_OF_ID: Final = re.compile("[0-9a-fA-F][0-9a-fA-F-]*")
 
@@ -248,6 +253,7 @@ def view_of(connection: Connection, row: Any, plan: Plan, tally: Tally) -> Rollo
     """A rollout for people and programs, out of its row and its devices' counts."""
     earlier = earlier_version(connection, row) if plan.state is RolloutState.REVERTED else None
     named = short_id(connection, row["id"]) if plan.state in STOPPED else row["id"]
+    held = _held(connection, row, plan, tally)
     return Rollout(
         id=row["id"],
         package=row["package"],
@@ -262,15 +268,44 @@ def view_of(connection: Connection, row: Any, plan: Plan, tally: Tally) -> Rollo
         changed_at=from_db(row["changed_at"]),
         cancel_asked_at=None if row["cancel_asked_at"] is None else from_db(row["cancel_asked_at"]),
         changed_by=row["changed_by"],
-        because=because(plan, tally, by=row["changed_by"]),
+        because=because(plan, tally, by=row["changed_by"], held=held),
         before=stopped_before(plan.state, plan.stopped),
         advice=advice(plan, tally, rollout=named, package=row["package"], channel=row["channel"], earlier=earlier),
         plan=plan.plan,
         wave=plan.begun,
-        waves=wave_views(plan, tally),
+        waves=wave_views(plan, tally, held),
         verdicts=tally.verdicts(),
         phases=tally.phases(),
     )
+
+
+def _held(connection: Connection, row: Any, plan: Plan, tally: Tally) -> list[Held]:
+    """The devices that a rollout may wait for and that are held; nobody where they would be too many to look at.
+
+    Whom an operator holds is passed over but by the first wave, and whom an owner holds has said so.
+    """
+    if plan.state is not RolloutState.ACTIVE:
+        return []
+    counted = tally.verdicts()
+    first = plan.begun == 0 or proof(plan, tally, 0) is Proof.OPEN
+    wanted = [Verdict.DEFERRED, *([Verdict.HELD] if first else [])]
+    if not 0 < sum(counted.get(one, 0) for one in wanted) <= MOST_HELD:
+        return []
+    which = (_word.rollout == row["id"], _word.verdict.in_([one.value for one in wanted]))
+    return [
+        one
+        for found in connection.execute(_words().where(*which).order_by(_word.device).limit(MOST_HELD)).mappings()
+        if (one := _as_held(found)) is not None
+    ]
+
+
+def _as_held(row: Any) -> Held | None:
+    apart, wave = apart_of(row["told"]), row["wave"]
+    if row["verdict"] == Verdict.HELD.value:
+        pinned, hold = apart.pinned(row["package"]), bool(apart.hold)
+        return Held(row["device"], wave, pinned, hold) if hold or pinned is not None else None
+    waits = deferral_of(kept_event(row["payload"])) if row["payload"] else None
+    return Held(row["device"], wave) if is_owners(Verdict(row["verdict"]), waits) else None
 
 
 _SWITCHED: Final = [Phase.SWITCHED.value, Phase.PROBATION.value, Phase.SUCCEEDED.value]
@@ -334,12 +369,13 @@ def _device(row: Any, asked: Asked | None = None, newer: Standing | None = None)
     verdict, apart = Verdict(row["verdict"]) if row["verdict"] else Verdict.UPDATING, apart_of(row["told"])
     if verdict is Verdict.SUCCEEDED and row["phase"] is None:
         event = None  # it has the release by another way: its word of an earlier try says nothing of that
+    update = update_view(event, row) if event else None
     return RolloutDevice(
         device=row["device"],
         wave=None if row["wave"] is None else row["wave"] + 1,
         verdict=verdict,
         online=row["online"],
-        update=update_view(event, row) if event else None,
+        update=update,
         asked=asked.verb if asked else None,
         asked_at=asked.at if asked else None,
         reason=reason(
@@ -349,6 +385,7 @@ def _device(row: Any, asked: Asked | None = None, newer: Standing | None = None)
             hold=bool(apart.hold),
             leaves=asked is not None and asked.verb is Verb.CANCEL,
             online=row["online"],
+            waits=update.waits if update else None,
         ),
         newer=newer.verdict if newer else None,
     )

@@ -114,7 +114,7 @@ class RolloutDevice(msgspec.Struct, frozen=True, kw_only=True):
         update: None until it says something.
         asked: `cancel` or `retry`, as long as it was asked for that and has not answered: it is not done.
         asked_at: since when, by the controller's clock.
-        reason: why it is held, or `away` where it may start once it is there; empty for any other.
+        reason: why it is held, also by its owner, or `away` where it may start once it is there; empty for any other.
         newer: its verdict in the rollout that took this one's place before it had begun here; None where it did begin,
             and where no rollout that is announced now means it.
     """

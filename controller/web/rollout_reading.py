@@ -12,6 +12,7 @@ from controller.fleet.apart import apart_of
 from controller.fleet.tables import desired, devices, events
 from controller.fleet.views import Deferral, deferral_of, kept_event
 from controller.rollouts.explaining import reason
+from controller.rollouts.holding import is_owners
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import Standing, in_newer, unknown_rollout
@@ -188,6 +189,7 @@ def _waits(connection: Connection, rollout: str, some: list[str]) -> dict[str, D
 
 def _row(row: Any, newer: Standing | None, waits: Deferral | None) -> DeviceRow:
     apart, look = apart_of(row["told"]), look_of(row["verdict"], row["phase"])
+    verdict = Verdict(row["verdict"]) if row["verdict"] else None
     return DeviceRow(
         device=row["device"],
         look=look,
@@ -199,16 +201,17 @@ def _row(row: Any, newer: Standing | None, waits: Deferral | None) -> DeviceRow:
         bytes_total=row["bytes_total"],
         wire_bytes=row["wire_bytes"],
         reason=reason(
-            Verdict(row["verdict"]) if row["verdict"] else None,
+            verdict,
             RolloutState(row["state"]),
             pinned=apart.pinned(row["package"]),
             hold=bool(apart.hold),
             leaves=row["asked"] == Verb.CANCEL,
             online=bool(row["online"]),
+            waits=waits,
         ),
         newer=newer.rollout if newer else None,
         newer_look=look_of(newer.verdict, newer.phase) if newer else None,
-        waits=waits if look is PHASES[Phase.DEFERRED] else None,
+        waits=waits if look is PHASES[Phase.DEFERRED] and not is_owners(verdict, waits) else None,
     )
 
 
