@@ -19,7 +19,7 @@ from controller.cli.planning import WAVE_COLUMNS, counts_text, verdict_text, wav
 from controller.client import ControllerClient
 from controller.fleet.views import Deferral, Device, TakenEvent, Update, deferral_of
 from controller.http.views import Page, RolloutDetail, RolloutPace
-from controller.rollouts.explaining import away_text
+from controller.rollouts.explaining import away_text, left_out_text
 from controller.rollouts.plan import Verdict
 from controller.rollouts.views import Rollout, RolloutDevice, WaveState
 from schemas.errors import one_line
@@ -138,7 +138,8 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
     if view.advice:
         click.echo(printable(view.advice))
     waits = {} if detail.devices.next else waiting_alike(detail.devices.items)
-    click.echo(counts_text(view.verdicts, deferred=waits.get(None)))
+    counts = [counts_text(view.verdicts, deferred=waits.get(None)), left_out_text(view.left_out)]
+    click.echo("; ".join(filter(None, counts)))
     if detail.pace.per_minute:
         click.echo(pace_text(detail.pace))
     if detail.unanswered:

@@ -135,4 +135,4 @@ def counts_text(counts: Mapping[Verdict, int], nothing: str = "no device", *, de
 
 def verdict_text(verdict: Verdict) -> str:
     """A verdict for people: what ended before a device had begun is not to read as if the device had ended it."""
-    return "not begun" if verdict is Verdict.ENDED else verdict.value
+    return {Verdict.ENDED: "not begun", Verdict.NOT_MEANT: "left out"}.get(verdict, verdict.value)

@@ -23,6 +23,7 @@ from controller.rollouts.views import Rollout, RolloutDevice, Takers, WaveState,
 
 REMEMBERED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED})
 """One that was in such a state when another took its place remembers who had stopped it, and why."""
+WHY_LEFT_OUT: Final = "the release leaves it out by name (--exclude)"
 _NOT_BEGUN: Final = frozenset({Verdict.PENDING, Verdict.WAITING})
 _STOPPED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED, *ENDED})
 """Nobody starts any more, and nobody is waited for."""
@@ -145,6 +146,13 @@ def away_text(rollout: Rollout, devices: Iterable[RolloutDevice]) -> str:
     ]
     more = f" and {len(away) - _NAMED} more" if len(away) > _NAMED else ""
     return f"away: {', '.join(away[:_NAMED])}{more}" if away else ""
+
+
+def left_out_text(number: int) -> str:
+    """How many devices a release leaves out by name; empty for none."""
+    if not number:
+        return ""
+    return "1 device is left out by the release" if number == 1 else f"{number} devices are left out by the release"
 
 
 def goes_back(package: str, one: Takers) -> str:

@@ -15,7 +15,8 @@ from controller.fleet.tables import desired, device_packages, devices, events
 from controller.fleet.views import deferral_of, kept_event, update_view
 from controller.rollouts.advising import STOPPED, advice
 from controller.rollouts.asks import Asked, asked_of
-from controller.rollouts.explaining import because, reason, stopped_before, wave_views
+from controller.rollouts.excluding import left_out_by_name, left_out_of
+from controller.rollouts.explaining import WHY_LEFT_OUT, because, reason, stopped_before, wave_views
 from controller.rollouts.holding import Held, is_owners
 from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
@@ -114,19 +115,18 @@ class RolloutReader:
             return read_rollout(connection, rollout)
 
     def devices(self, rollout: str, *, after: str = "", limit: int = 100) -> list[RolloutDevice]:
-        """The devices that a rollout concerns, by id, from the one after `after` on."""
-        found = (
-            _words()
-            .where(_word.rollout == rollout, _word.device > after)
-            .order_by(_word.device)
-            .limit(min(max(limit, 1), MAX_PAGE))
-        )
+        """The devices that a rollout concerns or leaves out by name, by id, from the one after `after` on."""
+        most = min(max(limit, 1), MAX_PAGE)
+        found = _words().where(_word.rollout == rollout, _word.device > after).order_by(_word.device).limit(most)
         with reading(self._engine) as connection:
             rows = connection.execute(found).mappings().all()
             asked = _asked(connection, rollout, {row["device"] for row in rows})
             not_begun = [row["device"] for row in rows if row["verdict"] == Verdict.ENDED.value]
             newer = in_newer(connection, rollout, not_begun)
-            return [_device(row, asked.get(row["device"]), newer.get(row["device"])) for row in rows]
+            out = left_out_by_name(connection, rollout)
+        listed = [_device(row, asked.get(row["device"]), newer.get(row["device"])) for row in rows]
+        listed += [_left_out(device, online=online) for device, online in out.items() if device > after]
+        return sorted(listed, key=lambda one: one.device)[:most]
 
     def unanswered(self, rollout: str) -> int:
         """How many devices have been asked to stop or to try again, and have not answered."""
@@ -275,6 +275,7 @@ def view_of(connection: Connection, row: Any, plan: Plan, tally: Tally) -> Rollo
         wave=plan.begun,
         waves=wave_views(plan, tally, held),
         verdicts=tally.verdicts(),
+        left_out=len(left_out_of(connection, row["id"], row)),
         phases=tally.phases(),
     )
 
@@ -388,6 +389,12 @@ def _device(row: Any, asked: Asked | None = None, newer: Standing | None = None)
             waits=update.waits if update else None,
         ),
         newer=newer.verdict if newer else None,
+    )
+
+
+def _left_out(device: str, *, online: bool) -> RolloutDevice:
+    return RolloutDevice(
+        device=device, wave=None, verdict=Verdict.NOT_MEANT, online=online, update=None, reason=WHY_LEFT_OUT
     )
 
 

@@ -71,6 +71,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         wave: how many waves have begun.
         waves: how each of them stands.
         verdicts: how many devices have which verdict; those that are not meant are left out.
+        left_out: how many devices of the channel the release leaves out by name; they have no verdict that counts.
         phases: how many devices said which phase last.
         asked: how many devices were asked to try again by the request that this answers; else 0.
         instead_of: the rollout that was under way and whose place it took, where this answers the request that made it.
@@ -97,6 +98,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     waves: list[WaveView]
     verdicts: dict[Verdict, int]
     phases: dict[str, int]
+    left_out: int = 0
     asked: int = 0
     instead_of: str | None = None
 
@@ -111,10 +113,12 @@ class RolloutDevice(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         wave: which it belongs to, from 1; None for none.
+        verdict: `not_meant` where the release leaves it out by name.
         update: None until it says something.
         asked: `cancel` or `retry`, as long as it was asked for that and has not answered: it is not done.
         asked_at: since when, by the controller's clock.
-        reason: why it is held, also by its owner, or `away` where it may start once it is there; empty for any other.
+        reason: why it is held, also by its owner, or left out, or `away` where it may start once it is there; empty for
+            any other.
         newer: its verdict in the rollout that took this one's place before it had begun here; None where it did begin,
             and where no rollout that is announced now means it.
     """

@@ -24,6 +24,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 
 
 UNKNOWN: Final = Look(code="u", label="unknown", kind="aside")
+LEFT_OUT: Final = Look(code="u", label="left out", kind="aside")
+"""Of a device that the release leaves out by name: it is listed, and has no cell."""
 
 PHASES: Final[dict[Phase, Look]] = {
     Phase.ACCEPTED: Look(code="a", label="accepted", kind="working"),

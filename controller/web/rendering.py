@@ -14,7 +14,7 @@ from litestar.template.config import TemplateConfig
 
 from controller.cli.common import size_text
 from controller.database import utc_now
-from controller.rollouts.explaining import person
+from controller.rollouts.explaining import left_out_text, person
 from controller.rollouts.plan import RolloutState
 from controller.version import VERSION
 from controller.web import phases
@@ -53,6 +53,7 @@ def make_environment(statics: Statics) -> Environment:
     )
     made.filters |= {"size": size_text, "ago": ago, "exact": exact, "iso": iso, "count": count, "percent": percent}
     made.filters |= {"duration": duration, "plural": plural, "have_it": have_it, "person": person}
+    made.filters["left_out"] = left_out_text
     made.globals |= {
         "static": statics.url,
         "away": lambda: None,

@@ -11,14 +11,15 @@ from controller.database import from_db, reading, to_db
 from controller.fleet.apart import apart_of
 from controller.fleet.tables import desired, devices, events
 from controller.fleet.views import Deferral, deferral_of, kept_event
-from controller.rollouts.explaining import reason
+from controller.rollouts.excluding import left_out_by_name
+from controller.rollouts.explaining import WHY_LEFT_OUT, reason
 from controller.rollouts.holding import is_owners
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import Standing, in_newer, unknown_rollout
 from controller.rollouts.tables import rollout_asks, rollout_devices, rollouts
 from controller.web.pace import Pace, Tally, bucket_s, pace
-from controller.web.phases import PHASES, Kind, Look, code_column, kinds, letters_of, look_of, with_code
+from controller.web.phases import LEFT_OUT, PHASES, Kind, Look, code_column, kinds, letters_of, look_of, with_code
 from schemas.messages import Phase, Verb
 
 _word: Final = rollout_devices.c
@@ -124,7 +125,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
     """One device in one rollout, as a list shows it.
 
     Attributes:
-        reason: why it is held, or that it is away; empty for any other.
+        reason: why it is held or left out, or that it is away; empty for any other.
         newer: the rollout that took this one's place before the device had begun, and means it; None otherwise.
         newer_look: how it stands there.
         waits: why it is deferred, and until when; None for any other.
@@ -148,7 +149,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
 def device_rows(
     engine: Engine, rollout: str, *, code: str = "", only: str | None = None, after: str = "", limit: int = 50
 ) -> list[DeviceRow]:
-    """Devices of a rollout, by id; blocks.
+    """Devices of a rollout, and those that it leaves out by name, by id; blocks.
 
     Args:
         code: only those that are shown by this letter; all for an empty one.
@@ -174,7 +175,11 @@ def device_rows(
         not_begun = [row["device"] for row in rows if row["verdict"] == Verdict.ENDED.value]
         newer = in_newer(connection, rollout, not_begun)
         waits = _waits(connection, rollout, [row["device"] for row in rows if row["phase"] == Phase.DEFERRED.value])
-        return [_row(row, newer.get(row["device"]), waits.get(row["device"])) for row in rows]
+        # they have no cell, and so no letter that they are shown by
+        out = {} if code or only is not None else left_out_by_name(connection, rollout)
+    listed = [_row(row, newer.get(row["device"]), waits.get(row["device"])) for row in rows]
+    listed += [_left_out(device, online=online) for device, online in out.items() if device > after]
+    return sorted(listed, key=lambda one: one.device)[:limit]
 
 
 def _waits(connection: Connection, rollout: str, some: list[str]) -> dict[str, Deferral]:
@@ -212,6 +217,21 @@ def _row(row: Any, newer: Standing | None, waits: Deferral | None) -> DeviceRow:
         newer=newer.rollout if newer else None,
         newer_look=look_of(newer.verdict, newer.phase) if newer else None,
         waits=waits if look is PHASES[Phase.DEFERRED] and not is_owners(verdict, waits) else None,
+    )
+
+
+def _left_out(device: str, *, online: bool) -> DeviceRow:
+    return DeviceRow(
+        device=device,
+        look=LEFT_OUT,
+        online=online,
+        from_version=None,
+        at=None,
+        code=None,
+        bytes_done=None,
+        bytes_total=None,
+        wire_bytes=None,
+        reason=WHY_LEFT_OUT,
     )
 
 

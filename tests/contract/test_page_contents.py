@@ -20,7 +20,7 @@ from controller.rollouts.plan import RolloutState
 from controller.rollouts.short_ids import TIME_PART
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.waves import RolloutPlan, Wave
-from schemas.messages import ErrorReport, InstalledPackage, Phase
+from schemas.messages import ErrorReport, InstalledPackage, Phase, Targets
 from tests.support.in_process import Application, application
 from tests.support.repository import make_package
 from tests.unit.fleet.builders import event_in, installed, presence_in, reported_in
@@ -223,6 +223,20 @@ def test_a_held_device_has_its_reason_in_the_list_and_in_its_cell(seen: Seen) ->
     assert f"pi-4 {why}" in seen.text(f"/rollouts/{made.id}").partition("List of devices")[2]
     assert "pinned at 0.9.0, on hold" in seen.source(f"/rollouts/{made.id}/cell/3")
     assert re.search(r"pi-4 online held stable .* held pinned at 0\.9\.0", seen.text("/devices"))
+
+
+def test_who_is_left_out_by_name_is_counted_and_in_the_list(seen: Seen) -> None:
+    made = RolloutStore(seen.app.engine).create(
+        package="but", version="1.0.0", channel="stable", repository=["http://r"], targets=Targets(exclude=["pi-3"])
+    )
+    shown = seen.text(f"/rollouts/{made.id}")
+    assert "1 device is left out by the release" in shown
+    assert "pi-3 left out the release leaves it out by name (--exclude)" in shown.partition("List of devices")[2]
+    assert "pi-3" not in seen.text(f"/rollouts/{made.id}?show=u").partition("Devices: unknown")[2]
+    assert "left out" not in seen.text(seen.rollout)
+    detail = seen.app.client.get(f"/api/v1/rollouts/{made.id}").json()
+    (listed,) = [one for one in detail["devices"]["items"] if one["device"] == "pi-3"]
+    assert (detail["rollout"]["left_out"], listed["verdict"]) == (1, "not_meant")
 
 
 def test_the_list_of_rollouts_says_what_was_stopped_before_another_took_its_place(seen: Seen) -> None:

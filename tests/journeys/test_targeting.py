@@ -48,7 +48,10 @@ def test_a_release_reaches_whom_it_is_for_and_nobody_else(world: World) -> None:
     for device, packages in wanted.items():
         world.wait(lambda device=device, packages=packages: has(world, device, *packages), f"{packages} on {device}")
     assert {device: set(world.device(device).packages) for device in wanted} == wanted
-    assert "pi-1" not in {one.device for one in world.rollout(excluding).devices.items}
+    excluded = world.rollout(excluding)
+    assert {one.device: one.verdict for one in excluded.devices.items}["pi-1"] is Verdict.NOT_MEANT
+    assert "pi-1 " in (said := world.flotilla("rollout", excluding.id).stdout)
+    assert "1 device is left out by the release" in said
 
     # one that is held shows as held, and goes on when it is let go; the others do not wait for it
     world.desire("pi-1", hold=True)

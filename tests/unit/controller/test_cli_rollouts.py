@@ -7,6 +7,7 @@ import pytest
 
 from controller.database import utc_now
 from controller.http.views import RolloutPace
+from controller.rollouts.explaining import WHY_LEFT_OUT
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.views import RolloutDevice, WaveState, WaveView
 from tests.support.answers import ROLLOUT, Answers, a_rollout, here
@@ -35,6 +36,17 @@ def test_a_device_that_is_held_or_away_has_its_reason_beside_it(monkeypatch: pyt
     Answers(monkeypatch, THERE, devices=[held])
     row = next(line for line in flotilla("rollout", ROLLOUT).text.splitlines() if line.startswith("pi-1"))
     assert row.split() == ["pi-1", "held", "-", "-", "-", "pinned", "at", "1.1.0"]
+
+
+def test_a_device_that_the_release_leaves_out_is_counted_and_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = RolloutDevice(
+        device="pi-7", wave=None, verdict=Verdict.NOT_MEANT, online=True, update=None, reason=WHY_LEFT_OUT
+    )
+    Answers(monkeypatch, THERE, a_rollout(verdicts={Verdict.SUCCEEDED: 2}, left_out=1), [out])
+    lines = flotilla("rollout", ROLLOUT).text.splitlines()
+    assert "succeeded 2; 1 device is left out by the release" in lines
+    (row,) = [line.split() for line in lines if line.startswith("pi-7")]
+    assert row == ["pi-7", "left", "out", "-", "-", "-", *WHY_LEFT_OUT.split()]
 
 
 def a_member(device: str, verdict: Verdict, *, wave: int | None = 1, online: bool = False) -> RolloutDevice:

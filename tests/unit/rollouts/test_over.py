@@ -245,7 +245,7 @@ def test_whoever_had_not_begun_when_another_took_its_place_is_shown_by_how_it_st
     assert shown[held] == ("not begun", second.id, VERDICTS["held"])
     assert shown[waiting] == ("not begun", second.id, VERDICTS["pending"])
     assert shown[left_out] == ("not begun", None, None)
-    assert (shown[begun][1], [one.newer for one in RolloutReader(engine).devices(second.id)]) == (None, [None] * 3)
+    assert (shown[begun][1], [one.newer for one in RolloutReader(engine).devices(second.id)]) == (None, [None] * 4)
     RolloutStore(engine).withdraw("stable", "tacho", LATER)
     assert {one.newer for one in RolloutReader(engine).devices(first.id)} == {None}
 
