@@ -46,8 +46,10 @@ def summary_lines(seen: Preflight) -> Iterator[str]:
         several = f"{plural(seen.would_not, 'device')}, {seen.for_several}: " if seen.for_several else ""
         yield f"would not  {several}{', '.join(f'{count} {code}' for code, count in seen.obstacles.items())}"
     if len(seen.waves) > 1 or not all_of_them:
-        told = ", ".join(wave_text(wave.share, wave.soak_s, str(wave.devices)) for wave in seen.waves)
+        told = ", ".join(wave_text(wave.share, wave.soak_s, wave.number_text) for wave in seen.waves)
         yield f"waves      {told}, by the plan {seen.plan}"
+    if seen.drawn_when:
+        yield f"wave -     {seen.drawn_when}"
     ends = seen.estimate
     yield f"end        {f'about {time_text(ends.ends_at)}: ' if ends.ends_at else ''}{ends.basis}"
 

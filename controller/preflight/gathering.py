@@ -19,10 +19,11 @@ from controller.preflight.openings import Openings, own_zone
 from controller.preflight.pace import estimate, pace_of
 from controller.preflight.rules import Candidate, Foresight, KnownDevice, Runs, Wanted
 from controller.preflight.views import ForeseenDevice, ForeseenWave, Preflight
-from controller.preflight.waves import certain_wave, foreseen_waves, starting, waves_s
+from controller.preflight.waves import drawn_when, foreseen_waves, starting, waves_s
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.beginning import meant
+from controller.rollouts.drawing import certain_wave
 from controller.rollouts.leaving_out import left_out
 from controller.rollouts.naming import SHOWN, never_heard_of, nobody_is_meant, place_taken, strangers, under_way
 from controller.rollouts.plan_files import default_plan
@@ -111,7 +112,7 @@ class Preflights:
         foreseen = [
             msgspec.structs.replace(foresight.look(device), wave=wave) for device, wave in zip(known, sure, strict=True)
         ]
-        waves = foreseen_waves(plan, sure, number)
+        waves = foreseen_waves(plan, sure, number, of_share=targets.upto not in {0, BUCKETS})
         ready = [one for one in foreseen if not one.obstacles]
         begin, later = starting(plan, waves, sure, [not one.obstacles for one in foreseen])
         openings = Openings(
@@ -142,6 +143,7 @@ class Preflights:
             obstacles=_counts(obstacle.code for one in foreseen for obstacle in one.obstacles),
             plan=plan.name,
             waves=waves,
+            drawn_when=drawn_when(plan, sure),
             estimate=ends,
             warnings=list(
                 _warnings(

@@ -48,7 +48,9 @@ class ForeseenWave(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         number: from 1.
         share: whom it means, for people.
-        devices: how many it brings, of those that are meant now.
+        devices: how many it brings, of those that are meant now: it begins with no more.
+        about: whether it is only about so many, as chance decides when it is released; in a small fleet it is exact.
+        at_a_time: with how many of them it begins at most; None for all at once, or as a tag has it.
         soak_s: seconds that they have to stay well before the next one.
         approval: a person must say go before it begins.
     """
@@ -56,8 +58,17 @@ class ForeseenWave(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     share: str
     devices: int
+    about: bool = False
+    at_a_time: int | None = None
     soak_s: float
     approval: bool
+
+    @property
+    def number_text(self) -> str:
+        """How many it brings, for people: `2`, `about 20`, `about 20, 4 at a time`."""
+        number = f"about {self.devices}" if self.about else f"{self.devices}"
+        few = self.at_a_time is not None and self.at_a_time < self.devices
+        return f"{number}, {self.at_a_time} at a time" if few else number
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +99,7 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
         routes: how many of these would go which way; those that lack nothing are in none.
         obstacles: code to the number of devices that have it; a device may have several.
         plan: name of the plan; `waves` are its.
+        drawn_when: when it is known who is in which wave, in one line; empty where it is of all devices now.
         warnings: what an operator should know besides.
         devices: by id, from the one after `after` on.
         next: the `after` of the next page; None at the end.
@@ -107,6 +119,7 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     obstacles: dict[str, int]
     plan: str
     waves: list[ForeseenWave]
+    drawn_when: str = ""
     estimate: Estimate
     warnings: list[str]
     devices: list[ForeseenDevice]

@@ -5,64 +5,48 @@ wave begins; so only whom a wave names, or means in any case, is certain before.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from controller.preflight.views import ForeseenWave
-from controller.rollouts.waves import RolloutPlan, Wave, seconds
-from schemas.messages import FactValue
-from schemas.targeting import where_holds
-
-EVERYBODY = 100
-"""Percent."""
+from controller.rollouts.drawing import EVERYBODY, brought, is_exact
+from controller.rollouts.waves import RolloutPlan, seconds
 
 
-def certain_wave(
-    plan: RolloutPlan, device: str, *, tags: Mapping[str, str], facts: Mapping[str, FactValue]
-) -> int | None:
-    """The wave in which a device that is meant starts, from 1; None where that is drawn or chosen later."""
-    for number, wave in enumerate(plan.waves, start=1):
-        match _takes(wave, device, tags, facts):
-            case True:
-                return number
-            case None:
-                return None
-    return None
-
-
-def _takes(wave: Wave, device: str, tags: Mapping[str, str], facts: Mapping[str, FactValue]) -> bool | None:
-    """Whether the wave takes a device that no earlier one has; None where it may."""
-    if wave.where is not None:
-        return where_holds(wave.where, tags=tags, facts=facts)
-    if isinstance(wave.devices, list):
-        return device in wave.devices
-    return True if wave.upto == EVERYBODY else None
-
-
-def foreseen_waves(plan: RolloutPlan, sure: Sequence[int | None], meant: int) -> list[ForeseenWave]:
+def foreseen_waves(
+    plan: RolloutPlan, sure: Sequence[int | None], meant: int, *, of_share: bool = False
+) -> list[ForeseenWave]:
     """How many devices each wave brings.
 
     Args:
         plan: the waves.
         sure: `certain_wave` of each device that may be meant.
         meant: how many of these are, where only a share is.
+        of_share: whether only a share is.
     """
-    found: list[ForeseenWave] = []
-    before = 0
-    for number, wave in enumerate(plan.waves, start=1):
-        if wave.upto is not None:
-            brings = max(0, math.ceil(meant * wave.upto / EVERYBODY) - before)
-        elif isinstance(wave.devices, int):
-            brings = wave.devices
-        else:
-            brings = sum(one == number for one in sure)
-        brings = min(brings, meant - before)
-        before += brings
-        found.append(
-            ForeseenWave(
-                number=number, share=wave.share, devices=brings, soak_s=seconds(wave.soak), approval=wave.approval
-            )
+    exact = is_exact(plan, meant, of_share=of_share)
+    return [
+        ForeseenWave(
+            number=number,
+            share=wave.share,
+            devices=brings,
+            about=not exact and wave.upto is not None,
+            at_a_time=wave.concurrency if wave.concurrency_per is None else None,
+            soak_s=seconds(wave.soak),
+            approval=wave.approval,
         )
-    return found
+        for number, (wave, brings) in enumerate(zip(plan.waves, brought(plan, sure, meant), strict=True), start=1)
+    ]
+
+
+def drawn_when(plan: RolloutPlan, sure: Sequence[int | None]) -> str:
+    """When those are known of which it is not certain now in which wave they start; empty where it is of all."""
+    if all(one is not None for one in sure):
+        return ""
+    drawn = any(wave.upto is not None and wave.upto < EVERYBODY for wave in plan.waves)
+    picks = any(isinstance(wave.devices, int) for wave in plan.waves)
+    told = ["which devices a share has is drawn when it is released"] if drawn else []
+    told += ["a wave of so many devices picks them when it begins, of those that are there then"] if picks else []
+    return "; ".join(told)
 
 
 def starting(

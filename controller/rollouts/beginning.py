@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from controller.database import to_db
 from controller.fleet.sql import map_of
 from controller.fleet.tables import devices
 from controller.rollouts import announcing
+from controller.rollouts.drawing import drawn
 from controller.rollouts.engine import decide
 from controller.rollouts.evaluating import current_row, move, row_of
 from controller.rollouts.keeping import stamp_of, values_of
@@ -63,6 +65,8 @@ def begin(
     )
     before = current_row(connection, intention.channel, intention.package)
     observed = observe(connection, plan, channel=intention.channel, package=intention.package)
+    plan = replace(plan, rollout=drawn(plan, observed.observations, now, lambda: new_id(now)))
+    intention = msgspec.structs.replace(intention, rollout=plan.rollout)
     _check_last_announcement(intention, plan, observed.observations, now)
     strangers(connection, intention.targets, wanted)
     decisions = decide(plan, observed.observations, now)

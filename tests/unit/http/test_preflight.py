@@ -22,7 +22,9 @@ from controller.preflight.views import ForeseenDevice, Preflight
 from controller.preflight.waves import waves_s
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
+from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.plan_files import ready_plan
+from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, Wave
 from controller.web.rendering import make_environment
@@ -33,10 +35,11 @@ from schemas.manifest import Requires
 from schemas.messages import BUCKETS, ErrorReport, Phase, RolloutPolicy, Targets, Window
 from schemas.requirements import SLACK_BYTES
 from schemas.routes import REQUEST_BYTES, Kind
+from schemas.targeting import bucket
 from tests.support.bundles import index_of, make_bundles, pages
 from tests.support.database import opened
 from tests.support.repository import add_release
-from tests.unit.fleet.builders import NOW, an_id, event_in, installed, presence_in, reported_in
+from tests.unit.fleet.builders import NOW, an_id, event_in, installed, presence_in, reported_in, succeeded_in
 
 BIG, SMALL = "x" * 50_000, "small\n"
 
@@ -525,6 +528,52 @@ def test_a_device_with_two_obstacles_is_counted_as_one_that_would_not(bench: Ben
 )
 def test_a_few_devices_are_not_counted_by_tenths(took: list[float], words: str) -> None:
     assert Pace(seconds=took, of="tacho", rollouts=1).told().startswith(words)
+
+
+def test_each_wave_brings_what_the_dry_run_says_it_begins_with(bench: Bench) -> None:
+    names = [f"pi-{number:02}" for number in range(11)]
+    for name in names:
+        bench.device(name, runs=bench.old)
+    plan = ready_plan("canary")
+    seen = bench.look(plan=plan)
+    assert [wave.devices for wave in seen.waves] == [1, 1, 4, 5]
+    assert {one.wave for one in seen.devices} == {None}
+    drawn = "which devices a share has is drawn when it is released"
+    picked = "a wave of so many devices picks them when it begins, of those that are there then"
+    lines = list(summary_lines(seen))
+    assert f"wave -     {drawn}; {picked}" in lines
+    assert any("1 device (1, soak 10m), up to 10 % (1, soak 10m), up to 50 % (4, soak 10m)" in line for line in lines)
+    page = make_environment(Statics()).get_template("ask_preflight.html").render(preflight=seen)
+    assert f"up to 50 % (4) → everybody (5), by the plan canary; {drawn}; {picked}" in page
+    made = bench.rollouts.create(
+        package="tacho", version="1.1.0", channel="stable", repository=["http://r"], plan=plan, now=NOW
+    )
+    reader, now, seq = RolloutReader(bench.engine), NOW, 0
+    for _ in plan.waves:
+        may_start = [one.device for one in reader.devices(made.id) if one.verdict is Verdict.PENDING]
+        said = {"rollout": made.id, "version": "1.1.0"}
+        bench.intake.take_in([one for device in may_start for one in succeeded_in(device, 1, **said)], now)
+        now, seq = now + timedelta(minutes=15), seq + 1
+        online = [presence_in(name, session=seq + 1) for name in names]
+        bench.intake.take_in(online, now)
+        bench.rollouts.evaluate(made.id, now)
+    brought = reader.rollout(made.id)
+    assert brought.state is RolloutState.COMPLETE
+    assert [sum(wave.verdicts.values()) for wave in brought.waves] == [wave.devices for wave in seen.waves]
+    # nor was that chance: half of them are six, two of which may have been picked
+    wish = {"version": "1.0.0", "channel": "stable", "repository": ["http://r"], "plan": plan}
+    for number in range(20):
+        another = bench.rollouts.create(package=f"other-{number}", **wish)
+        places = [bucket(another.id, name) for name in names]
+        assert sum(place < BUCKETS // 10 for place in places) <= 2
+        assert 4 <= sum(place < BUCKETS // 2 for place in places) <= 6
+
+
+def test_in_a_larger_fleet_a_wave_begins_with_about_so_many(bench: Bench) -> None:
+    for number in range(20):
+        bench.device(f"pi-{number:02}")
+    (told,) = [line for line in summary_lines(bench.look()) if line.startswith("waves  ")]
+    assert "1 device (1, soak 10m), up to 10 % (about 1, soak 10m), up to 50 % (about 8, soak 10m)" in told
 
 
 @pytest.mark.parametrize(("approvals", "asks"), [(1, "; 1 wave begins when"), (2, "; 2 waves begin when")])
