@@ -2,24 +2,25 @@
 
 import base64
 import binascii
-import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
+from controller.notify import words
 from controller.notify.kinds import KINDS, Kind
+from controller.packaging.toml_keys import unknown_key
 from schemas.errors import OperatorError, one_line
-from schemas.names import wrong
 
 MAX_FILE_BYTES: Final = 256 * 1024
 MAX_TARGETS: Final = 20
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what a secret begins with
 MIN_SECRET_BYTES: Final = 24
 MAX_SECRET_BYTES: Final = 64
+_MAKE_SECRET: Final = f'echo "{SECRET_PREFIX}$(openssl rand -base64 32)"'
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
@@ -70,36 +71,55 @@ def read_config(path: Path) -> NotifyConfig:
     Raises:
         OperatorError: `config.missing` or `config.bad`, in one line that names the target and quotes no secret.
     """
+    data = _toml(path)
+    if problem := unknown_key(data, _File):
+        raise OperatorError("config.bad", f"{path}: {words.unknown(problem)}")
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise OperatorError("config.bad", f"{path} is over {MAX_FILE_BYTES} bytes")
-        read = msgspec.convert(tomllib.loads(path.read_text()), type=_File)
-    except FileNotFoundError as error:
-        raise OperatorError("config.missing", f"there is no {path}; docs/guides/watching.md shows one") from error
-    except OSError as error:
-        raise OperatorError("config.bad", f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        # what stands there may be a secret, so only the place is told
-        place = re.search(r"\(at .*\)$", str(error))
-        raise OperatorError("config.bad", f"{path} is no TOML {place.group() if place else ''}".rstrip()) from error
+        read = msgspec.convert(data, type=_File)
     except msgspec.ValidationError as error:
-        raise OperatorError("config.bad", f"{path}: {one_line(wrong(error))}") from error
+        raise OperatorError("config.bad", f"{path}: {words.why(error, data)}") from error
     entries = [(entry, False) for entry in read.apprise] + [(entry, True) for entry in read.webhook]
     names = [entry.name for entry, _ in entries]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
-        raise OperatorError("config.bad", f"{path}: two targets are called {doubled}")
-    if not 1 <= len(entries) <= MAX_TARGETS:
-        raise OperatorError("config.bad", f"{path} names {len(entries)} targets; 1 to {MAX_TARGETS} can be")
+        raise OperatorError("config.bad", f"{path}: two targets are called {doubled}; give one of them another name")
+    if not entries:
+        raise OperatorError(
+            "config.bad",
+            f"{path} names nobody to tell: each target begins with a line [[apprise]] or [[webhook]];"
+            " docs/guides/watching.md shows one",
+        )
+    if len(entries) > MAX_TARGETS:
+        raise OperatorError("config.bad", f"{path} names {len(entries)} targets; {MAX_TARGETS} can be at most")
     targets = tuple(_target(path, entry, signed=signed) for entry, signed in entries)
     return NotifyConfig(silent_after_s=read.silent_after_hours * 3600, targets=targets)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise OperatorError("config.bad", f"{path} is over {MAX_FILE_BYTES} bytes")
+        return tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError as error:
+        raise OperatorError("config.missing", f"there is no {path}; docs/guides/watching.md shows one") from error
+    except OSError as error:
+        raise OperatorError("config.bad", f"{path} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise OperatorError("config.bad", f"{path} {words.no_toml(error)}") from error
+    except UnicodeDecodeError as error:
+        raise OperatorError("config.bad", f"{path} {words.no_text(error)}") from error
+    except RecursionError as error:
+        raise OperatorError("config.bad", f"{path}: lists within lists, too many of them") from error
 
 
 def _target(path: Path, entry: _Entry, *, signed: bool) -> Target:
     where = f"{path}: target {entry.name}"
     url = _one_of(where, "url", entry.url, path, entry.url_file)
-    if not signed and (entry.secret is not None or entry.secret_file is not None):
-        raise OperatorError("config.bad", f"{where}: only a webhook has a secret")
+    given = next((key for key in ("secret", "secret_file") if getattr(entry, key) is not None), None)
+    if not signed and given is not None:
+        raise OperatorError(
+            "config.bad", f"{where}: only a webhook has a secret; take {given} out, or make it a [[webhook]]"
+        )
     try:
         parts = urlsplit(url)
         good = bool(parts.scheme) and url.isprintable() and (not signed or parts.scheme in ("http", "https"))
@@ -107,26 +127,42 @@ def _target(path: Path, entry: _Entry, *, signed: bool) -> Target:
     except ValueError:
         good = False
     if not good:
-        raise OperatorError(
-            "config.bad", f"{where}: its url is none that {'http can ask' if signed else 'Apprise knows'}"
+        its = "its url" if entry.url_file is None else f"the url in url_file {one_line(entry.url_file, 200)}"
+        must = (
+            "a whole address to POST to, such as https://ci.example/flotilla"
+            if signed
+            else f"one that Apprise knows, such as mailtos://user:password@mail.example; {words.WIKI} lists them"
         )
+        raise OperatorError("config.bad", f"{where}: {its} must be {must}")
     key = _key(where, _one_of(where, "secret", entry.secret, path, entry.secret_file)) if signed else None
     kinds = frozenset(KINDS if entry.events is None else entry.events)
     return Target(name=entry.name, url=url, key=key, kinds=kinds)
 
 
 def _one_of(where: str, what: str, value: str | None, config: Path, file: str | None) -> str:
-    if (value is None) == (file is None):
-        raise OperatorError("config.bad", f"{where}: give either {what} or {what}_file")
+    if value is not None and file is not None:
+        raise OperatorError("config.bad", f"{where}: it has both {what} and {what}_file; take one of them out")
+    if value is None and file is None:
+        made = f"; make one with: {_MAKE_SECRET}" if what == "secret" else ""
+        raise OperatorError("config.bad", f"{where}: it has no {what}; give either {what} or {what}_file{made}")
     if file is None:
         return value or ""
+    if "://" in file or file.startswith(SECRET_PREFIX):
+        # it may be a secret, and is not to be told
+        raise OperatorError("config.bad", f"{where}: {what}_file names a file; the {what} itself is written as {what}")
+    named = f"{what}_file {one_line(file, 200)}"
     try:
         # relative to the configuration, wherever the controller is started
         lines = (config.parent / file).read_text().strip().splitlines()
-    except (OSError, ValueError) as error:
-        raise OperatorError("config.bad", f"{where}: {what}_file {file} cannot be read") from error
+    except OSError as error:
+        raise OperatorError(
+            "config.bad",
+            f"{where}: {named} cannot be read: {error.strerror}; it is looked for from the folder of {config.name} on",
+        ) from error
+    except ValueError as error:
+        raise OperatorError("config.bad", f"{where}: {named} holds no text, or is no name of a file") from error
     if len(lines) != 1:
-        raise OperatorError("config.bad", f"{where}: {what}_file {file} does not hold one line")
+        raise OperatorError("config.bad", f"{where}: {named} has to hold one line, the {what}, and has {len(lines)}")
     return lines[0]
 
 
@@ -139,6 +175,6 @@ def _key(where: str, secret: str) -> bytes:
         raise OperatorError(
             "config.bad",
             f"{where}: its secret is not {SECRET_PREFIX} and {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes in base64; "
-            f'make one with: echo "{SECRET_PREFIX}$(openssl rand -base64 32)"',
+            f"make one with: {_MAKE_SECRET}",
         )
     return key

@@ -12,6 +12,7 @@ import urllib3
 
 from controller.notify.config import Target
 from controller.notify.outbox import Waiting
+from controller.notify.words import WIKI
 from controller.version import VERSION
 
 TIMEOUT_S: Final = 10.0
@@ -74,7 +75,7 @@ def _by_apprise(target: Target, one: Waiting) -> None:
 
     sender = apprise.Apprise()
     if not sender.add(target.url):
-        raise DeliveryError("Apprise does not know such a url")
+        raise DeliveryError(f"Apprise does not know such a url; {WIKI} lists them")
     bad = apprise.NotifyType.WARNING if one.kind != "rollout.finished" else apprise.NotifyType.SUCCESS
     if not sender.notify(title=one.title, body=one.body, notify_type=bad, body_format=apprise.NotifyFormat.TEXT):
         raise DeliveryError("Apprise could not deliver it")

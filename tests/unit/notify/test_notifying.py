@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -410,19 +411,57 @@ HOOK = '[[webhook]]\nname = "ci"\nurl = "https://ci.example/top-secret"\n'
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "names 0 targets"),
-        ("silent_after_hours = 0\n" + HOOK + f'secret = "{SECRET}"', "silent_after_hours"),
-        (HOOK, "give either secret or secret_file"),
+        ("", "names nobody to tell: each target begins with a line [[apprise]] or [[webhook]]"),
+        (
+            "".join(HOOK.replace("ci", f"ci-{n}", 1) + f'secret = "{SECRET}"\n' for n in range(21)),
+            "names 21 targets; 20 can be at most",
+        ),
+        (
+            "silent_after_hours = 0\n" + HOOK + f'secret = "{SECRET}"',
+            "silent_after_hours = 0; it must be a number of hours from 0.01 to",
+        ),
+        (HOOK, "target ci: it has no secret; give either secret or secret_file; make one with: echo"),
         (HOOK + 'secret = "top-secret"', "openssl rand -base64 32"),
-        (HOOK + 'secret_file = "nowhere"', "secret_file nowhere cannot be read"),
-        (HOOK + f'secret = "{SECRET}"\nevents = ["everything"]', "events"),
-        (HOOK + f'secret = "{SECRET}"\n' + HOOK + f'secret = "{SECRET}"', "two targets are called ci"),
-        ('[[webhook]]\nname = "ci"\nurl = "ftp://top-secret"\n' + f'secret = "{SECRET}"', "its url"),
-        ('[[apprise]]\nname = "chat"\nurl = "top-secret"', "its url"),
-        ('[[apprise]]\nname = "chat"\nurl = "json://x"\nsecret = "top-secret"', "only a webhook has a secret"),
-        ('[[apprise]]\nname = "chat"\nurl = top-secret', "is no TOML"),
-        ('[[apprise]]\nname = "Chat!"\nurl = "json://x"', "name"),
-        ("[[slack]]", "slack"),
+        (HOOK + 'secret_file = "nowhere"', "secret_file nowhere cannot be read: No such file"),
+        (HOOK + 'secret_file = "whsec_top-secret"', "secret_file names a file; the secret itself is written as secret"),
+        (HOOK + f'secret = "{SECRET}"\nsecret_file = "s"', "target ci: it has both secret and secret_file; take one"),
+        (
+            HOOK + f'secret = "{SECRET}"\nevents = ["everything"]',
+            "target webhook 1: events = ['everything']; it must be a list of some of rollout.stopped",
+        ),
+        (HOOK + f'secret = "{SECRET}"\n' + HOOK + f'secret = "{SECRET}"', "two targets are called ci; give one"),
+        (
+            '[[webhook]]\nname = "ci"\nurl = "ftp://top-secret"\n' + f'secret = "{SECRET}"',
+            "target ci: its url must be a whole address to POST to, such as https://",
+        ),
+        (
+            '[[apprise]]\nname = "chat"\nurl = "top-secret"',
+            "its url must be one that Apprise knows, such as mailtos://",
+        ),
+        ('[[apprise]]\nname = "chat"\nurl_file = "json://top-secret"', "url_file names a file; the url itself is"),
+        ('[[apprise]]\nname = "chat"\nurl = 5', "target apprise 1: url must be an address in double quotes"),
+        (
+            '[[apprise]]\nname = "chat"\nurl = "json://x"\nsecret = "top-secret"',
+            "only a webhook has a secret; take secret out",
+        ),
+        (
+            '[[apprise]]\nname = "chat"\nurl = top-secret',
+            "is no TOML (at line 3, column 7): what stands behind = is no value; text is written in double quotes",
+        ),
+        ('[[apprise]]\nname = "top-secret\n', "(at line 2, column 19): a text is not closed on its line"),
+        ('[[apprise]\nname = "chat"', "(at line 1, column 10): a target begins with [[apprise]] or [[webhook]], two"),
+        ('[[apprise]]\nname = "a"\nname = "b"\n', "(at line 3, column 11): a key is there for the second time"),
+        ("[apprise.x]\n[apprise.x]", "(at line 2, column 11); https://toml.io shows how it is written"),
+        ("a = " + 5000 * "[", "lists within lists, too many of them"),
+        ('[apprise]\nname = "chat"', "apprise must be targets, each under a line [[apprise]]"),
+        ('[[apprise]]\nurl = "json://x"', 'target apprise 1: it has no name; write e.g. name = "ops"'),
+        (
+            '[[apprise]]\nname = "Chat!"\nurl = "json://x"',
+            "target apprise 1: name = 'Chat!'; it must be a short name: a-z, 0-9 and '-'",
+        ),
+        ("[[slack]]", "unknown key 'slack'; known here: apprise, silent_after_hours, webhook"),
+        ("[[webhooks]]", "unknown key 'webhooks'; did you mean 'webhook'?"),
+        (HOOK + 'secrets = "top-secret"', "unknown key 'secrets' in target webhook 1; did you mean 'secret'"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_in_one_line_without_its_secrets(tmp_path: Path, text: str, says: str) -> None:
@@ -432,3 +471,28 @@ def test_a_file_that_is_wrong_is_refused_in_one_line_without_its_secrets(tmp_pat
     assert says in line
     assert "top-secret" not in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a\nb\n", "target chat: url_file url has to hold one line, the url, and has 2"),
+        (b"\xff", "url_file url holds no text"),
+        (b"not an address", "the url in url_file url must be one that Apprise knows"),
+    ],
+)
+def test_a_file_that_the_configuration_names_is_told_with_what_is_wrong_with_it(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    (tmp_path / "url").write_bytes(content)
+    with pytest.raises(OperatorError, match=re.escape(says)):
+        read_config(write(tmp_path, '[[apprise]]\nname = "chat"\nurl_file = "url"'))
+
+
+def test_a_file_that_is_no_text_is_told_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "notify.toml"
+    path.write_bytes(b"[[apprise]]\nname = '\xff'\n")
+    with pytest.raises(OperatorError, match=re.escape("is no text in UTF-8 (at line 2); save it as such")):
+        read_config(path)
+    with pytest.raises(OperatorError, match="cannot be read: Is a directory"):
+        read_config(tmp_path)
