@@ -34,6 +34,8 @@ _SUCCEEDED: Final = " devices succeeded, "
 _NAMED: Final = 3
 """Devices that are named in a line; all of them are in lists."""
 
+_ANEW: Final = "release it anew to begin with others"
+
 
 def wave_views(plan: Plan, tally: Tally, held: Sequence[Held] = ()) -> list[WaveView]:
     """Every wave as people see it; `held` as for `because`."""
@@ -144,8 +146,13 @@ def away_text(rollout: Rollout, devices: Iterable[RolloutDevice]) -> str:
         for one in devices
         if not one.online and one.verdict in waited_for and one.wave is not None and one.wave <= rollout.wave
     ]
-    more = f" and {len(away) - _NAMED} more" if len(away) > _NAMED else ""
-    return f"away: {', '.join(away[:_NAMED])}{more}" if away else ""
+    return f"away: {_first_of(away)}" if away else ""
+
+
+def _first_of(devices: Sequence[str]) -> str:
+    """Some of the names, and how many there are besides."""
+    more = f" and {len(devices) - _NAMED} more" if len(devices) > _NAMED else ""
+    return f"{', '.join(devices[:_NAMED])}{more}"
 
 
 def left_out_text(number: int) -> str:
@@ -320,8 +327,19 @@ def _running(plan: Plan, tally: Tally, number: int, held: Sequence[Held]) -> str
         return f"waits for {waits}; {_result(tally, number)}{behind}"
     if away:
         return f"waits for a device that is there; {away}"
-    result = _result(tally, number)
-    return result if any(tally.wave(number).values()) else f"no device is in it yet; {result}"
+    return _with_nobody(plan, tally, number)
+
+
+def _with_nobody(plan: Plan, tally: Tally, number: int) -> str:
+    """How a wave stands in which nobody is waited for; a first wave that has proven nothing stays so."""
+    result, listed = _result(tally, number), plan.progress[number].devices
+    if tally.number(number, {Verdict.HELD}) or proof(plan, tally, number) is not Proof.OPEN:
+        return result
+    if any(tally.wave(number).values()):
+        return f"{result}; nobody is left to prove it: {_ANEW}"
+    if not listed:
+        return f"no device is in it yet; {result}"
+    return f"waits for {_first_of(listed)}, unknown or on another channel; where that stays so, {_ANEW}"
 
 
 def _next(plan: Plan, tally: Tally, held: Sequence[Held]) -> str:

@@ -340,6 +340,25 @@ def test_a_canary_that_goes_back_stops_the_rollout_and_says_why() -> None:
         assert stopped.plan.stopped == "wave 1 of 2 (1 device): 1 rolled back of 1 with a result; 0 may fail"
 
 
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [
+        ([], "waits for pi-1, unknown or on another channel; where that stays so, "),
+        (
+            [device("pi-1", phase=Phase.CANCELLED, error_code="conflict.cancelled")],
+            "0 succeeded, 1 cancelled; nobody is left to prove it: ",
+        ),
+    ],
+    ids=["forgotten", "cancelled"],
+)
+def test_a_first_wave_whose_only_device_is_gone_says_what_to_do(left: list[Observation], says: str) -> None:
+    begun = decide(in_waves(Wave(devices=1, deadline="1h"), Wave(upto=100)), fleet(1), NOW)
+    now = decide(begun.plan, [*left, device("pi-2")], after(7200))
+    assert (now.state, now.plan.begun) == (RolloutState.ACTIVE, 1)
+    said = because(now.plan, Tally(now.marks.values()))
+    assert said == f"wave 1 of 2 (1 device): {says}release it anew to begin with others"
+
+
 def test_a_success_that_is_taken_back_keeps_the_next_wave_from_beginning() -> None:
     waves = in_waves(Wave(devices=["pi-1"]), Wave(devices=["pi-2"]), Wave(upto=100))
     second = decide(waves, [done(), device("pi-2"), device("pi-3")], NOW).plan
