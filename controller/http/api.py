@@ -85,6 +85,8 @@ def make_api(
         releasing=releasing,
         bundle_maker=bundle_maker,
         audit=accounts.audit,
+        people=accounts.people,
+        tokens=accounts.tokens,
         fresh=Fresh(lambda: fleet.feed.published),
         preflights=preflights,
     )

@@ -152,6 +152,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ),
     ("GET", "/audit"): _READ,
     # accounts and tokens
+    ("GET", "/accounts"): Rule(Role.ADMIN),
     ("GET", f"{V1}/users"): Rule(Role.ADMIN),
     ("POST", f"{V1}/users"): _needs(Role.ADMIN, "user.add"),
     ("DELETE", _USER): _needs(Role.ADMIN, "user.remove"),

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from controller.accounts.audit import AuditLog
+from controller.accounts.people import People
+from controller.accounts.tokens import Tokens
 from controller.fleet.service import FleetService
 from controller.http.releasing import Releasing
 from controller.preflight.gathering import Preflights
@@ -30,5 +32,7 @@ class Desk:
     releasing: Releasing
     bundle_maker: BundleMaker
     audit: AuditLog
+    people: People
+    tokens: Tokens
     fresh: Fresh
     preflights: Preflights

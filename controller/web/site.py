@@ -9,7 +9,7 @@ from litestar.types import ExceptionHandlersMap
 
 from controller.accounts.roles import Role
 from controller.http.noting import who_of
-from controller.web import audit_pages, device_pages, fleet_pages, package_pages, rollout_pages
+from controller.web import account_pages, audit_pages, device_pages, fleet_pages, package_pages, rollout_pages
 from controller.web.desk import Desk
 from controller.web.guarding import MAX_FORM_BYTES, refuse_other_sites
 from controller.web.problems import problem_pages
@@ -38,6 +38,7 @@ PAGES = [
     package_pages.ask_version,
     package_pages.change_version,
     audit_pages.audit,
+    account_pages.accounts,
 ]
 
 
@@ -84,6 +85,7 @@ def _visitor(request: Request[Any, Any, Any]) -> Visitor:
         name=who.name if who.kind == "user" else None,
         may_act=who.may(Role.OPERATOR),
         may_release=who.may(Role.PUBLISHER),
+        may_administer=who.may(Role.ADMIN),
     )
 
 

@@ -103,7 +103,9 @@ def test_the_overview_shows_the_fleet_what_it_runs_and_who_needs_attention(seen:
     assert "health.http" in shown
 
 
-@pytest.mark.parametrize("path", ["/", "/rollouts", "ROLLOUT", "/devices", "/devices/pi-1", "/packages", "/audit"])
+@pytest.mark.parametrize(
+    "path", ["/", "/rollouts", "ROLLOUT", "/devices", "/devices/pi-1", "/packages", "/audit", "/accounts"]
+)
 def test_every_page_says_that_the_broker_is_away(seen: Seen, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     path = seen.rollout if path == "ROLLOUT" else path
     assert seen.text(path).count("not connected to the broker (not connected yet)") == 1

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -69,6 +69,26 @@ def release_as_shown(app: Application, path: str, **fields: str) -> Response:
     assert "would take it now" in shown.text, shown.text
     (seen,) = re.findall('name="seen" value="([^"]*)"', shown.text)
     return post(app, path, **fields, seen=seen, confirm="yes")
+
+
+def test_accounts_and_tokens_are_shown_to_an_admin_alone_and_without_a_secret(app: Application) -> None:
+    secret = app.tokens.add("ci", Role.PUBLISHER).token
+    gone = app.tokens.add("old", Role.VIEWER, lasts=timedelta(seconds=-1))
+    assert app.client.get("/api/v1/rollouts", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
+    for role in (Role.VIEWER, Role.OPERATOR, Role.PUBLISHER):
+        log_in(app, role)
+        assert get(app, "/accounts").status_code == 403
+        assert "/accounts" not in get(app, "/audit").text
+    log_in(app, Role.ADMIN)
+    assert 'href="/accounts"' in get(app, "/audit").text
+    shown = get(app, "/accounts").text
+    words = " ".join(re.sub(r"<[^>]*>", " ", shown).split())
+    assert re.search(r"a-admin admin 1 time .* a-viewer viewer", words)
+    assert re.search(r"ci publisher (?!never)\S.* never .* old viewer never expired ", words)
+    assert not {secret, gone.token, PASSWORD} & set(re.split(r"[\s\"'<>]+", shown))
+    assert "hash" not in shown
+    assert get(app, "/accounts?after_token=ci").text.count("expired") == 1
+    assert "There is no account behind this name." in get(app, "/accounts?after_user=z").text
 
 
 def test_whoever_is_not_logged_in_is_sent_to_log_in_and_comes_back(app: Application) -> None:

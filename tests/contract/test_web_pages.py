@@ -27,7 +27,7 @@ def problem_line(answer: Answer) -> str:
     return line
 
 
-@pytest.mark.parametrize("path", ["/", "/devices", "/rollouts", "/packages"])
+@pytest.mark.parametrize("path", ["/", "/devices", "/rollouts", "/packages", "/accounts"])
 def test_every_page_forbids_what_is_inline_or_from_elsewhere(controller: ControllerProcess, path: str) -> None:
     answer = page(controller, path)
     assert answer.status == 200

@@ -73,6 +73,7 @@ PAGES: dict[str, set[str] | str] = {
     "POST /packages/{name}/{version}/do/yank": {f"POST {VERSION}/yank"},
     "POST /packages/{name}/{version}/do/unyank": {f"POST {VERSION}/yank"},
     "GET /audit": {"GET audit"},
+    "GET /accounts": {"GET users", "GET tokens"},
     "POST /login": {"POST session"},
     "POST /logout": {"DELETE session"},
     "GET /login": "a form to fill in",

@@ -48,6 +48,7 @@ def test_an_address_with_one_is_a_problem_for_programs(app: Application, path: s
         "/packages?q=%00",
         "/packages/%00",
         "/audit?actor=%00",
+        "/accounts?after_user=%00",
         "/repo/metadata/%00",
         "/login?next=/%00",
     ],

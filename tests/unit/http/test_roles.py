@@ -84,6 +84,7 @@ NEEDED = {
     "GET /packages/{name}/{version}": Role.VIEWER,
     "GET /packages/{name}/{version}/do/{action_name}": Role.PUBLISHER,
     "POST /packages/{name}/{version}/do/{action_name}": Role.PUBLISHER,
+    "GET /accounts": Role.ADMIN,
     "GET /api/v1/tokens": Role.ADMIN,
     "POST /api/v1/tokens": Role.ADMIN,
     "DELETE /api/v1/tokens/{name}": Role.ADMIN,
