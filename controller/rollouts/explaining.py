@@ -324,7 +324,8 @@ def _running(plan: Plan, tally: Tally, number: int, held: Sequence[Held]) -> str
         waits = f"{waits}, {soak}" if waits else soak
     behind = f"; {behind}" if behind else ""
     if waits:
-        return f"waits for {waits}; {_result(tally, number)}{behind}"
+        there = f"; {away}" if whom and away else ""
+        return f"waits for {waits}{there}; {_result(tally, number)}{behind}"
     if away:
         return f"waits for a device that is there; {away}"
     return _with_nobody(plan, tally, number)

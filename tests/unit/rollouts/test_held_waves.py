@@ -1,5 +1,7 @@
 """A wave whose devices are held says who they are, who holds them and what lets them go."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import Engine
 
@@ -11,7 +13,7 @@ from controller.rollouts.views import Rollout, WaveState
 from controller.rollouts.waves import RolloutPlan, Wave
 from controller.web.rollout_reading import device_rows
 from schemas.messages import Phase, Targets
-from tests.unit.fleet.builders import event_in, presence_in, succeeded_in
+from tests.unit.fleet.builders import NOW, event_in, presence_in, succeeded_in
 from tests.unit.rollouts.test_waves_kept import chosen, create, evaluate, fleet, take_in
 
 ONE_FIRST = RolloutPlan(waves=[Wave(devices=1), Wave(upto=100)])
@@ -104,6 +106,18 @@ def test_a_wave_that_has_begun_says_that_its_operator_holds_it(engine: Engine) -
     assert evaluate(engine, rollout).view.waves[0].because == (
         "waits for pi-1, which is held by an operator, and pi-2, which is pinned at 1.0.0; 0 succeeded;"
         " flotilla tell pi-1 without --hold lets it go on; flotilla tell pi-2 without --pin lets it go on"
+    )
+
+
+def test_who_is_held_and_who_is_away_are_both_told_of(engine: Engine) -> None:
+    fleet(engine, 3)
+    take_in(engine, presence_in("pi-2", online=False))
+    OrderStore(engine).set_desired("pi-1", hold=True)
+    plan = RolloutPlan(waves=[Wave(devices=["pi-1", "pi-2"], deadline="1h"), Wave(upto=100)])
+    rollout = create(engine, plan, now=NOW + timedelta(minutes=1))
+    assert evaluate(engine, rollout, NOW + timedelta(hours=2)).view.waves[0].because == (
+        "waits for pi-1, which is held by an operator; 1 unreached; 0 succeeded;"
+        " flotilla tell pi-1 without --hold lets it go on"
     )
 
 
