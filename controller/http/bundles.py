@@ -5,8 +5,8 @@ from litestar import get, post
 from litestar.params import FromPath
 
 from controller.http.given import TheBundleMaker, TheRepository
-from controller.http.listing import releases_of
 from controller.repository.bundle_views import ReleaseBundles
+from controller.repository.by_version import releases_of
 
 
 @get("/packages/{name:str}/{version:str}/bundles", tags=["packages"], summary="The bundles that lead to a version")

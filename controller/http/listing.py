@@ -1,16 +1,14 @@
-"""Releases as they are asked for and listed: what the repository and the rollouts of their channels say."""
+"""Releases as they are listed: what the repository and the rollouts of their channels say."""
 
 from collections.abc import Collection
 
 import msgspec
 
 from controller.http.views import ListedRelease
-from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.pointing import Pointer
 from controller.rollouts.reader import RolloutReader
-from schemas.versions import parse
 
 
 def listed(rollouts: RolloutReader, records: Collection[ReleaseRecord]) -> list[ListedRelease]:
@@ -22,16 +20,3 @@ def listed(rollouts: RolloutReader, records: Collection[ReleaseRecord]) -> list[
         return {channel: states[pointer] for channel, pointer in pointers.items() if pointer in states}
 
     return [ListedRelease(**msgspec.structs.asdict(one), stopped=stopped(one)) for one in records]
-
-
-def releases_of(repository: PackageRepository, name: str, version: str) -> list[ReleaseRecord]:
-    """The releases of a version, one for each platform, of yanked ones too: devices that need one have it still.
-
-    Raises:
-        PublisherError: `version.bad`, or `release.unknown` where there is none.
-    """
-    wanted = str(parse(version))
-    found = repository.records(name, wanted)
-    if not found:
-        raise repository.unknown(name, wanted)
-    return found

@@ -29,11 +29,11 @@ from controller.http.views import (
     YankWish,
 )
 from controller.meant import did_you_mean
+from controller.repository.comparing import Comparison, FileChange, difference
 from controller.repository.moving import MAX_RELEASES
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import Imported, ReleaseRecord, Statistics
 from controller.repository.retention import Retired, Rules
-from controller.web.comparing import Comparison, FileChange, difference
 from schemas.errors import OperatorError, PublisherError, one_line
 from schemas.names import SHA256_PATTERN, wrong_platform
 from schemas.versions import parse
@@ -180,7 +180,7 @@ class Packages(Controller):
         """Files added, removed and changed, by path, and the bytes that are new; yanked versions too."""
 
         def look() -> ComparisonView:
-            found = difference(repository, bundle_maker, name, old, new, platform)
+            found = difference(repository, bundle_maker, name, old, new, platform=platform)
             files = found.files
             every = sorted(
                 (

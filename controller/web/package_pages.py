@@ -11,17 +11,18 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Template
 
 from controller.database import utc_now
-from controller.http.listing import listed, releases_of
+from controller.http.listing import listed
 from controller.http.noting import nothing_changed
 from controller.http.preflight import foresee
 from controller.http.views import ListedRelease
 from controller.repository.bundle_views import ReleaseBundles
+from controller.repository.by_version import releases_of
+from controller.repository.comparing import difference
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.pointing import Pointer
 from controller.web.actions import OF_VERSION, Action, Field, named, notice
 from controller.web.asking import ask, done, may_release
-from controller.web.comparing import difference
 from controller.web.desk import Desk
 from controller.web.fleet_reading import rollout_lines
 from controller.web.given import TheDesk, TheVisitor
@@ -114,7 +115,9 @@ async def compared(
 ) -> Template:
     """What changed between two versions, `from` and `to`."""
     old, new = (str(request.query_params.get(end, "")) for end in ("from", "to"))
-    found = await to_thread.run_sync(difference, desk.repository, desk.bundle_maker, name, old, new, platform)
+    found = await to_thread.run_sync(
+        lambda: difference(desk.repository, desk.bundle_maker, name, old, new, platform=platform)
+    )
     return page(request, visitor, "compare.html", name=name, found=found, most=FILES_SHOWN)
 
 

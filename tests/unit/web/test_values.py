@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.repository.comparing import compare
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.web import phases
 from controller.web.actions import moves_from, notice
-from controller.web.comparing import compare
 from controller.web.fleet_reading import Numbers
 from controller.web.models import WIDTH, chart, lasting, legend, readings, segments
 from controller.web.pace import MOST_POINTS, Tally, bucket_s, pace

@@ -1,15 +1,12 @@
-"""What changed between two releases: files by path and content, and which of the manifest's other parts.
-
-For the page and the API alike.
-"""
+"""What changed between two releases: files by path and content, and which of the manifest's other parts."""
 
 from typing import Final
 
 import msgspec
 
-from controller.http.listing import releases_of
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.bundle_views import BundleView
+from controller.repository.by_version import releases_of
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from schemas.errors import OperatorError, one_line
@@ -55,7 +52,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def difference(
-    repository: PackageRepository, bundle_maker: BundleMaker, name: str, old: str, new: str, platform: str = ""
+    repository: PackageRepository, bundle_maker: BundleMaker, name: str, old: str, new: str, *, platform: str = ""
 ) -> Difference:
     """What changed from one version of a package to another; blocks.
 
