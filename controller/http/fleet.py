@@ -45,12 +45,12 @@ from controller.http.views import (
 )
 from controller.http.watching import server_sent_events
 from controller.meant import did_you_mean
+from controller.rollouts.board import read_board
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice
 from controller.settings import ControllerSettings
 from controller.version import VERSION
 from controller.web.actions import ASK, MOVE_ACTIONS
-from controller.web.rollout_reading import read_board
 from schemas.errors import OperatorError, one_line
 from schemas.messages import Desired, Verb
 from schemas.names import DEVICE_PATTERN, UUID7_PATTERN

@@ -6,12 +6,12 @@ from typing import Final
 
 import msgspec
 
+from controller.rollouts.board import Board
+from controller.rollouts.pace import Tally
+from controller.rollouts.phases import Kind, Look, kinds, shares, verdict_codes
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import WaveState, WaveView
 from controller.web.fleet_reading import RolloutLine, VersionCount
-from controller.web.pace import Tally
-from controller.web.phases import Kind, Look, kinds, shares, verdict_codes
-from controller.web.rollout_reading import Board
 from schemas.messages import FactValue, Phase
 
 WIDTH: Final = 1000

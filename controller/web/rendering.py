@@ -14,10 +14,10 @@ from litestar.template.config import TemplateConfig
 
 from controller.cli.common import size_text
 from controller.database import utc_now
+from controller.rollouts import phases
 from controller.rollouts.explaining import left_out_text, person
 from controller.rollouts.plan import RolloutState
 from controller.version import VERSION
-from controller.web import phases
 from controller.web.statics import Statics
 from controller.web.visitor import Visitor
 from schemas.messages import shown_in

@@ -12,6 +12,7 @@ from litestar.response import Redirect, Stream, Template
 
 from controller.database import utc_now
 from controller.http.noting import ending_of, who_of
+from controller.rollouts.board import Board, device_at, read_board
 from controller.rollouts.explaining import already, goes_back
 from controller.rollouts.plan import ENDED, RolloutState
 from controller.rollouts.reader import ID_LENGTH
@@ -36,7 +37,7 @@ from controller.web.given import Text, TheDesk, TheEnvironment, TheVisitor
 from controller.web.live import live
 from controller.web.models import cells_of, chart, legend, rollout_card, segments, wave_card
 from controller.web.rendering import Asked, away_part, have_it, page
-from controller.web.rollout_reading import Board, device_at, device_rows, read_board
+from controller.web.rollout_reading import device_rows
 from controller.web.visitor import Visitor
 from schemas.errors import FlotillaError, OperatorError
 

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from controller.fleet.orders import OrderStore
 from controller.rollouts.explaining import person
+from controller.rollouts.phases import VERDICTS
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.short_ids import TIME_PART
@@ -15,7 +16,6 @@ from controller.rollouts.store import RolloutStore
 from controller.rollouts.views import Rollout, WaveState
 from controller.rollouts.waves import RolloutPlan, Wave
 from controller.web.fleet_reading import rollout_lines
-from controller.web.phases import VERDICTS
 from controller.web.rollout_reading import device_rows
 from schemas.errors import OperatorError
 from schemas.messages import ErrorReport, Phase, Targets

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.repository.comparing import compare
+from controller.rollouts import phases
+from controller.rollouts.pace import MOST_POINTS, Tally, bucket_s, pace
 from controller.rollouts.plan import RolloutState, Verdict
-from controller.web import phases
 from controller.web.actions import moves_from, notice
 from controller.web.fleet_reading import Numbers
 from controller.web.models import WIDTH, chart, lasting, legend, readings, segments
-from controller.web.pace import MOST_POINTS, Tally, bucket_s, pace
 from controller.web.release_dialog import fields_and_facts
 from controller.web.rendering import ago, count, duration, have_it, percent, plural
 from device_agent.gate import Readings, facts_of
