@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from controller.database import utc_now
 from controller.fleet.service import FleetService
 from controller.fleet.views import Device, FleetStatistics, SentCommand, TakenEvent
+from controller.http import deeds
 from controller.http.given import (
     AfterName,
     AfterRow,
@@ -50,7 +51,6 @@ from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice
 from controller.settings import ControllerSettings
 from controller.version import VERSION
-from controller.web.actions import ASK, MOVE_ACTIONS
 from schemas.errors import OperatorError, one_line
 from schemas.messages import Desired, Verb
 from schemas.names import DEVICE_PATTERN, UUID7_PATTERN
@@ -149,7 +149,8 @@ class Rollouts(Controller):
 
         Asking for the state it is in, or for `active` where it is complete, answers it as it is: nothing changes.
         """
-        does(request, *(f"rollout.{move.name}" for move in MOVE_ACTIONS if move.state is data.state))
+        if data.state in deeds.TO_STATE:
+            does(request, f"rollout.{deeds.TO_STATE[data.state]}")
         by = who_of(request).actor
         return await to_thread.run_sync(lambda: fleet.steering.set_state(rollout, data.state, by=by))
 
@@ -251,8 +252,8 @@ class Devices(Controller):
         data: JSONBody[CommandWish],
     ) -> Asked:
         """Sent as soon as there is a connection; void when it has expired before the device is reached."""
-        if data.verb in ASK:
-            does(request, f"device.{ASK[data.verb].name}")
+        if data.verb in deeds.ASKS:
+            does(request, f"device.{deeds.ASKS[data.verb]}")
 
         def ask() -> Asked:
             sent = fleet.steering.send_command(

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from controller.accounts.roles import Role
-from controller.web.actions import APPROVE, CANCEL, MOVE_ACTIONS, OF_VERSION, ON_DEVICE, RETRY
+from controller.http import deeds
 
 MAX_LOGIN_BYTES: Final = 16 * 1024
 """The longest password takes 12 KiB in a form. It is read before it is known whether somebody may try again."""
@@ -49,7 +49,12 @@ _EVERYBODY: Final = Rule(None)
 _LOGIN: Final = Rule(None, "login", repeatable=False, max_body=MAX_LOGIN_BYTES)
 
 _ANNOUNCE: Final = "release.announce"
-_ON_ROLLOUT: Final = {APPROVE.name: "rollout.approve", RETRY.name: "rollout.retry", CANCEL.name: "rollout.cancel"}
+_ON_ROLLOUT: Final = {
+    **{name: f"rollout.{name}" for name in deeds.TO_STATE.values()},
+    deeds.APPROVE: "rollout.approve",
+    deeds.RETRY_FAILED: "rollout.retry",
+    deeds.CANCEL_ALL: "rollout.cancel",
+}
 
 
 def _needs(role: Role, action: str) -> Rule:
@@ -129,16 +134,14 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/devices/{device_id}/live"): _WATCH,
     ("GET", "/devices/{device_id}/do/{name}"): Rule(Role.OPERATOR),
     ("POST", "/devices/{device_id}/do/{name}"): Rule(
-        Role.OPERATOR, "device.do", parts={one.name: f"device.{one.name}" for one in ON_DEVICE}
+        Role.OPERATOR, "device.do", parts={name: f"device.{name}" for name in deeds.ON_DEVICE}
     ),
     ("GET", "/rollouts"): _READ,
     ("GET", "/rollouts/{rollout_id}"): _READ,
     ("GET", "/rollouts/{rollout_id}/live"): _WATCH,
     ("GET", "/rollouts/{rollout_id}/cell/{place}"): _READ,
     ("GET", "/rollouts/{rollout_id}/do/{name}"): Rule(Role.OPERATOR),
-    ("POST", "/rollouts/{rollout_id}/do/{name}"): Rule(
-        Role.OPERATOR, "rollout.do", parts={one.name: f"rollout.{one.name}" for one in MOVE_ACTIONS} | _ON_ROLLOUT
-    ),
+    ("POST", "/rollouts/{rollout_id}/do/{name}"): Rule(Role.OPERATOR, "rollout.do", parts=_ON_ROLLOUT),
     ("GET", "/packages"): _READ,
     ("GET", "/packages/{name}"): _READ,
     ("GET", "/packages/{name}/compare"): _READ,
@@ -147,7 +150,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/packages/{name}/{version}/do/{action_name}"): Rule(
         Role.PUBLISHER,
         "package.do",
-        parts={one.name: f"package.{one.name}" for one in OF_VERSION} | {"release": _ANNOUNCE},
+        parts={name: f"package.{name}" for name in deeds.OF_VERSION} | {deeds.RELEASE: _ANNOUNCE},
         part="action_name",
     ),
     ("GET", "/audit"): _READ,

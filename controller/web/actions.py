@@ -4,6 +4,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from controller.http import deeds
 from controller.rollouts.plan import MOVES, RolloutState
 from schemas.messages import Verb
 
@@ -14,7 +15,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     """One button.
 
     Attributes:
-        name: in addresses.
+        name: in addresses; see `controller.http.deeds`.
         label: on the button.
         question: what is asked before it is done.
         explained: what comes of it.
@@ -49,7 +50,7 @@ class Move(Action, frozen=True, kw_only=True):
 
 MOVE_ACTIONS: Final = (
     Move(
-        name="pause",
+        name=deeds.PAUSE,
         label="Pause",
         question="Pause this rollout?",
         explained="Nobody new starts. Devices that have begun go on.",
@@ -57,7 +58,7 @@ MOVE_ACTIONS: Final = (
         state=RolloutState.PAUSED,
     ),
     Move(
-        name="resume",
+        name=deeds.RESUME,
         label="Resume",
         question="Let this rollout go on?",
         explained="Devices that are meant start again. Where what went wrong on devices had stopped it, that is "
@@ -68,7 +69,7 @@ MOVE_ACTIONS: Final = (
         state=RolloutState.ACTIVE,
     ),
     Move(
-        name="halt",
+        name=deeds.HALT,
         label="Halt",
         question="Halt this rollout?",
         explained="Nobody new starts, and whoever has not switched yet stops. Whoever has switched keeps the version.",
@@ -77,7 +78,7 @@ MOVE_ACTIONS: Final = (
         state=RolloutState.HALTED,
     ),
     Move(
-        name="revert",
+        name=deeds.REVERT,
         label="Revert",
         question="Revert this rollout?",
         explained="Every device that took the version goes back to the release it had before. This is for good: to try "
@@ -90,7 +91,7 @@ MOVE_ACTIONS: Final = (
 
 
 APPROVE: Final = Action(
-    name="approve",
+    name=deeds.APPROVE,
     label="Approve the next wave",
     question="Say go to the next wave?",
     explained="Its devices may start.",
@@ -100,7 +101,7 @@ APPROVE: Final = Action(
 
 
 RETRY: Final = Action(
-    name="retry-failed",
+    name=deeds.RETRY_FAILED,
     label="Retry what failed",
     question="Have what ended badly tried again?",
     explained="Devices on which this rollout failed, went back or was refused are asked to try it again.",
@@ -108,7 +109,7 @@ RETRY: Final = Action(
 )
 
 CANCEL: Final = Action(
-    name="cancel-all",
+    name=deeds.CANCEL_ALL,
     label="Cancel",
     question="Ask all devices to stop?",
     explained="Nobody new starts, and updates that have not switched yet are dropped. A device counts as cancelled "
@@ -133,28 +134,28 @@ def move_named(name: str) -> Move | None:
 
 TELL: Final = (
     Action(
-        name="pin",
+        name=deeds.PIN,
         label="Pin",
         question="Pin a package on this device?",
         explained="The device stays at this version: it takes no other from its channel until the pin is taken off.",
         done="Pinned: the device is told at once, or when it is back.",
     ),
     Action(
-        name="unpin",
+        name=deeds.UNPIN,
         label="Take the pin off",
         question="Take the pin off?",
         explained="The device follows its channel again.",
         done="The pin is off: the device follows its channel again.",
     ),
     Action(
-        name="hold",
+        name=deeds.HOLD,
         label="Hold",
         question="Hold this device?",
         explained="It starts no update at all until it is let go.",
         done="Held: the device starts no update.",
     ),
     Action(
-        name="unhold",
+        name=deeds.UNHOLD,
         label="Let go",
         question="Let this device go?",
         explained="It takes updates again.",
@@ -165,28 +166,28 @@ TELL: Final = (
 
 ASK: Final[dict[Verb, Action]] = {
     Verb.REPORT: Action(
-        name="report",
+        name=deeds.ASKS[Verb.REPORT],
         label="Report",
         question="Ask for a report?",
         explained="The device says anew what is true on it.",
         done="Asked for a report.",
     ),
     Verb.CHECK: Action(
-        name="check",
+        name=deeds.ASKS[Verb.CHECK],
         label="Check",
         question="Ask for a check?",
         explained="The device looks at its configuration, broker, repository, disk and clock, and reports.",
         done="Asked for a check.",
     ),
     Verb.RETRY: Action(
-        name="retry",
+        name=deeds.ASKS[Verb.RETRY],
         label="Retry",
         question="Ask to try again?",
         explained="The device tries a release again that failed there.",
         done="Asked to try again.",
     ),
     Verb.CANCEL: Action(
-        name="cancel",
+        name=deeds.ASKS[Verb.CANCEL],
         label="Cancel",
         question="Ask to cancel the update?",
         explained="An update that has not switched yet is dropped; what runs stays as it is.",
@@ -194,7 +195,7 @@ ASK: Final[dict[Verb, Action]] = {
         tone="danger",
     ),
     Verb.ROLLBACK: Action(
-        name="rollback",
+        name=deeds.ASKS[Verb.ROLLBACK],
         label="Roll back",
         question="Ask to go back?",
         explained="The device goes back to the release that it had before.",
@@ -202,11 +203,10 @@ ASK: Final[dict[Verb, Action]] = {
         tone="danger",
     ),
 }
-"""What a device can be asked for; `replay` is the controller's own business."""
 
 
 FORGET: Final = Action(
-    name="forget",
+    name=deeds.FORGET,
     label="Forget",
     question="Forget this device?",
     explained="For a device that is gone for good: all that it said and was told is removed, its history and its part "
@@ -221,7 +221,7 @@ ON_DEVICE: Final = (*TELL, *ASK.values(), FORGET)
 
 OF_VERSION: Final = (
     Action(
-        name="release",
+        name=deeds.RELEASE,
         label="Release",
         question="Release this version?",
         explained="The devices of the channel take it, by the plan's waves.",
@@ -229,7 +229,7 @@ OF_VERSION: Final = (
         tone="go",
     ),
     Action(
-        name="yank",
+        name=deeds.YANK,
         label="Yank",
         question="Yank this version?",
         explained="Nobody new gets it: searches leave it out and no channel can be pointed at it. "
@@ -238,7 +238,7 @@ OF_VERSION: Final = (
         tone="danger",
     ),
     Action(
-        name="unyank",
+        name=deeds.UNYANK,
         label="Take the yank back",
         question="Let this version be chosen again?",
         explained="Searches find it and channels can be pointed at it again.",

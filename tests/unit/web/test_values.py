@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.http import deeds
 from controller.repository.comparing import compare
 from controller.rollouts import phases
 from controller.rollouts.pace import MOST_POINTS, Tally, bucket_s, pace
 from controller.rollouts.plan import RolloutState, Verdict
-from controller.web.actions import moves_from, notice
+from controller.web.actions import ASK, MOVE_ACTIONS, OF_VERSION, ON_DEVICE, ON_ROLLOUT, moves_from, notice
 from controller.web.fleet_reading import Numbers
 from controller.web.models import WIDTH, chart, lasting, legend, readings, segments
 from controller.web.release_dialog import fields_and_facts
@@ -117,6 +118,14 @@ def test_a_device_that_updates_is_shown_by_its_own_word() -> None:
 def test_only_what_a_state_allows_is_offered() -> None:
     assert [move.name for move in moves_from(RolloutState.HALTED)] == ["resume", "revert"]
     assert moves_from(RolloutState.REVERTED) == []
+
+
+def test_the_page_has_a_button_for_each_name_that_the_rules_know() -> None:
+    assert {move.state: move.name for move in MOVE_ACTIONS} == deeds.TO_STATE
+    assert {verb: action.name for verb, action in ASK.items()} == deeds.ASKS
+    assert [action.name for action in ON_ROLLOUT] == [deeds.APPROVE, deeds.RETRY_FAILED, deeds.CANCEL_ALL]
+    assert sorted(action.name for action in ON_DEVICE) == sorted(deeds.ON_DEVICE)
+    assert [action.name for action in OF_VERSION] == list(deeds.OF_VERSION)
 
 
 def test_whoever_lets_a_rollout_go_on_is_told_what_that_accepts() -> None:
