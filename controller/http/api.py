@@ -18,7 +18,6 @@ from controller.http.bundles import bundles, make_bundles_again
 from controller.http.docs import JSON, PAGE
 from controller.http.guard import Gate
 from controller.http.login import Accounts
-from controller.http.login_page import login, login_page, logout
 from controller.http.preflight import preflight
 from controller.http.releasing import Releasing
 from controller.http.repository_files import repository_files
@@ -36,6 +35,7 @@ from controller.version import VERSION
 from controller.web.desk import Desk
 from controller.web.fleet_reading import FleetReading
 from controller.web.freshness import Fresh
+from controller.web.login_page import login, login_page, logout
 from controller.web.problems import for_browsers
 from controller.web.rendering import template_config
 from controller.web.site import Site
