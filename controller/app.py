@@ -16,6 +16,7 @@ from controller.accounts.answers import Answers
 from controller.accounts.audit import AuditLog
 from controller.accounts.people import People
 from controller.accounts.tokens import Tokens
+from controller.application import make_application
 from controller.database import open_database, utc_now
 from controller.embedded_broker import embedded_broker
 from controller.fleet.pruning import Pruner
@@ -25,10 +26,13 @@ from controller.fleet.surplus import Surplus, Talkative
 from controller.homeassistant.bridge import HomeAssistantBridge
 from controller.homeassistant.entities import HomeAssistantTopics
 from controller.housekeeping import TooMuch, bound, forget, keep_signed, prune
-from controller.http.api import make_api
-from controller.http.guard import is_loopback, load_token
+from controller.http.access import Access
+from controller.http.api import Parts
+from controller.http.guard import Gate, is_loopback, load_token
 from controller.http.login import Accounts
+from controller.http.releasing import Releasing
 from controller.http.transfers import Spool
+from controller.http.watchers import Watchers
 from controller.listening import GRACE_S, Server, listening, only_one, server_config
 from controller.logs import told
 from controller.notify.config import read_config
@@ -110,23 +114,25 @@ async def run_controller(settings: ControllerSettings) -> None:
         )
         accounts = Accounts(People(engine), Tokens(engine), AuditLog(engine), has_file_token=token is not None)
         answers = Answers(engine)
-        api = make_api(
-            repository=repository,
-            fleet=fleet,
-            settings=settings,
-            spool=spool,
-            broker_url=broker.url,
-            token=token,
+        gate = Gate(accounts.people, accounts.tokens, token)
+        application = make_application(
+            Parts(
+                engine=engine,
+                repository=repository,
+                fleet=fleet,
+                settings=settings,
+                spool=spool,
+                bundle_maker=bundle_maker,
+                preflights=Preflights(engine, repository),
+                releasing=Releasing(repository, fleet, settings),
+                broker_url=broker.url,
+            ),
             accounts=accounts,
-            answers=answers,
-            stop=stop,
-            bundle_maker=bundle_maker,
-            preflights=Preflights(engine, repository),
+            access=Access(gate, accounts.audit, answers, Watchers(gate, stop)),
             metrics=metrics,
             health=Health(engine, status=fleet.status, expiries=lambda: upkeep.expiries),
-            engine=engine,
         )
-        asgi = RequestCounter(api, registry)  # type: ignore[arg-type]  # both speak ASGI
+        asgi = RequestCounter(application, registry)  # type: ignore[arg-type]  # both speak ASGI
         server = Server(server_config(asgi, settings.proxies))
         _tell_where(settings, asks=token is not None)
         if moved:

@@ -36,6 +36,8 @@ from schemas.errors import FlotillaError, OperatorError
 
 log = logging.getLogger("flotilla.http")
 
+MAX_WISH_BYTES: Final = 1024 * 1024
+"""A request's body, but for uploads: no wish that can be announced is larger than 256 KiB."""
 READ_S: Final = 60.0
 """Longest wait for the whole body of a wish."""
 CLI_AGENT: Final = "flotilla-cli/"
@@ -48,12 +50,11 @@ Asked = Request[Any, Any, Any]
 class Access:
     """The middleware's parts, shared by all requests of one controller."""
 
-    def __init__(self, gate: Gate, audit: AuditLog, answers: Answers, watchers: Watchers, *, max_body: int) -> None:
+    def __init__(self, gate: Gate, audit: AuditLog, answers: Answers, watchers: Watchers) -> None:
         self.gate = gate
         self.watchers = watchers
         self.audit = audit
         self.answers = answers
-        self.max_body = max_body
         self.running: set[str] = set()
 
     def middleware(self) -> Middleware:
@@ -100,7 +101,7 @@ class Access:
         else:
             try:
                 with fail_after(READ_S):
-                    body = await read_all(receive, rule.max_body or self.max_body)
+                    body = await read_all(receive, rule.max_body or MAX_WISH_BYTES)
             except TimeoutError as error:
                 raise HTTPException(f"the request was not complete within {READ_S:g} s", status_code=408) from error
             if has_nul(body, content_type):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final
 
-from litestar.di import NamedDependency
+from litestar.di import NamedDependency, Provide
 from litestar.params import QueryParameter
 from sqlalchemy import Engine
 
@@ -26,6 +26,11 @@ MAX_ROW: Final = 2**63 - 1
 AfterRow = Annotated[int, QueryParameter(ge=0, le=MAX_ROW, description="`next` of the page before")]
 AfterName = Annotated[str, QueryParameter(description="`next` of the page before")]
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)]
+
+
+def always(value: object) -> Provide:
+    """Gives the same value to every request."""
+    return Provide(lambda: value, use_cache=True, sync_to_thread=False)
 
 
 def check_after(after: str | None, pattern: str) -> None:

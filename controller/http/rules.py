@@ -1,7 +1,7 @@
 """Who may do what over HTTP: one table for every route, API and page. A route without a rule is no route.
 
-`make_api` refuses to start with a route that is missing here. What needs `None` is for everybody: the repository's
-files are signed, and the rest of it says nothing about the fleet.
+`make_application` refuses to start with a route that is missing here. What needs `None` is for everybody: the
+repository's files are signed, and the rest of it says nothing about the fleet.
 """
 
 from collections.abc import Mapping

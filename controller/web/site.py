@@ -5,13 +5,15 @@ from typing import Any
 from jinja2 import Environment
 from litestar import Request, Router
 from litestar.di import Provide
-from litestar.types import ExceptionHandlersMap
+from litestar.types import ControllerRouterHandler, ExceptionHandlersMap
 
 from controller.accounts.roles import Role
+from controller.http.given import always
 from controller.http.noting import who_of
 from controller.web import account_pages, audit_pages, device_pages, fleet_pages, package_pages, rollout_pages
 from controller.web.desk import Desk
 from controller.web.guarding import MAX_FORM_BYTES, refuse_other_sites
+from controller.web.login_page import login, login_page, logout
 from controller.web.problems import problem_pages
 from controller.web.rendering import make_environment
 from controller.web.statics import Statics
@@ -48,21 +50,23 @@ class Site:
     Attributes:
         environment: of the templates.
         problems: handlers that show what goes wrong as pages.
-        static: serves static files, to everybody.
     """
 
     def __init__(self) -> None:
         statics = Statics()
         self.environment: Environment = make_environment(statics)
         self.problems: ExceptionHandlersMap = problem_pages(self.environment)
-        self.static = statics.handler()
+        self._static = statics.handler()
 
-    def router(self, desk: Desk) -> Router:
-        """The pages.
+    def handlers(self, desk: Desk) -> list[ControllerRouterHandler]:
+        """The pages, the way in and out, and the static files, which are for everybody.
 
         Args:
-            desk: what they show and ask.
+            desk: what the pages show and ask.
         """
+        return [self._pages(desk), self._static, login_page, login, logout]
+
+    def _pages(self, desk: Desk) -> Router:
         self.environment.globals["away"] = lambda: desk.fleet.away
         return Router(
             "/",
@@ -70,8 +74,8 @@ class Site:
             guards=[refuse_other_sites],
             exception_handlers=self.problems,
             dependencies={
-                "desk": _always(desk),
-                "environment": _always(self.environment),
+                "desk": always(desk),
+                "environment": always(self.environment),
                 "visitor": Provide(_visitor, sync_to_thread=False),
             },
             include_in_schema=False,
@@ -87,7 +91,3 @@ def _visitor(request: Request[Any, Any, Any]) -> Visitor:
         may_release=who.may(Role.PUBLISHER),
         may_administer=who.may(Role.ADMIN),
     )
-
-
-def _always(value: Any) -> Provide:
-    return Provide(lambda: value, use_cache=True, sync_to_thread=False)

@@ -24,11 +24,16 @@ from controller.accounts.audit import AuditLog
 from controller.accounts.people import People
 from controller.accounts.roles import Role
 from controller.accounts.tokens import Tokens
+from controller.application import make_application
 from controller.database import utc_now
 from controller.fleet.service import FleetService
-from controller.http.api import make_api
+from controller.http.access import Access
+from controller.http.api import Parts
+from controller.http.guard import Gate
 from controller.http.login import Accounts
+from controller.http.releasing import Releasing
 from controller.http.transfers import Spool
+from controller.http.watchers import Watchers
 from controller.preflight.gathering import Preflights
 from controller.repository.bundle_maker import BundleMaker
 from controller.repository.package_repository import PackageRepository
@@ -71,13 +76,13 @@ def bearer(token: str) -> dict[str, str]:
 
 @contextmanager
 def application(
-    folder: Path, *, token: str | None = FILE_TOKEN, base: str = f"http://{HOST}", **settings: Any
+    folder: Path, *, token: str | None = FILE_TOKEN, base: str = f"http://{HOST}", **watchers: Any
 ) -> Iterator[Application]:
     """As `run_controller` puts it together; with a token as where others can reach it, without as on loopback.
 
-    `settings` are those of `make_api` that are not given otherwise, as `most_watchers`.
+    `watchers` are the limits of `Watchers`.
     """
-    with cheap_passwords(), _made(folder, token, base, settings) as made:
+    with cheap_passwords(), _made(folder, token, base, watchers) as made:
         yield made
 
 
@@ -95,7 +100,7 @@ def cheap_passwords() -> Iterator[None]:
 
 
 @contextmanager
-def _made(folder: Path, token: str | None, base: str, more: dict[str, Any]) -> Iterator[Application]:
+def _made(folder: Path, token: str | None, base: str, limits: dict[str, Any]) -> Iterator[Application]:
     settings = ControllerSettings(data=folder, http=HttpAddress(host="127.0.0.1", port=8420), broker=None)
     folder.mkdir(parents=True, exist_ok=True)
     engine = opened(folder / "flotilla.db")
@@ -106,20 +111,24 @@ def _made(folder: Path, token: str | None, base: str, more: dict[str, Any]) -> I
     people, tokens, audit, answers = People(engine), Tokens(engine), AuditLog(engine), Answers(engine)
     fleet = FleetService(engine, link, Topics(DEFAULT_ROOT), version="1.0.0")
     upkeep = Upkeep(repository)
-    made = make_api(
-        repository=repository,
-        fleet=fleet,
-        settings=settings,
-        spool=spool,
-        broker_url=link.url,
-        token=token,
-        accounts=Accounts(people, tokens, audit, has_file_token=token is not None),
-        answers=answers,
-        stop=asyncio.Event(),
-        bundle_maker=BundleMaker(
-            repository.bundles, channels=repository.channels, last=0, reported=lambda _: [], workers=1
+    accounts = Accounts(people, tokens, audit, has_file_token=token is not None)
+    gate = Gate(people, tokens, token)
+    made = make_application(
+        Parts(
+            engine=engine,
+            repository=repository,
+            fleet=fleet,
+            settings=settings,
+            spool=spool,
+            bundle_maker=BundleMaker(
+                repository.bundles, channels=repository.channels, last=0, reported=lambda _: [], workers=1
+            ),
+            preflights=Preflights(engine, repository),
+            releasing=Releasing(repository, fleet, settings),
+            broker_url=link.url,
         ),
-        preflights=Preflights(engine, repository),
+        accounts=accounts,
+        access=Access(gate, audit, answers, Watchers(gate, asyncio.Event(), **limits)),
         metrics=Metrics(
             new_registry(),
             numbers=lambda: read_numbers(engine, utc_now()),
@@ -127,9 +136,7 @@ def _made(folder: Path, token: str | None, base: str, more: dict[str, Any]) -> I
             watchers=lambda: fleet.feed.watchers,
             upkeep=upkeep,
         ),
-        engine=engine,
         health=Health(engine, status=fleet.status, expiries=lambda: upkeep.expiries),
-        **more,
     )
     with TestClient(made, base_url=base) as client:
         yield Application(

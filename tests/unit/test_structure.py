@@ -48,13 +48,18 @@ def sources(below: str) -> list[Path]:
     return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[str]:
+def modules(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide edges"
-            yield (node.module or "").split(".")[0]
+            # a name may be a module too
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in modules(path)}
 
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))
@@ -62,7 +67,7 @@ def test_only_the_allowed_edges_between_packages_exist(package: str) -> None:
     files = sources(package)
     assert files
     for path in files:
-        strangers = {name for name in imports(path) if name in OWN} - ALLOWED[package]
+        strangers = (imports(path) & OWN) - ALLOWED[package]
         assert not strangers, f"{path.relative_to(ROOT)} imports {strangers}"
 
 
@@ -71,8 +76,16 @@ def test_what_decides_does_no_io(below: str) -> None:
     files = sources(below)
     assert files
     for path in files:
-        impure = set(imports(path)) & IMPURE
+        impure = imports(path) & IMPURE
         assert not impure, f"{path.relative_to(ROOT)} imports {impure}"
+
+
+def test_the_api_does_not_depend_on_the_page() -> None:
+    files = sources("controller/http")
+    assert files
+    for path in files:
+        page = {name for name in modules(path) if f"{name}.".startswith("controller.web.")}
+        assert not page, f"{path.relative_to(ROOT)} imports {page}"
 
 
 def test_no_command_is_built_as_a_shell_string() -> None:

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from controller.fleet.registry import DeviceRegistry
-from controller.http.api import MAX_WISH_BYTES
+from controller.http.access import MAX_WISH_BYTES
 from controller.http.problems import status_of
 from schemas.errors import CODES, OperatorError
 from tests.support.in_process import FILE_TOKEN, JSON, Application, application, bearer

@@ -29,7 +29,7 @@ VIEWS = ("/live", "/devices/pi-1/live", f"/rollouts/{ROLLOUT}/live", "/api/v1/wa
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Application]:
-    with application(tmp_path, most_watchers=MOST, ask_again_s=0.01) as made:
+    with application(tmp_path, most=MOST, ask_again_s=0.01) as made:
         made.people.add("anna", Role.VIEWER, PASSWORD)
         IntakeStore(made.engine).take_in([presence_in("pi-1"), reported_in("pi-1")], NOW)
         yield made
