@@ -2,26 +2,27 @@
 
 import contextlib
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, Select, and_, bindparam, select, update
+from sqlalchemy import Engine, Select, bindparam, select
 
 from controller.database import reading, to_db, utc_now, writing
 from controller.rollouts import announcing
 from controller.rollouts.beginning import begin, intentions_of_set, meant, new_id
 from controller.rollouts.engine import approved
 from controller.rollouts.evaluating import Evaluation, current_row, look, move, settle
-from controller.rollouts.explaining import already
-from controller.rollouts.keeping import intention_of, plan_of, text_of
-from controller.rollouts.plan import ENDED, MOVES, RolloutState
+from controller.rollouts.keeping import plan_of
+from controller.rollouts.plan import MOVES, RolloutState
 from controller.rollouts.plan_files import default_plan
-from controller.rollouts.reader import read_rollout, unknown_rollout
+from controller.rollouts.reader import read_rollout
+from controller.rollouts.relocating import relocate
 from controller.rollouts.standing import Standing, Standings, Words
 from controller.rollouts.tables import rollouts
 from controller.rollouts.taking_back import cancel_all, cancel_device, note_cancel, retry
+from controller.rollouts.together import OPEN, lock_all, locked, others_of_set, turn
 from controller.rollouts.views import Rollout, WaveState
 from controller.rollouts.waves import ALL_AT_ONCE, RolloutPlan, check_plan
 from schemas.errors import OperatorError, one_line
@@ -30,9 +31,7 @@ from schemas.versions import parse
 
 __all__ = ["Evaluation", "RolloutStore"]
 
-_OPEN: Final = and_(*(rollouts.c.state != state.value for state in sorted(ENDED)))
-"""Of rollouts that are announced."""
-_ANNOUNCED: Final = select(rollouts.c.id).where(_OPEN).order_by(rollouts.c.id)
+_ANNOUNCED: Final = select(rollouts.c.id).where(OPEN).order_by(rollouts.c.id)
 _ON_CHANNEL: Final = _ANNOUNCED.where(rollouts.c.channel == bindparam("channel"))
 _OF_PACKAGE: Final = _ANNOUNCED.where(rollouts.c.package == bindparam("package"))
 _CHANGED_WITH: Final = (
@@ -142,7 +141,7 @@ class RolloutStore:
         with self._looking:
             with writing(self._engine) as connection:
                 replaced = (announcing.current_rollout(connection, channel, package) for package in packages)
-                _lock_all(connection, filter(None, replaced))
+                lock_all(connection, filter(None, replaced))
                 begun = [begin(connection, intention, ALL_AT_ONCE, now) for intention in intentions]
             for rollout, standing in begun:
                 self._keep_new(rollout, standing)
@@ -162,10 +161,10 @@ class RolloutStore:
         """
         now = now or utc_now()
         with writing(self._engine) as connection:
-            row = _row(connection, rollout)
-            _turn(connection, row, state, now, by)
+            row = locked(connection, rollout)
+            turn(connection, row, state, now, by)
             if state is RolloutState.ACTIVE:
-                for one in (row, *_others_of_set(connection, row)):
+                for one in (row, *others_of_set(connection, row)):
                     note_cancel(connection, one["id"], None)
             return read_rollout(connection, rollout)
 
@@ -182,10 +181,10 @@ class RolloutStore:
         """
         now = now or utc_now()
         with writing(self._engine) as connection:
-            row = _row(connection, rollout)
-            others = _others_of_set(connection, row)
+            row = locked(connection, rollout)
+            others = others_of_set(connection, row)
             if device is None:
-                _turn(connection, row, RolloutState.HALTED, now, by)
+                turn(connection, row, RolloutState.HALTED, now, by)
                 for one in (row, *others):
                     cancel_all(connection, one["id"], now)
             else:
@@ -209,8 +208,8 @@ class RolloutStore:
         """
         now = now or utc_now()
         with writing(self._engine) as connection:
-            row = _row(connection, rollout)
-            others = _others_of_set(connection, row)
+            row = locked(connection, rollout)
+            others = others_of_set(connection, row)
             asked = len(retry(connection, row, device, now))
             for one in others:
                 with contextlib.suppress(OperatorError):  # it may have gone well there
@@ -238,7 +237,7 @@ class RolloutStore:
         """
         now = now or utc_now()
         with writing(self._engine) as connection:
-            row = _row(connection, rollout)
+            row = locked(connection, rollout)
             before = plan_of(row)
             if before.state is not RolloutState.ACTIVE:
                 paused = RolloutState.ACTIVE in MOVES[before.state]
@@ -287,11 +286,7 @@ class RolloutStore:
         """
         now = now or utc_now()
         with writing(self._engine) as connection:
-            rows = connection.execute(select(rollouts).where(_OPEN).order_by(rollouts.c.id).with_for_update())
-            moving = [row for row in rows.mappings() if intention_of(row).repository != list(urls)]
-            for row in moving:
-                _move(connection, row, list(urls), now)
-            return len(moving)
+            return relocate(connection, urls, now)
 
     def evaluate(self, rollout: str, now: datetime | None = None, *, changed: Words | None = None) -> Evaluation | None:
         """Let the engine look at a rollout and keep what it decides; None for one that is not known here.
@@ -365,63 +360,3 @@ class RolloutStore:
     def _ids(self, question: Select[tuple[str]], **about: str) -> list[str]:
         with reading(self._engine) as connection:
             return list(connection.scalars(question, about))
-
-
-def _turn(connection: Connection, row: Any, state: RolloutState, now: datetime, by: str | None) -> None:
-    """Give a rollout, and the others of its set, another state; raises `OperatorError` where that cannot be."""
-    present = RolloutState(row["state"])
-    if already(present, state):
-        return
-    if state not in MOVES[present]:
-        possible = " or ".join(sorted(MOVES[present]))
-        how = f"; it can become {possible}" if possible else ": it is over; release the package anew"
-        raise OperatorError("rollout.state", f"rollout {row['id']} is {present} and can't become {state}{how}")
-    move(connection, row, state, now, by=by)
-    for other in _others_of_set(connection, row):
-        if state in MOVES[RolloutState(other["state"])]:
-            move(connection, other, state, now, by=by)
-
-
-def _lock_all(connection: Connection, ids: Iterable[str]) -> list[Any]:
-    """The rows of these rollouts, locked: in the order of their ids, as everywhere where several are."""
-    found = select(rollouts).where(rollouts.c.id.in_(sorted(ids))).order_by(rollouts.c.id)
-    return list(connection.execute(found.with_for_update()).mappings())
-
-
-def _others_of_set(connection: Connection, row: Any) -> list[Any]:
-    """The rollouts that were made together with this one and are still announced; `_row` has locked them."""
-    group = intention_of(row).policy.set
-    if group is None:
-        return []
-    found = select(rollouts).where(
-        _OPEN,
-        rollouts.c.channel == row["channel"],
-        rollouts.c.package.in_(sorted(group.packages)),
-        rollouts.c.id != row["id"],
-    )
-    rows = connection.execute(found.order_by(rollouts.c.id)).mappings()
-    return [other for other in rows if intention_of(other).policy.set == group]
-
-
-def _move(connection: Connection, row: Any, urls: list[str], now: datetime) -> None:
-    connection.execute(update(rollouts).where(rollouts.c.id == row["id"]).values(repository=text_of(urls)))
-    intention = msgspec.structs.replace(intention_of(row), repository=urls)
-    announced = RolloutState(row["state"]).announced
-    if announced is None or announcing.current_rollout(connection, row["channel"], row["package"]) != row["id"]:
-        raise OperatorError("rollout.state", f"rollout {row['id']} is not what its channel announces")
-    try:
-        revision = announcing.announce(connection, intention, announced, now)
-    except OperatorError as error:
-        raise OperatorError(
-            error.code, f"rollout {row['id']} of {row['package']} can't be moved to {', '.join(urls)}: {error}"
-        ) from error
-    connection.execute(update(rollouts).where(rollouts.c.id == row["id"]).values(revision=revision))
-
-
-def _row(connection: Connection, rollout: str) -> Any:
-    """Of a rollout that is to be changed; locked together with the others of its set."""
-    there = connection.execute(select(rollouts).where(rollouts.c.id == rollout)).mappings().first()
-    if there is None:
-        raise unknown_rollout(rollout)
-    together = [rollout, *(other["id"] for other in _others_of_set(connection, there))]
-    return next(row for row in _lock_all(connection, together) if row["id"] == rollout)
