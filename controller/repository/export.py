@@ -6,7 +6,7 @@ verifies a file just as it verifies a download.
 
 import io
 import tarfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -24,7 +24,7 @@ from controller.repository.refresh import expiries
 from controller.repository.signing import Edition, Lifetimes, longer_timestamp, renew_root
 from controller.repository.storage import Storage
 from controller.repository.tuf_api import Root, Snapshot, Targets
-from schemas.errors import OperatorError, TrustError
+from schemas.errors import OperatorError
 from schemas.layout import (
     FILE_FORMAT,
     HEAD_MEMBER,
@@ -33,7 +33,6 @@ from schemas.layout import (
     SUFFIX,
     FileHead,
     package_role,
-    target_name,
     target_path,
 )
 
@@ -101,10 +100,7 @@ def write_export(
     """
     if destination.is_dir():
         destination /= export_file_name(record)
-    name = target_name(record.package, record.version, record.platform)
-    signed = trusted.target(record.package, name)
-    if signed is None:
-        raise TrustError("trust.unsigned", f"the signed metadata does not name {record.key}")
+    name, signed = trusted.release(record)
     manifest = read_manifest(storage, name, signed)
     target = storage.target_file(signed.hashes["sha256"], name)
     head = FileHead(
@@ -120,7 +116,7 @@ def write_export(
     )
     with whole_file(destination) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         put_member(tar, HEAD_MEMBER, encode_head(head))
-        for member, data in _metadata(storage, trusted, timestamp, record.package):
+        for member, data in metadata_members(storage, trusted, timestamp, [record.package]):
             put_member(tar, f"{METADATA}/{member}", data)
         put_member(tar, target_path(signed.hashes["sha256"], name), target.read_bytes())
         for sha256, size in distinct_contents(manifest):
@@ -128,14 +124,15 @@ def write_export(
     return destination
 
 
-def _metadata(
-    storage: Storage, trusted: TrustedMetadata, timestamp: bytes, package: str
-) -> Iterable[tuple[str, bytes]]:
+def metadata_members(
+    storage: Storage, trusted: TrustedMetadata, timestamp: bytes, packages: Iterable[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of all the metadata that vouches for these packages, with this timestamp."""
     for version, root in enumerate(trusted.roots, start=1):
         yield file_name(Root.type, version), root
     yield TIMESTAMP_FILE, timestamp
     names = trusted.file_names()
-    for role in (Snapshot.type, Targets.type, package_role(package)):
+    for role in (Snapshot.type, Targets.type, *map(package_role, packages)):
         yield names[role], read_metadata(storage.metadata / names[role])
 
 

@@ -11,9 +11,10 @@ from typing import Any, Final, TypeVar
 
 from tuf.api.exceptions import RepositoryError
 
+from controller.repository.records import ReleaseRecord
 from controller.repository.tuf_api import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from schemas.errors import TrustError, one_line
-from schemas.layout import MAX_METADATA_BYTES, package_role
+from schemas.layout import MAX_METADATA_BYTES, package_role, target_name
 
 ROLE_PREFIX: Final = package_role("x").removesuffix("x")
 TIMESTAMP_FILE: Final = f"{Timestamp.type}.json"
@@ -73,6 +74,18 @@ class TrustedMetadata:
         """What is signed for a target name of a package, if anything. Raises as `package` does."""
         role = self.package(package)
         return role.signed.targets.get(name) if role is not None else None
+
+    def release(self, record: ReleaseRecord) -> tuple[str, TargetFile]:
+        """The target name of a release, and what is signed for it.
+
+        Raises:
+            TrustError: `trust.unsigned`, or as `package` does.
+        """
+        name = target_name(record.package, record.version, record.platform)
+        signed = self.target(record.package, name)
+        if signed is None:
+            raise TrustError("trust.unsigned", f"the signed metadata does not name {record.key}")
+        return name, signed
 
     def all_targets(self) -> dict[str, TargetFile]:
         """Every signed target by its name. Raises as `package` does."""

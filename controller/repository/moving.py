@@ -8,7 +8,7 @@ to trust; everything is verified from there before anything of it is stored, and
 import hashlib
 import shutil
 import tarfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,15 +20,15 @@ from controller.packaging.package_file import distinct_contents
 from controller.packaging.package_reader import encode_head
 from controller.packaging.release_file import tar_members
 from controller.packaging.whole_file import whole_file
-from controller.repository.export import put_member, put_object
+from controller.repository.export import metadata_members, put_member, put_object
 from controller.repository.files import check_room, disk_errors, size_of
 from controller.repository.manifests import read_manifest
-from controller.repository.metadata import TIMESTAMP_FILE, TrustedMetadata, file_name, read_metadata
+from controller.repository.metadata import TrustedMetadata
 from controller.repository.packing import DamagedError, check_object, unpack_manifest
 from controller.repository.records import ReleaseRecord
 from controller.repository.storage import Staging, Storage
 from controller.repository.storage_paths import is_served
-from controller.repository.tuf_api import Root, Snapshot, TargetFile, Targets
+from controller.repository.tuf_api import Root, TargetFile
 from schemas.errors import OperatorError, PublisherError, TrustError, one_line
 from schemas.layout import (
     FILE_FORMAT,
@@ -41,7 +41,6 @@ from schemas.layout import (
     SITE_KIND,
     TARGETS,
     FileHead,
-    package_role,
     target_name,
     target_path,
 )
@@ -80,10 +79,7 @@ def write_site(
     objects: dict[str, int] = {}
     targets: dict[str, Path] = {}
     for record in records:
-        name = target_name(record.package, record.version, record.platform)
-        signed = trusted.target(record.package, name)
-        if signed is None:
-            raise TrustError("trust.unsigned", f"the signed metadata does not name {record.key}")
+        name, signed = trusted.release(record)
         objects.update(distinct_contents(read_manifest(storage, name, signed)))
         targets[target_path(signed.hashes["sha256"], name)] = storage.target_file(signed.hashes["sha256"], name)
     first = next(iter(records))
@@ -98,7 +94,7 @@ def write_site(
     check_room(destination.parent, sum(size_of(storage.object_file(sha256)) for sha256 in objects))
     with whole_file(destination) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         put_member(tar, HEAD_MEMBER, encode_head(head))
-        for member, data in _metadata(storage, trusted, timestamp, sorted({one.package for one in records})):
+        for member, data in metadata_members(storage, trusted, timestamp, sorted({one.package for one in records})):
             put_member(tar, f"{METADATA}/{member}", data)
         for path, target in targets.items():
             put_member(tar, path, target.read_bytes())
@@ -273,14 +269,3 @@ def check_count(records: Collection[ReleaseRecord]) -> None:
     """Raises `OperatorError` (`input.bad`) for none, or for too many at once."""
     if not 1 <= len(records) <= MAX_RELEASES:
         raise OperatorError("input.bad", f"{len(records)} releases are not between 1 and {MAX_RELEASES}")
-
-
-def _metadata(
-    storage: Storage, trusted: TrustedMetadata, timestamp: bytes, packages: Iterable[str]
-) -> Iterator[tuple[str, bytes]]:
-    for version, root in enumerate(trusted.roots, start=1):
-        yield file_name(Root.type, version), root
-    yield TIMESTAMP_FILE, timestamp
-    names = trusted.file_names()
-    for role in (Snapshot.type, Targets.type, *map(package_role, packages)):
-        yield names[role], read_metadata(storage.metadata / names[role])
