@@ -16,7 +16,7 @@ from controller.repository.tables import ADDING, DELETED, DELETING, STORED, chan
 from controller.repository.tag_bits import tag_bits, tags_text
 from controller.repository.unknown import near_names, unknown_release
 from controller.repository.wanted import Wanted
-from schemas.errors import PublisherError
+from schemas.errors import OperatorError, PublisherError, one_line
 from schemas.layout import target_name
 from schemas.manifest import Manifest, total_size
 
@@ -155,6 +155,17 @@ class Index:
             query = listed().where(wanted, releases.c.state == STORED)
             found = [_record(row) for row in connection.execute(query)]
         return sorted(found, key=lambda r: r.platform)
+
+    def record(self, package: str, version: str, platform: str | None) -> ReleaseRecord:
+        """See `PackageRepository.get`."""
+        found = self.records(package, version, platform)
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise self.unknown(package, version, platform)
+        what = one_line(f"{package} {version}", 200)
+        platforms = ", ".join(record.platform for record in found)
+        raise OperatorError("input.bad", f"{what} is there for several platforms, say which: {platforms}")
 
     def search(self, wanted: Wanted) -> list[ReleaseRecord]:
         """See `PackageRepository.search`."""

@@ -9,35 +9,30 @@ from sqlalchemy import Engine
 
 from controller.database import utc_now
 from controller.packaging.package_file import Progress
-from controller.packaging.package_reader import open_regular
-from controller.repository import export, garbage, moving, refresh, retention, verification
+from controller.repository import garbage, refresh, verification
 from controller.repository.bundles import Bundles
 from controller.repository.channels import Channels
 from controller.repository.checking import Rows
-from controller.repository.files import disk_errors
-from controller.repository.index import Entry, Index
+from controller.repository.exchange import Exchange
+from controller.repository.index import Index
 from controller.repository.keys import KeyStore
 from controller.repository.manifests import read_manifest, read_plain_manifest
 from controller.repository.metadata import TrustedMetadata, read_roots, verified_roots
 from controller.repository.mirrors import Mirror
 from controller.repository.publishing import Publisher
 from controller.repository.records import ChannelEntry, Garbage, Imported, Problem, Refreshed, ReleaseRecord, Statistics
-from controller.repository.repair import Repaired, repair
+from controller.repository.repair import Repaired, repair_all
 from controller.repository.retention import InUse, Retention, Retired, Rules
 from controller.repository.signing import Lifetimes, replace_root_key
 from controller.repository.storage import Storage
-from controller.repository.tuf_api import TargetFile
 from controller.repository.wanted import Wanted
 from controller.repository.yanking import HistoryEntry, Yanking
-from schemas.errors import OperatorError, PublisherError, TrustError, one_line
-from schemas.layout import target_name
+from schemas.errors import PublisherError
 from schemas.manifest import Manifest
 from schemas.ranges import Range
 
 LOCK_WAIT_S: Final = 60
 """How long a writer waits for another; signing takes well under a second."""
-
-_REPAIR_ROUNDS: Final = 6
 SITE_DAYS: Final = 90
 """How long a file for another site is good for, unless said otherwise."""
 
@@ -83,7 +78,6 @@ class PackageRepository:
         self._index = Index(engine)
         self._channels = Channels(engine)
         self._yanking = Yanking(engine)
-        self._retention = Retention(engine)
         self._rows = Rows(engine)
         self.bundles = Bundles(self._storage, self._index)
         self._keys = KeyStore(keys if keys is not None else folder.parent / "keys")
@@ -98,6 +92,8 @@ class PackageRepository:
             clock=clock,
             lock_wait_s=lock_wait_s,
         )
+        self._retention = Retention(engine, self._storage, self._publisher, clock)
+        self._exchange = Exchange(self._storage, self._publisher, clock)
         if heal:
             self._publisher.create()
 
@@ -110,14 +106,7 @@ class PackageRepository:
             PublisherError: `release.unknown`.
             OperatorError: `input.bad`, when the platform must be said.
         """
-        found = self._index.records(package, version, platform)
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            raise self._index.unknown(package, version, platform)
-        what = one_line(f"{package} {version}", 200)
-        platforms = ", ".join(record.platform for record in found)
-        raise OperatorError("input.bad", f"{what} is there for several platforms, say which: {platforms}")
+        return self._index.record(package, version, platform)
 
     def records(self, package: str, version: str) -> list[ReleaseRecord]:
         """The releases of a version, yanked or not, sorted by platform."""
@@ -142,21 +131,12 @@ class PackageRepository:
             TrustError: `trust.unsigned` or `trust.metadata`.
             OperatorError: `data.bad`, when the stored manifest is damaged.
         """
-        name, signed = self._signed(record)
-        return read_manifest(self._storage, name, signed)
+        return read_manifest(self._storage, *TrustedMetadata(self._storage.metadata).release(record))
 
     def manifest_sizes(self, record: ReleaseRecord) -> tuple[int, int]:
         """Bytes of a release's manifest, plain and as it is sent. Raises as `manifest`."""
-        name, signed = self._signed(record)
+        name, signed = TrustedMetadata(self._storage.metadata).release(record)
         return len(read_plain_manifest(self._storage, name, signed)), signed.length
-
-    def _signed(self, record: ReleaseRecord) -> tuple[str, TargetFile]:
-        trusted = TrustedMetadata(self._storage.metadata)
-        name = target_name(record.package, record.version, record.platform)
-        signed = trusted.target(record.package, name)
-        if signed is None:
-            raise TrustError("trust.unsigned", f"the signed metadata does not name {record.key}")
-        return name, signed
 
     def search(
         self,
@@ -336,17 +316,7 @@ class PackageRepository:
             OperatorError: `disk.full`, `disk.io` or `data.bad`.
             NetworkError: `fetch.unreachable`.
         """
-        mended: list[str] = []
-        # What is behind damaged metadata is found when that is right again.
-        for _ in range(_REPAIR_ROUNDS):
-            # Reads everything, so without the lock: pushes go on meanwhile.
-            problems = self.verify()
-            with self._publisher.locked():
-                done = repair(self._storage, problems, mirror)
-            mended += done.mended
-            if not done.mended:
-                break
-        return Repaired(mended=mended, left=done.left)
+        return repair_all(self._storage, mirror, verify=self.verify, locked=self._publisher.locked)
 
     def retire(self, rules: Rules, in_use: InUse, *, dry_run: bool = True) -> Retired:
         """Delete the releases that have had their time; `collect_garbage` frees their bytes after a grace period.
@@ -363,19 +333,7 @@ class PackageRepository:
             PublisherError: `release.in_use`, when a channel was pointed at one of them meanwhile; nothing was done.
             TrustError: `trust.metadata` or `trust.keys`.
         """
-        gone, kept = self._retention.retired(rules, in_use, self._clock())
-        # Reads every manifest, so without the lock; what is removed is found again under it.
-        freed = retention.freed_bytes(self._storage, TrustedMetadata(self._storage.metadata), gone, kept)
-        if not dry_run:
-
-            def find(_: TrustedMetadata) -> list[Entry]:
-                nonlocal gone, kept
-                gone, kept = self._retention.retired(rules, in_use, self._clock())
-                return gone
-
-            self._publisher.delete_all(find)
-        keys = sorted(f"{entry.package}@{entry.version}@{entry.platform}" for entry in gone)
-        return Retired(releases=keys, freed_bytes=freed, kept=len(kept), done=not dry_run)
+        return self._retention.retire(rules, in_use, dry_run=dry_run)
 
     def collect_garbage(self, grace_s: float = garbage.GRACE_S) -> Garbage:
         """Remove what no release needs any more and what killed processes left.
@@ -392,39 +350,20 @@ class PackageRepository:
         return garbage.collect(self._storage, self._index, self._publisher.writing, grace_s, self._clock())
 
     def export(
-        self,
-        package: str,
-        version: str,
-        platform: str | None,
-        destination: Path,
-        valid_days: int | None = None,
+        self, package: str, version: str, platform: str | None, destination: Path, valid_days: int | None = None
     ) -> Path:
-        """Write one file with a release and the metadata that vouches for it, for `flotilla-agent install`.
-
-        Every object is verified on the way.
+        """Write one file with a release and the metadata that vouches for it, for `flotilla-agent install`; its path.
 
         Args:
             destination: the file to make, or a folder to make it in under its usual name.
             valid_days: how long devices will accept it; as long as the served timestamp if not given.
-
-        Returns:
-            The file.
 
         Raises:
             PublisherError: `release.unknown`.
             TrustError: `trust.keys`, when the metadata must be signed for longer and a key is missing.
             OperatorError: `input.bad`, `data.bad`, `disk.full` or `disk.io`.
         """
-        record = self.get(package, version, platform)
-        if valid_days is None:
-            trusted = TrustedMetadata(self._storage.metadata)
-            timestamp = trusted.timestamp_bytes
-        else:
-            with self._publisher.writing() as before:
-                trusted, timestamp = export.metadata_valid_for(
-                    before, self._keys, self._lifetimes, now=self._clock(), packages=[package], days=valid_days
-                )
-        return export.write_export(self._storage, trusted, timestamp, record, destination)
+        return self._exchange.export(self.get(package, version, platform), destination, valid_days)
 
     def export_site(self, records: Collection[ReleaseRecord], destination: Path, valid_days: int = SITE_DAYS) -> None:
         """Write several releases into one file for `import_site` of a repository elsewhere.
@@ -436,13 +375,7 @@ class PackageRepository:
 
         Raises as `export`.
         """
-        moving.check_count(records)
-        packages = sorted({record.package for record in records})
-        with self._publisher.writing() as before:
-            trusted, timestamp = export.metadata_valid_for(
-                before, self._keys, self._lifetimes, now=self._clock(), packages=packages, days=valid_days
-            )
-        moving.write_site(self._storage, trusted, timestamp, records, destination)
+        self._exchange.export_site(records, destination, valid_days)
 
     def import_site(self, file: Path, trusted_root: str) -> Imported:
         """Take in the releases of another repository's `export_site` and sign for them here, all of them or none.
@@ -457,14 +390,6 @@ class PackageRepository:
             TrustError: `trust.root`, `trust.metadata`, `trust.unsigned`, `trust.expired` or `trust.keys`.
             OperatorError: `disk.full`, `disk.io` or `data.bad`.
         """
-        name = one_line(file.name)
-        with open_regular(file) as stream, self._storage.staging() as staging:
-            reading = moving.arrived(
-                stream, name, storage=self._storage, staging=staging, trusted_root=trusted_root, now=self._clock()
-            )
-            with reading as (found, staged):
-                with disk_errors(self.folder):
-                    staging.publish(staged)
-                new, known = self._publisher.import_all(found, trusted_root)
+        new, known = self._exchange.import_site(file, trusted_root)
         records = [self.get(one.manifest.package, one.manifest.version, one.manifest.platform) for one in new]
         return Imported(releases=records, known=[one.name.removesuffix(".json.zst") for one in known])

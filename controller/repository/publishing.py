@@ -20,6 +20,7 @@ from typing import Final
 
 from controller.packaging.package_file import PackageReader, Progress, open_package
 from controller.repository.channels import Channels
+from controller.repository.export import metadata_valid_for
 from controller.repository.files import locked
 from controller.repository.index import Entry, Index, release_values
 from controller.repository.ingest import ingest
@@ -98,6 +99,13 @@ class Publisher:
         """The repository's lock alone, whatever the metadata is like. Raises `OperatorError` (`data.bad`)."""
         with locked(self._lock, self._lock_wait_s):
             yield
+
+    def valid_for(self, packages: Collection[str], days: int) -> tuple[TrustedMetadata, bytes]:
+        """Metadata for packages, and a timestamp, that devices accept for so many days; as `metadata_valid_for`."""
+        with self.writing() as trusted:
+            return metadata_valid_for(
+                trusted, self._keys, self._lifetimes, now=self._clock(), packages=packages, days=days
+            )
 
     def add(self, package_file: Path, progress: Progress | None) -> Manifest:
         """See `PackageRepository.add`."""

@@ -7,7 +7,8 @@ root names, with the version in the file's name. What cannot be proven stays as 
 import hashlib
 import io
 import re
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -42,6 +43,7 @@ from schemas.layout import (
 _FIRST: Final = (f".{Root.type}.json", TIMESTAMP_FILE, f".{Targets.type}.json", f".{Snapshot.type}.json")
 """Each of these helps to prove what comes after."""
 _SNAPSHOT: Final = re.compile(rf"([1-9][0-9]{{0,9}})\.{Snapshot.type}\.json")
+_ROUNDS: Final = 6
 _OBJECT_LIMIT: Final = MAX_FILE_BYTES + MAX_FILE_BYTES // 128 + 64 * 1024
 
 
@@ -50,6 +52,32 @@ class Repaired(msgspec.Struct, frozen=True, kw_only=True):
 
     mended: list[str]
     left: dict[str, str]
+
+
+def repair_all(
+    storage: Storage,
+    mirror: Mirror,
+    *,
+    verify: Callable[[], list[Problem]],
+    locked: Callable[[], AbstractContextManager[None]],
+) -> Repaired:
+    """Look for what is wrong and fetch it again, until nothing more comes right. Raises as `repair`.
+
+    Args:
+        verify: finds what is wrong.
+        locked: holds the repository's lock.
+    """
+    mended: list[str] = []
+    # What is behind damaged metadata is found when that is right again.
+    for _ in range(_ROUNDS):
+        # Reads everything, so without the lock: pushes go on meanwhile.
+        problems = verify()
+        with locked():
+            done = repair(storage, problems, mirror)
+        mended += done.mended
+        if not done.mended:
+            break
+    return Repaired(mended=mended, left=done.left)
 
 
 def repair(storage: Storage, problems: list[Problem], mirror: Mirror) -> Repaired:

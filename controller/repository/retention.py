@@ -12,6 +12,7 @@ from controller.packaging.package_file import distinct_contents
 from controller.repository.index import Entry, entry_of
 from controller.repository.manifests import read_manifest
 from controller.repository.metadata import TrustedMetadata
+from controller.repository.publishing import Publisher
 from controller.repository.storage import Storage
 from controller.repository.tables import STORED, channel_history, channels, releases
 from schemas.errors import OperatorError
@@ -60,10 +61,29 @@ class Retired(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retention:
-    """Finds what may go. Holds no state."""
+    """Finds what may go, and has it deleted. Holds no state."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, storage: Storage, publisher: Publisher, clock: Callable[[], datetime]) -> None:
         self._engine = engine
+        self._storage = storage
+        self._publisher = publisher
+        self._clock = clock
+
+    def retire(self, rules: Rules, in_use: InUse, *, dry_run: bool) -> Retired:
+        """See `PackageRepository.retire`."""
+        gone, kept = self.retired(rules, in_use, self._clock())
+        # Reads every manifest, so without the lock; what is removed is found again under it.
+        freed = freed_bytes(self._storage, TrustedMetadata(self._storage.metadata), gone, kept)
+        if not dry_run:
+
+            def find(_: TrustedMetadata) -> list[Entry]:
+                nonlocal gone, kept
+                gone, kept = self.retired(rules, in_use, self._clock())
+                return gone
+
+            self._publisher.delete_all(find)
+        keys = sorted(f"{entry.package}@{entry.version}@{entry.platform}" for entry in gone)
+        return Retired(releases=keys, freed_bytes=freed, kept=len(kept), done=not dry_run)
 
     def retired(self, rules: Rules, in_use: InUse, now: datetime) -> tuple[list[Entry], list[Entry]]:
         """Entries that may go, and those that stay."""
