@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from device_agent.config import AgentConfig, DevicePolicy, is_there, others_can_read
+from device_agent.config import AgentConfig, DevicePolicy
+from device_agent.config_file import is_there, others_can_read
 from device_agent.durability import write_file
 from device_agent.faults import disk_fault
 from device_agent.owner_rules import Gate

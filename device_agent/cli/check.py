@@ -6,7 +6,8 @@ import sys
 
 from device_agent.cli.options import config_file, config_from
 from device_agent.cli.status import print_json
-from device_agent.config import AgentConfig, others_can_read
+from device_agent.config import AgentConfig
+from device_agent.config_file import others_can_read
 from device_agent.diagnosis import Finding, examine
 from device_agent.heard import Heard
 from device_agent.journal import Journal

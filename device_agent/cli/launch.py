@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from device_agent.config import DEFAULT_FILE, DEFAULT_FOLDER, MAX_FILE_BYTES, DevicePolicy
+from device_agent.config import DEFAULT_FILE, DEFAULT_FOLDER, DevicePolicy
+from device_agent.config_file import MAX_FILE_BYTES
 
 _LAUNCHER = Path(__file__).parents[1] / "agent_launcher.py"
 

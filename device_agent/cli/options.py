@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device_agent.config import DEFAULT_FILE, AgentConfig, Flag, is_there, load_config, path_from
+from device_agent.config import DEFAULT_FILE, AgentConfig
+from device_agent.config_file import Flag, is_there, load_config, path_from
 from schemas.errors import OperatorError, one_line
 
 

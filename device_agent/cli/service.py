@@ -4,7 +4,8 @@ import argparse
 import sys
 
 from device_agent.cli.options import config_from, written_path
-from device_agent.config import DEFAULT_FILE, is_there
+from device_agent.config import DEFAULT_FILE
+from device_agent.config_file import is_there
 from device_agent.install_service import agent_command, config_text, install, unit_text
 
 

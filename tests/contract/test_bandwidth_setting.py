@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.config import load_config
+from device_agent.config_file import load_config
 from device_agent.fetch_process import process_source_factory
 from device_agent.seams import WantedObject
 from schemas.errors import OperatorError

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from device_agent.cli.options import add_config_options, flags_from
-from device_agent.config import AgentConfig, Flag, device_id_from, load_config
+from device_agent.config import AgentConfig
+from device_agent.config_file import Flag, device_id_from, load_config
 from schemas.errors import OperatorError
 from schemas.messages import Window
 

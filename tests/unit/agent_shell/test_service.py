@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from device_agent.cli.main import main
-from device_agent.config import AgentConfig, BrokerAuth, DevicePolicy, load_config
+from device_agent.config import AgentConfig, BrokerAuth, DevicePolicy
+from device_agent.config_file import load_config
 from device_agent.diagnosis import Finding, examine, summary
 from device_agent.install_service import UNIT, agent_command, config_text, install, unit_text
 from device_agent.logs import line
