@@ -1,10 +1,9 @@
 """Reads what the preflight needs: devices from the database, manifests and bundles from the repository."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, tzinfo
-from functools import cache, partial
-from typing import Final, TypeVar
+from functools import cache
+from typing import Final
 
 import msgspec
 from sqlalchemy import Connection, Engine, select
@@ -14,20 +13,21 @@ from controller.fleet.following import nobody_follows
 from controller.fleet.newer import may_be_meant, refused_as_older
 from controller.fleet.sql import map_of
 from controller.fleet.tables import desired, device_packages, devices
+from controller.preflight.course import Course, Fleet, Release
 from controller.preflight.failed import failed_on
 from controller.preflight.openings import Openings, own_zone
-from controller.preflight.pace import estimate, pace_of
+from controller.preflight.pace import pace_of
 from controller.preflight.rules import Candidate, Foresight, KnownDevice, Runs, Wanted
-from controller.preflight.views import ForeseenDevice, ForeseenWave, Preflight
-from controller.preflight.waves import drawn_when, foreseen_waves, starting, waves_s
+from controller.preflight.views import ForeseenDevice, Preflight
+from controller.preflight.waves import foreseen_waves
 from controller.repository.package_repository import PackageRepository
 from controller.repository.records import ReleaseRecord
 from controller.rollouts.beginning import meant
 from controller.rollouts.drawing import certain_wave
 from controller.rollouts.leaving_out import left_out
-from controller.rollouts.naming import SHOWN, never_heard_of, nobody_is_meant, place_taken, strangers, under_way
+from controller.rollouts.naming import place_taken, strangers, under_way
 from controller.rollouts.plan_files import default_plan
-from controller.rollouts.waves import RolloutPlan, check_plan, empty_waves
+from controller.rollouts.waves import RolloutPlan, check_plan
 from schemas.errors import FlotillaError, PublisherError, one_line
 from schemas.manifest import Manifest
 from schemas.messages import BUCKETS, Desired, RolloutPolicy, Targets
@@ -35,8 +35,6 @@ from schemas.names import platform_fits
 from schemas.versions import parse
 
 MAX_PAGE: Final = 500
-
-T = TypeVar("T", bound=str)
 
 
 class Preflights:
@@ -79,6 +77,38 @@ class Preflights:
         if plan is not None:
             check_plan(plan)
         now = now or utc_now()
+        release = Release(package=package, version=version, channel=channel, targets=targets, policy=policy)
+        foresight = self._foresight(release)
+        with reading(self._engine) as connection:
+            fleet = _read(connection, release, plan)
+        plan = plan or default_plan(fleet.number)
+        foreseen = _foreseen(foresight, fleet.known, plan)
+        course = Course(
+            release=release,
+            fleet=fleet,
+            plan=plan,
+            foreseen=foreseen,
+            waves=foreseen_waves(
+                plan, [one.wave for one in foreseen], fleet.number, of_share=targets.upto not in {0, BUCKETS}
+            ),
+            openings=Openings(
+                policy.window or plan.window, policy.not_before or plan.not_before, now=now, zone=zone or own_zone()
+            ),
+        )
+        return course.told(now, after=after, limit=limit)
+
+    def _foresight(self, release: Release) -> Foresight:
+        """What the release needs of a device, for each platform; raises `PublisherError`."""
+        wanted = Wanted(
+            package=release.package,
+            version=release.version,
+            allow_downgrade=release.policy.allow_downgrade,
+            beside=release.policy.set.packages if release.policy.set else {},
+        )
+        candidates = [self._candidate(record) for record in self._to_announce(release.package, release.version)]
+        return Foresight(wanted, candidates, old=self._reader(), older=self._finder())
+
+    def _to_announce(self, package: str, version: str) -> list[ReleaseRecord]:
         records = self._repository.records(package, version)
         if not records:
             raise self._repository.unknown(package, version)
@@ -86,81 +116,7 @@ class Preflights:
         if yanked is not None:
             why = f": {one_line(yanked.yank_reason, 200)}" if yanked.yank_reason else ""
             raise PublisherError("release.yanked", f"{package} {version} was yanked{why}; release another version")
-        wanted = Wanted(
-            package=package,
-            version=version,
-            allow_downgrade=policy.allow_downgrade,
-            beside=policy.set.packages if policy.set else {},
-        )
-        candidates = [self._candidate(record) for record in records]
-        foresight = Foresight(wanted, candidates, old=self._reader(), older=self._finder())
-        with reading(self._engine) as connection:
-            known = [one for one in _devices(connection, channel, package, version) if _is_meant(targets, one)]
-            unknown = strangers(connection, targets, plan)
-            number = meant(connection, channel, targets)
-            pace = pace_of(connection, channel, package)
-            nobody = nobody_follows(connection, channel)
-            ended = place_taken(connection, under_way(connection, package, channel), version=version)
-            fewer = left_out(connection, package=package, channel=channel, targets=targets)
-            refused = (
-                None
-                if policy.allow_downgrade
-                else refused_as_older(connection, package=package, version=version, channel=channel, targets=targets)
-            )
-        plan = plan or default_plan(number)
-        sure = [certain_wave(plan, one.id, tags=one.tags, facts=one.facts) for one in known]
-        foreseen = [
-            msgspec.structs.replace(foresight.look(device), wave=wave) for device, wave in zip(known, sure, strict=True)
-        ]
-        waves = foreseen_waves(plan, sure, number, of_share=targets.upto not in {0, BUCKETS})
-        ready = [one for one in foreseen if not one.obstacles]
-        begin, later = starting(plan, waves, sure, [not one.obstacles for one in foreseen])
-        openings = Openings(
-            policy.window or plan.window, policy.not_before or plan.not_before, now=now, zone=zone or own_zone()
-        )
-        ends = estimate(
-            pace,
-            ready=len(ready),
-            channel=channel,
-            now=now,
-            openings=openings,
-            whole=partial(_whole_s, plan, waves, policy, openings),
-            approvals=sum(wave.approval for wave in waves),
-        )
-        page = [one for one in foreseen if one.device > after][: limit + 1]
-        return Preflight(
-            package=package,
-            version=version,
-            channel=channel,
-            meant=len(foreseen),
-            ready=len(ready),
-            starting=begin,
-            later=later,
-            starts_at=openings.later,
-            starts_when=openings.told(),
-            bytes=sum(one.bytes for one in ready),
-            routes=_counts(one.route for one in ready if one.route is not None),
-            obstacles=_counts(obstacle.code for one in foreseen for obstacle in one.obstacles),
-            plan=plan.name,
-            waves=waves,
-            drawn_when=drawn_when(plan, sure),
-            estimate=ends,
-            warnings=list(
-                _warnings(
-                    targets,
-                    channel,
-                    foreseen,
-                    unknown,
-                    nobody=nobody,
-                    refused=refused,
-                    ended=ended,
-                    fewer=fewer,
-                    empty=empty_waves(plan, [wave.devices for wave in waves]),
-                )
-            ),
-            devices=page[:limit],
-            next=page[limit - 1].device if len(page) > limit else None,
-        )
+        return records
 
     def _candidate(self, record: ReleaseRecord) -> Candidate:
         plain, packed = self._repository.manifest_sizes(record)
@@ -193,6 +149,23 @@ class Preflights:
             return best.manifest if best else None
 
         return older
+
+
+def _read(connection: Connection, release: Release, plan: RolloutPlan | None) -> Fleet:
+    """Raises `OperatorError` where the release would be refused for whom it, or a wave, names."""
+    package, version, channel, targets = release.package, release.version, release.channel, release.targets
+    return Fleet(
+        known=[one for one in _devices(connection, channel, package, version) if _is_meant(targets, one)],
+        strangers=strangers(connection, targets, plan),
+        number=meant(connection, channel, targets),
+        pace=pace_of(connection, channel, package),
+        nobody=nobody_follows(connection, channel),
+        ended=place_taken(connection, under_way(connection, package, channel), version=version),
+        fewer=left_out(connection, package=package, channel=channel, targets=targets),
+        refused=None
+        if release.policy.allow_downgrade
+        else refused_as_older(connection, package=package, version=version, channel=channel, targets=targets),
+    )
 
 
 def _devices(connection: Connection, channel: str, package: str, version: str) -> Iterator[KnownDevice]:
@@ -229,49 +202,9 @@ def _is_meant(targets: Targets, device: KnownDevice) -> bool:
     return may_be_meant(targets, device.id, tags=device.tags, facts=device.facts)
 
 
-def _whole_s(
-    plan: RolloutPlan, waves: list[ForeseenWave], policy: RolloutPolicy, openings: Openings, device_s: float
-) -> float:
-    jitter_s = policy.jitter_s or plan.jitter_s
-    return openings.lead_s + waves_s(
-        plan, waves, device_s, jitter_s, opens_s=lambda from_s: openings.next_s(from_s, device_s)
-    )
-
-
-def _warnings(
-    targets: Targets,
-    channel: str,
-    foreseen: list[ForeseenDevice],
-    unknown: list[str],
-    *,
-    nobody: str | None,
-    refused: str | None,
-    ended: str | None,
-    fewer: str | None,
-    empty: list[str],
-) -> Iterator[str]:
-    if ended is not None:
-        yield ended
-    if nobody is not None:
-        yield nobody
-    elif not foreseen:
-        yield nobody_is_meant(channel)
-    else:
-        yield from empty
-    if refused is not None:
-        yield refused
-    if fewer is not None:
-        yield fewer
-    if unknown:
-        yield never_heard_of(unknown)
-    known = {one.device for one in foreseen} | {*unknown, *targets.exclude}
-    elsewhere = [device for device in targets.devices if device not in known]
-    if elsewhere:
-        shown = ", ".join(elsewhere[:SHOWN]) + (" …" if len(elsewhere) > SHOWN else "")
-        yield f"named, but not on channel {channel} or left out by a condition: {shown}"
-    if 0 < targets.upto < BUCKETS:
-        yield f"a share of {targets.upto / 100:g} % of these is drawn when it is announced"
-
-
-def _counts(items: Iterable[T]) -> dict[T, int]:
-    return dict(Counter(items).most_common())
+def _foreseen(foresight: Foresight, known: Sequence[KnownDevice], plan: RolloutPlan) -> list[ForeseenDevice]:
+    """What each device would do, and in which wave as far as that is certain."""
+    return [
+        msgspec.structs.replace(foresight.look(one), wave=certain_wave(plan, one.id, tags=one.tags, facts=one.facts))
+        for one in known
+    ]
