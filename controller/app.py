@@ -5,7 +5,7 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -18,7 +18,8 @@ from controller.accounts.people import People
 from controller.accounts.tokens import Tokens
 from controller.application import make_application
 from controller.database import open_database, utc_now
-from controller.embedded_broker import embedded_broker
+from controller.embedded_broker import EmbeddedBroker, embedded_broker
+from controller.fleet.observers import Observer
 from controller.fleet.pruning import Pruner
 from controller.fleet.running import running_versions
 from controller.fleet.service import FleetService
@@ -71,89 +72,114 @@ async def run_controller(settings: ControllerSettings) -> None:
     with contextlib.ExitStack() as stack:
         listeners = stack.enter_context(listening(settings.http))
         stack.enter_context(only_one(settings.data))
-        broker = settings.broker
-        embedded = None
-        if broker is None:
-            embedded = stack.enter_context(embedded_broker(settings.data / "broker", settings.embedded_port))
-            broker = LinkSettings(url=embedded.url, client_id=client_id(settings.topic_root))
+        broker, embedded = _broker(settings, stack)
         engine = open_database(settings.database_url)
         stack.callback(engine.dispose)
-        keys = settings.data / "keys"
-        if settings.repository is not None:
-            kept = await asyncio.to_thread(keep_at, settings.data / "repository", settings.repository)
-            log.info("repository: %s", kept or f"kept at {settings.repository}", extra=told("repository"))
-        repository = await asyncio.to_thread(PackageRepository, settings.data / "repository", engine, keys=keys)
-        spool = Spool(settings.data / "spool")
-        spool.prepare()
+        repository = await _open_repository(settings, engine)
         registry = new_registry()
-        topics = Topics(settings.topic_root)
         notifier = _notifier(settings, engine, registry)
         talkative, too_much = Talkative(), TooMuch()
         observers = [IntakeCounters(registry), talkative, *([notifier] if notifier is not None else [])]
-        fleet = FleetService(engine, broker, topics, version=VERSION, observers=observers)
-        if settings.home_assistant is not None:
-            fleet.accompany(_home_assistant(settings.home_assistant, topics, fleet, engine, repository))
+        parts = _make_parts(settings, broker, engine, repository, observers)
         # devices that start later must not look for packages where they were before the controller moved
-        moved = await asyncio.to_thread(fleet.steering.move_repository, settings.repository_urls)
-        others_can_reach_it = settings.require_token or not is_loopback(settings.http.host)
-        token = load_token(settings.data / "api-token") if others_can_reach_it else None
-        bundle_maker = BundleMaker(
-            repository.bundles,
-            channels=repository.channels,
-            last=settings.bundle_releases,
-            reported=partial(running_versions, engine),
-            workers=settings.bundle_workers,
-        )
-        upkeep = Upkeep(repository)
-        metrics = Metrics(
-            registry,
-            numbers=lambda: read_numbers(engine, utc_now()),
-            status=fleet.status,
-            watchers=lambda: fleet.feed.watchers,
-            upkeep=upkeep,
-        )
+        moved = await asyncio.to_thread(parts.fleet.steering.move_repository, settings.repository_urls)
+        token = _token(settings)
         accounts = Accounts(People(engine), Tokens(engine), AuditLog(engine), has_file_token=token is not None)
         answers = Answers(engine)
         gate = Gate(accounts.people, accounts.tokens, token)
+        upkeep = Upkeep(repository)
         application = make_application(
-            Parts(
-                engine=engine,
-                repository=repository,
-                fleet=fleet,
-                settings=settings,
-                spool=spool,
-                bundle_maker=bundle_maker,
-                preflights=Preflights(engine, repository),
-                releasing=Releasing(repository, fleet, settings),
-                broker_url=broker.url,
-            ),
+            parts,
             accounts=accounts,
             access=Access(gate, accounts.audit, answers, Watchers(gate, stop)),
-            metrics=metrics,
-            health=Health(engine, status=fleet.status, expiries=lambda: upkeep.expiries),
+            metrics=_metrics(parts, registry, upkeep),
+            health=Health(engine, status=parts.fleet.status, expiries=lambda: upkeep.expiries),
         )
         asgi = RequestCounter(application, registry)  # type: ignore[arg-type]  # both speak ASGI
         server = Server(server_config(asgi, settings.proxies))
         _tell_where(settings, asks=token is not None)
-        if moved:
-            what = "1 rollout is" if moved == 1 else f"{moved} rollouts are"
-            log.info("%s announced anew: devices fetch from another place", what, extra=told("announce", count=moved))
+        _tell_moved(moved)
         _spare_what_stays()
-        parts: dict[str, Callable[[], Awaitable[None]]] = {
-            "fleet": lambda: fleet.run(stop),
+        jobs: dict[str, Callable[[], Awaitable[None]]] = {
+            "fleet": lambda: parts.fleet.run(stop),
             "http": lambda: server.serve(listeners),
             "metadata": lambda: keep_signed(repository, stop),
             "pruning": lambda: prune(Pruner(engine), timedelta(days=settings.keep_events_days), too_much, stop),
             "surplus": lambda: bound(Surplus(engine), talkative, too_much, stop),
             "accounts": lambda: forget(accounts, answers, timedelta(days=settings.keep_audit_days), stop),
-            "bundles": lambda: bundle_maker.run(stop),
+            "bundles": lambda: parts.bundle_maker.run(stop),
             "upkeep": lambda: upkeep.run(stop),
         }
         if embedded is not None:
-            parts["broker"] = partial(embedded.watch, stop)
+            jobs["broker"] = partial(embedded.watch, stop)
         if notifier is not None:
-            parts["notify"] = lambda: notifier.run(stop)
-        await _run_all(parts, server, stop)
+            jobs["notify"] = lambda: notifier.run(stop)
+        await _run_all(jobs, server, stop)
+
+
+def _broker(settings: ControllerSettings, stack: contextlib.ExitStack) -> tuple[LinkSettings, EmbeddedBroker | None]:
+    """How to reach the broker, and the one that is started here where none is given."""
+    if settings.broker is not None:
+        return settings.broker, None
+    embedded = stack.enter_context(embedded_broker(settings.data / "broker", settings.embedded_port))
+    return LinkSettings(url=embedded.url, client_id=client_id(settings.topic_root)), embedded
+
+
+async def _open_repository(settings: ControllerSettings, engine: Engine) -> PackageRepository:
+    folder = settings.data / "repository"
+    if settings.repository is not None:
+        kept = await asyncio.to_thread(keep_at, folder, settings.repository)
+        log.info("repository: %s", kept or f"kept at {settings.repository}", extra=told("repository"))
+    return await asyncio.to_thread(PackageRepository, folder, engine, keys=settings.data / "keys")
+
+
+def _make_parts(
+    settings: ControllerSettings,
+    broker: LinkSettings,
+    engine: Engine,
+    repository: PackageRepository,
+    observers: Sequence[Observer],
+) -> Parts:
+    spool = Spool(settings.data / "spool")
+    spool.prepare()
+    topics = Topics(settings.topic_root)
+    fleet = FleetService(engine, broker, topics, version=VERSION, observers=observers)
+    if settings.home_assistant is not None:
+        fleet.accompany(_home_assistant(settings.home_assistant, topics, fleet, engine, repository))
+    bundle_maker = BundleMaker(
+        repository.bundles,
+        channels=repository.channels,
+        last=settings.bundle_releases,
+        reported=partial(running_versions, engine),
+        workers=settings.bundle_workers,
+    )
+    return Parts(
+        engine=engine,
+        repository=repository,
+        fleet=fleet,
+        settings=settings,
+        spool=spool,
+        bundle_maker=bundle_maker,
+        preflights=Preflights(engine, repository),
+        releasing=Releasing(repository, fleet, settings),
+        broker_url=broker.url,
+    )
+
+
+def _token(settings: ControllerSettings) -> str | None:
+    """The one in the data folder; None where only this machine can connect and nobody is asked for one."""
+    others_can_reach_it = settings.require_token or not is_loopback(settings.http.host)
+    return load_token(settings.data / "api-token") if others_can_reach_it else None
+
+
+def _metrics(parts: Parts, registry: CollectorRegistry, upkeep: Upkeep) -> Metrics:
+    return Metrics(
+        registry,
+        numbers=lambda: read_numbers(parts.engine, utc_now()),
+        status=parts.fleet.status,
+        watchers=lambda: parts.fleet.feed.watchers,
+        upkeep=upkeep,
+    )
 
 
 def _notifier(settings: ControllerSettings, engine: Engine, registry: CollectorRegistry) -> Notifier | None:
@@ -193,6 +219,12 @@ def _tell_where(settings: ControllerSettings, *, asks: bool) -> None:
             settings.data / "api-token",
             extra=listening,
         )
+
+
+def _tell_moved(rollouts: int) -> None:
+    if rollouts:
+        what = "1 rollout is" if rollouts == 1 else f"{rollouts} rollouts are"
+        log.info("%s announced anew: devices fetch from another place", what, extra=told("announce", count=rollouts))
 
 
 def _spare_what_stays() -> None:
