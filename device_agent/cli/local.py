@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from device_agent.app import Engine, open_engine
 from device_agent.cli.options import config_from, written_path
 from device_agent.cli.status import print_json
 from device_agent.config import AgentConfig
 from device_agent.control import hand_over_to
+from device_agent.engine import Engine, open_engine
 from device_agent.heard import Heard
 from device_agent.journal import Journal
 from device_agent.local_work import Begun, hold_note

@@ -20,10 +20,12 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from device_agent import app, file_source, steps, trust, workers, zstd
+from device_agent import engine as engine_module
+from device_agent import file_source, steps, trust, workers, zstd
 from device_agent.checks import ReleaseProbe
 from device_agent.config import AgentConfig, DevicePolicy
 from device_agent.contexts import Contexts
+from device_agent.engine import Engine, open_engine
 from device_agent.layout import DeviceFolders
 from device_agent.reporter import Reporter
 from device_agent.seams import Whence
@@ -151,7 +153,7 @@ async def run(plan: Plan) -> Result:
     )
     result = Result()
     try:
-        async with app.open_engine(config) as engine:
+        async with open_engine(config) as engine:
             serving = [
                 asyncio.create_task(engine.manager.serve(), name="serve"),
                 asyncio.create_task(_tell(engine, Path(plan.controller)), name="tell"),
@@ -173,7 +175,7 @@ async def run(plan: Plan) -> Result:
     return result
 
 
-async def _wish(engine: app.Engine, request: UpdateRequest | None, result: Result) -> None:
+async def _wish(engine: Engine, request: UpdateRequest | None, result: Result) -> None:
     """Hear the announcement, again where it could not be written down; then wait for the end of everything."""
     if request is not None:
         for left in reversed(range(SUBMIT_TRIES)):
@@ -194,7 +196,7 @@ async def _wish(engine: app.Engine, request: UpdateRequest | None, result: Resul
         result.phase, result.code = last.phase.value, last.error.code if last.error else ""
 
 
-async def _bounded(condition: Callable[[], bool], engine: app.Engine, what: str) -> None:
+async def _bounded(condition: Callable[[], bool], engine: Engine, what: str) -> None:
     loop = asyncio.get_running_loop()
     begun, well = loop.time(), loop.time()
     while True:
@@ -212,11 +214,11 @@ async def _bounded(condition: Callable[[], bool], engine: app.Engine, what: str)
         await asyncio.sleep(0.01)
 
 
-async def _until_told(engine: app.Engine) -> None:
+async def _until_told(engine: Engine) -> None:
     await _bounded(lambda: not engine.journal.unsent(), engine, "the events to be told")
 
 
-async def _look(engine: app.Engine, root: Path) -> str:
+async def _look(engine: Engine, root: Path) -> str:
     """What is wrong with what runs: each service once, of the current release, and it answers."""
     folders = DeviceFolders(root)
     contexts = Contexts(folders, engine.device.profile)
@@ -242,7 +244,7 @@ async def _look(engine: app.Engine, root: Path) -> str:
     return ""
 
 
-async def _tell(engine: app.Engine, file: Path) -> None:
+async def _tell(engine: Engine, file: Path) -> None:
     reporter = Reporter(
         topics=Topics("flotilla/v1"),
         outbox=engine.journal,
@@ -311,7 +313,7 @@ def _one_thread(executor: ThreadPoolExecutor) -> Iterator[None]:
 
     workers._in_thread = in_executor
     near = {"process_source_factory": _NearSources, "KeptClock": _QuickClock}
-    vars(app).update(near)
+    vars(engine_module).update(near)
     yield
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from device_agent import app
-from device_agent.app import _Agent, open_engine
+from device_agent import engine as engine_module
+from device_agent.app import _Agent
 from device_agent.config import AgentConfig, DevicePolicy
+from device_agent.engine import open_engine
 from device_agent.gate import Readings
 from device_agent.heard import Heard
 from device_agent.journal import Journal
@@ -60,7 +61,7 @@ async def test_the_devices_clock_is_held_against_what_was_proven(tmp_path: Path)
 
 
 async def test_the_devices_own_health_is_among_its_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "read_health", lambda *_, **__: Readings(temperature_c=61.2, throttled=True))
+    monkeypatch.setattr(engine_module, "read_health", lambda *_, **__: Readings(temperature_c=61.2, throttled=True))
     async with open_engine(configured(tmp_path)) as engine:
         facts = await asyncio.to_thread(engine.device.facts)
     assert (facts["temperature_c"], facts["throttled"]) == (61, True)
@@ -79,7 +80,7 @@ async def test_what_may_be_fetched_and_kept_is_the_owners_to_say(
         return noting
 
     for name in ("process_source_factory", "UpdateManager"):
-        monkeypatch.setattr(app, name, noted(getattr(app, name)))
+        monkeypatch.setattr(engine_module, name, noted(getattr(engine_module, name)))
     config = configured(tmp_path, max_bytes_per_s=50_000, max_bytes=7_000_000, keep_bytes=9_000_000)
     config = msgspec.structs.replace(config, repositories=["https://near.example"])
     async with open_engine(config):
