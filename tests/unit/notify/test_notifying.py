@@ -19,6 +19,7 @@ from sqlalchemy import Engine, select, update
 
 from controller.database import reading, to_db, writing
 from controller.fleet.intake_store import IntakeStore
+from controller.logs import set_up_logging
 from controller.notify import notifier, outbox, sending
 from controller.notify.config import NotifyConfig, Target, read_config
 from controller.notify.kinds import KINDS, RolloutMoment, of_rollout
@@ -356,6 +357,7 @@ async def test_a_target_that_hangs_or_breaks_holds_up_no_other_and_no_secret_is_
 def test_what_a_target_answers_is_told_without_its_address(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
+    set_up_logging()  # as the program does, when everything is imported
     one = Waiting(id="1", kind="test", title="t", body="b", data={}, created_at=NOW, attempts=0)
     receiver.answers = [403]
     bad = {
