@@ -2,12 +2,13 @@
 
 from sqlalchemy import Engine
 
+from controller.rollouts.board import read_board
 from controller.rollouts.explaining import WHY_LEFT_OUT, left_out_text
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.waves import RolloutPlan, Wave
-from controller.web.rollout_reading import device_rows, read_board
+from controller.web.rollout_reading import device_rows
 from schemas.messages import Targets
 from tests.unit.fleet.builders import NOW, reported_in, succeeded_in
 from tests.unit.rollouts.test_waves_kept import create, evaluate, fleet, take_in
