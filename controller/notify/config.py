@@ -135,6 +135,8 @@ def _target(path: Path, entry: _Entry, *, signed: bool) -> Target:
         )
         raise OperatorError("config.bad", f"{where}: {its} must be {must}")
     key = _key(where, _one_of(where, "secret", entry.secret, path, entry.secret_file)) if signed else None
+    if entry.events == []:
+        raise OperatorError("config.bad", f"{where}: its events are none; leave them out for all, or name some")
     kinds = frozenset(KINDS if entry.events is None else entry.events)
     return Target(name=entry.name, url=url, key=key, kinds=kinds)
 

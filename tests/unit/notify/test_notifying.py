@@ -431,6 +431,7 @@ HOOK = '[[webhook]]\nname = "ci"\nurl = "https://ci.example/top-secret"\n'
             HOOK + f'secret = "{SECRET}"\nevents = ["everything"]',
             "target webhook 1: events = ['everything']; it must be a list of some of rollout.stopped",
         ),
+        (HOOK + f'secret = "{SECRET}"\nevents = []', "target ci: its events are none; leave them out for all"),
         (HOOK + f'secret = "{SECRET}"\n' + HOOK + f'secret = "{SECRET}"', "two targets are called ci; give one"),
         (
             '[[webhook]]\nname = "ci"\nurl = "ftp://top-secret"\n' + f'secret = "{SECRET}"',
