@@ -62,8 +62,10 @@ def let_in(
         return {"started_at": now, "chosen": widening.to_list(named, 0)}
     more: dict[str, Any] = {}
     if plan.waves[wave].concurrency is None:
-        upto = plan.share(wave)
-        named += widening.waiting() + widening.listed()
+        upto, waiting = plan.share(wave), widening.waiting()
+        named += waiting + widening.listed()
+        if turns := widening.turns(waiting, now):
+            more = {"turns": turns}
     else:
         free = widening.with_room()
         named += free

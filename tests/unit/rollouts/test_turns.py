@@ -52,6 +52,21 @@ def test_a_late_device_whose_connection_breaks_reopens_nothing() -> None:
     assert (off.state, off.verdicts["pi-1"]) == (RolloutState.COMPLETE, Verdict.LATE)
 
 
+def test_who_comes_to_meet_a_waves_condition_after_its_deadline_has_as_long_again() -> None:
+    waves = in_waves(Wave(where={"site": "bern"}, deadline="1h"), Wave(upto=100))
+    there = device("pi-1", tags={"site": "bern"}, online=False, last_seen=NOW - timedelta(days=8))
+    now = decide(waves, [there], NOW)
+    now = next_look(now, [there], after(7200))
+    assert (now.state, now.plan.begun) == (RolloutState.ACTIVE, 1)
+    comes = device("pi-2", tags={"site": "bern"}, last_seen=after(7200))
+    now = next_look(now, [there, comes], after(7201))
+    assert (now.state, now.verdicts["pi-2"]) == (RolloutState.ACTIVE, Verdict.PENDING)
+    comes = changed(comes, last_seen=after(10_802))
+    now = next_look(now, [there, comes], after(10_802))
+    assert now.state is RolloutState.PAUSED
+    assert now.plan.stopped.endswith("0 of 1 devices succeeded, 100 % must; 1 late")
+
+
 def test_who_is_away_in_an_earlier_wave_begins_in_its_turn_when_a_later_wave_has_begun() -> None:
     waves = in_waves(Wave(upto=50, concurrency=1, success=50, deadline="1h"), Wave(upto=100, concurrency=1, success=50))
     names = sorted((f"pi-{one}" for one in range(1, 41)), key=lambda one: bucket(ROLLOUT, one))
