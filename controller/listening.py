@@ -79,6 +79,8 @@ def server_config(api: object, proxies: Sequence[str], crowd: Crowd | None = Non
         forwarded_allow_ips=["127.0.0.1", "::1", *proxies],
         timeout_graceful_shutdown=GRACE_S,
         http=partial(Connection, crowd=crowd),  # type: ignore[arg-type]  # makes one
+        # there is none here, and a connection that became one, as some library is installed, is counted for ever
+        ws="none",
         lifespan="on",
     )
 

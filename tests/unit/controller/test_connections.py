@@ -5,6 +5,7 @@ import contextlib
 import resource
 import socket
 import sys
+import types
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -247,6 +248,32 @@ async def test_one_address_has_so_many_connections_and_others_have_theirs(caplog
     assert [record.getMessage() for record in caplog.records] == [
         "127.0.0.1 has 2 connections, more are closed at once (1 since the last such line); LimitNOFILE= allows more"
     ]
+
+
+class Upgraded(asyncio.Protocol):
+    """Refuses, as a library for WebSockets does where the application has none."""
+
+    def __init__(self, **_: Any) -> None:
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, _: bytes) -> None:
+        self.transport.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+        self.transport.close()
+
+
+async def test_who_wants_a_websocket_is_counted_no_longer_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    # such a library may be installed besides
+    library = types.ModuleType("uvicorn.protocols.websockets.auto")
+    library.AutoWebSocketsProtocol = Upgraded  # type: ignore[attr-defined]  # the name that is looked for
+    monkeypatch.setitem(sys.modules, library.__name__, library)
+    wishes = HEAD.replace(b"\r\nHost", b"\r\nConnection: upgrade, close\r\nUpgrade: websocket\r\nHost") + b"\r\n"
+    async with served(crowd=Crowd(1, ())) as here:
+        for _ in range(3):
+            reader, _ = await here.connect(wishes)
+            assert (await ended(reader)).startswith(b"HTTP/1.1 200")
 
 
 async def test_this_machine_has_as_many_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
