@@ -17,7 +17,7 @@ FORMATS: Final = ("text", "json")
 _FIELDS: Final = "flotilla_fields"
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _NOISY: Final = ("alembic", "uvicorn.error", "litestar")
-"""Libraries of which only warnings are wanted. Of `apprise` not even these are, see `controller.notify.sending`."""
+"""Libraries of which only warnings are wanted. Of some not even these are, see `controller.notify.sending`."""
 
 
 def told(action: str, error: object = None, **fields: object) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from controller.version import VERSION
 
 TIMEOUT_S: Final = 10.0
 
-# its lines may quote addresses, which for many services are secrets
-logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+# their lines may quote addresses, which for many services are secrets
+for _library in ("apprise", "urllib3"):
+    logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
 
 
 class DeliveryError(Exception):

@@ -7,6 +7,8 @@ import hmac
 import json
 import logging
 import re
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -375,6 +377,26 @@ def test_what_a_target_answers_is_told_without_its_address(
             assert "secret" not in repr(to)
     assert "secret" not in "".join(line.getMessage() for line in caplog.records if line.levelno >= logging.INFO)
     assert sending.TIMEOUT_S < notifier.SEND_BOUND_S
+
+
+@pytest.mark.parametrize("key", [KEY, None], ids=["webhook", "apprise"])
+def test_nor_is_an_answer_quoted_with_it_that_is_none(key: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
+    set_up_logging()
+    one = Waiting(id="1", kind="test", title="t", body="b", data={}, created_at=NOW, attempts=0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 0\r\n\r\n")
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}/secret-path"
+        send(target(url=f"{'json' if key is None else 'http'}://{address}", key=key), one, NOW)
+        answering.join()
+    assert "secret" not in caplog.text
 
 
 # the file
