@@ -85,6 +85,9 @@ async def bound(surplus: Surplus, talkative: Talkative, too_much: TooMuch, stop:
     while await _passed(PAUSE_S, stop):
         await _first_of(talkative.any, stop)
         for device in talkative.take():
+            if stop.is_set():
+                # of a large fleet all may be due at once; what is left is found after the next start
+                break
             try:
                 count = await asyncio.to_thread(surplus.remove, device)
             except FlotillaError as error:

@@ -191,6 +191,23 @@ async def test_a_database_that_fails_ends_nothing(
     assert "no room for pi-1" in caplog.text
 
 
+async def test_the_end_is_not_put_off_however_many_there_are(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "PAUSE_S", 0.01)
+    loop, stop, looked_at = asyncio.get_running_loop(), asyncio.Event(), list[str]()
+
+    def remove(self: Surplus, device: str) -> int:
+        looked_at.append(device)
+        loop.call_soon_threadsafe(stop.set)
+        return 0
+
+    monkeypatch.setattr(Surplus, "remove", remove)
+    talkative = Talkative()
+    for number in range(1, 4):
+        talkative.taken_in(fail(engine, range(1, MOST + 1), device=f"pi-{number}", rollout=None))
+    await asyncio.wait_for(bound(Surplus(engine), talkative, TooMuch(), stop), WAIT_S)
+    assert looked_at == ["pi-1"]
+
+
 def test_what_is_forgotten_of_a_device_is_told_again_only_after_hours(caplog: pytest.LogCaptureFixture) -> None:
     too_much = TooMuch()
     too_much.tell({"pi-1": 7, "pi-2": 0}, 0.0)
