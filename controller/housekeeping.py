@@ -71,7 +71,7 @@ class TooMuch:
             if count := self._unsaid.pop(device):
                 self._said[device] = now
                 log.warning(
-                    "device %s says so much that its oldest %d events are forgotten: the last %d are kept of each",
+                    "device %s says so much that its oldest %d events are cut or gone: the last %d are kept of each",
                     device,
                     count,
                     MOST_EVENTS,

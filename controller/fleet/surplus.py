@@ -9,21 +9,29 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, or_, select
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Engine, bindparam, delete, exists, func, or_, select, update
 
 from controller.database import reading, writing
 from controller.fleet.intake_store import Outcome
 from controller.fleet.observers import Observer
-from controller.fleet.sql import chunks
+from controller.fleet.sql import bigint_of, chunks, int_of
 from controller.fleet.tables import events
 from controller.rollouts.plan import ENDED
 from controller.rollouts.tables import announcements, rollout_devices, rollouts
+from schemas.codec import encode
+from schemas.messages import UpdateEvent
 
 MOST_EVENTS: Final = 20_000
 """Of one device. It can send again what its outbox holds, which is half of that, and whatever comes again has to be
 known here. One that takes five releases a day has said as much after ten years: steps are forgotten anyway."""
 MOST_CHARACTERS: Final = 32 * 1024 * 1024
-"""Of one device's events as they are kept: twice what so many of them have. One with a log's end is much longer."""
+"""Of one device's events as they came: twice what so many of them have. One with a log's end is much longer. Those
+before are shortened and not removed: its outbox may hold them yet, and what is not known here begins another life."""
+SHORT: Final = 2048
+"""An event without its log's end has less."""
+_MESSAGE: Final = 200
+_DETAIL: Final = 512
 LOOK_AFTER: Final = 1000
 """New events of a device, after which it is looked at whether they are too many."""
 BATCH: Final = 1000
@@ -51,15 +59,18 @@ class Surplus:
             return list(connection.scalars(many))
 
     def remove(self, device: str) -> int:
-        """Remove a device's oldest events where there are too many of them; returns how many that were.
+        """Remove a device's oldest events where there are too many, and shorten long ones; returns how many that were.
 
         What it has said last of each rollout that goes on, or is announced, stays: that is evidence.
         """
         with reading(self._engine) as connection:
-            last = self._last_to_go(connection, device)
-            if last is None:
+            gone, short = self._too_much(connection, device)
+            if not gone and not short:
                 return 0
-            evidence = _evidence(connection, device, last)
+            evidence = _evidence(connection, device, max(gone, short))
+        return self._remove(device, gone, evidence) + self._shorten(device, short, evidence)
+
+    def _remove(self, device: str, last: int, evidence: Collection[int]) -> int:
         removed = after = 0
         some = select(_said.id).where(_said.device == device, _said.id <= last).order_by(_said.id).limit(BATCH)
         while True:
@@ -71,15 +82,49 @@ class Surplus:
                 ids = [number for number in ids if number not in evidence]
                 removed += sum(remove_events(connection, _said.id.in_(part)) for part in chunks(ids))
 
-    def _last_to_go(self, connection: Connection, device: str) -> int | None:
-        """The newest event that is one too many; None where all may stay."""
+    def _shorten(self, device: str, last: int, evidence: Collection[int]) -> int:
+        shortened = after = 0
+        which = (_said.device == device, _said.id <= last, func.length(_said.payload) > SHORT)
+        some = select(_said.id, _said.payload).where(*which).order_by(_said.id).limit(BATCH)
+        cut = update(events).where(_said.id == bindparam("of")).values(payload=bindparam("short"))
+        while True:
+            with writing(self._engine) as connection:
+                rows = connection.execute(some.where(_said.id > after)).all()
+                if not rows:
+                    return shortened
+                after = rows[-1].id
+                values = [{"of": row.id, "short": _short(row.payload)} for row in rows if row.id not in evidence]
+                if values:
+                    connection.execute(cut, values)
+                shortened += len(values)
+
+    def _too_much(self, connection: Connection, device: str) -> tuple[int, int]:
+        """The newest event that is to go, and the newest that is to be short; 0 where there is none."""
         newest = select(_said.id, func.length(_said.payload)).where(_said.device == device).order_by(_said.id.desc())
-        characters = 0
+        characters = short = 0
         for number, (event, length) in enumerate(connection.execute(newest.limit(MOST_EVENTS + 1)), start=1):
             characters += length
-            if number > MOST_EVENTS or characters > MOST_CHARACTERS:
-                return int(event)
-        return None
+            if not short and characters > MOST_CHARACTERS:
+                short = int(event)
+            if number > MOST_EVENTS:
+                return int(event), short
+        return 0, short
+
+
+def _short(payload: str) -> str:
+    """An event without a log's end and a long detail, with its message's beginning, and no absurd numbers."""
+    said = msgspec.json.decode(payload, type=UpdateEvent)
+    error, detail, progress = said.error, said.detail, said.progress
+    if error is not None:
+        error = msgspec.structs.replace(error, message=error.message[:_MESSAGE], log_tail="")
+    if (length := len(msgspec.json.encode(detail))) > _DETAIL:
+        detail = {"cut_bytes": length}
+    if progress is not None:
+        done, total = bigint_of(progress.bytes_done), bigint_of(progress.bytes_total)
+        progress = msgspec.structs.replace(progress, bytes_done=done, bytes_total=total)
+    attempt = int_of(said.attempt)
+    cut = msgspec.structs.replace(said, error=error, detail=detail, progress=progress, attempt=attempt)
+    return encode(cut).decode()
 
 
 def _evidence(connection: Connection, device: str, last: int) -> Collection[int]:

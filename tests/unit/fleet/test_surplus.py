@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 
+import msgspec
 import pytest
 from sqlalchemy import Engine, func, select
 
@@ -18,7 +19,7 @@ from controller.housekeeping import TooMuch, bound
 from controller.rollouts.store import RolloutStore
 from controller.rollouts.tables import rollout_devices
 from schemas.errors import OperatorError
-from schemas.messages import ErrorReport, Phase
+from schemas.messages import ErrorReport, Phase, Progress, UpdateEvent
 from tests.unit.fleet.builders import NOW, an_id, event_in, reported_in
 
 DAY = timedelta(days=1)
@@ -73,11 +74,37 @@ def test_the_oldest_last_words_go_where_one_device_says_too_much(engine: Engine)
 
 
 def test_few_that_are_long_are_too_much_too(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surplus, "MOST_CHARACTERS", 30_000)
+    error = ErrorReport(code="check.failed", message="no" * 2000, log_tail="x" * 4000)
+    huge = {"attempt": 10**1000, "progress": Progress(bytes_done=10**1000, bytes_total=7)}
+    fail(engine, range(1, 11), rollout=None, error=error, detail={"of": "y" * 1000}, **huge)
+    assert Surplus(engine).remove("pi-1") == 8
+    assert kept(engine) == [*range(1, 11)]
+    with reading(engine) as connection:
+        payloads = list(connection.scalars(select(events.c.payload).order_by(events.c.id)))
+    assert [len(payload) > 8000 for payload in payloads] == [False] * 8 + [True] * 2
+    assert all(len(payload) < surplus.SHORT for payload in payloads[:8])
+    first = msgspec.json.decode(payloads[0], type=UpdateEvent)
+    assert first.error == ErrorReport(code="check.failed", message="no" * 100)
+    assert (first.seq, first.phase, first.update, first.detail) == (1, Phase.FAILED, an_id(1), {"cut_bytes": 1009})
+    assert Surplus(engine).remove("pi-1") == 0
+
+
+def test_long_ones_that_come_again_are_known(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surplus, "MOST_CHARACTERS", 20_000)
+    rollout = announced(engine)
     error = ErrorReport(code="check.failed", message="no", log_tail="x" * 4000)
-    fail(engine, range(1, 11), rollout=None, error=error)
-    assert Surplus(engine).remove("pi-1") == 6
-    assert kept(engine) == [7, 8, 9, 10]
+    store = IntakeStore(engine)
+    said = [event_in("pi-1", 1, Phase.FAILED, update=an_id(1), rollout=rollout, error=error)]
+    said += [event_in("pi-1", 2, Phase.SUCCEEDED, update=an_id(2), rollout=rollout)]
+    said += [event_in("pi-1", n, Phase.FAILED, update=an_id(n), rollout=None, error=error) for n in range(3, 11)]
+    store.take_in([reported_in("pi-1"), *said], NOW)
+    assert Surplus(engine).remove("pi-1")
+    again = store.take_in(said, NOW)
+    assert (again.repeated, again.stored, again.new_lives) == (10, [], {})
+    with reading(engine) as connection:
+        word = connection.execute(select(rollout_devices.c.phase, rollout_devices.c.life)).one()
+    assert word == ("succeeded", 1)
 
 
 def test_what_a_rollout_goes_by_stays(engine: Engine) -> None:
@@ -163,7 +190,7 @@ async def test_it_is_done_soon_after_and_said_once(
     await asyncio.wait_for(bounding, WAIT_S)
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
-        "device pi-1 says so much that its oldest 50 events are forgotten: the last 20000 are kept of each"
+        "device pi-1 says so much that its oldest 50 events are cut or gone: the last 20000 are kept of each"
     ]
 
 
