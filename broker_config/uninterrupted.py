@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -20,11 +20,14 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    handled = {number: handler for number, handler in before.items() if callable(handler)}
-    for number in handled:
-        signal.signal(number, lambda number, _: came.append(number))
+    handled: dict[signal.Signals, signal.Handlers | Callable[..., object]] = {}
     try:
+        # one that comes in the middle of this is heeded at once, and the others are put back
+        for number in _SIGNALS:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handled[number] = handler
+                signal.signal(number, lambda number, _: came.append(number))
         yield
     finally:
         for number, handler in handled.items():

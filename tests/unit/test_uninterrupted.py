@@ -50,6 +50,30 @@ def test_what_is_begun_is_done_before_a_signal_is_heeded() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_signal_that_comes_before_it_leaves_all_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    put, changed = signal.signal, list[int]()
+
+    def end(_: int, __: object) -> None:
+        raise SystemExit
+
+    def put_slowly(number: int, handler: Any) -> Any:
+        before = put(number, handler)
+        changed.append(number)
+        if len(changed) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return before
+
+    before = put(signal.SIGTERM, end)
+    try:
+        monkeypatch.setattr(signal, "signal", put_slowly)
+        with pytest.raises(SystemExit), uninterrupted():
+            pytest.fail("it came before")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        put(signal.SIGTERM, before)
+
+
 def test_what_fails_meanwhile_is_not_forgotten() -> None:
     with pytest.raises(KeyboardInterrupt) as raised, uninterrupted():
         signal.raise_signal(signal.SIGINT)
