@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ MAX_TARGETS: Final = 20
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what a secret begins with
 MIN_SECRET_BYTES: Final = 24
 MAX_SECRET_BYTES: Final = 64
+_NO_NAME: Final = {"url": re.compile(r".*[:@].*", re.DOTALL), "secret": re.compile(r"\s*(?!/)[\w+/-]{16,}=*\s*")}
+"""What may be an address, or bytes in base64, where a file is to be named."""
 _MAKE_SECRET: Final = f'echo "{SECRET_PREFIX}$(openssl rand -base64 32)"'
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
@@ -149,10 +152,10 @@ def _one_of(where: str, what: str, value: str | None, config: Path, file: str | 
         raise OperatorError("config.bad", f"{where}: it has no {what}; give either {what} or {what}_file{made}")
     if file is None:
         return value or ""
-    if "://" in file or file.startswith(SECRET_PREFIX):
+    if "://" in file or file.strip().startswith(SECRET_PREFIX):
         # it may be a secret, and is not to be told
         raise OperatorError("config.bad", f"{where}: {what}_file names a file; the {what} itself is written as {what}")
-    named = f"{what}_file {one_line(file, 200)}"
+    named = f"{what}_file" if _NO_NAME[what].fullmatch(file) else f"{what}_file {one_line(file, 200)}"
     try:
         # relative to the configuration, wherever the controller is started
         lines = (config.parent / file).read_text().strip().splitlines()

@@ -83,6 +83,8 @@ def why(error: msgspec.ValidationError, data: dict[str, Any]) -> str:
         return f"{where}{in_words(what or said)}"
     table = data[target[0]][int(target[1])] if target else data
     given = one_line(repr(table.get(key)), 80) if key in _SHOWN else ""
+    if "://" in given:
+        given = ""  # an address that stands in the wrong place
     return f"{where}{key} = {given}; it must be {form}" if given else f"{where}{key} must be {form}"
 
 

@@ -448,6 +448,13 @@ HOOK = '[[webhook]]\nname = "ci"\nurl = "https://ci.example/top-secret"\n'
         (HOOK + 'secret = "top-secret"', "openssl rand -base64 32"),
         (HOOK + 'secret_file = "nowhere"', "secret_file nowhere cannot be read: No such file"),
         (HOOK + 'secret_file = "whsec_top-secret"', "secret_file names a file; the secret itself is written as secret"),
+        (HOOK + 'secret_file = " whsec_top-secret"', "secret_file names a file; the secret itself is written as"),
+        (HOOK + 'secret_file = "top-secret+top/secret=="', "target ci: secret_file cannot be read: No such file"),
+        (
+            '[[apprise]]\nname = "chat"\nurl_file = "mailto:top-secret@x"',
+            "target chat: url_file cannot be read: No such",
+        ),
+        ('[[apprise]]\nname = "json://top-secret"\nurl = "x"', "target apprise 1: name must be a short name"),
         (HOOK + f'secret = "{SECRET}"\nsecret_file = "s"', "target ci: it has both secret and secret_file; take one"),
         (
             HOOK + f'secret = "{SECRET}"\nevents = ["everything"]',
