@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import logging
 import struct
 import sys
 import termios
@@ -20,6 +21,9 @@ STILL_S: Final = 60.0
 """An answer of which the client's machine takes nothing for so long is ended, a live view too."""
 _LOOKS: Final = 6
 """Of an answer in `STILL_S`."""
+
+# it warns of each request that is none, so that whoever likes could fill the log
+logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 class Connection(HttpToolsProtocol):

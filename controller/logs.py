@@ -16,8 +16,9 @@ LogFormat = Literal["text", "json"]
 FORMATS: Final = ("text", "json")
 _FIELDS: Final = "flotilla_fields"
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
-_NOISY: Final = ("alembic", "uvicorn.error", "litestar")
-"""Libraries of which only warnings are wanted. Of some not even these are, see `controller.notify.sending`."""
+_NOISY: Final = ("alembic", "litestar")
+"""Libraries of which only warnings are wanted. Of some not even these are: see `controller.notify.sending` and
+`controller.connections`."""
 
 
 def told(action: str, error: object = None, **fields: object) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from controller import connections, listening
 from controller.connections import Connection
 from controller.crowding import Crowd
 from controller.listening import Server, server_config
+from controller.logs import set_up_logging
 
 HEAD = b"GET / HTTP/1.1\r\nHost: here\r\n"
 MIB = 1024 * 1024
@@ -225,6 +226,17 @@ async def test_that_nobody_can_connect_is_one_line(caplog: pytest.LogCaptureFixt
         "nobody can connect for now: [Errno 24] Too many open files; see LimitNOFILE= of its service",
         "another thing",
     ]
+
+
+@pytest.mark.parametrize(
+    "sent", [b"nonsense\r\n\r\n", HEAD + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"], ids=["none", "upgrade"]
+)
+async def test_nobody_fills_the_log_with_requests_that_are_none(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    set_up_logging()
+    async with served() as here:
+        reader, _ = await here.connect(sent)
+        await until(reader, b"\r\n\r\n")
+    assert not caplog.records
 
 
 async def test_one_address_has_so_many_connections_and_others_have_theirs(caplog: pytest.LogCaptureFixture) -> None:
