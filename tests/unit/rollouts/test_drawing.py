@@ -2,9 +2,10 @@
 
 import random
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from controller.preflight.waves import drawn_when, foreseen_waves
+from controller.rollouts import drawing
 from controller.rollouts.drawing import EXACT, SMALL, certain_wave, drawn, is_exact
 from controller.rollouts.engine import approved, decide
 from controller.rollouts.plan import Observation, Plan, RolloutState, WaveProgress
@@ -137,6 +139,37 @@ def test_a_share_of_the_devices_is_drawn_as_large_as_it_should_be() -> None:
     for seed in range(20):
         plan = begun(ready_plan("all-at-once"), seen, seed, Targets(upto=BUCKETS * 3 // 10))
         assert sum(bucket(plan.rollout, one.device) < plan.base.upto for one in seen) == 3
+
+
+@pytest.mark.parametrize("others", [0, SMALL])
+def test_shares_of_devices_that_are_named_are_drawn_as_large_as_they_should_be(others: int) -> None:
+    seen = observed([Device()] * (10 + others))
+    named = Targets(upto=0, devices=[one.device for one in seen[:10]])
+    halves = RolloutPlan(waves=[Wave(upto=50), Wave(upto=100)])
+    for seed in range(20):
+        assert by_the_engine(begun(halves, seen, seed, named), seen) == foreseen(halves, seen[:10]) == [5, 5]
+
+
+def test_how_many_of_a_share_may_begin_at_a_time_does_not_matter() -> None:
+    plan = RolloutPlan(waves=[Wave(upto=42, concurrency=1), Wave(devices=3), Wave(upto=100)])
+    seen = observed([Device()] * 8)
+    for seed in range(20):
+        assert by_the_engine(begun(plan, seen, seed), seen) == foreseen(plan, seen) == [4, 3, 1]
+
+
+def test_a_plan_of_many_waves_is_not_looked_at_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No id has it bring each wave what it should: all others wait for the release as long as it looks for one."""
+    looks: list[int] = []
+    real = drawing.let_in
+
+    def counted(plan: Plan, wave: int, seen: Sequence[Observation], *rest: Any, **more: Any) -> dict[str, Any] | None:
+        looks.append(len(seen))
+        return real(plan, wave, seen, *rest, **more)
+
+    monkeypatch.setattr(drawing, "let_in", counted)
+    plan = RolloutPlan(waves=[*[Wave(devices=2)] * 18, Wave(upto=95), Wave(upto=100)])
+    begun(plan, observed([Device(away=number % 3 == 0) for number in range(SMALL)]), 1)
+    assert sum(looks) < 25_000
 
 
 def test_only_where_it_is_sure_a_number_is_said_without_about() -> None:
