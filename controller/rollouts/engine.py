@@ -235,14 +235,16 @@ def resumed(plan: Plan, observations: Iterable[Observation], now: datetime) -> t
         now: the controller's time, with a zone.
 
     Returns:
-        The plan, and the same devices, those forgiven that are in a wave that has begun and are no success now.
+        The plan, and the same devices, those forgiven that are in a wave that has begun and are no success now, beside
+        those that are forgiven already and have done nothing since.
     """
     if not plan.stopped:
         return plan, list(observations)
     judge = Judge(plan, now)
-    going = [msgspec.structs.replace(one, forgiven=_is_in_the_way(plan, judge.mark(one))) for one in observations]
+    going = [msgspec.structs.replace(one, forgiven=_is_forgiven(plan, judge.mark(one))) for one in observations]
     return replace(plan, stopped=""), going
 
 
-def _is_in_the_way(plan: Plan, mark: Mark) -> bool:
-    return mark.verdict in UNPROVEN and mark.wave is not None and plan.progress[mark.wave].started_at is not None
+def _is_forgiven(plan: Plan, mark: Mark) -> bool:
+    in_the_way = mark.verdict in UNPROVEN and mark.wave is not None and plan.progress[mark.wave].started_at is not None
+    return in_the_way or mark.forgiven

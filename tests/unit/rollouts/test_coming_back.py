@@ -3,13 +3,14 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from msgspec.structs import replace as changed
 
 from controller.rollouts.engine import Decisions, approved, decide
 from controller.rollouts.explaining import because
-from controller.rollouts.judging import Judge
+from controller.rollouts.judging import STOPPED_BY_ROLLOUT, Judge
 from controller.rollouts.plan import Observation, Plan, RolloutState, Verdict, WaveProgress
 from controller.rollouts.standing import Standing
 from controller.rollouts.tally import Tally
@@ -51,6 +52,12 @@ def finished(
     """All that have a place succeed."""
     through = placed(now).difference(but)
     return [done(one.device, at=at) if one.device in through and one.phase is None else one for one in seen]
+
+
+def again(stopped: Decisions, seen: list[Observation], at: datetime) -> Decisions:
+    """What is decided when an operator goes on, of devices of which is known what was kept of them last."""
+    kept = [changed(one, forgiven=stopped.marks[one.device].forgiven) for one in seen]
+    return decide(*going_on(stopped, kept, at), at)
 
 
 def test_a_refusal_after_the_proof_stops_nobody_though_a_failure_was_tolerated() -> None:
@@ -124,6 +131,39 @@ def test_who_is_away_or_held_for_a_while_stays_forgiven() -> None:
         assert paused.verdicts["pi-1"] is Verdict.HELD
         now = next_look(replace(paused, plan=now.plan), seen, after(7400))
         assert (now.state, now.verdicts["pi-1"], now.marks["pi-1"].forgiven) == ("complete", Verdict.LATE, True)
+
+
+@pytest.mark.parametrize("change", [{"hold": True}, {"online": False, "last_seen": after(-700_000)}])
+def test_who_is_away_or_held_when_an_operator_goes_on_for_another_stays_forgiven(change: dict[str, Any]) -> None:
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, deadline="2h", soak="3h", max_failures=0)]))
+    late, soaking = device("pi-1", last_seen=after(7200)), done("pi-2", at=after(7000), last_seen=after(7200))
+    first, second = device("pi-3", phase=Phase.FAILED), device("pi-4", phase=Phase.ROLLED_BACK)
+    begun = decide(bounded, fleet(4), NOW).plan
+    seen = [late, soaking, first, changed(soaking, device="pi-4")]
+    now = again(decide(begun, seen, after(7201)), seen, after(7202))
+    assert (now.state, now.marks["pi-1"].forgiven) == (RolloutState.ACTIVE, True)
+    seen = [changed(late, **change), soaking, first, second]
+    stopped = next_look(now, seen, after(7300))
+    assert stopped.state is RolloutState.HALTED
+    now = again(stopped, seen, after(7301))
+    now = next_look(now, [late, done("pi-2", at=after(7000), last_seen=after(18_000)), first, second], after(18_001))
+    assert (now.state, now.verdicts["pi-1"], now.marks["pi-1"].forgiven) == ("complete", Verdict.LATE, True)
+
+
+def test_who_was_forgiven_and_stopped_for_a_halt_of_an_operator_stays_forgiven() -> None:
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, deadline="2h", soak="3h", max_failures=0)]))
+    late, soaking = device("pi-1", phase=Phase.DEFERRED), done("pi-2", at=after(7000), last_seen=after(7200))
+    failed = device("pi-3", phase=Phase.FAILED)
+    begun = decide(bounded, fleet(3), NOW).plan
+    now = again(decide(begun, [late, soaking, failed], after(7201)), [late, soaking, failed], after(7202))
+    assert (now.state, now.marks["pi-1"].forgiven) == (RolloutState.ACTIVE, True)
+    stopped = device("pi-1", phase=Phase.CANCELLED, error_code=STOPPED_BY_ROLLOUT)
+    halted = replace(now, plan=replace(now.plan, state=RolloutState.HALTED))
+    halted = next_look(halted, [stopped, soaking, failed], after(7300))
+    assert halted.verdicts["pi-1"] is Verdict.CANCELLED
+    now = again(halted, [stopped, soaking, failed], after(7400))
+    now = next_look(now, [late, done("pi-2", at=after(7000), last_seen=after(18_000)), failed], after(18_001))
+    assert (now.state, now.verdicts["pi-1"], now.marks["pi-1"].forgiven) == ("complete", Verdict.LATE, True)
 
 
 def test_who_is_tried_again_and_fails_again_is_forgiven_no_more() -> None:
