@@ -138,7 +138,7 @@ def begin_anew(connection: Connection, devices: Collection[str], *also: ColumnEl
 
 
 def take_back(connection: Connection, devices: Collection[str], *which: ColumnElement[bool]) -> None:
-    """Have what devices said last count as if it had not been said.
+    """Have what devices said last count as if it had not been said, and what an operator went on in spite of, too.
 
     Args:
         connection: in a writing transaction.
@@ -148,7 +148,7 @@ def take_back(connection: Connection, devices: Collection[str], *which: ColumnEl
     for some in chunks(sorted(devices)):
         words = update(rollout_devices).where(rollout_devices.c.device.in_(some), *which)
         # the number of the word stays, so that only a newer one counts
-        connection.execute(words.values(phase=None, error_code=None, heard_at=None))
+        connection.execute(words.values(phase=None, error_code=None, heard_at=None, forgiven=False))
 
 
 def _latest(said: list[tuple[int, UpdateEvent]], heard_at: int) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from controller.rollouts.store import RolloutStore
 from controller.rollouts.tables import rollout_asks
 from controller.rollouts.taking_back import may_retry
 from controller.rollouts.views import Rollout
+from controller.rollouts.waves import RolloutPlan, Wave
 from schemas.errors import OperatorError
 from schemas.messages import ErrorReport, Phase, ReleaseState, Targets, Verb
 from tests.unit.fleet.builders import NOW, event_in, installed, presence_in, reported_in, succeeded_in
@@ -154,6 +155,23 @@ def test_a_retry_is_answered_by_a_device_that_has_the_release_by_another_way(eng
     with writing(engine) as connection:
         review(connection, ["pi-1"], ["pi-1"], NOW)
         assert connection.scalar(select(func.count()).select_from(rollout_asks)) == 0
+
+
+def test_who_is_tried_again_after_its_waves_deadline_is_forgiven_no_more(engine: Engine) -> None:
+    """It is late from the beginning, as somebody is who does nothing."""
+    fleet(engine, 3)
+    first = Wave(devices=["pi-1", "pi-2"], deadline="1h", max_failures=0)
+    rollout = create(engine, RolloutPlan(waves=[first, Wave(upto=100, approval=True)]))
+    take_in(engine, *succeeded_in("pi-2", 1, rollout=rollout.id), event_in("pi-1", 1, Phase.FAILED, rollout=rollout.id))
+    assert evaluate(engine, rollout).state is RolloutState.HALTED
+    later, store = NOW + timedelta(hours=2), RolloutStore(engine)
+    went_on = store.set_state(rollout.id, RolloutState.ACTIVE, NOW)
+    assert (went_on.state, went_on.waves[0].accepted) == (RolloutState.ACTIVE, 1)
+    take_in(engine, presence_in("pi-1"), at=later)
+    tried = store.retry(rollout.id, "pi-1", later)
+    assert (tried.state, tried.waves[0].verdicts) == (RolloutState.ACTIVE, {Verdict.LATE: 1, Verdict.SUCCEEDED: 1})
+    take_in(engine, event_in("pi-1", 2, Phase.FAILED, rollout=rollout.id), at=later)
+    assert evaluate(engine, rollout, later).state is RolloutState.HALTED
 
 
 def test_a_retry_lets_one_device_in_that_was_left_out(engine: Engine) -> None:
