@@ -340,7 +340,11 @@ def _with_nobody(plan: Plan, tally: Tally, number: int) -> str:
         return f"{result}; nobody is left to prove it: {_ANEW}"
     if not listed:
         return f"no device is in it yet; {result}"
-    return f"waits for {_first_of(listed)}, unknown or on another channel; where that stays so, {_ANEW}"
+    there = [one for one in listed if one not in plan.base.exclude]
+    if not there:
+        return f"{result}; {_first_of(listed)} left out; nobody is left to prove it: {_ANEW}"
+    fits = ", or without what the release asks for" if plan.base.where else ""
+    return f"waits for {_first_of(there)}, unknown or on another channel{fits}; where that stays so, {_ANEW}"
 
 
 def _next(plan: Plan, tally: Tally, held: Sequence[Held]) -> str:

@@ -13,7 +13,7 @@ from controller.rollouts.views import Rollout, WaveState
 from controller.rollouts.waves import RolloutPlan, Wave
 from controller.web.rollout_reading import device_rows
 from schemas.messages import Phase, Targets
-from tests.unit.fleet.builders import NOW, event_in, presence_in, succeeded_in
+from tests.unit.fleet.builders import NOW, event_in, presence_in, reported_in, succeeded_in
 from tests.unit.rollouts.test_waves_kept import chosen, create, evaluate, fleet, take_in
 
 ONE_FIRST = RolloutPlan(waves=[Wave(devices=1), Wave(upto=100)])
@@ -147,3 +147,21 @@ def test_too_many_to_look_at_are_counted_only(engine: Engine) -> None:
         f"waits for 1 pending, {MOST_HELD} deferred; 0 succeeded; pi-10, pi-11, pi-12 and 47 more are held"
     )
     assert owner_holds(engine, rollout, names[0]).because == f"waits for {MOST_HELD + 1} deferred; 0 succeeded"
+
+
+def test_a_first_wave_whose_only_device_is_left_out_does_not_call_it_unknown(engine: Engine) -> None:
+    fleet(engine, 3)
+    plan = RolloutPlan(waves=[Wave(devices=["pi-1"]), Wave(upto=100)])
+    says = "0 succeeded; pi-1 left out; nobody is left to prove it: release it anew to begin with others"
+    rollout = create(engine, plan, targets=Targets(exclude=["pi-1"]))
+    assert rollout.waves[0].because == says
+    # asked to leave it, and has not answered
+    rollout = create(engine, plan)
+    assert RolloutStore(engine).cancel(rollout.id, "pi-1", NOW).waves[0].because == says
+    # named by the wave, and not what the release asks for
+    take_in(engine, reported_in("pi-2", tags={"site": "bern"}))
+    rollout = create(engine, plan, targets=Targets(where={"site": ["bern"]}))
+    assert rollout.waves[0].because == (
+        "waits for pi-1, unknown or on another channel, or without what the release asks for; where that stays so,"
+        " release it anew to begin with others"
+    )
