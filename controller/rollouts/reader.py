@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Engine, Select, and_, func, select
+from sqlalchemy import Connection, Engine, Select, and_, bindparam, func, select
 
 from controller.database import from_db, reading
 from controller.fleet.apart import apart_of
@@ -292,12 +292,20 @@ def _held(connection: Connection, row: Any, plan: Plan, tally: Tally) -> list[He
     wanted = [Verdict.DEFERRED, *([Verdict.HELD] if first else [])]
     if not 0 < sum(counted.get(one, 0) for one in wanted) <= MOST_HELD:
         return []
-    which = (_word.rollout == row["id"], _word.verdict.in_([one.value for one in wanted]))
+    dialect = connection.dialect.name
+    about = {"rollout": row["id"], **listed(dialect, [one.value for one in wanted])}
     return [
         one
-        for found in connection.execute(_words().where(*which).order_by(_word.device).limit(MOST_HELD)).mappings()
+        for found in connection.execute(_perhaps_held(dialect), about).mappings()
         if (one := _as_held(found)) is not None
     ]
+
+
+@cache
+def _perhaps_held(dialect: str) -> Select[Any]:
+    """Of `rollout`, with the verdicts that are listed. Made once, as every look at a rollout may ask it."""
+    which = (_word.rollout == bindparam("rollout"), among(dialect, _word.verdict))
+    return _words().where(*which).order_by(_word.device).limit(MOST_HELD)
 
 
 def _as_held(row: Any) -> Held | None:
