@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Engine, Select, and_, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, bindparam, func, select
 
 from controller.database import from_db, reading
 from controller.fleet.apart import apart_of
@@ -313,7 +313,7 @@ def _as_held(row: Any) -> Held | None:
     if row["verdict"] == Verdict.HELD.value:
         pinned, hold = apart.pinned(row["package"]), bool(apart.hold)
         return Held(row["device"], wave, pinned, hold) if hold or pinned is not None else None
-    waits = deferral_of(kept_event(row["payload"])) if row["payload"] else None
+    waits = deferral_of(kept_event(row["payload"])) if row["payload"] and not row["told_since"] else None
     return Held(row["device"], wave) if is_owners(Verdict(row["verdict"]), waits) else None
 
 
@@ -326,13 +326,22 @@ _OF_ROLLOUT: Final = (rollouts.c.package, rollouts.c.state)
 def _words() -> Select[Any]:
     """Rows of `rollout_devices`, each with its latest event, what the device was told, and whether it is there."""
     latest = and_(events.c.device == _word.device, events.c.life == _word.life, events.c.seq == _word.seq)
+    told = (desired.c.payload.label("told"), told_since())
     return (
-        select(rollout_devices, devices.c.online, events.c.payload, desired.c.payload.label("told"), *_OF_ROLLOUT)
+        select(rollout_devices, devices.c.online, events.c.payload, *told, *_OF_ROLLOUT)
         .join(devices, devices.c.id == _word.device)
         .join(rollouts, rollouts.c.id == _word.rollout)
         .outerjoin(desired, desired.c.device == _word.device)
         .outerjoin(events, latest)
     )
+
+
+def told_since() -> ColumnElement[bool]:
+    """As `told_since`: whether a device was told something since it was heard of last; NULL for one that never was.
+
+    What it said of a hold then may have been its operator's, who has let it go since.
+    """
+    return (desired.c.changed_at > devices.c.last_seen).label("told_since")
 
 
 class Standing(NamedTuple):
@@ -394,7 +403,7 @@ def _device(row: Any, asked: Asked | None = None, newer: Standing | None = None)
             hold=bool(apart.hold),
             leaves=asked is not None and asked.verb is Verb.CANCEL,
             online=row["online"],
-            waits=update.waits if update else None,
+            waits=update.waits if update and not row["told_since"] else None,
         ),
         newer=newer.verdict if newer else None,
     )

@@ -15,7 +15,7 @@ from controller.rollouts.explaining import WHY_LEFT_OUT, reason
 from controller.rollouts.holding import is_owners
 from controller.rollouts.phases import LEFT_OUT, PHASES, Look, look_of, with_code
 from controller.rollouts.plan import RolloutState, Verdict
-from controller.rollouts.reader import Standing, in_newer
+from controller.rollouts.reader import Standing, in_newer, told_since
 from controller.rollouts.tables import rollout_asks, rollout_devices, rollouts
 from schemas.messages import Phase, Verb
 
@@ -61,7 +61,7 @@ def device_rows(
     found = (
         select(rollout_devices, devices.c.online, desired.c.payload.label("told"), rollouts.c.package, rollouts.c.state)
         .join(rollouts, rollouts.c.id == _word.rollout)
-        .add_columns(rollout_asks.c.verb.label("asked"))
+        .add_columns(rollout_asks.c.verb.label("asked"), told_since())
         .outerjoin(devices, devices.c.id == _word.device)
         .outerjoin(desired, desired.c.device == _word.device)
         .outerjoin(rollout_asks, and_(rollout_asks.c.rollout == _word.rollout, rollout_asks.c.device == _word.device))
@@ -96,6 +96,7 @@ def _waits(connection: Connection, rollout: str, some: list[str]) -> dict[str, D
 def _row(row: Any, newer: Standing | None, waits: Deferral | None) -> DeviceRow:
     apart, look = apart_of(row["told"]), look_of(row["verdict"], row["phase"])
     verdict = Verdict(row["verdict"]) if row["verdict"] else None
+    owners = waits if not row["told_since"] and is_owners(verdict, waits) else None
     return DeviceRow(
         device=row["device"],
         look=look,
@@ -113,11 +114,11 @@ def _row(row: Any, newer: Standing | None, waits: Deferral | None) -> DeviceRow:
             hold=bool(apart.hold),
             leaves=row["asked"] == Verb.CANCEL,
             online=bool(row["online"]),
-            waits=waits,
+            waits=owners,
         ),
         newer=newer.rollout if newer else None,
         newer_look=look_of(newer.verdict, newer.phase) if newer else None,
-        waits=waits if look is PHASES[Phase.DEFERRED] and not is_owners(verdict, waits) else None,
+        waits=waits if look is PHASES[Phase.DEFERRED] and owners is None else None,
     )
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine
 
+from controller.database import utc_now
 from controller.fleet.orders import OrderStore
 from controller.rollouts.plan import RolloutState, Verdict
 from controller.rollouts.reader import MOST_HELD, RolloutReader
@@ -165,3 +166,18 @@ def test_a_first_wave_whose_only_device_is_left_out_does_not_call_it_unknown(eng
         "waits for pi-1, unknown or on another channel, or without what the release asks for; where that stays so,"
         " release it anew to begin with others"
     )
+
+
+def test_a_hold_that_an_operator_took_back_while_the_device_was_away_is_not_its_owners(engine: Engine) -> None:
+    fleet(engine, 2)
+    rollout = create(engine, RolloutPlan(waves=[Wave(devices=["pi-1"]), Wave(upto=100)]))
+    orders = OrderStore(engine)
+    orders.set_desired("pi-1", hold=True)
+    owner_holds(engine, rollout, "pi-1")  # it says the same, whoever holds it
+    take_in(engine, presence_in("pi-1", online=False))
+    orders.set_desired("pi-1", hold=False)
+    assert evaluate(engine, rollout).view.waves[0].because == "waits for 1 deferred; 0 succeeded"
+    for shown in (RolloutReader(engine).devices(rollout.id), device_rows(engine, rollout.id)):
+        assert {one.device: one.reason for one in shown}["pi-1"] == ""
+    take_in(engine, presence_in("pi-1", session=2), at=utc_now())
+    assert "held by its owner" in evaluate(engine, rollout, utc_now()).view.waves[0].because
