@@ -12,6 +12,7 @@ from controller.rollouts.plan import (
     ENDED,
     FAILURES,
     OPEN,
+    STILL,
     UNPROVEN,
     Plan,
     RolloutState,
@@ -231,7 +232,7 @@ def _wave_view(plan: Plan, tally: Tally, number: int, held: Sequence[Held]) -> W
         proven_at=progress.proven_at,
         approved_at=progress.approved_at,
         deadline=plan.ends(number),
-        accepted=tally.forgiven(number, UNPROVEN),
+        accepted=tally.forgiven(number, STILL),
         because=_wave_because(plan, tally, number, state, held),
     )
 

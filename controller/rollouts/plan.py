@@ -109,7 +109,7 @@ RETRIED: Final = frozenset({Verdict.FAILED, Verdict.ROLLED_BACK, Verdict.REJECTE
 ABSENT: Final = frozenset({Verdict.UNREACHED, Verdict.ASLEEP})
 """Devices that do not count as long as they are away; what they are offered stays."""
 
-STILL: Final = UNPROVEN | ABSENT | {Verdict.HELD, Verdict.CANCELLED}
+STILL: Final = UNPROVEN | ABSENT | {Verdict.HELD, Verdict.CANCELLED, Verdict.ENDED}
 """Verdicts between which a device goes without having done anything: who was forgiven is so until it has."""
 
 FINAL: Final = {phase: Verdict(phase.value) for phase in LAST_WORDS}

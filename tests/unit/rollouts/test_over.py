@@ -171,6 +171,22 @@ def test_resume_forgives_a_late_device_that_never_began(engine: Engine) -> None:
     assert evaluate(engine, rollout, at + timedelta(minutes=2)).view.state is RolloutState.ACTIVE
 
 
+def test_who_was_accepted_is_told_as_long_as_it_has_done_nothing(engine: Engine) -> None:
+    """Also while nobody may start, and when another rollout has taken the place."""
+    fleet(engine, 3)
+    first = Wave(devices=["pi-1", "pi-2"], deadline="2h")
+    rollout = create(engine, RolloutPlan(waves=[first, Wave(upto=100, approval=True)]))
+    at, store = NOW + timedelta(hours=3), RolloutStore(engine)
+    take_in(engine, *succeeded_in("pi-1", 1, rollout=rollout.id), at=at)
+    take_in(engine, reported_in("pi-2"), at=at)
+    assert evaluate(engine, rollout, at).view.state is RolloutState.PAUSED
+    states = (RolloutState.ACTIVE, RolloutState.PAUSED, RolloutState.HALTED, RolloutState.ACTIVE)
+    assert [store.set_state(rollout.id, state, at).waves[0].accepted for state in states] == [1, 1, 1, 1]
+    create(engine, ALL, version="2.1.0", now=at)
+    over = RolloutReader(engine).rollout(rollout.id)
+    assert (over.waves[0].accepted, over.verdicts[Verdict.ENDED]) == (1, 2)
+
+
 def test_a_device_that_is_held_or_away_has_a_reason(engine: Engine) -> None:
     fleet(engine, 5)
     orders, store = OrderStore(engine), RolloutStore(engine)
