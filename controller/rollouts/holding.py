@@ -61,7 +61,7 @@ def held_up(plan: Plan, tally: Tally, wave: int, held: Sequence[Held]) -> tuple[
     groups: dict[str, list[Held]] = {}
     for one in some:
         groups.setdefault(_why(one), []).append(one)
-    without = _without(plan, tally, wave, some) if busy else ""
+    without = _without(plan, tally, wave, some, len(held)) if busy else ""
     all_of_them = len(some) == busy if busy else begun or len(some) == sum(tally.verdicts().values())
     if not all_of_them:
         told = (f"{_names(of)} {_are(of, why)}: {_way(of)}" for why, of in groups.items())
@@ -97,11 +97,11 @@ def _way(some: Sequence[Held]) -> str:
     return f"flotilla tell {some[0].device if len(some) == 1 else 'DEVICE'} without {' and '.join(options)} {lets}"
 
 
-def _without(plan: Plan, tally: Tally, wave: int, some: Sequence[Held]) -> str:
-    """How to go on without them, where there is anybody else."""
+def _without(plan: Plan, tally: Tally, wave: int, some: Sequence[Held], held: int) -> str:
+    """How to go on without them, where there is anybody else; `held`: how many are, whoever holds them."""
     one = some[0].device if len(some) == 1 else "DEVICE"
     if wave or tally.number(wave, {Verdict.SUCCEEDED}):
         return f"; flotilla cancel {plan.rollout} --device {one} goes on without it"
     # a first wave that has proven nothing waits for somebody
-    others = sum(tally.verdicts().values()) > len(some)
+    others = sum(tally.verdicts().values()) > held
     return f"; released anew with --exclude {one} it goes on without it" if others else ""

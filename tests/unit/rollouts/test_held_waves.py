@@ -141,6 +141,15 @@ def test_nobody_is_told_to_go_on_without_the_only_device_there_is(engine: Engine
     )
 
 
+def test_nor_where_all_others_are_held_too(engine: Engine) -> None:
+    fleet(engine, 2)
+    rollout = create(engine, ALL)
+    OrderStore(engine).set_desired("pi-1", hold=True)
+    assert owner_holds(engine, rollout, "pi-2").because == (
+        "waits for pi-2, which is held by its owner; 0 succeeded; flotilla-agent hold off on it lets it go on"
+    )
+
+
 def test_too_many_to_look_at_are_counted_only(engine: Engine) -> None:
     names = fleet(engine, MOST_HELD + 1)
     rollout = create(engine, ALL)
