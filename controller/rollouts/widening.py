@@ -62,7 +62,8 @@ def let_in(
         return {"started_at": now, "chosen": widening.to_list(named, 0)}
     more: dict[str, Any] = {}
     if plan.waves[wave].concurrency is None:
-        upto, waiting = plan.share(wave), widening.waiting()
+        upto = plan.share(wave)
+        waiting = widening.waiting()
         named += waiting + widening.listed()
         if turns := widening.turns(waiting, now):
             more = {"turns": turns}
