@@ -103,5 +103,7 @@ def _without(plan: Plan, tally: Tally, wave: int, some: Sequence[Held], held: in
     if wave or tally.number(wave, {Verdict.SUCCEEDED}):
         return f"; flotilla cancel {plan.rollout} --device {one} goes on without it"
     # a first wave that has proven nothing waits for somebody
-    others = sum(tally.verdicts().values()) > held
-    return f"; released anew with --exclude {one} it goes on without it" if others else ""
+    if sum(tally.verdicts().values()) <= held:
+        return ""
+    how = "others in that wave" if isinstance(plan.waves[wave].devices, list) else f"--exclude {one}"
+    return f"; released anew with {how} it goes on without {'it' if len(some) == 1 else 'them'}"

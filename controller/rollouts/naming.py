@@ -26,7 +26,8 @@ def strangers(connection: Connection, targets: Targets, plan: RolloutPlan | None
 
     Raises:
         OperatorError: `device.unknown` where the targets, or one of the waves, mean nobody else; or where the targets
-            want a tag or fact that no device has: it is misspelled, or comes before its time.
+            want a tag or fact that no device has: it is misspelled, or comes before its time. `input.bad` where the
+            first wave means only devices that the targets leave out: nobody could ever prove it.
     """
     _check_where(connection, targets.where)
     waves = [(number, wave) for number, wave in enumerate(plan.waves if plan else [], start=1)]
@@ -38,6 +39,12 @@ def strangers(connection: Connection, targets: Targets, plan: RolloutPlan | None
     if targets.upto == 0 and targets.devices and known.isdisjoint(targets.devices):
         raise OperatorError("device.unknown", f"it would be for nobody: {never_heard_of(targets.devices)}")
     for number, wave, ids in lists:
+        if number == 1 and targets.exclude and {*ids} <= {*targets.exclude}:
+            raise OperatorError(
+                "input.bad",
+                f"wave 1 ({wave.share}) would wait for ever: the release leaves out {_first_of(ids)}; name others in the"
+                " first wave of the plan",
+            )
         if known.isdisjoint(ids):
             raise OperatorError(
                 "device.unknown", f"wave {number} ({wave.share}) would wait for ever: {never_heard_of(ids)}"
@@ -79,9 +86,13 @@ def _check_where(connection: Connection, where: Mapping[str, str | list[str]]) -
 def never_heard_of(ids: Iterable[str]) -> str:
     """Names devices that were never heard of, or the first few of them."""
     names = sorted(ids)
+    return f"{_first_of(names)} {'was' if len(names) == 1 else 'were'} never heard of"
+
+
+def _first_of(ids: Iterable[str]) -> str:
+    names = sorted(ids)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    was = "was" if len(names) == 1 else "were"
-    return f"{one_line(', '.join(names[:SHOWN]), 400)}{more} {was} never heard of"
+    return f"{one_line(', '.join(names[:SHOWN]), 400)}{more}"
 
 
 def under_way(connection: Connection, package: str, channel: str) -> str | None:

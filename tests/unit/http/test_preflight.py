@@ -238,19 +238,33 @@ def test_only_those_that_are_meant_are_looked_at(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("wish", "code", "words"),
     [
-        ({"targets": Targets(upto=0, devices=["pi-8", "pi-9"])}, "for nobody: pi-8, pi-9 were never heard of"),
+        (
+            {"targets": Targets(upto=0, devices=["pi-8", "pi-9"])},
+            "device.unknown",
+            "for nobody: pi-8, pi-9 were never heard of",
+        ),
         (
             {"plan": RolloutPlan(waves=[Wave(upto=50), Wave(devices=["pi-9"])])},
+            "device.unknown",
             "wave 2 (1 device) would wait for ever: pi-9 was never heard of",
+        ),
+        (
+            {
+                "plan": RolloutPlan(waves=[Wave(devices=["pi-1"]), Wave(upto=100)]),
+                "targets": Targets(exclude=["pi-1", "pi-2"]),
+            },
+            "input.bad",
+            "wave 1 (1 device) would wait for ever: the release leaves out pi-1; name others in the first wave",
         ),
     ],
 )
-def test_a_release_that_names_only_devices_never_heard_of_is_refused_as_in_its_dry_run(
-    bench: Bench, wish: dict[str, Any], words: str
+def test_a_release_that_could_never_begin_is_refused_as_in_its_dry_run(
+    bench: Bench, wish: dict[str, Any], code: str, words: str
 ) -> None:
-    bench.device("pi-1")
+    for device in ("pi-1", "pi-2", "pi-3"):
+        bench.device(device)
     release: dict[str, Any] = {"package": "tacho", "channel": "stable", "repository": [], "now": NOW}
     before = bench.rollouts.create(version="1.0.0", **release)
     asked: list[Callable[[], object]] = [
@@ -260,7 +274,7 @@ def test_a_release_that_names_only_devices_never_heard_of_is_refused_as_in_its_d
     for ask in asked:
         with pytest.raises(OperatorError) as caught:
             ask()
-        assert (caught.value.code, words in str(caught.value)) == ("device.unknown", True), str(caught.value)
+        assert (caught.value.code, words in str(caught.value)) == (code, True), str(caught.value)
     assert bench.rollouts.announced() == [before.id]
 
 

@@ -163,8 +163,6 @@ def test_a_first_wave_whose_only_device_is_left_out_does_not_call_it_unknown(eng
     fleet(engine, 3)
     plan = RolloutPlan(waves=[Wave(devices=["pi-1"]), Wave(upto=100)])
     says = "0 succeeded; pi-1 left out; nobody is left to prove it: release it anew to begin with others"
-    rollout = create(engine, plan, targets=Targets(exclude=["pi-1"]))
-    assert rollout.waves[0].because == says
     # asked to leave it, and has not answered
     rollout = create(engine, plan)
     assert RolloutStore(engine).cancel(rollout.id, "pi-1", NOW).waves[0].because == says
