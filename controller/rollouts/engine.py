@@ -17,6 +17,7 @@ from controller.rollouts.explaining import counted_text, too_many_text
 from controller.rollouts.judging import Judge
 from controller.rollouts.plan import (
     STOPS,
+    UNDER_WAY,
     UNPROVEN,
     Decisions,
     Mark,
@@ -28,6 +29,7 @@ from controller.rollouts.plan import (
 from controller.rollouts.proving import Proof, new_failures, proof, too_many
 from controller.rollouts.tally import Tally
 from controller.rollouts.widening import TooManyIdsError, everybody, let_in
+from schemas.messages import Phase
 from schemas.targeting import bucket
 
 
@@ -235,8 +237,8 @@ def resumed(plan: Plan, observations: Iterable[Observation], now: datetime) -> t
         now: the controller's time, with a zone.
 
     Returns:
-        The plan, and the same devices, those forgiven that are in a wave that has begun and are no success now, beside
-        those that are forgiven already and have done nothing since.
+        The plan, and the same devices, those forgiven that are in a wave that has begun and are no success now, or
+        have begun and are asleep, beside those that are forgiven already and have done nothing since.
     """
     if not plan.stopped:
         return plan, list(observations)
@@ -246,5 +248,10 @@ def resumed(plan: Plan, observations: Iterable[Observation], now: datetime) -> t
 
 
 def _is_forgiven(plan: Plan, mark: Mark) -> bool:
-    in_the_way = mark.verdict in UNPROVEN and mark.wave is not None and plan.progress[mark.wave].started_at is not None
-    return in_the_way or mark.forgiven
+    # who has begun and is away as usual at this hour is silent again later
+    silent = mark.verdict is Verdict.ASLEEP and mark.phase in _HAVE_BEGUN
+    in_the_way = mark.verdict in UNPROVEN or silent
+    return mark.forgiven or (in_the_way and mark.wave is not None and plan.progress[mark.wave].started_at is not None)
+
+
+_HAVE_BEGUN: Final = UNDER_WAY | {Phase.SUCCEEDED}

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as changed
 
+from controller.database import to_db
+from controller.fleet.hours import hour_number, marked
 from controller.rollouts.engine import Decisions, approved, decide
 from controller.rollouts.explaining import because
 from controller.rollouts.judging import STOPPED_BY_ROLLOUT, Judge
@@ -164,6 +166,28 @@ def test_who_was_forgiven_and_stopped_for_a_halt_of_an_operator_stays_forgiven()
     now = again(halted, [stopped, soaking, failed], after(7400))
     now = next_look(now, [late, done("pi-2", at=after(7000), last_seen=after(18_000)), failed], after(18_001))
     assert (now.state, now.verdicts["pi-1"], now.marks["pi-1"].forgiven) == ("complete", Verdict.LATE, True)
+
+
+def test_a_silent_device_that_is_asleep_when_an_operator_goes_on_stops_nothing_in_the_morning() -> None:
+    hours = None
+    for hour in range(-24 * 21, 0):
+        at = NOW + timedelta(hours=hour)
+        if 8 <= at.hour < 20:
+            hours = marked(hours, hour_number(to_db(at)))
+    bounded = plan(plan=RolloutPlan(waves=[Wave(upto=100, deadline="1h", soak="3d", max_failures=0)]))
+    gone = device("pi-1", phase=Phase.FETCHING, online=False, last_seen=NOW, hours=hours)
+    seen = [gone, done("pi-2", at=NOW, last_seen=after(1000))]
+    stopped = decide(decide(bounded, fleet(2), NOW).plan, seen, after(2 * 3600))
+    assert (stopped.state, stopped.verdicts["pi-1"]) == (RolloutState.HALTED, Verdict.SILENT)
+    night, morning = after(14 * 3600), after(22 * 3600)
+    now = again(stopped, seen, night)
+    assert (now.state, now.verdicts["pi-1"]) == (RolloutState.ACTIVE, Verdict.ASLEEP)
+    now = next_look(now, seen, morning)
+    assert (now.state, now.verdicts["pi-1"]) == (RolloutState.ACTIVE, Verdict.SILENT)
+    # who has not begun, and comes back and fails, is another matter
+    never = device("pi-3", online=False, last_seen=NOW, hours=hours)
+    stopped = decide(decide(bounded, fleet(2), NOW).plan, [*seen, never], after(2 * 3600))
+    assert not again(stopped, [*seen, never], night).marks["pi-3"].forgiven
 
 
 def test_who_is_tried_again_and_fails_again_is_forgiven_no_more() -> None:
