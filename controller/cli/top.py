@@ -34,6 +34,7 @@ STATES: Final = {
 }
 WAVES: Final = {
     WaveState.PROVEN: "green",
+    WaveState.ACCEPTED: "yellow",
     WaveState.FAILED: "red",
     WaveState.STOPPED: "yellow",
     WaveState.WAITING: "dim",

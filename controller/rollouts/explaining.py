@@ -253,12 +253,18 @@ def _state(plan: Plan, tally: Tally, number: int) -> WaveState:
     was_proven = plan.state in _STOPPED and progress.proven_at is not None
     proven = found is Proof.PROVEN and (plan.state not in _STOPPED or tally.number(number, {Verdict.SUCCEEDED}) > 0)
     if proven or was_proven or plan.state is RolloutState.COMPLETE:
-        return WaveState.PROVEN
+        return WaveState.ACCEPTED if _in_spite(plan, tally, number) else WaveState.PROVEN
     if plan.state in _STOPPED:
         return _stopped(plan)
     moving = tally.number(number, {Verdict.PENDING, Verdict.DEFERRED, Verdict.UPDATING, Verdict.WAITING})
     soaking = tally.number(number, {Verdict.SOAKING})
     return WaveState.SOAKING if soaking and not moving else WaveState.RUNNING
+
+
+def _in_spite(plan: Plan, tally: Tally, number: int) -> bool:
+    """Whether a wave counts as proven only as an operator has gone on in spite of what came of it."""
+    good, bad = tally.number(number, {Verdict.SUCCEEDED}), tally.number(number, UNPROVEN)
+    return tally.forgiven(number, UNPROVEN) > 0 and good * 100 < plan.waves[number].success * (good + bad)
 
 
 def _stopped(plan: Plan) -> WaveState:
@@ -278,8 +284,9 @@ def _wave_because(plan: Plan, tally: Tally, number: int, state: WaveState, held:
             return _next(plan, tally, held)
         case WaveState.FAILED:
             return _failed(plan, tally, number)
-        case WaveState.PROVEN:
-            return _result(tally, number)
+        case WaveState.PROVEN | WaveState.ACCEPTED:
+            spite = "; an operator went on in spite of that" if state is WaveState.ACCEPTED else ""
+            return f"{_result(tally, number)}{spite}"
         case _:
             return _running(plan, tally, number, held)
 

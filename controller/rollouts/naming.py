@@ -42,8 +42,8 @@ def strangers(connection: Connection, targets: Targets, plan: RolloutPlan | None
         if number == 1 and targets.exclude and {*ids} <= {*targets.exclude}:
             raise OperatorError(
                 "input.bad",
-                f"wave 1 ({wave.share}) would wait for ever: the release leaves out {_first_of(ids)}; name others in the"
-                " first wave of the plan",
+                f"wave 1 ({wave.share}) would wait for ever: the release leaves out {_first_of(ids)}; name others in"
+                " the first wave of the plan",
             )
         if known.isdisjoint(ids):
             raise OperatorError(

@@ -15,7 +15,8 @@ class WaveState(StrEnum):
     """How one wave of a rollout stands.
 
     `waiting`: its turn has not come, or it waits for a device. `running`: its devices may start. `soaking`: they say
-    that they succeeded, and have to stay well. `proven`: enough of them have. `failed`: it stopped the rollout.
+    that they succeeded, and have to stay well. `proven`: enough of them have. `accepted`: too few have, and an
+    operator has gone on in spite of that. `failed`: it stopped the rollout.
     `stopped`: the rollout is halted, and the wave goes on when it is resumed. `ended`: the rollout was reverted, or is
     over, before the wave had proven anything.
     """
@@ -25,6 +26,7 @@ class WaveState(StrEnum):
     RUNNING = "running"
     SOAKING = "soaking"
     PROVEN = "proven"
+    ACCEPTED = "accepted"
     FAILED = "failed"
     STOPPED = "stopped"
     ENDED = "ended"

@@ -34,6 +34,7 @@ WAVES: Final[dict[WaveState, Kind]] = {
     WaveState.RUNNING: "working",
     WaveState.SOAKING: "working",
     WaveState.PROVEN: "good",
+    WaveState.ACCEPTED: "back",
     WaveState.FAILED: "bad",
     WaveState.STOPPED: "waiting",
     WaveState.ENDED: "aside",

@@ -4,9 +4,12 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import Engine
 
-from controller.database import open_database, sqlite_url
+from controller import database
+from controller.database import open_database, sqlite_url, writing
 
 
 def opened(file: Path) -> Engine:
@@ -15,6 +18,15 @@ def opened(file: Path) -> Engine:
         file.touch(mode=0o600)
         file.write_bytes(_empty())
     return open_database(sqlite_url(file))
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take the database back to the tables of an earlier version."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    with writing(engine) as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
 
 
 @cache

@@ -7,19 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Engine, event, text
 
 from benchmarks.many_releases import BEGUN, CHANNELS, PLATFORMS, TAGS, fill
-from controller import database
-from controller.database import open_database, reading, searching, sqlite_url, writing
+from controller.database import open_database, reading, searching, sqlite_url
 from controller.repository.index import Index
 from controller.repository.ordering import newest_first, version_key
 from controller.repository.records import ReleaseRecord
 from controller.repository.wanted import Wanted
 from schemas.ranges import Range
-from tests.support.database import opened
+from tests.support.database import downgrade, opened
 
 COUNT = 6000
 RANGE = Range("<1.1.0-0 || 1.2.0-rc.5")
@@ -146,11 +143,7 @@ def test_a_database_from_before_is_brought_along(tmp_path: Path) -> None:
     engine = open_database(url)
     fill(engine, packages=5, count=40)
     before = Index(engine).search(Wanted(limit=100))
-    config = Config()
-    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
-    with writing(engine) as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0002")
+    downgrade(engine, "0002")
     with reading(engine) as connection:
         columns = set(connection.scalars(text("SELECT name FROM pragma_table_info('releases')")))
     assert "newest_first" not in columns

@@ -4,18 +4,16 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Engine, delete, insert, select, text
 
 from benchmarks.many_releases import fill
-from controller import database
 from controller.database import open_database, reading, sqlite_url, writing
 from controller.repository.index import Index
 from controller.repository.records import ReleaseRecord
 from controller.repository.tables import release_tags, releases
 from controller.repository.tag_bits import tags_text
 from controller.repository.wanted import Wanted
+from tests.support.database import downgrade
 
 COUNT = 2300
 """More than two batches of what brings the database along."""
@@ -45,14 +43,6 @@ def engine(url: str) -> Iterator[Engine]:
         connection.execute(releases.update().where(releases.c.id == 1).values(tags=tags_text(ODD)))
     yield made
     made.dispose()
-
-
-def downgrade(engine: Engine, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
-    with writing(engine) as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
 
 
 def tags(engine: Engine) -> dict[int, str]:
