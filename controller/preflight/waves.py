@@ -29,7 +29,7 @@ def foreseen_waves(
             number=number,
             share=wave.share,
             devices=brings,
-            about=not exact and wave.upto is not None,
+            about=not exact and (wave.upto is not None or wave.picks > 1),
             at_a_time=wave.concurrency if wave.concurrency_per is None else None,
             soak_s=seconds(wave.soak),
             approval=wave.approval,
@@ -43,7 +43,7 @@ def drawn_when(plan: RolloutPlan, sure: Sequence[int | None]) -> str:
     if all(one is not None for one in sure):
         return ""
     drawn = any(wave.upto is not None and wave.upto < EVERYBODY for wave in plan.waves)
-    picks = any(isinstance(wave.devices, int) for wave in plan.waves)
+    picks = any(wave.picks for wave in plan.waves)
     told = ["which devices a share has is drawn when it is released"] if drawn else []
     told += ["a wave of so many devices picks them when it begins, of those that are there then"] if picks else []
     return "; ".join(told)
@@ -63,8 +63,8 @@ def starting(
     covered = _part(able, sum(wave.devices for wave in waves), len(sure))
     if first.approval:
         return 0, covered
-    if isinstance(first.devices, int):
-        now = min(first.devices, able)
+    if first.picks:
+        now = min(first.picks, able)
     elif first.upto is not None:
         now = _part(able, waves[0].devices, len(sure))
     else:

@@ -112,9 +112,9 @@ def _all_chosen(plan: Plan, number: int, seen: Sequence[Observation], now: datet
     An announcement names none of those, and without them the wave would prove itself with fewer than it is to.
     """
     wave, progress = plan.waves[number], plan.progress[number]
-    if not isinstance(wave.devices, int) or wave.concurrency is None or progress.chosen or not progress.started_at:
+    if not wave.picks or wave.concurrency is None or progress.chosen or not progress.started_at:
         return progress
-    more = picked(plan, number, seen, now, wave.devices - len(progress.devices))
+    more = picked(plan, number, seen, now, wave.picks - len(progress.devices))
     return msgspec.structs.replace(progress, chosen=sorted({*progress.devices, *more}))
 
 

@@ -73,8 +73,8 @@ def brought(plan: RolloutPlan, sure: Sequence[int | None], meant: int) -> list[i
         if wave.upto is not None:
             # a share that would be nobody is one device
             brings = max(1, math.ceil(meant * wave.upto / EVERYBODY) - before)
-        elif isinstance(wave.devices, int):
-            brings = wave.devices
+        elif wave.picks:
+            brings = wave.picks
         else:
             brings = sum(one == number for one in sure)
         found.append(min(brings, meant - before))
@@ -86,11 +86,12 @@ def is_exact(plan: RolloutPlan, meant: int, *, of_share: bool) -> bool:
 
     `of_share`: whether it is for a share of the devices only.
     """
+    # of several devices that a wave picks some may be away when it begins, or have the version
+    if of_share or any(wave.picks > 1 for wave in plan.waves):
+        return False
     shares = [wave for wave in plan.waves if wave.upto is not None and wave.upto < EVERYBODY]
-    if not shares and not of_share:
-        return True
-    by_number = all(wave.upto is not None or isinstance(wave.devices, int) for wave in plan.waves)
-    return by_number and not of_share and meant <= EXACT and len(shares) <= _FEW_SHARES
+    by_number = all(wave.upto is not None or wave.picks for wave in plan.waves)
+    return not shares or (by_number and meant <= EXACT and len(shares) <= _FEW_SHARES)
 
 
 def drawn(plan: Plan, seen: Sequence[Observation], now: datetime, new_id: Callable[[], str]) -> str:

@@ -228,6 +228,22 @@ def approved(plan: Plan, now: datetime) -> Plan | None:
     return _with(plan, wave, approved_at=now)
 
 
+def in_turn_again(plan: Plan, waves: Mapping[str, int | None], now: datetime) -> Plan:
+    """The plan after devices were asked to try again: after their wave's deadline they have as long again as it had.
+
+    Args:
+        plan: the rollout.
+        waves: device to its wave.
+        now: the controller's time, with a zone.
+    """
+    for wave in range(plan.begun):
+        end = plan.ends(wave)
+        some = [device for device, its in waves.items() if its == wave]
+        if end is not None and now > end and some:
+            plan = _with(plan, wave, turns=plan.progress[wave].turns | dict.fromkeys(some, now))
+    return plan
+
+
 def resumed(plan: Plan, observations: Iterable[Observation], now: datetime) -> tuple[Plan, list[Observation]]:
     """The rollout after an operator went on in spite of what the engine had stopped it for: that is forgiven, once.
 

@@ -171,7 +171,7 @@ class WaveProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         upto: buckets below this are in because of it.
         devices: ids that are in because of it: chosen, named, or found by its conditions.
         chosen: ids that were picked for it when it began, where not all of them may begin at a time.
-        turns: who got its turn after the wave's deadline, and when, until it is through.
+        turns: who got its turn, or was asked to try again, after the wave's deadline, and when.
         opened_at: when devices that were away were let in last, so that fewer ids are listed; they take no place.
         kept: ids of those that were away then and had a place already, which they keep.
     """

@@ -12,6 +12,7 @@ from controller.database import to_db
 from controller.fleet.tables import devices
 from controller.fleet.views import unknown_device
 from controller.rollouts.asks import ask, ask_all_to_stop, open_asks
+from controller.rollouts.engine import in_turn_again
 from controller.rollouts.evaluating import settle
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.plan import ENDED, RETRIED, STARTING, Plan, RolloutState, Verdict
@@ -92,18 +93,20 @@ def retry(connection: Connection, row: Any, device: str | None, now: datetime) -
     if device is not None:
         _require(connection, device)
     ended_badly = [phase.value for phase in LAST_WORDS if phase is not Phase.SUCCEEDED]
-    found = select(_word.device).where(_word.rollout == plan.rollout, _word.phase.in_(ended_badly))
+    found = select(_word.device, _word.wave).where(_word.rollout == plan.rollout, _word.phase.in_(ended_badly))
     if device is not None:
         found = found.where(_word.device == device)
     # locked: what a device says from here on counts after it was asked
-    again = list(connection.scalars(found.order_by(_word.device).with_for_update()))
+    waves = {row.device: row.wave for row in connection.execute(found.order_by(_word.device).with_for_update())}
+    again = list(waves)
     if not again:
         raise OperatorError(
             "rollout.state", f"rollout {plan.rollout} has not ended badly on {device or 'any device'}: nothing to retry"
         )
     ask(connection, row, Verb.RETRY, again, now)
     take_back(connection, again, _word.rollout == plan.rollout)
-    settle(connection, row, _excluding(plan, sorted({*plan.base.exclude} - {*again})), now, before=plan)
+    going = in_turn_again(_excluding(plan, sorted({*plan.base.exclude} - {*again})), waves, now)
+    settle(connection, row, going, now, before=plan)
     return again
 
 

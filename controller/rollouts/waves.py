@@ -90,6 +90,11 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return f"{number} device{'' if number == 1 else 's'}"
 
     @property
+    def picks(self) -> int:
+        """How many devices are picked when it begins; 0 for a wave that means them in another way."""
+        return self.devices if isinstance(self.devices, int) else 0
+
+    @property
     def buckets(self) -> int:
         """`upto` as a share of the buckets, rounded up; 0 for a wave that is not a share."""
         return 0 if self.upto is None else -int(-self.upto * BUCKETS // 100)

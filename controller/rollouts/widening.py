@@ -127,7 +127,7 @@ class _Widening:
 
         A wave of so many devices, and a share that would be nobody, which is rounded up to one.
         """
-        number = self._wave.devices if isinstance(self._wave.devices, int) else 0
+        number = self._wave.picks
         left = self._left()
         if self._wave.upto is not None:
             if not self._order and self._wave.upto < 100:

@@ -151,10 +151,10 @@ def test_shares_of_devices_that_are_named_are_drawn_as_large_as_they_should_be(o
 
 
 def test_how_many_of_a_share_may_begin_at_a_time_does_not_matter() -> None:
-    plan = RolloutPlan(waves=[Wave(upto=42, concurrency=1), Wave(devices=3), Wave(upto=100)])
+    plan = RolloutPlan(waves=[Wave(upto=42, concurrency=1), Wave(devices=1), Wave(upto=100)])
     seen = observed([Device()] * 8)
     for seed in range(20):
-        assert by_the_engine(begun(plan, seen, seed), seen) == foreseen(plan, seen) == [4, 3, 1]
+        assert by_the_engine(begun(plan, seen, seed), seen) == foreseen(plan, seen) == [4, 1, 3]
 
 
 def test_a_plan_of_many_waves_is_not_looked_at_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,10 +175,18 @@ def test_a_plan_of_many_waves_is_not_looked_at_for_long(monkeypatch: pytest.Monk
 def test_only_where_it_is_sure_a_number_is_said_without_about() -> None:
     canary, by_tag = ready_plan("canary"), RolloutPlan(waves=[Wave(where={"site": "bern"}), Wave(upto=50)])
     many = RolloutPlan(waves=[Wave(upto=part) for part in (20, 40, 60, 80, 100)])
+    two = RolloutPlan(waves=[Wave(devices=2), Wave(upto=100)])
     assert is_exact(canary, EXACT, of_share=False)
     assert is_exact(ready_plan("all-at-once"), 10_000, of_share=False)
-    for plan, number, of_share in ((canary, EXACT + 1, False), (canary, 5, True), (by_tag, 5, False), (many, 5, False)):
+    for plan, number, of_share in (
+        (canary, EXACT + 1, False),
+        (canary, 5, True),
+        (by_tag, 5, False),
+        (many, 5, False),
+        (two, 5, False),
+    ):
         assert not is_exact(plan, number, of_share=of_share)
+    assert [wave.number_text for wave in foreseen_waves(two, [None] * 5, 5)] == ["about 2", "about 3"]
     few = RolloutPlan(waves=[Wave(upto=50, concurrency=4), Wave(upto=100)])
     waves = foreseen_waves(few, [None] * 40, 40)
     assert [wave.number_text for wave in waves] == ["about 20, 4 at a time", "about 20"]

@@ -157,8 +157,8 @@ def test_a_retry_is_answered_by_a_device_that_has_the_release_by_another_way(eng
         assert connection.scalar(select(func.count()).select_from(rollout_asks)) == 0
 
 
-def test_who_is_tried_again_after_its_waves_deadline_is_forgiven_no_more(engine: Engine) -> None:
-    """It is late from the beginning, as somebody is who does nothing."""
+@pytest.mark.parametrize("fails", [True, False])
+def test_who_is_tried_again_after_its_waves_deadline_has_as_long_again(engine: Engine, fails: bool) -> None:
     fleet(engine, 3)
     first = Wave(devices=["pi-1", "pi-2"], deadline="1h", max_failures=0)
     rollout = create(engine, RolloutPlan(waves=[first, Wave(upto=100, approval=True)]))
@@ -169,9 +169,15 @@ def test_who_is_tried_again_after_its_waves_deadline_is_forgiven_no_more(engine:
     assert (went_on.state, went_on.waves[0].accepted) == (RolloutState.ACTIVE, 1)
     take_in(engine, presence_in("pi-1"), at=later)
     tried = store.retry(rollout.id, "pi-1", later)
-    assert (tried.state, tried.waves[0].verdicts) == (RolloutState.ACTIVE, {Verdict.LATE: 1, Verdict.SUCCEEDED: 1})
-    take_in(engine, event_in("pi-1", 2, Phase.FAILED, rollout=rollout.id), at=later)
-    assert evaluate(engine, rollout, later).state is RolloutState.HALTED
+    assert (tried.state, tried.waves[0].verdicts) == (RolloutState.ACTIVE, {Verdict.PENDING: 1, Verdict.SUCCEEDED: 1})
+    if fails:
+        take_in(engine, event_in("pi-1", 2, Phase.FAILED, rollout=rollout.id), at=later)
+        assert evaluate(engine, rollout, later).state is RolloutState.HALTED
+        return
+    later += timedelta(hours=1, seconds=1)
+    take_in(engine, presence_in("pi-1"), at=later)
+    now = evaluate(engine, rollout, later).view
+    assert now.waves[0].verdicts == {Verdict.LATE: 1, Verdict.SUCCEEDED: 1}
 
 
 def test_a_retry_lets_one_device_in_that_was_left_out(engine: Engine) -> None:
