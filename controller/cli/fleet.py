@@ -21,7 +21,7 @@ from controller.fleet.views import Deferral, Device, TakenEvent, Update, deferra
 from controller.http.views import Page, RolloutDetail, RolloutPace
 from controller.rollouts.explaining import away_text, left_out_text
 from controller.rollouts.plan import Verdict
-from controller.rollouts.views import Rollout, RolloutDevice, WaveState
+from controller.rollouts.views import Failure, Rollout, RolloutDevice, WaveState
 from schemas.errors import one_line
 from schemas.messages import Desired, FactValue, Phase, UpdateEvent
 
@@ -31,6 +31,8 @@ PAGE = 500
 EVENTS_SHOWN = 50
 LOG_LINES = 20
 """Of the newest log; --json has all that the device sent."""
+FAILURE_LINES = 8
+"""Of the log of each failure."""
 _BYTES = frozenset({"disk_free", "memory", "memory_free"})
 """Facts that agents send as bytes."""
 WORDS = 500
@@ -122,7 +124,7 @@ def rollouts(limit: int, client: ControllerClient, *, as_json: bool) -> None:
 @controller_options
 @json_option
 def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None:
-    """Show one rollout: every device's verdict, and the failures grouped by their code."""
+    """Show one rollout: every device's verdict, and the failures by code and message."""
     detail = client.get(RolloutDetail, "rollouts", rollout_id)
     tell_as_of_then(client)
     if as_json:
@@ -156,10 +158,21 @@ def rollout(rollout_id: str, client: ControllerClient, *, as_json: bool) -> None
     if detail.devices.next:
         click.echo(f"… the first {len(detail.devices.items)} of them")
     for failure in detail.failures:
-        click.echo(f"\n{failure.count} x {failure.code}: {printable(failure.message)}")
-        click.echo(f"  on {', '.join(failure.devices)}{' …' if failure.count > len(failure.devices) else ''}")
-        for line in failure.log_tail.splitlines()[-8:]:
-            click.echo(f"  | {printable(line)}")
+        for line in ("", *failure_lines(failure)):
+            click.echo(printable(line))
+
+
+def failure_lines(failure: Failure) -> Iterator[str]:
+    """Devices with one error, what is said of it, and whose words and log that are."""
+    on = f"{', '.join(failure.devices)}{' …' if failure.count > len(failure.devices) else ''}"
+    if failure.said_by is None:
+        yield f"{failure.count} x {failure.code}: other messages; flotilla device ID has each"
+        yield f"  on {on}"
+        return
+    yield f"{failure.count} x {failure.code}: {failure.message}"
+    whose = f"the words {'and the log ' if failure.log_tail else ''}are those of {failure.said_by}"
+    yield f"  on {on}; {whose}" if failure.count > 1 else f"  on {on}"
+    yield from (f"  | {line}" for line in failure.log_tail.splitlines()[-FAILURE_LINES:])
 
 
 def pace_text(pace: RolloutPace) -> str:

@@ -119,7 +119,7 @@ class Rollouts(Controller):
 
     @get("/{rollout_id:str}", summary="One rollout")
     async def rollout_detail(self, fleet: TheFleet, engine: TheEngine, rollout: NamedDependency[str]) -> RolloutDetail:
-        """A rollout with its first devices, its failures grouped by error code, and how fast it goes."""
+        """A rollout with its first devices, its failures by error code and message, and how fast it goes."""
 
         def read() -> RolloutDetail:
             return RolloutDetail(

@@ -17,8 +17,8 @@ from controller.rollouts.advising import STOPPED, advice
 from controller.rollouts.asks import Asked, asked_of
 from controller.rollouts.excluding import left_out_by_name, left_out_of
 from controller.rollouts.explaining import WHY_LEFT_OUT, because, reason, stopped_before, wave_views
+from controller.rollouts.failing import read_failures
 from controller.rollouts.holding import Held, is_owners
-from controller.rollouts.judging import TAKEN_BACK
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.leaving_out import left_out
 from controller.rollouts.naming import place_taken, strangers
@@ -176,12 +176,9 @@ class RolloutReader:
             return stopped_pointers(connection, packages)
 
     def failures(self, rollout: str, *, devices_shown: int = 5) -> list[Failure]:
-        """What went wrong in a rollout, grouped by error code, the most frequent first."""
-        failed = (_word.rollout == rollout, _word.error_code.is_not(None), _word.error_code != TAKEN_BACK)
-        counted = select(_word.error_code, func.count()).where(*failed).group_by(_word.error_code)
+        """What went wrong in a rollout, by error code and by what was said of it, the most frequent first."""
         with reading(self._engine) as connection:
-            counts = sorted(connection.execute(counted).all(), key=lambda row: (-row[1], row[0]))
-            return [_failure(connection, rollout, code, count, devices_shown) for code, count in counts]
+            return read_failures(connection, rollout, devices_shown)
 
     def takers(self, rollout: str, *, devices_shown: int = 5) -> list[Takers]:
         """Who runs what a rollout brought, by what they had before: first those that had nothing, then the most."""
@@ -412,17 +409,4 @@ def _device(row: Any, asked: Asked | None = None, newer: Standing | None = None)
 def _left_out(device: str, *, online: bool) -> RolloutDevice:
     return RolloutDevice(
         device=device, wave=None, verdict=Verdict.NOT_MEANT, online=online, update=None, reason=WHY_LEFT_OUT
-    )
-
-
-def _failure(connection: Connection, rollout: str, code: str, count: int, shown: int) -> Failure:
-    found = _words().where(_word.rollout == rollout, _word.error_code == code).order_by(_word.device).limit(shown)
-    some = [_device(row) for row in connection.execute(found).mappings()]
-    error = next((one.update.error for one in some if one.update and one.update.error), None)
-    return Failure(
-        code=code,
-        count=count,
-        devices=[one.device for one in some],
-        message=error.message if error else "",
-        log_tail=error.log_tail if error else "",
     )

@@ -151,12 +151,14 @@ class Takers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Devices whose last word in a rollout has the same error code.
+    """Devices whose last word in a rollout has the same error code, and the same message but for numbers and names.
 
     Attributes:
         count: how many they are.
         devices: the first few of them, by id.
         message: what the first one said; `log_tail` likewise.
+        said_by: the device whose message and log tail these are; None for those with this code that said other things
+            than the most frequent ones, each its own: of them neither is shown.
     """
 
     code: str
@@ -164,3 +166,4 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     devices: list[str]
     message: str
     log_tail: str
+    said_by: str | None = None

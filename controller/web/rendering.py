@@ -20,6 +20,7 @@ from controller.rollouts.plan import RolloutState
 from controller.version import VERSION
 from controller.web.statics import Statics
 from controller.web.visitor import Visitor
+from schemas.errors import one_line
 from schemas.messages import shown_in
 
 FOLDER: Final = Path(__file__).parent / "templates"
@@ -53,7 +54,7 @@ def make_environment(statics: Statics) -> Environment:
     )
     made.filters |= {"size": size_text, "ago": ago, "exact": exact, "iso": iso, "count": count, "percent": percent}
     made.filters |= {"duration": duration, "plural": plural, "have_it": have_it, "person": person}
-    made.filters["left_out"] = left_out_text
+    made.filters |= {"left_out": left_out_text, "cut": one_line}
     made.globals |= {
         "static": statics.url,
         "away": lambda: None,

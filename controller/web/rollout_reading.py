@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, and_, select
 from controller.database import from_db, reading
 from controller.fleet.apart import apart_of
 from controller.fleet.tables import desired, devices, events
-from controller.fleet.views import Deferral, deferral_of, kept_event
+from controller.fleet.views import Deferral, KeptEvent, deferral_of, kept_event
 from controller.rollouts.excluding import left_out_by_name
 from controller.rollouts.explaining import WHY_LEFT_OUT, reason
 from controller.rollouts.holding import is_owners
@@ -27,6 +27,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reason: why it is held or left out, or that it is away; empty for any other.
+        message: what it said of its error; empty for any other.
         newer: the rollout that took this one's place before the device had begun, and means it; None otherwise.
         newer_look: how it stands there.
         waits: why it is deferred, and until when; None for any other.
@@ -42,6 +43,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
     bytes_total: int | None
     wire_bytes: int | None
     reason: str = ""
+    message: str = ""
     newer: str | None = None
     newer_look: Look | None = None
     waits: Deferral | None = None
@@ -75,25 +77,27 @@ def device_rows(
         rows = connection.execute(found.order_by(_word.device).limit(limit)).mappings().all()
         not_begun = [row["device"] for row in rows if row["verdict"] == Verdict.ENDED.value]
         newer = in_newer(connection, rollout, not_begun)
-        waits = _waits(connection, rollout, [row["device"] for row in rows if row["phase"] == Phase.DEFERRED.value])
+        told = [row["device"] for row in rows if row["phase"] == Phase.DEFERRED.value or row["error_code"]]
+        last = _last_words(connection, rollout, told)
         # they have no cell, and so no letter that they are shown by
         out = {} if code or only is not None else left_out_by_name(connection, rollout)
-    listed = [_row(row, newer.get(row["device"]), waits.get(row["device"])) for row in rows]
+    listed = [_row(row, newer.get(row["device"]), last.get(row["device"])) for row in rows]
     listed += [_left_out(device, online=online) for device, online in out.items() if device > after]
     return sorted(listed, key=lambda one: one.device)[:limit]
 
 
-def _waits(connection: Connection, rollout: str, some: list[str]) -> dict[str, Deferral]:
-    """Why devices are deferred, by their last words: read only for those that are shown."""
+def _last_words(connection: Connection, rollout: str, some: list[str]) -> dict[str, KeptEvent]:
+    """What devices said last, for why they are deferred or what went wrong: read only for those that are shown."""
     if not some:
         return {}
     latest = and_(events.c.device == _word.device, events.c.life == _word.life, events.c.seq == _word.seq)
     said = select(events.c.payload).select_from(rollout_devices).join(events, latest)
     found = map(kept_event, connection.scalars(said.where(_word.rollout == rollout, _word.device.in_(some))))
-    return {event.device: waits for event in found if (waits := deferral_of(event)) is not None}
+    return {event.device: event for event in found}
 
 
-def _row(row: Any, newer: Standing | None, waits: Deferral | None) -> DeviceRow:
+def _row(row: Any, newer: Standing | None, last: KeptEvent | None) -> DeviceRow:
+    waits = deferral_of(last) if last else None
     apart, look = apart_of(row["told"]), look_of(row["verdict"], row["phase"])
     verdict = Verdict(row["verdict"]) if row["verdict"] else None
     owners = waits if not row["told_since"] and is_owners(verdict, waits) else None
@@ -116,6 +120,7 @@ def _row(row: Any, newer: Standing | None, waits: Deferral | None) -> DeviceRow:
             online=bool(row["online"]),
             waits=owners,
         ),
+        message=last.error.message if last and last.error else "",
         newer=newer.rollout if newer else None,
         newer_look=look_of(newer.verdict, newer.phase) if newer else None,
         waits=waits if look is PHASES[Phase.DEFERRED] and owners is None else None,

@@ -149,6 +149,30 @@ def test_a_rollouts_page_groups_its_failures_with_one_log(seen: Seen) -> None:
     assert "health.http 1 device answered 500 starting cannot open /dev/ttyAMA0 pi-1" in shown
 
 
+def test_a_device_that_failed_otherwise_is_shown_with_its_own_words(seen: Seen) -> None:
+    intake, rollouts, now = IntakeStore(seen.app.engine), RolloutStore(seen.app.engine), utc_now()
+    names = ("lab-1", "lab-2", "pi-real")
+    for name in names:
+        intake.take_in([presence_in(name), reported_in(name, at=now, channel="lab")], now)
+    made = rollouts.create(package="dial", version="1.0.0", channel="lab", repository=["http://r"])
+    needle = "cannot place the needle: " + "float division by zero; " * 10
+    for name, message in zip(names, ("answered 500", "answered 502", needle), strict=True):
+        error = ErrorReport(code="health.http", message=message, log_tail=f"log of {name}")
+        last = event_in(
+            name, 1, Phase.ROLLED_BACK, rollout=made.id, update=made.id, at=now, package="dial", error=error
+        )
+        intake.take_in([last], now)
+    rollouts.evaluate(made.id, now)
+    shown = seen.text(f"/rollouts/{made.id}")
+    many = "health.http 2 devices answered 500 log of lab-1 The words and the log are those of lab-1. lab-1 , lab-2"
+    assert many in shown
+    assert f"{needle.strip()} log of pi-real pi-real" in shown
+    listed = {row["Device"]: row["Error"] for row in seen.rows(f"/rollouts/{made.id}")}
+    assert listed["lab-2"] == "health.http answered 502"
+    assert listed["pi-real"].startswith("health.http cannot place the needle: ")
+    assert len(listed["pi-real"]) < 200
+
+
 def test_a_devices_page_has_its_facts_history_packages_log_and_health(seen: Seen) -> None:
     shown = seen.text("/devices/pi-1")
     for fact in ("model Raspberry Pi 5", "serial b0b5", "tag site bern"):
