@@ -61,6 +61,7 @@ def _desk(parts: Parts, accounts: Accounts) -> Desk:
         audit=accounts.audit,
         people=accounts.people,
         tokens=accounts.tokens,
+        has_file_token=accounts.has_file_token,
         fresh=Fresh(lambda: parts.fleet.feed.published),
         preflights=parts.preflights,
     )

@@ -33,6 +33,6 @@ async def accounts(
         next_token=tokens[ROWS_A_PAGE - 1].name if len(tokens) > ROWS_A_PAGE else None,
         after_user=after_user,
         after_token=after_token,
-        file_token=FILE_TOKEN,
+        file_token=FILE_TOKEN if desk.has_file_token else None,
         now=utc_now(),
     )

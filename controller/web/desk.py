@@ -22,6 +22,7 @@ class Desk:
 
     Attributes:
         fresh: answers that many pages share.
+        has_file_token: whether the token in the data folder is good for something; on loopback nobody is asked for one.
         preflights: say what a release would do.
     """
 
@@ -34,5 +35,6 @@ class Desk:
     audit: AuditLog
     people: People
     tokens: Tokens
+    has_file_token: bool
     fresh: Fresh
     preflights: Preflights

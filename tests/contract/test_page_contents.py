@@ -194,6 +194,23 @@ def test_a_versions_page_says_what_changed_in_files_and_bytes(seen: Seen) -> Non
     assert "tacho" in seen.text("/packages")
 
 
+def test_every_cell_of_accounts_and_tokens_has_its_label_on_a_phone(seen: Seen) -> None:
+    seen.app.people.add("anna", Role.ADMIN, "correct horse battery")
+    seen.app.tokens.add("ci", Role.PUBLISHER)
+    seen.app.tokens.add("robot", Role.VIEWER, lasts=timedelta(days=1))
+    source = seen.source("/accounts")
+    cells = re.findall(r"<td\b[^>]*>", source)
+    assert len(cells) == 3 * 4
+    # a cell of the class `plainly` shows none
+    assert [cell for cell in cells if "data-label" not in cell or "class" in cell] == []
+
+
+def test_no_file_of_a_token_is_named_where_none_is_asked_for(seen: Seen) -> None:
+    shown = seen.text("/accounts")
+    assert "On this machine alone nobody is asked for one." in shown
+    assert "api-token" not in shown
+
+
 def test_every_action_is_confirmed_before_it_is_done(seen: Seen) -> None:
     question = seen.text(f"{seen.rollout}/do/halt")
     assert "tacho 1.1.0 on stable" in question

@@ -87,6 +87,7 @@ def test_accounts_and_tokens_are_shown_to_an_admin_alone_and_without_a_secret(ap
     assert re.search(r"ci publisher (?!never)\S.* never .* old viewer never expired ", words)
     assert not {secret, gone.token, PASSWORD} & set(re.split(r"[\s\"'<>]+", shown))
     assert "hash" not in shown
+    assert "The first token, the file api-token in the data folder" in words
     assert get(app, "/accounts?after_token=ci").text.count("expired") == 1
     assert "There is no account behind this name." in get(app, "/accounts?after_user=z").text
 
