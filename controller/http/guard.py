@@ -16,7 +16,7 @@ from controller.accounts.people import People
 from controller.accounts.roles import NOBODY, Role, Who
 from controller.accounts.tokens import Tokens
 from controller.accounts.views import FILE_TOKEN
-from controller.http.noting import Connection
+from controller.http.noting import Connection, is_now
 from controller.http.rules import Rule
 from schemas.errors import OperatorError, one_line
 
@@ -117,6 +117,7 @@ class Gate:
             who = await self.identify(connection)
             if who is NOBODY:
                 raise _stranger(connection, is_page=is_page)
+            is_now(connection, who)  # the page that says no says to whom
             if not who.may(rule.role):
                 raise OperatorError(
                     "auth.denied", f"this needs the role {rule.role}; {who.actor} has the role {who.role}"

@@ -9,9 +9,10 @@ from litestar import MediaType, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
-from controller.http.noting import refused
+from controller.http.noting import refused, who_of
 from controller.http.problems import HANDLERS, allowed, status_of
 from controller.web.rendering import HEADERS, Asked, is_part
+from controller.web.visitor import visitor_of
 from schemas.errors import FlotillaError, one_line
 
 log = logging.getLogger("flotilla.web")
@@ -26,7 +27,13 @@ def problem_pages(environment: Environment) -> ExceptionHandlersMap:
         refused(request, code)
         template = environment.get_template("problem_part.html" if is_part(request) else "problem.html")
         text = template.render(
-            status=status, title=HTTPStatus(status).phrase, line=one_line(line, 1000), code=code, path=request.url.path
+            status=status,
+            title=HTTPStatus(status).phrase,
+            line=one_line(line, 1000),
+            code=code,
+            path=request.url.path,
+            # whoever may not do this may do something else, or log out and come back as somebody who may
+            visitor=visitor_of(who_of(request)),
         )
         return Response(text, status_code=status, media_type=MediaType.HTML, headers=HEADERS)
 

@@ -7,7 +7,6 @@ from litestar import Request, Router
 from litestar.di import Provide
 from litestar.types import ControllerRouterHandler, ExceptionHandlersMap
 
-from controller.accounts.roles import Role
 from controller.http.given import always
 from controller.http.noting import who_of
 from controller.web import account_pages, audit_pages, device_pages, fleet_pages, package_pages, rollout_pages
@@ -17,7 +16,7 @@ from controller.web.login_page import login, login_page, logout
 from controller.web.problems import problem_pages
 from controller.web.rendering import make_environment
 from controller.web.statics import Statics
-from controller.web.visitor import Visitor
+from controller.web.visitor import Visitor, visitor_of
 
 PAGES = [
     fleet_pages.overview,
@@ -84,10 +83,4 @@ class Site:
 
 
 def _visitor(request: Request[Any, Any, Any]) -> Visitor:
-    who = who_of(request)
-    return Visitor(
-        name=who.name if who.kind == "user" else None,
-        may_act=who.may(Role.OPERATOR),
-        may_release=who.may(Role.PUBLISHER),
-        may_administer=who.may(Role.ADMIN),
-    )
+    return visitor_of(who_of(request))

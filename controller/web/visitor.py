@@ -2,6 +2,8 @@
 
 import msgspec
 
+from controller.accounts.roles import Role, Who
+
 
 class Visitor(msgspec.Struct, frozen=True, kw_only=True):
     """A person, or whoever sits at this machine.
@@ -17,3 +19,13 @@ class Visitor(msgspec.Struct, frozen=True, kw_only=True):
     may_act: bool = True
     may_release: bool = True
     may_administer: bool = True
+
+
+def visitor_of(who: Who) -> Visitor:
+    """Whoever asks, as pages see them."""
+    return Visitor(
+        name=who.name if who.kind == "user" else None,
+        may_act=who.may(Role.OPERATOR),
+        may_release=who.may(Role.PUBLISHER),
+        may_administer=who.may(Role.ADMIN),
+    )

@@ -92,6 +92,16 @@ def test_accounts_and_tokens_are_shown_to_an_admin_alone_and_without_a_secret(ap
     assert "There is no account behind this name." in get(app, "/accounts?after_user=z").text
 
 
+def test_a_page_that_says_no_keeps_the_name_and_the_way_out(app: Application) -> None:
+    log_in(app, Role.VIEWER)
+    for path, status in (("/accounts", 403), ("/devices/pi-1/do/hold", 403), ("/devices/nobody", 404)):
+        answer = get(app, path)
+        assert answer.status_code == status
+        assert re.search(r"<span>a-viewer</span>\s*<button>Log out</button>", answer.text), answer.text
+    app.client.cookies.clear()
+    assert "Log out" not in get(app, "/nowhere").text
+
+
 def test_whoever_is_not_logged_in_is_sent_to_log_in_and_comes_back(app: Application) -> None:
     app.client.cookies.clear()
     for path in ("/", "/devices?q=a", "/rollouts", "/packages/tacho", "/audit"):
