@@ -22,6 +22,7 @@ from controller.http.views import Page, RolloutDetail, RolloutPace
 from controller.rollouts.explaining import away_text, left_out_text
 from controller.rollouts.plan import Verdict
 from controller.rollouts.views import Failure, Rollout, RolloutDevice, WaveState
+from controller.rollouts.whose_hold import with_whose_hold
 from schemas.errors import one_line
 from schemas.messages import Desired, FactValue, Phase, UpdateEvent
 
@@ -84,7 +85,7 @@ def device(device_id: str, client: ControllerClient, *, as_json: bool) -> None:
         print_json({"device": view, "told": told, "events": history.items})
         return
     events = [taken.event for taken in history.items]
-    for line in (*device_lines(view), *told_lines(told), *waiting_lines(events)):
+    for line in (*device_lines(view), *told_lines(told), *waiting_lines(events, told)):
         click.echo(printable(line))
     click.echo()
     print_table(
@@ -246,12 +247,14 @@ def told_lines(told: Desired) -> Iterator[str]:
         yield f"told    to have the {_tags_text(told.tags)}"
 
 
-def waiting_lines(events: Sequence[UpdateEvent]) -> Iterator[str]:
+def waiting_lines(events: Sequence[UpdateEvent], told: Desired) -> Iterator[str]:
     """What it has put off, by the last word of each update."""
     last = {event.update: event for event in sorted(events, key=lambda event: event.seq)}
     for event in last.values():
         if event.phase is Phase.DEFERRED:
-            yield f"waits   {event.package} {event.version}: {event_text(event)}"
+            waits = None if event.error else deferral_of(event)
+            why = deferral_text(with_whose_hold(waits, told=bool(told.hold))) if waits else event_text(event)
+            yield f"waits   {event.package} {event.version}: {one_line(why, WORDS)}"
 
 
 def log_lines(events: Sequence[UpdateEvent]) -> Iterator[str]:

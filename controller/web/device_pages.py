@@ -12,8 +12,9 @@ from litestar.params import FromPath, FromQuery
 from litestar.response import Stream, Template
 
 from controller.database import utc_now
-from controller.fleet.views import Device, SentCommand, TakenEvent
+from controller.fleet.views import Device, SentCommand, TakenEvent, deferral_of
 from controller.http.noting import ending_of
+from controller.rollouts.whose_hold import with_whose_hold
 from controller.web.actions import ASK, FORGET, ON_DEVICE, Action, Field, named, notice
 from controller.web.asking import ask, done, may_act
 from controller.web.desk import Desk
@@ -157,6 +158,8 @@ def _look_before(desk: Desk, device_id: str, action: Action) -> tuple[Seen, list
 
 
 def _shown(seen: Seen) -> dict[str, Any]:
+    busy = next((story for story in seen.stories if not story.over), None)
+    waits = deferral_of(busy.last) if busy else None
     return {
         "seen": seen,
         "device": seen.device,
@@ -164,7 +167,8 @@ def _shown(seen: Seen) -> dict[str, Any]:
         "pins": seen.desired.pins or {},
         "facts": lasting(seen.device.facts),
         "readings": readings(seen.device.facts),
-        "busy": next((story for story in seen.stories if not story.over), None),
+        "busy": busy,
+        "waits": with_whose_hold(waits, told=bool(seen.desired.hold)) if waits else None,
     }
 
 

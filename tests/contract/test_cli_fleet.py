@@ -117,11 +117,12 @@ async def test_what_a_device_waits_for_and_what_it_was_told_are_shown(
     await device.say(Phase.DEFERRED, detail={"reason": "hold"}, package="camera")
     await until(lambda: len(controller.get(f"/devices/{device.id}/events").json()["items"]) == 2)
     assert controller.get(f"/devices/{device.id}/desired").json()["rev"] == 0
+    assert "waits   camera 1.0.0: held by its owner" in run("device", device.id).text
     run("tell", device.id, "--hold", "--pin", "tacho=1.0.0")
     text = run("device", device.id).text
     for words in (
         "waits   tacho 1.0.0: not ready (the robot moves), until 2026-03-01",
-        "waits   camera 1.0.0: hold",
+        "waits   camera 1.0.0: held by an operator",
         "hold    it starts no update",
         "pinned  tacho stays at 1.0.0",
     ):

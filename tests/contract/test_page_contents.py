@@ -184,6 +184,16 @@ def test_a_devices_page_has_its_facts_history_packages_log_and_health(seen: Seen
     assert "cannot open /dev/ttyAMA0" in history
 
 
+def test_a_devices_page_says_whose_hold_an_update_waits_for(seen: Seen) -> None:
+    intake, now = IntakeStore(seen.app.engine), utc_now()
+    intake.take_in([presence_in("pi-held"), reported_in("pi-held", at=now, channel="alone")], now)
+    intake.take_in([event_in("pi-held", 1, Phase.DEFERRED, at=now, detail={"reason": "hold"})], now)
+    for told, whose in ((False, "held by its owner"), (True, "held by an operator")):
+        OrderStore(seen.app.engine).set_desired("pi-held", hold=told)
+        shown = seen.text("/devices/pi-held").partition("Packages")[0]
+        assert re.search(rf"Now: tacho .* deferred .* \S {whose}", shown), shown
+
+
 def test_a_versions_page_says_what_changed_in_files_and_bytes(seen: Seen) -> None:
     shown = seen.text("/packages/tacho/compare?from=1.0.0&to=1.1.0")
     assert "Added 1" in shown
