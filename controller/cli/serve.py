@@ -11,6 +11,7 @@ from controller.crowding import open_more_files
 from controller.homeassistant.entities import DEFAULT_PREFIX, HomeAssistantTopics
 from controller.logs import FORMATS, LogFormat, set_up_logging
 from controller.notify.config import read_config
+from controller.notify.known import refuse_unknown
 from controller.repository.bundle_choice import DEFAULT_RELEASES, MAX_RELEASES
 from controller.settings import (
     DEFAULT_BROKER,
@@ -185,7 +186,7 @@ def serve(
         notify=notify,
     )
     if settings.notify_file is not None:
-        read_config(settings.notify_file)
+        refuse_unknown(settings.notify_file, read_config(settings.notify_file))
     set_up_logging(log_format)
     open_more_files()
     asyncio.run(run_controller(settings))

@@ -12,6 +12,7 @@ import urllib3
 
 from controller.notify.config import Target
 from controller.notify.outbox import Waiting
+from controller.notify.reasons import why_no_answer
 from controller.notify.words import WIKI
 from controller.version import VERSION
 
@@ -63,7 +64,7 @@ def _by_webhook(target: Target, key: bytes, one: Waiting, now: datetime) -> None
             answer = pool.request("POST", target.url, body=body, headers=headers, redirect=False, preload_content=False)
             answer.close()
     except urllib3.exceptions.HTTPError as error:
-        raise DeliveryError(f"no answer ({type(error).__name__})") from error
+        raise DeliveryError(f"no answer: {why_no_answer(error, TIMEOUT_S)}") from error
     except ValueError as error:
         raise DeliveryError("its url cannot be asked") from error
     if not 200 <= answer.status < 300:

@@ -76,3 +76,11 @@ def test_a_controller_with_a_bad_file_does_not_start(tmp_path: Path) -> None:
     path.write_text("[[webhook]]\n")
     told = flotilla("serve", "--data", str(tmp_path / "data"), "--notify", str(path))
     assert "name" in told.complaint()
+    for url in ("nosuch://top-secret", "slack://top-secret"):
+        path.write_text(
+            f'[[apprise]]\nname = "fine"\nurl = "json://127.0.0.1/"\n[[apprise]]\nname = "chat"\nurl = "{url}"\n'
+        )
+        line = flotilla("serve", "--data", str(tmp_path / "data"), "--notify", str(path)).complaint()
+        assert "target chat: its url is none that Apprise knows" in line
+        assert "secret" not in line
+    assert not (tmp_path / "data" / "flotilla.db").exists()

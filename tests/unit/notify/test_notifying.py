@@ -8,9 +8,10 @@ import json
 import logging
 import re
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, select, update
+from urllib3.exceptions import SSLError
 
 from controller.database import reading, to_db, writing
 from controller.fleet.intake_store import IntakeStore
@@ -27,6 +29,7 @@ from controller.notify.config import NotifyConfig, Target, read_config
 from controller.notify.kinds import KINDS, RolloutMoment, of_rollout
 from controller.notify.notifier import Notifier
 from controller.notify.outbox import BACKOFF_S, Outbox, Waiting
+from controller.notify.reasons import why_no_answer
 from controller.notify.sending import DeliveryError, send
 from controller.notify.tables import notifications
 from controller.rollouts.plan import RolloutState
@@ -364,7 +367,7 @@ def test_what_a_target_answers_is_told_without_its_address(
     receiver.answers = [403]
     bad = {
         "answered 403": target(url=f"http://{receiver.address}/secret-path"),
-        "no answer (": target(url="http://127.0.0.1:9/secret-path"),
+        "no answer: connection refused": target(url="http://127.0.0.1:9/secret-path"),
         "Apprise does not know": target(url="nothing://secret-path", key=None),
         "Apprise could not deliver it": target(url="json://127.0.0.1:9/secret-path", key=None),
     }
@@ -377,6 +380,55 @@ def test_what_a_target_answers_is_told_without_its_address(
             assert "secret" not in repr(to)
     assert "secret" not in "".join(line.getMessage() for line in caplog.records if line.levelno >= logging.INFO)
     assert sending.TIMEOUT_S < notifier.SEND_BOUND_S
+
+
+def test_why_a_webhook_does_not_answer_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "TIMEOUT_S", 0.2)
+    one = Waiting(id="1", kind="test", title="t", body="b", data={}, created_at=NOW, attempts=0)
+
+    def why(url: str) -> str:
+        with pytest.raises(DeliveryError) as caught:
+            send(target(url=url), one, NOW)
+        assert "secret" not in str(caught.value)
+        return str(caught.value)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}/secret-path"
+        assert why(f"http://{address}") == "no answer: timed out after 0.2 s"
+        assert why(f"https://{address}") == "no answer: timed out after 0.2 s"
+    assert why(f"http://{address}") == "no answer: connection refused"
+    assert why("http://secret.invalid/") == "no answer: no such host, or no name server answers"
+    with says_and_closes(b"") as address:
+        assert why(f"http://{address}") == "no answer: the connection was closed"
+    with says_and_closes(b"220 secret.example ESMTP\r\n") as address:
+        assert why(f"http://{address}") == "no answer: what is there does not speak HTTP"
+    with says_and_closes(b"220 secret.example ESMTP\r\n") as address:
+        assert why(f"https://{address}") == "no answer: TLS failed: wrong version number"
+
+
+def test_a_certificate_that_is_not_trusted_is_told_without_its_host() -> None:
+    other = ssl.SSLCertVerificationError(1, "certificate is not valid for 'secret'")
+    other.verify_code, other.verify_message = 62, "Hostname mismatch, certificate is not valid for 'secret'."
+    assert why_no_answer(SSLError(other), 1) == "its certificate is for another host"
+    other.verify_code, other.verify_message = 10, "certificate has expired"
+    assert why_no_answer(SSLError(other), 1) == "its certificate is not trusted: certificate has expired"
+
+
+@contextmanager
+def says_and_closes(said: bytes) -> Iterator[str]:
+    """A server that takes one request, and says this; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(said)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}/secret-path"
+        answering.join()
 
 
 @pytest.mark.parametrize("key", [KEY, None], ids=["webhook", "apprise"])
