@@ -12,6 +12,7 @@ from litestar.response import Redirect, Stream, Template
 
 from controller.database import utc_now
 from controller.http.noting import ending_of, who_of
+from controller.rollouts.advising import STOPPED
 from controller.rollouts.board import Board, device_at, read_board
 from controller.rollouts.explaining import already, goes_back
 from controller.rollouts.plan import ENDED, RolloutState
@@ -214,6 +215,8 @@ def _shown(board: Board, view: Rollout, failures: list[Failure]) -> dict[str, An
         "chart": chart(board.tallies, len(board.cells)),
         "failures": failures,
         "moves": _offered(board, view, waits=waits),
+        "retry": RETRY,
+        "retry_later": board.state in STOPPED and may_retry(RolloutState.ACTIVE, view.verdicts),
         "cells": msgspec.json.encode(cells_of(board, view.waves)).decode(),
     }
 

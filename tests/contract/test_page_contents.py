@@ -229,6 +229,24 @@ def test_every_action_is_confirmed_before_it_is_done(seen: Seen) -> None:
     assert "active" in seen.text(seen.rollout)
 
 
+def test_what_failed_can_be_tried_again_from_the_page(seen: Seen) -> None:
+    intake, rollouts, now = IntakeStore(seen.app.engine), RolloutStore(seen.app.engine), utc_now()
+    for name in ("again-1", "again-2"):
+        intake.take_in([presence_in(name), reported_in(name, at=now, channel="again")], now)
+    made = rollouts.create(package="again", version="1.0.0", channel="again", repository=["http://r"])
+    bad = event_in("again-1", 1, Phase.FAILED, rollout=made.id, update=made.id, package="again", at=now, error=FAILED)
+    intake.take_in([bad], now)
+    rollouts.evaluate(made.id, now)
+    path = f"/rollouts/{made.id}"
+    rollouts.set_state(made.id, RolloutState.PAUSED)
+    assert "Resumed, it has a button here, “Retry what failed”" in seen.text(path)
+    assert "do/retry-failed" not in seen.source(path)
+    headers = {"Accept": "text/html", "Content-Type": FORM, "Origin": "http://127.0.0.1:8420"}
+    assert seen.app.client.post(f"{path}/do/resume", headers=headers).status_code == 200
+    assert f"{path}/do/retry-failed" in seen.source(path)
+    assert "Have what ended badly tried again?" in seen.text(f"{path}/do/retry-failed")
+
+
 def test_who_goes_back_to_what_is_said_before_a_revert(seen: Seen) -> None:
     made = RolloutStore(seen.app.engine).create(
         package="back", version="1.1.0", channel="stable", repository=["http://r"]

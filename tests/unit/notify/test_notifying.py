@@ -27,6 +27,7 @@ from controller.logs import set_up_logging
 from controller.notify import notifier, outbox, sending
 from controller.notify.config import NotifyConfig, Target, read_config
 from controller.notify.kinds import KINDS, RolloutMoment, of_rollout
+from controller.notify.known import refuse_unknown
 from controller.notify.notifier import Notifier
 from controller.notify.outbox import BACKOFF_S, Outbox, Waiting
 from controller.notify.reasons import why_no_answer
@@ -380,6 +381,17 @@ def test_what_a_target_answers_is_told_without_its_address(
             assert "secret" not in repr(to)
     assert "secret" not in "".join(line.getMessage() for line in caplog.records if line.levelno >= logging.INFO)
     assert sending.TIMEOUT_S < notifier.SEND_BOUND_S
+
+
+def test_an_address_that_apprise_does_not_know_is_told_without_it(tmp_path: Path) -> None:
+    path = tmp_path / "notify.toml"
+    good, hook = target("good", url="json://127.0.0.1/", key=None), target("hook")
+    refuse_unknown(path, config(hook, good))
+    for url in ("nosuch://top-secret", "slack://top-secret"):
+        with pytest.raises(OperatorError) as caught:
+            refuse_unknown(path, config(hook, good, target("chat", url=url, key=None)))
+        assert "target chat: its url is none that Apprise knows" in caught.value.message
+        assert "secret" not in caught.value.message
 
 
 def test_why_a_webhook_does_not_answer_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
