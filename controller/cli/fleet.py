@@ -167,7 +167,7 @@ def failure_lines(failure: Failure) -> Iterator[str]:
     """Devices with one error, what is said of it, and whose words and log that are."""
     on = f"{', '.join(failure.devices)}{' …' if failure.count > len(failure.devices) else ''}"
     if failure.said_by is None:
-        yield f"{failure.count} x {failure.code}: other messages; flotilla device ID has each"
+        yield f"{failure.count} x {failure.code}: messages that are not told apart here; flotilla device ID has each"
         yield f"  on {on}"
         return
     yield f"{failure.count} x {failure.code}: {failure.message}"

@@ -157,8 +157,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         count: how many they are.
         devices: the first few of them, by id.
         message: what the first one said; `log_tail` likewise.
-        said_by: the device whose message and log tail these are; None for those with this code that said other things
-            than the most frequent ones, each its own: of them neither is shown.
+        said_by: the device whose message and log tail these are; None for the rest of those with this code, whose
+            messages are not told apart because they would be too many: of them neither is given.
     """
 
     code: str

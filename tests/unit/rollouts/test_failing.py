@@ -50,7 +50,7 @@ def test_messages_that_would_be_too_many_are_counted_together(engine: Engine) ->
     assert len(told) == MOST_TOLD
     assert (others.count, others.devices, others.said_by) == (3, ["pi-f", "pi-g"], None)
     assert list(failure_lines(others)) == [
-        "3 x health.http: other messages; flotilla device ID has each",
+        "3 x health.http: messages that are not told apart here; flotilla device ID has each",
         "  on pi-f, pi-g …",
     ]
 
