@@ -1,6 +1,6 @@
 """`flotilla revert`: taking a release back from everybody who took it, with what that means for whom."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import click
 
@@ -18,12 +18,12 @@ from controller.cli.operate import tell_rollout
 from controller.client import ControllerClient
 from controller.http.views import RolloutDetail, StateWish
 from controller.rollouts.explaining import goes_back
-from controller.rollouts.plan import MOVES, RolloutState, Verdict
-from controller.rollouts.views import Rollout, Takers
+from controller.rollouts.plan import MOVES, RolloutState
+from controller.rollouts.views import Rollout
 from schemas.errors import OperatorError
-from schemas.messages import Phase
 
 _NOTHING = "nothing installed"
+_UNTOLD = "what was there before"
 
 
 @click.command()
@@ -51,24 +51,25 @@ def revert(rollout_id: str, client: ControllerClient, *, yes: bool, as_json: boo
                 raise OperatorError("input.bad", "it is not reverted: nothing was changed")
     wish = StateWish(state=RolloutState.REVERTED)
     rollout = client.send("POST", Rollout, "rollouts", rollout_id, "state", body=wish)
-    tell_rollout(rollout, f"is reverted: {going_back(rollout, detail.takers)}", as_json=as_json)
+    tell_rollout(rollout, f"is reverted: {going_back(detail)}", as_json=as_json)
     tell_stored(client)
 
 
-def going_back(rollout: Rollout, takers: Sequence[Takers] = ()) -> str:
-    """What a revert means for the devices, as far as they were heard of: `2 devices have it and go back to 1.0.0`."""
-    there = rollout.verdicts.get(Verdict.SUCCEEDED, 0) + rollout.verdicts.get(Verdict.SOAKING, 0)
-    # who ran the version before the rollout has said nothing in it, and keeps it
-    took = min(there, rollout.phases.get(Phase.SUCCEEDED, 0))
-    told = "1 device has it and goes back" if took == 1 else f"{took} devices have it and go back"
-    # what devices run may come in before, or after, what they say of their updates
-    if sum(one.count for one in takers) != took:
-        takers = ()
-    if len(takers) == 1:
-        told = f"{told} to {takers[0].previous or _NOTHING}"
-    elif takers:
-        told = f"{told} ({', '.join(f'{one.count} to {one.previous or _NOTHING}' for one in takers)})"
-    return f"{told}, {stopping}" if (stopping := _stopping(rollout)) else told
+def going_back(detail: RolloutDetail) -> str:
+    """What a revert means for the devices, as far as they were heard of: `2 devices have it and go back to 1.0.0`.
+
+    Each device is counted once: in its probation it runs what came, and is at it.
+    """
+    have_it = sum(one.count for one in detail.takers) + detail.took
+    told = "1 device has it and goes back" if have_it == 1 else f"{have_it} devices have it and go back"
+    ways = [(one.count, one.previous or _NOTHING) for one in detail.takers]
+    if detail.took and ways:
+        ways.append((detail.took, _UNTOLD))
+    if len(ways) == 1:
+        told = f"{told} to {ways[0][1]}"
+    elif ways:
+        told = f"{told} ({', '.join(f'{count} to {where}' for count, where in ways)})"
+    return f"{told}, {stopping}" if (stopping := _stopping(detail)) else told
 
 
 def what_comes(detail: RolloutDetail) -> Iterator[str]:
@@ -78,9 +79,12 @@ def what_comes(detail: RolloutDetail) -> Iterator[str]:
     for one in detail.takers:
         if one.previous is not None:
             yield f"  {goes_back(rollout.package, one)}"
-    if not detail.takers:
+    if detail.took:
+        goes = "goes" if detail.took == 1 else "go"
+        yield f"  {plural(detail.took, 'device')} just said to have taken it and {goes} back to {_UNTOLD}"
+    if not (detail.takers or detail.took):
         yield "  no device has it"
-    if stopping := _stopping(rollout):
+    if stopping := _stopping(detail):
         yield f"  {stopping}"
     if group := rollout.policy.set:
         others = ", ".join(sorted(group.packages.keys() - {rollout.package}))
@@ -101,6 +105,7 @@ def _already(detail: RolloutDetail) -> str:
     return f"is reverted already, since {time_text(rollout.changed_at)}{by}: {still}"
 
 
-def _stopping(rollout: Rollout) -> str:
-    busy = rollout.verdicts.get(Verdict.UPDATING, 0)
-    return f"{busy} at it {'stops or goes' if busy == 1 else 'stop or go'} back" if busy else ""
+def _stopping(detail: RolloutDetail) -> str:
+    busy = detail.at_it
+    more = f"{busy} more" if detail.takers or detail.took else str(busy)
+    return f"{more} at it {'stops or goes' if busy == 1 else 'stop or go'} back" if busy else ""

@@ -122,12 +122,15 @@ class Rollouts(Controller):
         """A rollout with its first devices, its failures by error code and message, and how fast it goes."""
 
         def read() -> RolloutDetail:
+            took, at_it = fleet.rollouts.besides_takers(rollout)
             return RolloutDetail(
                 rollout=fleet.rollouts.rollout(rollout),
                 devices=_device_page(fleet, rollout, "", DEVICES_SHOWN),
                 failures=fleet.rollouts.failures(rollout),
                 unanswered=fleet.rollouts.unanswered(rollout),
                 takers=fleet.rollouts.takers(rollout),
+                took=took,
+                at_it=at_it,
                 pace=_pace(engine, rollout),
             )
 

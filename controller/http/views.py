@@ -53,7 +53,8 @@ class RolloutDetail(View, frozen=True, kw_only=True):
     """A rollout with its first devices and what went wrong; more devices are on the rollout's list of devices.
 
     `unanswered` counts the devices that were asked to stop or to try again, and have not answered. `takers` are those
-    that run what it brought, by the version that a revert has them go back to.
+    that run what it brought, by the version that a revert has them go back to. Apart from them, `took` counts those
+    that say that they have it and have not reported what they run since, and `at_it` those that have begun.
     """
 
     rollout: Rollout
@@ -61,6 +62,8 @@ class RolloutDetail(View, frozen=True, kw_only=True):
     failures: list[Failure]
     unanswered: int = 0
     takers: list[Takers] = []
+    took: int = 0
+    at_it: int = 0
     pace: RolloutPace = RolloutPace()
 
 

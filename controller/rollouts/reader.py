@@ -22,7 +22,7 @@ from controller.rollouts.holding import Held, is_owners
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.leaving_out import left_out
 from controller.rollouts.naming import place_taken, strangers
-from controller.rollouts.plan import STARTING, Mark, Plan, RolloutState, Verdict
+from controller.rollouts.plan import STARTING, UNDER_WAY, Mark, Plan, RolloutState, Verdict
 from controller.rollouts.pointing import Pointer, earlier_version, stopped_pointers
 from controller.rollouts.proving import Proof, proof
 from controller.rollouts.short_ids import short_id
@@ -198,6 +198,29 @@ class RolloutReader:
                 )
                 for previous, count in connection.execute(counted.order_by(*in_order).limit(MOST_VERSIONS)).all()
             ]
+
+    def besides_takers(self, rollout: str) -> tuple[int, int]:
+        """Whom a revert concerns besides `takers`: those that say that they took it, and those that are at it.
+
+        In its probation a device says that it is at it, and may report already that it runs what came.
+        """
+        row = device_packages.c
+        runs = and_(row.device == _word.device, row.package == rollouts.c.package, row.rollout == _word.rollout)
+        runs_it = and_(runs, row.version == rollouts.c.version)
+        # of who left it again the last word is the same
+        has_it = func.coalesce(_word.verdict, "").in_(["", Verdict.SOAKING.value, Verdict.SUCCEEDED.value])
+        took = and_(_word.phase == Phase.SUCCEEDED.value, has_it)
+        at_it = _word.phase.in_([phase.value for phase in UNDER_WAY])
+        counted = (
+            select(func.count().filter(took), func.count().filter(at_it))
+            .select_from(rollout_devices)
+            .join(rollouts, rollouts.c.id == _word.rollout)
+            .outerjoin(device_packages, runs_it)
+            .where(_word.rollout == rollout, row.device.is_(None))
+        )
+        with reading(self._engine) as connection:
+            saying, under_way = connection.execute(counted).one()
+        return saying, under_way
 
 
 def unknown_rollout(rollout: str) -> OperatorError:

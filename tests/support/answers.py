@@ -89,6 +89,8 @@ class Answers:
         *,
         unanswered: int = 0,
         takers: Sequence[Takers] = (),
+        took: int = 0,
+        at_it: int = 0,
         pace: RolloutPace | None = None,
         before: Rollout | None = None,
         changes: Iterable[tuple[str, dict[str, Any]]] = (),
@@ -97,7 +99,7 @@ class Answers:
         self._rollout = rollout or a_rollout()
         self._devices = list(devices)
         self._unanswered = unanswered
-        self._takers = list(takers)
+        self._takers, self._took, self._at_it = list(takers), took, at_it
         self._pace = pace or RolloutPace()
         self._before = before
         self.sent = 0
@@ -144,6 +146,8 @@ class Answers:
                 failures=[],
                 unanswered=self._unanswered,
                 takers=self._takers,
+                took=self._took,
+                at_it=self._at_it,
                 pace=self._pace,
             ),
         }

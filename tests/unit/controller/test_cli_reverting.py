@@ -32,37 +32,24 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "phases", "takers", "says"),
+    ("takers", "took", "at_it", "says"),
     [
-        ({}, {}, [], "0 devices have it and go back"),
-        ({Verdict.SUCCEEDED: 1, Verdict.ROLLED_BACK: 4}, {"succeeded": 1}, [], "1 device has it and goes back"),
-        ({Verdict.SUCCEEDED: 5, Verdict.SOAKING: 2}, {"succeeded": 6}, [], "6 devices have it and go back"),
-        ({Verdict.SUCCEEDED: 6}, {"succeeded": 6}, TAKERS[1:2], "6 devices have it and go back to 0.9.0"),
-        ({Verdict.SUCCEEDED: 1}, {"succeeded": 1}, TAKERS[:1], "1 device has it and goes back to nothing installed"),
-        ({Verdict.SUCCEEDED: 5}, {"succeeded": 5}, TAKERS[1:2], "5 devices have it and go back"),
-        (
-            {Verdict.SUCCEEDED: 8},
-            {"succeeded": 8},
-            TAKERS,
-            "8 devices have it and go back (1 to nothing installed, 6 to 0.9.0, 1 to 0.8.0)",
-        ),
-        (
-            {Verdict.SOAKING: 2, Verdict.UPDATING: 1},
-            {"succeeded": 2, "probation": 1},
-            [],
-            "2 devices have it and go back, 1 at it stops or goes back",
-        ),
+        ([], 0, 0, "0 devices have it and go back"),
+        ([], 1, 0, "1 device has it and goes back"),
+        ([], 6, 0, "6 devices have it and go back"),
+        (TAKERS[1:2], 0, 0, "6 devices have it and go back to 0.9.0"),
+        (TAKERS[:1], 0, 0, "1 device has it and goes back to nothing installed"),
+        (TAKERS[1:2], 2, 0, "8 devices have it and go back (6 to 0.9.0, 2 to what was there before)"),
+        (TAKERS, 0, 0, "8 devices have it and go back (1 to nothing installed, 6 to 0.9.0, 1 to 0.8.0)"),
+        ([], 0, 2, "0 devices have it and go back, 2 at it stop or go back"),
+        ([], 2, 1, "2 devices have it and go back, 1 more at it stops or goes back"),
+        (TAKERS[1:], 0, 4, "7 devices have it and go back (6 to 0.9.0, 1 to 0.8.0), 4 more at it stop or go back"),
     ],
 )
 def test_a_revert_says_how_many_go_back_and_what_those_get_that_come_later(
-    monkeypatch: pytest.MonkeyPatch,
-    verdicts: dict[Verdict, int],
-    phases: dict[str, int],
-    takers: list[Takers],
-    says: str,
+    monkeypatch: pytest.MonkeyPatch, takers: list[Takers], took: int, at_it: int, says: str
 ) -> None:
-    made = a_rollout(verdicts=verdicts, phases=phases, advice=LATER)
-    answers = Answers(monkeypatch, THERE, made, takers=takers)
+    answers = Answers(monkeypatch, THERE, a_rollout(advice=LATER), takers=takers, took=took, at_it=at_it)
     said = flotilla("revert", ROLLOUT)
     assert said.text == f"tacho 1.0.0 on channel stable is reverted: {says}\n{LATER}\n"
     assert said.stderr == (LEFT if TAKERS[0] in takers else "")
@@ -71,8 +58,8 @@ def test_a_revert_says_how_many_go_back_and_what_those_get_that_come_later(
 
 def test_on_a_terminal_it_says_who_goes_back_to_what_and_asks(monkeypatch: pytest.MonkeyPatch, typed: Any) -> None:
     group = RolloutPolicy(set=ReleaseSet(id=ROLLOUT, packages={"tacho": "1.0.0", "needle": "2.0.0"}))
-    made = a_rollout(policy=group, verdicts={Verdict.UPDATING: 2}, state=RolloutState.COMPLETE)
-    answers = Answers(monkeypatch, THERE, made, takers=TAKERS)
+    made = a_rollout(policy=group, verdicts={Verdict.UPDATING: 10}, state=RolloutState.COMPLETE)
+    answers = Answers(monkeypatch, THERE, made, takers=TAKERS, took=1, at_it=2)
     typed("n\n")
     said = flotilla("revert", ROLLOUT)
     assert (said.status, said.text, answers.sent) == (1, "", 0)
@@ -81,7 +68,8 @@ def test_on_a_terminal_it_says_who_goes_back_to_what_and_asks(monkeypatch: pytes
         "tacho 1.0.0 on channel stable is complete; a revert is for good:\n",
         "  6 devices go back to 0.9.0: pi-1, pi-2, pi-3, pi-4, pi-5 …\n",
         "  1 device goes back to 0.8.0: pi-7\n",
-        "  2 at it stop or go back\n",
+        "  1 device just said to have taken it and goes back to what was there before\n",
+        "  2 more at it stop or go back\n",
         "  what was released together with it is reverted too: needle\n",
         "Revert it? [y/N]: ",
         "flotilla: it is not reverted: nothing was changed\n",

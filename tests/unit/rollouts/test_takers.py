@@ -6,7 +6,8 @@ from sqlalchemy import Engine
 from controller.rollouts import reader
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.views import Takers
-from tests.unit.fleet.builders import installed, presence_in, reported_in
+from schemas.messages import Phase
+from tests.unit.fleet.builders import event_in, installed, presence_in, reported_in
 from tests.unit.rollouts.test_waves_kept import create, take_in
 
 
@@ -44,3 +45,22 @@ def test_devices_that_say_anything_are_not_told_apart_for_ever(engine: Engine, m
     for number in range(4):
         runs(engine, f"pi-{number}", rollout, f"1.0.{number}")
     assert [one.previous for one in RolloutReader(engine).takers(rollout)] == ["1.0.0", "1.0.1"]
+
+
+def test_whoever_runs_it_already_and_is_at_it_is_counted_once(engine: Engine) -> None:
+    rollout = create(engine).id
+    for device, phase in {
+        "pi-1": Phase.PROBATION,  # and runs it
+        "pi-2": Phase.FETCHING,
+        "pi-3": Phase.PROBATION,
+        "pi-4": Phase.SUCCEEDED,  # and has not reported since
+        "pi-5": Phase.ROLLED_BACK,
+        "pi-6": Phase.SUCCEEDED,  # and runs it
+    }.items():
+        take_in(engine, event_in(device, 1, phase, rollout=rollout))
+    for device in ("pi-1", "pi-6"):
+        runs(engine, device, rollout, "1.0.0")
+    runs(engine, "pi-3", None, "0.9.0", "1.0.0")
+    found = RolloutReader(engine)
+    assert [(one.count, one.devices) for one in found.takers(rollout)] == [(2, ["pi-1", "pi-6"])]
+    assert found.besides_takers(rollout) == (1, 2)
