@@ -35,6 +35,7 @@ from controller.fleet.session import ControllerSession
 from controller.fleet.steering import Steering
 from controller.logs import told
 from controller.rollouts.announcing import AnnouncementStore
+from controller.rollouts.plan import RolloutState
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.runner import ASK_AGAIN, RolloutRunner
 from controller.rollouts.store import RolloutStore
@@ -194,6 +195,10 @@ class FleetService:
     def announced(self, package: str, version: str) -> list[Rollout]:
         """The rollouts that announce a release now: as long as there are any, it is in use."""
         return [one for one in map(self.rollouts.rollout, self._store.announced_of(package)) if one.version == version]
+
+    def offered(self, package: str, version: str) -> list[Rollout]:
+        """Those of `announced` whose devices may start now, or are held for it: nobody starts what was reverted."""
+        return [one for one in self.announced(package, version) if one.state is not RolloutState.REVERTED]
 
     def releases_in_use(self) -> dict[str, set[str]]:
         """Versions by package that devices have, may go back to, are held at or are being sent."""

@@ -235,7 +235,7 @@ class Packages(Controller):
                 repository.yank(name, wanted, data.reason)
             else:
                 repository.unyank(name, wanted, data.reason)
-            announced = fleet.announced(name, wanted) if data.yanked else []
+            announced = fleet.offered(name, wanted) if data.yanked else []
             return YankView(
                 releases=_version(repository, name, wanted),
                 warnings=[

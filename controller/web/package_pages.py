@@ -252,7 +252,7 @@ async def _ask(
                 error = refused
     elif action.name in {"yank", "unyank"}:
         fields.append(Field(name="reason", label="Reason", value=given.get("reason", ""), required=False))
-        announced = await to_thread.run_sync(desk.fleet.announced, name, records[0].version)
+        announced = await to_thread.run_sync(desk.fleet.offered, name, records[0].version)
         facts += [f"Channel {one.channel} still announces it: release another version there." for one in announced]
     return ask(
         request,

@@ -93,3 +93,19 @@ def test_a_record_and_what_is_listed_have_the_same_facts_but_one(app: Applicatio
     (listed,) = ask(app, "GET", f"{API}/tacho/1.1.0")
     assert {*listed} == {*ReleaseRecord.__struct_fields__, "stopped"}
     assert (listed["manifest"], listed["channels"]) == (record.manifest, ["stable"])
+
+
+@pytest.mark.parametrize("state", [None, RolloutState.PAUSED, RolloutState.HALTED, RolloutState.REVERTED])
+def test_whoever_yanks_is_warned_of_channels_where_it_may_still_start_and_of_no_others(
+    app: Application, state: RolloutState | None
+) -> None:
+    if state is not None:
+        stop(app, "1.1.0", "stable", state)
+    fact = "Channel stable still announces it: release another version there."
+    assert (fact in text(app, "/packages/tacho/1.1.0/do/yank")) is (state is not RolloutState.REVERTED)
+    warnings = ask(app, "POST", f"{API}/tacho/1.1.0/yank", {"yanked": True})["warnings"]
+    if state is RolloutState.REVERTED:
+        assert warnings == []
+    else:
+        (warning,) = warnings
+        assert "still announces it on channel stable; release another version there, or withdraw it" in warning
