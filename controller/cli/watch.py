@@ -1,8 +1,9 @@
 """`flotilla watch`: every step of every device as it happens."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -15,6 +16,7 @@ from controller.cli.fleet import event_text
 from controller.cli.following import GONE, Change, gone_text, keep_following, why_gone
 from controller.client import ControllerClient
 from controller.fleet.views import Device
+from controller.rollouts.plan import Verdict
 from schemas.errors import OperatorError
 from schemas.messages import Phase, Presence, UpdateEvent
 
@@ -28,6 +30,12 @@ STYLES = {
 }
 
 _LINKS = (GONE, "connection")
+
+_COUNT: Final = rf"[0-9]+ (?:{'|'.join(verdict.value.replace('_', ' ') for verdict in Verdict)})\b"
+_COUNTS: Final = re.compile(rf"{_COUNT}(?:, {_COUNT})*")
+"""How many devices have which verdict, as reasons have it: `2 updating, 1 pending`."""
+_NUMBER: Final = re.compile(r"(?<!wave )(?<![\w.-])[0-9]+(?![\w.-])")
+"""Any other number but a wave's, and none within a device's name or a version."""
 
 
 @click.command()
@@ -91,8 +99,8 @@ def _as_json(kind: str, data: dict[str, Any]) -> str:
 
 
 def _place(data: dict[str, Any]) -> object:
-    """What of a rollout is worth a line: its state, and how each of its waves stands."""
-    return data["state"], [wave["state"] for wave in data["waves"]]
+    """What of a rollout is worth a line: its state, and the reason without its counts, which every device changes."""
+    return data["state"], _NUMBER.sub("#", _COUNTS.sub("#", data["because"]))
 
 
 def _of_link(kind: str, data: dict[str, Any], *, gone: bool) -> tuple[Text | None, bool]:
@@ -132,8 +140,6 @@ def _line(kind: str, data: dict[str, Any]) -> Text | None:
     if kind == "forgotten":
         return Text(printable(f"{clock_text(datetime.now(UTC))}  {data['device']:<20} forgotten"), style="dim")
     if kind == "rollout":
-        what = f"rollout {data['package']} {data['version']} on {data['channel']}: {data['state']}"
-        if len(data["waves"]) > 1:
-            what = f"{what}, {data['because']}"
+        what = f"rollout {data['package']} {data['version']} on {data['channel']}: {data['state']}, {data['because']}"
         return Text(printable(f"{clock_text(datetime.now(UTC))}  {what}"), style="bold")
     return None

@@ -12,10 +12,12 @@ import pytest
 
 from controller.cli.following import GONE
 from controller.rollouts.plan import RolloutState
+from controller.rollouts.views import WaveState
 from schemas.errors import NetworkError
 from tests.support.answers import ROLLOUT, Answers, a_rollout, here
 from tests.support.command import Finished, flotilla
 from tests.support.repository import make_package
+from tests.unit.controller.test_cli_rollouts import a_wave
 
 BOUND_S = 20.0
 IN_A_TERMINAL = {"FORCE_COLOR": "1", "COLUMNS": "200", "TERM": "xterm"}
@@ -164,6 +166,36 @@ def test_whoever_watches_is_told_when_the_broker_goes_and_comes(
         ("connection", False, "refused"),
         ("connection", True, None),
         ("connection", True, None),
+    ]
+
+
+def test_whoever_watches_is_told_of_a_rollout_when_its_state_or_reason_changes_and_of_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def changed(state: RolloutState, because: str, wave: WaveState = WaveState.RUNNING) -> Change:
+        waves = [a_wave(1, {}, state=wave)]
+        return "rollout", msgspec.to_builtins(a_rollout(state=state, because=because, waves=waves))
+
+    active, halted = RolloutState.ACTIVE, RolloutState.HALTED
+    heldup = "wave 2 of 3 (10 %): waits for pi-{}, which is on hold; 3 succeeded"
+    changes = [
+        changed(active, "wave 1 of 3 (1 device): waits for 1 updating, 2 pending; 0 succeeded"),
+        changed(active, "wave 1 of 3 (1 device): waits for 1 updating; 1 succeeded, 1 rolled back"),
+        changed(active, "wave 1 of 3 (1 device): waits for 3 to stay well for 10m and be heard of; 0 succeeded"),
+        changed(active, "wave 1 of 3 (1 device): waits for 2 to stay well for 10m and be heard of; 1 succeeded"),
+        changed(active, "wave 2 of 3 (10 %): waits for 1 updating, 2 pending; 0 succeeded"),
+        changed(active, heldup.format(1)),
+        changed(active, heldup.format(2)),
+        changed(halted, "wave 2: 2 failed of 3"),
+        changed(halted, "wave 2: 2 failed of 3", WaveState.FAILED),
+        changed(halted, "wave 2: 2 failed of 3", WaveState.STOPPED),
+        changed(active, heldup.format(2)),
+    ]
+    Answers(monkeypatch, here(connected=True), changes=changes)
+    *lines, _ended = flotilla("watch").text.splitlines()
+    told = [changes[number][1] for number in (0, 2, 4, 5, 6, 7, 10)]
+    assert [line.partition("  ")[2] for line in lines] == [
+        f"rollout tacho 1.0.0 on stable: {one['state']}, {one['because']}" for one in told
     ]
 
 
