@@ -36,6 +36,8 @@ FAILURE_LINES = 8
 """Of the log of each failure."""
 _BYTES = frozenset({"disk_free", "memory", "memory_free"})
 """Facts that agents send as bytes."""
+_CHECK = "check"
+"""The fact that says what came of the last check that a device was asked for."""
 WORDS = 500
 """Most characters of what a device says in one line; --json has all of it."""
 
@@ -225,7 +227,11 @@ def device_lines(view: Device) -> Iterator[str]:
     yield f"{view.id}: {'online' if view.online else 'offline'}, last seen {time_text(view.last_seen)}"
     yield f"channel {view.channel or '-'}, agent {view.agent_version or '-'}"
     yield "tags    " + (", ".join(f"{key}={value}" for key, value in sorted(view.tags.items())) or "-")
-    yield "facts   " + (", ".join(f"{key}={_fact_text(key, fact)}" for key, fact in sorted(view.facts.items())) or "-")
+    facts = (f"{key}={_fact_text(key, fact)}" for key, fact in sorted(view.facts.items()) if key != _CHECK)
+    yield "facts   " + (", ".join(facts) or "-")
+    if _CHECK in view.facts:
+        # the same again says by its time that it is new
+        yield f"check   {view.facts[_CHECK]}; reported {time_text(view.reported_at)}"
     for name, package in sorted(view.packages.items()):
         before = f", before it {package.previous}" if package.previous else ""
         yield f"runs    {name} {package.version} ({package.phase}) since {time_text(package.installed_at)}{before}"

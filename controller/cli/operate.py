@@ -133,9 +133,21 @@ def ask(
     if as_json:
         print_json(sent)
     else:
-        click.echo(f"asked {device} to {verb}; what comes of it shows in: flotilla device {device}")
+        click.echo(f"asked {device} to {verb}; {comes_of(Verb(verb), device)}")
     tell_warnings(sent.warnings)
     tell_stored(client)
+
+
+def comes_of(verb: Verb, device: str) -> str:
+    """Where it shows what comes of a command; a check is a matter of seconds, and is no update."""
+    if verb is Verb.CHECK:
+        return (
+            f"in some seconds the line `check` of `flotilla device {device}` says ok, or what is wrong with its"
+            " configuration, broker, repository, disk or clock"
+        )
+    if verb is Verb.REPORT:
+        return f"what it reports anew shows in: flotilla device {device}"
+    return f"what comes of it shows in: flotilla device {device}"
 
 
 @click.command()

@@ -46,6 +46,7 @@ from controller.http.views import (
 )
 from controller.http.watching import server_sent_events
 from controller.meant import did_you_mean
+from controller.repository.package_repository import PackageRepository
 from controller.rollouts.board import read_board
 from controller.rollouts.plan import RolloutState
 from controller.rollouts.views import Rollout, RolloutDevice
@@ -259,14 +260,16 @@ class Devices(Controller):
             does(request, f"device.{deeds.ASKS[data.verb]}")
 
         def ask() -> Asked:
+            package, device = data.args.get("package"), fleet.registry.device(device_id)
+            warnings = []
+            if unheard := _unheard_of(package, device, repository) if isinstance(package, str) else None:
+                # what is under way may be of a release that was deleted, and is cancelled all the same
+                if data.verb is not Verb.CANCEL and device.reported_at is not None:
+                    raise OperatorError("release.unknown", unheard)
+                warnings.append(unheard)
             sent = fleet.steering.send_command(
                 device_id, data.verb, data.args, expires_in=timedelta(seconds=data.expires_s)
             )
-            package, there = sent.args.get("package"), fleet.registry.device(device_id).packages
-            warnings = []
-            if package is not None and package not in there and package not in repository.names():
-                near = dict.fromkeys([*difflib.get_close_matches(package, there, n=2), *repository.near(package)])
-                warnings.append(f"neither the device nor the repository has a package {package}{did_you_mean(near)}")
             if data.verb is Verb.ROLLBACK and (counted := fleet.rollouts.counts_as_failure(device_id, package)):
                 warnings.append(counted)
             return Asked(**msgspec.structs.asdict(sent), warnings=warnings)
@@ -323,6 +326,15 @@ class Devices(Controller):
             return Told(**msgspec.structs.asdict(desired), warnings=warnings)
 
         return await to_thread.run_sync(tell)
+
+
+def _unheard_of(package: str, device: Device, repository: PackageRepository) -> str | None:
+    """What to say where a device is asked about a package that there is not, or that it alone once had under way."""
+    newest = device.update.package if device.update is not None else None
+    if package in device.packages or package == newest or package in repository.names():
+        return None
+    near = dict.fromkeys([*difflib.get_close_matches(package, device.packages, n=2), *repository.near(package)])
+    return f"neither the device nor the repository has a package {one_line(package, 80)}{did_you_mean(near)}"
 
 
 @get("/fleet", tags=["devices"], summary="Numbers about the fleet")

@@ -237,6 +237,7 @@ class SimulatedDevice:
         self._reporter.report_soon()
 
     async def _check(self) -> None:
+        self._facts = {**self._facts, "check": "ok (simulated)"}
         self._reporter.report_soon()
 
     def _next_session(self) -> int:

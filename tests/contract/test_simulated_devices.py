@@ -66,6 +66,9 @@ async def test_commands_are_obeyed(broker: Broker, topic_root: str) -> None:
         await fleet.until(lambda: fleet.phases(PI)[-1] == "succeeded" and fleet.events[PI][-1].version == "1.1.0")
         await fleet.command(PI, Verb.ROLLBACK, package="tacho")
         await fleet.until(lambda: fleet.phases(PI)[-3:] == ["accepted", "rolling_back", "rolled_back"])
+        assert "check" not in fleet.reported[PI].facts
+        await fleet.command(PI, Verb.CHECK)
+        await fleet.until(lambda: fleet.reported[PI].facts.get("check") == "ok (simulated)")
 
 
 async def test_a_halted_rollout_stops_and_a_reverted_one_goes_back(broker: Broker, topic_root: str) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from controller.accounts.roles import Role
 from controller.accounts.views import AuditEntry
 from controller.cli.common import clock_text, time_text
+from controller.cli.fleet import device_lines
 from controller.cli.planning import length_of_time
 from controller.client import ControllerClient
 from controller.fleet.views import Device, TakenEvent
@@ -17,6 +19,7 @@ from controller.http.views import ControllerView, FoundReleases, ListedRelease, 
 from controller.preflight.views import Estimate, Preflight
 from controller.rollouts.plan import RolloutState
 from schemas.messages import Desired, ErrorReport, Phase, UpdateEvent
+from tests.support.answers import Answers, a_device
 from tests.support.command import flotilla
 from tests.unit.fleet.builders import NOW, event
 
@@ -338,3 +341,34 @@ def test_a_jitter_is_seconds_or_a_length_as_in_plan_files(given: str, length: fl
 def test_what_is_no_jitter_is_told_what_is_one(given: str, says: str) -> None:
     said = flotilla("release", "tacho", "1.0.0", "--channel", "stable", f"--jitter={given}").complaint(2)
     assert said == f"Invalid value for '--jitter': {says} (see flotilla release --help)"
+
+
+@pytest.mark.parametrize(
+    ("verb", "says"),
+    [
+        ("report", "what it reports anew shows in: flotilla device pi-1"),
+        (
+            "check",
+            (
+                "in some seconds the line `check` of `flotilla device pi-1` says ok, or what is wrong with its"
+                " configuration, broker, repository, disk or clock"
+            ),
+        ),
+        ("retry --package tacho", "what comes of it shows in: flotilla device pi-1"),
+    ],
+)
+def test_whoever_asks_a_device_is_told_where_what_comes_of_it_shows(
+    monkeypatch: pytest.MonkeyPatch, verb: str, says: str
+) -> None:
+    Answers(monkeypatch, HERE)
+    assert flotilla("ask", "pi-1", *verb.split()).text == f"asked pi-1 to {verb.split(maxsplit=1)[0]}; {says}\n"
+
+
+@pytest.mark.parametrize("found", ["ok", "clock: is 3 h behind", None])
+def test_what_a_check_found_is_a_line_of_its_own(found: str | None) -> None:
+    facts = {"model": "pi4", **({"check": found} if found else {})}
+    view = msgspec.structs.replace(a_device(), facts=facts, reported_at=NOW)
+    lines = list(device_lines(view))
+    assert "facts   model=pi4" in lines
+    checks = [f"check   {found}; reported {time_text(NOW)}"] if found else []
+    assert [line for line in lines if line.startswith("check")] == checks

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from controller.fleet.intake_store import IntakeStore
+from schemas.messages import Phase
 from tests.support.in_process import FILE_TOKEN, Application, application, bearer
 from tests.support.repository import add_release
-from tests.unit.fleet.builders import NOW, installed, presence_in, reported_in
+from tests.unit.fleet.builders import NOW, event_in, installed, presence_in, reported_in
 
 MEANT = "; did you mean tacho?"
 HEADERS = bearer(FILE_TOKEN)
@@ -45,9 +46,28 @@ def test_in_the_channel_that_a_device_is_told(app: Application) -> None:
 
 @pytest.mark.parametrize(("package", "meant"), [("tahco", MEANT), ("by-hnad", "; did you mean by-hand?"), ("x", "")])
 def test_in_what_a_device_is_asked_for(app: Application, package: str, meant: str) -> None:
-    wish = {"verb": "retry", "args": {"package": package}}
-    (warning,) = told(app, "POST", "devices/pi-1/commands", wish)["warnings"]
-    assert warning == f"neither the device nor the repository has a package {package}{meant}"
+    says = f"neither the device nor the repository has a package {package}{meant}"
+    before = told(app, "GET", "devices/pi-1/commands")["items"]
+    for verb in ("retry", "rollback"):
+        refused = told(app, "POST", "devices/pi-1/commands", {"verb": verb, "args": {"package": package}})
+        assert (refused["code"], refused["detail"]) == ("release.unknown", says)
+    assert told(app, "GET", "devices/pi-1/commands")["items"] == before, "nothing is sent"
+    # what is under way is stopped though its release was deleted meanwhile
+    wish = {"verb": "cancel", "args": {"package": package}}
+    assert told(app, "POST", "devices/pi-1/commands", wish)["warnings"] == [says]
+
+
+def test_a_device_is_asked_for_what_it_said_last_though_no_release_of_that_is_left(app: Application) -> None:
+    failed = event_in("pi-2", 1, Phase.FAILED, package="gone")
+    IntakeStore(app.engine).take_in([presence_in("pi-2"), reported_in("pi-2"), failed], NOW)
+    wish = {"verb": "retry", "args": {"package": "gone"}}
+    assert told(app, "POST", "devices/pi-2/commands", wish)["warnings"] == []
+
+
+def test_a_device_that_has_reported_nothing_is_asked_and_warned_of(app: Application) -> None:
+    IntakeStore(app.engine).take_in([presence_in("pi-new")], NOW)
+    wish = {"verb": "retry", "args": {"package": "tahco"}}
+    assert told(app, "POST", "devices/pi-new/commands", wish)["warnings"] != []
 
 
 @pytest.mark.parametrize(("package", "meant"), [("tahco", MEANT), ("tacho", ""), ("x", "")])
