@@ -11,9 +11,18 @@ import click
 
 from controller.accounts.passwords import MAX_LENGTH
 from controller.accounts.roles import Role
-from controller.accounts.views import AuditEntry, User
+from controller.accounts.views import FILE_TOKEN, AuditEntry, User
 from controller.cli.account_desk import Desk
-from controller.cli.common import Group, controller_options, json_option, print_json, print_table, time_text
+from controller.cli.common import (
+    Group,
+    controller_options,
+    json_option,
+    print_json,
+    print_table,
+    somebody_there,
+    tell_warnings,
+    time_text,
+)
 from controller.client import ControllerClient
 from controller.http.account_views import MAX_DAYS
 from controller.http.views import MAX_PAGE, Page
@@ -45,6 +54,9 @@ def desk_options(command: F) -> F:
         return command(*args, desk=Desk(client, data, database), **kwargs)
 
     return with_desk  # type: ignore[return-value]  # click's options keep the type, functools hides it
+
+
+_yes = click.option("--yes", is_flag=True, help="Do not ask, on a terminal either.")
 
 
 @click.group(cls=Group)
@@ -92,18 +104,29 @@ def user_passwd(name: str, desk: Desk) -> None:
 @user.command("role")
 @click.argument("name", metavar=_NAMES)
 @click.argument("role", type=_ROLES)
+@_yes
 @desk_options
-def user_role(name: str, role: str, desk: Desk) -> None:
-    """Give an account another role, and end its sessions."""
+def user_role(name: str, role: str, desk: Desk, *, yes: bool) -> None:
+    """Give an account another role, and end its sessions.
+
+    Where it is the last one of an admin, you are warned, and asked on a terminal.
+    """
+    if role != Role.ADMIN:
+        _sure(desk, name, "Give it the other role?", yes=yes)
     desk.set_role(name, Role(role))
     click.echo(f"{name} is {role} now and is logged out everywhere")
 
 
 @user.command("remove")
 @click.argument("name", metavar=_NAMES)
+@_yes
 @desk_options
-def user_remove(name: str, desk: Desk) -> None:
-    """Remove an account, and end its sessions."""
+def user_remove(name: str, desk: Desk, *, yes: bool) -> None:
+    """Remove an account, and end its sessions.
+
+    Where it is the last one of an admin, you are warned, and asked on a terminal.
+    """
+    _sure(desk, name, "Remove it?", yes=yes)
     desk.remove_user(name)
     click.echo(f"removed {name}")
 
@@ -195,6 +218,20 @@ def _no_such(action: str | None) -> str:
 
 def _detail(one: AuditEntry) -> str:
     return one_line(one.detail, DETAIL)
+
+
+def _sure(desk: Desk, name: str, question: str, *, yes: bool) -> None:
+    """Warn of what takes the last account of an admin away, and ask a person; raises `OperatorError` for a no."""
+    if [one.name for one in desk.users() if one.role is Role.ADMIN] != [name]:
+        return
+    warning = (
+        f"{name} is the last account of an admin; after that only a token of an admin looks after accounts, as the one"
+        f" in the data folder's {FILE_TOKEN} where there is one, or on the controller's machine: flotilla user add NAME"
+        " --role admin --data DIR"
+    )
+    tell_warnings([warning])
+    if not yes and somebody_there() and not click.confirm(question, err=True):
+        raise OperatorError("input.bad", "nothing was changed")
 
 
 def _password(name: str) -> str:
