@@ -15,7 +15,7 @@ from controller.meant import did_you_mean
 from controller.repository.package_repository import PackageRepository
 from controller.rollouts.naming import never_heard_of, nobody_is_meant
 from controller.rollouts.views import Rollout
-from controller.rollouts.waves import check_plan, empty_waves
+from controller.rollouts.waves import check_plan, empty_waves, never_text
 from controller.settings import ControllerSettings
 from schemas.errors import FlotillaError, OperatorError
 
@@ -67,6 +67,8 @@ class Releasing:
             meant = sum(rollout.verdicts.values())
             numbers = [sum(wave.verdicts.values()) for wave in rollout.waves]
             warnings += empty_waves(rollout.plan, numbers) if meant else [nobody_is_meant(channel)]
+        if (never := never_text(rollout.plan)) is not None:
+            warnings.append(never)
         fewer = self._fleet.rollouts.left_out(rollout, targets, waves=isinstance(wish, ReleaseWish))
         warnings += [fewer] if fewer is not None else []
         return warnings

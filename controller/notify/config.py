@@ -14,6 +14,7 @@ import msgspec
 from controller.notify import words
 from controller.notify.kinds import KINDS, Kind
 from controller.packaging.toml_keys import unknown_key
+from controller.packaging.toml_words import no_text
 from schemas.errors import OperatorError, one_line
 
 MAX_FILE_BYTES: Final = 256 * 1024
@@ -110,7 +111,7 @@ def _toml(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise OperatorError("config.bad", f"{path} {words.no_toml(error)}") from error
     except UnicodeDecodeError as error:
-        raise OperatorError("config.bad", f"{path} {words.no_text(error)}") from error
+        raise OperatorError("config.bad", f"{path} {no_text(error)}") from error
     except RecursionError as error:
         raise OperatorError("config.bad", f"{path}: lists within lists, too many of them") from error
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from controller.notify.kinds import KINDS
+from controller.packaging import toml_words
 from schemas.errors import one_line
 from schemas.names import in_words
 
@@ -28,33 +29,12 @@ _FORMS: Final = {
 _SHOWN: Final = frozenset({"silent_after_hours", "name", "events"})
 """Keys whose value is no secret, whatever it is."""
 
-_BRACKETS: Final = "a target begins with [[apprise]] or [[webhook]], two brackets each"
-_TOML: Final = {
-    "Invalid value": "what stands behind = is no value; text is written in double quotes",
-    "Invalid statement": "a line is KEY = VALUE, or [[apprise]] or [[webhook]] where a target begins",
-    "Expected '=' after a key in a key/value pair": "behind the key an = is missing",
-    "Expected ']]' at the end of an array declaration": _BRACKETS,
-    "Expected ']' at the end of a table declaration": _BRACKETS,
-    "Expected newline or end of document after a statement": "more stands behind the value; text is in double quotes",
-    "Cannot overwrite a value": "a key is there for the second time; each target begins with a line of its own",
-    "Unterminated string": "a text is not closed; it ends with the quotes that it begins with",
-    "Unclosed array": "a list is not closed; it ends with ]",
-}
-"""What the parser says where it quotes nothing of the file."""
+_TABLES: Final = ("[[apprise]]", "[[webhook]]")
 
 
 def no_toml(error: tomllib.TOMLDecodeError) -> str:
     """Why the file is no TOML, and where; what stands there may be a secret."""
-    what, place = re.fullmatch(r"(.*?)(?: \((at .*)\))?", str(error), re.DOTALL).groups()  # type: ignore[union-attr]  # it fits any text
-    # the text of a line goes on to the next
-    why = "a text is not closed on its line" if what.startswith("Illegal character '\\n'") else _TOML.get(what)
-    return f"is no TOML ({place or 'somewhere'}){f': {why}' if why else '; https://toml.io shows how it is written'}"
-
-
-def no_text(error: UnicodeDecodeError) -> str:
-    """Why the file is no text, and where."""
-    line = error.object.count(b"\n", 0, error.start) + 1
-    return f"is no text in UTF-8 (at line {line}); save it as such"
+    return toml_words.no_toml(error, noun="target", tables=_TABLES, quotes=False)
 
 
 def unknown(problem: str) -> str:

@@ -12,7 +12,7 @@ from controller.preflight.rules import KnownDevice
 from controller.preflight.views import Estimate, ForeseenDevice, ForeseenWave, Preflight
 from controller.preflight.waves import drawn_when, starting, waves_s
 from controller.rollouts.naming import SHOWN, never_heard_of, nobody_is_meant
-from controller.rollouts.waves import RolloutPlan, empty_waves
+from controller.rollouts.waves import RolloutPlan, empty_waves, never_text
 from schemas.messages import BUCKETS, RolloutPolicy, Targets
 
 T = TypeVar("T", bound=str)
@@ -129,6 +129,8 @@ class Course:
             yield nobody_is_meant(channel)
         else:
             yield from empty_waves(self.plan, [wave.devices for wave in self.waves])
+        if (never := never_text(self.plan)) is not None:
+            yield never
         if fleet.refused is not None:
             yield fleet.refused
         if fleet.fewer is not None:

@@ -11,6 +11,7 @@ import msgspec
 
 from controller.meant import did_you_mean
 from controller.packaging.toml_keys import unknown_key
+from controller.packaging.toml_words import no_text, no_toml
 from controller.rollouts import plan_words
 from controller.rollouts.waves import OnFailure, RolloutPlan, check_plan
 from schemas.errors import OperatorError, one_line
@@ -64,7 +65,7 @@ def load_plan(name_or_file: str) -> RolloutPlan:
     except OSError as error:
         raise OperatorError("input.bad", f"plan {one_line(path)} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise OperatorError("input.bad", f"plan {one_line(path)} is no text") from error
+        raise OperatorError("input.bad", f"plan {one_line(path)} {no_text(error)}") from error
     plan = parse_plan(text, str(path))
     return plan if plan.name != "own" else msgspec.structs.replace(plan, name=path.stem[:64])
 
@@ -73,8 +74,11 @@ def parse_plan(text: str, where: str) -> RolloutPlan:
     """A plan out of TOML; `where` is said in errors. Raises `OperatorError` (`input.bad`)."""
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise OperatorError("input.bad", f"plan {one_line(where)}: {one_line(error)}") from error
+    except tomllib.TOMLDecodeError as error:
+        why = no_toml(error, noun="wave", tables=("[[wave]]",), quotes=True)
+        raise OperatorError("input.bad", f"plan {one_line(where)} {why}") from error
+    except RecursionError as error:
+        raise OperatorError("input.bad", f"plan {one_line(where)}: lists within lists, too many of them") from error
     plan = _converted(data, f"plan {one_line(where)}")
     check_plan(plan, f"plan {one_line(where)}")
     return plan

@@ -172,6 +172,18 @@ def empty_waves(plan: RolloutPlan, numbers: Sequence[int]) -> list[str]:
     return said
 
 
+def never_text(plan: RolloutPlan) -> str | None:
+    """What there is to say of a plan that counts by percent and ends before everybody; None for any other."""
+    highest = max(wave.upto or 0 for wave in plan.waves)
+    if not 0 < highest < 100:
+        return None
+    named = "" if all(wave.upto for wave in plan.waves) else ", but those that a wave names"
+    return (
+        f"{100 - highest:g} % of the devices never get it{named}: the plan {plan.name} ends at upto = {highest:g}; with"
+        " a last wave of upto = 100 all do"
+    )
+
+
 def _problem(wave: Wave, highest: float) -> str:
     """What is wrong with a wave, or an empty string."""
     given = [name for name in ("upto", "devices", "where") if getattr(wave, name) is not None]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from sqlalchemy import Engine, func, select
 
@@ -38,6 +39,7 @@ from schemas.routes import REQUEST_BYTES, Kind
 from schemas.targeting import bucket
 from tests.support.bundles import index_of, make_bundles, pages
 from tests.support.database import opened
+from tests.support.in_process import FILE_TOKEN, application, bearer
 from tests.support.repository import add_release
 from tests.unit.fleet.builders import NOW, an_id, event_in, installed, presence_in, reported_in, succeeded_in
 
@@ -340,6 +342,37 @@ def test_a_wave_with_a_condition_that_no_device_meets_is_warned_of(bench: Bench)
         ),
     ]
     assert bench.look(plan=RolloutPlan(waves=[Wave(where={"site": "bern"}), Wave(upto=100)])).warnings == []
+
+
+ENDS_AT = ": the plan night ends at upto ="
+ALL_DO = "; with a last wave of upto = 100 all do"
+
+
+@pytest.mark.parametrize(
+    ("waves", "warnings"),
+    [
+        ([Wave(upto=10), Wave(upto=62.5)], [f"37.5 % of the devices never get it{ENDS_AT} 62.5{ALL_DO}"]),
+        (
+            [Wave(upto=30), Wave(devices=["pi-1"])],
+            [f"70 % of the devices never get it, but those that a wave names{ENDS_AT} 30{ALL_DO}"],
+        ),
+        ([Wave(upto=10), Wave(upto=100)], []),
+        ([Wave(upto=100), Wave(devices=["pi-1"])], []),
+        ([Wave(devices=["pi-1"])], []),
+    ],
+)
+def test_a_plan_that_ends_before_everybody_has_it_says_so_released_and_in_its_dry_run(
+    tmp_path: Path, waves: list[Wave], warnings: list[str]
+) -> None:
+    with application(tmp_path) as app:
+        add_release(app.repository, "tacho", "1.0.0", {"a": "a"})
+        IntakeStore(app.engine).take_in([reported_in(f"pi-{number}") for number in range(4)], NOW)
+        plan = msgspec.to_builtins(RolloutPlan(name="night", waves=waves))
+        wish = {"package": "tacho", "version": "1.0.0", "channel": "stable", "plan": plan}
+        for path in ("/preflight", ""):
+            answer = app.client.post(f"/api/v1/releases{path}", json=wish, headers=bearer(FILE_TOKEN))
+            assert answer.is_success, answer.text
+            assert answer.json()["warnings"] == warnings
 
 
 def test_devices_come_in_pages_and_are_counted_all(bench: Bench) -> None:

@@ -547,6 +547,7 @@ HOOK = '[[webhook]]\nname = "ci"\nurl = "https://ci.example/top-secret"\n'
         ('[[apprise]]\nname = "top-secret\n', "(at line 2, column 19): a text is not closed on its line"),
         ('[[apprise]\nname = "chat"', "(at line 1, column 10): a target begins with [[apprise]] or [[webhook]], two"),
         ('[[apprise]]\nname = "a"\nname = "b"\n', "(at line 3, column 11): a key is there for the second time"),
+        ("[apprise]\n[apprise]", "(at line 2, column 9): a target begins with [[apprise]] or [[webhook]], two"),
         ("[apprise.x]\n[apprise.x]", "(at line 2, column 11); https://toml.io shows how it is written"),
         ("a = " + 5000 * "[", "lists within lists, too many of them"),
         ('[apprise]\nname = "chat"', "apprise must be targets, each under a line [[apprise]]"),

@@ -103,7 +103,7 @@ def test_flags_say_the_same_as_a_file() -> None:
     ("text", "says"),
     [
         ("", "wave"),
-        ("[[wave", "array declaration"),
+        ("[[wave", "is no TOML"),
         ("[[wave]]\nupto = 0", "upto"),
         ("[[wave]]\nupto = 101", "upto"),
         ("[[wave]]\nuppto = 5", "did you mean 'upto'"),
@@ -131,6 +131,49 @@ def test_a_plan_that_makes_no_sense_gets_one_line(text: str, says: str) -> None:
         parse_plan(text, "night.toml")
     assert caught.value.code == "input.bad"
     assert "\n" not in str(caught.value)
+
+
+TWO_BRACKETS = "a wave begins with [[wave]], two brackets each"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[wave]\nupto = 5\n[wave]\nupto = 100", f"(at line 3, column 6): {TWO_BRACKETS}"),
+        ("[[wave]\nupto = 5", f"(at line 1, column 7): {TWO_BRACKETS}"),
+        ("[[wave]]\nupto = 5 %", "(at line 2, column 10): more stands behind the value; text is in double quotes"),
+        ("[[wave]]\nsoak = 10m", "(at line 2, column 10): more stands behind the value; text is in double quotes"),
+        (
+            "[[wave]]\nsoak = ten",
+            "(at line 2, column 8): what stands behind = is no value; text is written in double quotes",
+        ),
+        ('[[wave]]\nsoak = "10m\n', "(at line 2, column 12): a text is not closed on its line"),
+        (
+            "[[wave]]\nsoak = '10m\n",
+            "(at end of document): a text is not closed; it ends with the quotes that it begins with",
+        ),
+        ("[[wave]]\nsoak '10m'", "(at line 2, column 6): behind the key an = is missing"),
+        (
+            "[[wave]]\nupto = 5\nupto = 9\n",
+            "(at line 3, column 9): a key is there for the second time; each wave begins with a line of its own",
+        ),
+        ("[[wave]]\n* upto = 5", "(at line 2, column 1): a line is KEY = VALUE, or [[wave]] where a wave begins"),
+        (
+            "[wave.x]\n[wave.x]",
+            "(at line 2, column 8): Cannot declare ('wave', 'x') twice; https://toml.io shows how it is written",
+        ),
+    ],
+)
+def test_a_plan_that_is_no_toml_is_told_where_and_what_to_write(text: str, says: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        parse_plan(text, "night.toml")
+    assert (caught.value.code, caught.value.message) == ("input.bad", f"plan night.toml is no TOML {says}")
+
+
+def test_lists_within_lists_are_no_plan() -> None:
+    with pytest.raises(OperatorError) as caught:
+        parse_plan("a = " + 5000 * "[", "night.toml")
+    assert caught.value.message == "plan night.toml: lists within lists, too many of them"
 
 
 PERCENTAGE = "a percentage over 0 and up to 100, e.g. 10"
