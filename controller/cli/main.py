@@ -4,6 +4,7 @@ import difflib
 import gc
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -80,6 +81,12 @@ called, so that `flotilla build` needs no web framework."""
 
 COMMANDS: Final = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
+
+_UNITS: Final = {"DAYS": "days", "SECONDS": "seconds"}
+"""What a number counts, by how the option's value is called in its help."""
+
+_GIVEN: Final = re.compile(r"(.*) is not (?:a valid|in the range)", re.DOTALL)
+_QUOTE: Final = "'"
 
 _COMMON: Final = "devices"
 """Has the options that most commands have."""
@@ -173,7 +180,25 @@ def main() -> NoReturn:
 def _usage(error: click.ClickException) -> str:
     ctx = getattr(error, "ctx", None)
     hint = f" (see {ctx.command_path} --help)" if ctx else ""
-    return one_line(error.format_message()).rstrip(".") + hint
+    return (_of_number(error) or one_line(error.format_message()).rstrip(".")) + hint
+
+
+def _of_number(error: click.ClickException) -> str | None:
+    """What an option wants that takes a number within limits; None for anything else that is wrong."""
+    option = error.param if isinstance(error, click.BadParameter) else None
+    kind = option.type if option is not None else None
+    if option is None or not isinstance(kind, click.IntRange | click.FloatRange):
+        return None
+    wanted = "a whole number" if isinstance(kind, click.IntRange) else "a number"
+    if unit := _UNITS.get(option.metavar or ""):
+        wanted += f" of {unit}"
+    if kind.min is not None:
+        wanted += f" {'over' if kind.min_open else 'from'} {kind.min:.15g}"
+    if kind.max is not None:
+        wanted += f" up to {kind.max:.15g}"
+    given = _GIVEN.match(error.message)
+    is_none = f"{one_line(given[1].strip(_QUOTE), 60)!r} is none" if given else "what is given is none"
+    return f"{option.opts[0]} takes {wanted}; {is_none}"
 
 
 def _misplaced(error: click.NoSuchOption, arguments: Sequence[str]) -> str | None:

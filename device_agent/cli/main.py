@@ -35,7 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["launch"] and not {"-h", "--help"} & set(words):
         # before anything is parsed: the flags are for the agent that it starts, which may be a newer one
         return _launch(words[1:])
-    given = _parser().parse_args(words)
+    given, strange = _parser().parse_known_args(words)
+    if strange:
+        # by the command's own parser, whose flags its --help lists
+        complain: Callable[[str], NoReturn] = given.complain
+        complain(f"unrecognized arguments: {' '.join(strange)}")
     try:
         module, function = given.handler
         handler: Handler = getattr(import_module(f"device_agent.cli.{module}"), function)
@@ -75,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, module: str, function: str, text: str, *, config: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        command.set_defaults(handler=(module, function))
+        command.set_defaults(handler=(module, function), complain=command.error)
         if config:
             add_config_options(command)
         return command

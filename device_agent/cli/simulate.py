@@ -5,6 +5,8 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +16,11 @@ from device_agent.simulator.course import Kind
 from device_agent.simulator.running import simulate as run_fleet
 from device_agent.simulator.tally import Tally
 from device_agent.simulator.worker import Orders
-from schemas.errors import OperatorError, one_line
+from schemas.errors import FlotillaError, OperatorError, one_line
 from schemas.names import CHANNEL_PATTERN, DEVICE_PATTERN, matches
 from schemas.topics import Topics
 from schemas.versions import parse
+from transport import SettingsError
 
 MAX_DEVICES: Final = 100_000
 DEVICES_A_PROCESS: Final = 5000
@@ -108,15 +111,14 @@ def parts_of(arguments: argparse.Namespace) -> list[Orders]:
 
     Raises:
         OperatorError: `input.bad` for an option that cannot be.
-        PublisherError: `version.bad`.
     """
     devices = _within("--devices", arguments.devices, 1, MAX_DEVICES)
     rates = {kind: _share(kind, getattr(arguments, kind.value)) for kind in RATES}
     if sum(rates.values()) > 1:
         raise OperatorError("input.bad", f"the shares of {', '.join(RATES)} devices are more than 1 together")
     for version in arguments.bad_version:
-        parse(version)
-    Topics(arguments.topic_root)
+        _wrong("--bad-version", partial(parse, version))
+    _wrong("--topic-root", partial(Topics, arguments.topic_root))
     if not matches(CHANNEL_PATTERN, arguments.channel):
         raise OperatorError("input.bad", f"--channel: {one_line(arguments.channel)!r} is not a channel's name")
     if not matches(DEVICE_PATTERN, f"{arguments.prefix}-100000"):
@@ -146,7 +148,16 @@ def parts_of(arguments: argparse.Namespace) -> list[Orders]:
         session_expiry_s=SESSION_EXPIRY_S,
         verbose=arguments.verbose,
     )
+    _wrong("--broker", whole.link_settings(arguments.prefix).address)
     return [msgspec.structs.replace(whole, part=part) for part in range(count)]
+
+
+def _wrong(flag: str, look: Callable[[], object]) -> None:
+    """Look at what a flag says; what is wrong with it is wrong usage, whatever it is elsewhere."""
+    try:
+        look()
+    except (FlotillaError, SettingsError) as error:
+        raise OperatorError("input.bad", f"{flag}: {error}") from error
 
 
 def _absolute(path: str | None) -> str | None:

@@ -31,7 +31,7 @@ def flotilla_agent(*arguments: object, folder: Path) -> Said:
 
 USAGE: dict[str, tuple[tuple[str, ...], str]] = {
     "no command": ((), "the following arguments are required: COMMAND (see flotilla-agent --help)"),
-    "no such flag": (("run", "--nope"), "unrecognized arguments: --nope (see flotilla-agent --help)"),
+    "no such flag": (("run", "--nope"), "unrecognized arguments: --nope (see flotilla-agent run --help)"),
     "no file": (("install",), "the following arguments are required: FILE (see flotilla-agent install --help)"),
     "no package": (("rollback",), "the following arguments are required: NAME (see flotilla-agent rollback --help)"),
     "a flag without its value": (
