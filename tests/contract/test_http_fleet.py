@@ -97,6 +97,7 @@ async def test_a_release_reaches_devices_and_their_words_come_back(
             "devices": [bad],
             "message": f"no answer on {bad}",
             "log_tail": "first line\nlast line",
+            "said_by": bad,
         }
     ]
     assert pages(controller, f"/rollouts/{rollout['id']}/devices", 1, "device") == [[good], [bad]]
