@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, bindpara
 from controller.database import from_db, reading
 from controller.fleet.apart import apart_of
 from controller.fleet.sql import among, listed
-from controller.fleet.tables import desired, device_packages, devices, events
+from controller.fleet.tables import desired, devices, events
 from controller.fleet.views import deferral_of, kept_event, update_view
 from controller.rollouts.advising import STOPPED, advice
 from controller.rollouts.asks import Asked, asked_of
@@ -22,11 +22,12 @@ from controller.rollouts.holding import Held, is_owners
 from controller.rollouts.keeping import plan_of
 from controller.rollouts.leaving_out import left_out
 from controller.rollouts.naming import place_taken, strangers
-from controller.rollouts.plan import STARTING, UNDER_WAY, Mark, Plan, RolloutState, Verdict
+from controller.rollouts.plan import STARTING, Mark, Plan, RolloutState, Verdict
 from controller.rollouts.pointing import Pointer, earlier_version, stopped_pointers
 from controller.rollouts.proving import Proof, proof
 from controller.rollouts.short_ids import short_id
 from controller.rollouts.tables import announcements, rollout_devices, rollouts
+from controller.rollouts.takers import count_besides, read_takers
 from controller.rollouts.tally import Tally
 from controller.rollouts.views import Failure, Rollout, RolloutDevice, Takers
 from controller.rollouts.waves import RolloutPlan
@@ -41,9 +42,6 @@ MAX_PAGE = 1000
 ID_LENGTH: Final = 36
 SHOWN: Final = 3
 """Ids that are named where it is not clear which one is meant."""
-
-MOST_VERSIONS: Final = 20
-"""So many that devices go back to are told apart; a device can report any."""
 
 MOST_HELD: Final = 50
 """So many devices that may be held are looked at for the line that says what a wave waits for; lists have them all."""
@@ -182,45 +180,13 @@ class RolloutReader:
 
     def takers(self, rollout: str, *, devices_shown: int = 5) -> list[Takers]:
         """Who runs what a rollout brought, by what they had before: first those that had nothing, then the most."""
-        row = device_packages.c
-        # the package and the version are what there is an index for
-        brought = and_(rollouts.c.id == row.rollout, rollouts.c.package == row.package)
-        theirs = and_(brought, rollouts.c.version == row.version, rollouts.c.id == rollout)
-        counted = select(row.previous, func.count()).join(rollouts, theirs).group_by(row.previous)
-        some = select(row.device).join(rollouts, theirs).order_by(row.device).limit(devices_shown)
-        in_order = (row.previous.is_not(None), func.count().desc(), row.previous)
         with reading(self._engine) as connection:
-            return [
-                Takers(
-                    previous=previous,
-                    count=count,
-                    devices=list(connection.scalars(some.where(row.previous.is_not_distinct_from(previous)))),
-                )
-                for previous, count in connection.execute(counted.order_by(*in_order).limit(MOST_VERSIONS)).all()
-            ]
+            return read_takers(connection, rollout, devices_shown)
 
     def besides_takers(self, rollout: str) -> tuple[int, int]:
-        """Whom a revert concerns besides `takers`: those that say that they took it, and those that are at it.
-
-        In its probation a device says that it is at it, and may report already that it runs what came.
-        """
-        row = device_packages.c
-        runs = and_(row.device == _word.device, row.package == rollouts.c.package, row.rollout == _word.rollout)
-        runs_it = and_(runs, row.version == rollouts.c.version)
-        # of who left it again the last word is the same
-        has_it = func.coalesce(_word.verdict, "").in_(["", Verdict.SOAKING.value, Verdict.SUCCEEDED.value])
-        took = and_(_word.phase == Phase.SUCCEEDED.value, has_it)
-        at_it = _word.phase.in_([phase.value for phase in UNDER_WAY])
-        counted = (
-            select(func.count().filter(took), func.count().filter(at_it))
-            .select_from(rollout_devices)
-            .join(rollouts, rollouts.c.id == _word.rollout)
-            .outerjoin(device_packages, runs_it)
-            .where(_word.rollout == rollout, row.device.is_(None))
-        )
+        """Whom a revert concerns besides `takers`: those that say that they took it, and those that are at it."""
         with reading(self._engine) as connection:
-            saying, under_way = connection.execute(counted).one()
-        return saying, under_way
+            return count_besides(connection, rollout)
 
 
 def unknown_rollout(rollout: str) -> OperatorError:

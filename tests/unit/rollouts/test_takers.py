@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import Engine
 
-from controller.rollouts import reader
+from controller.rollouts import takers
 from controller.rollouts.reader import RolloutReader
 from controller.rollouts.views import Takers
 from schemas.messages import Phase
@@ -40,7 +40,7 @@ def test_who_has_the_version_by_another_way_or_another_version_is_none(engine: E
 
 
 def test_devices_that_say_anything_are_not_told_apart_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "MOST_VERSIONS", 2)
+    monkeypatch.setattr(takers, "MOST_VERSIONS", 2)
     rollout = create(engine).id
     for number in range(4):
         runs(engine, f"pi-{number}", rollout, f"1.0.{number}")
