@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from controller.fleet.views import Deferral
-from controller.rollouts.holding import BY_OWNER, Held, held_up, is_owners
+from controller.rollouts.holding import BY_OWNER, Held, first_of, held_up, is_owners
 from controller.rollouts.plan import (
     ABSENT,
     BUSY,
@@ -32,8 +32,6 @@ _STOPPED: Final = frozenset({RolloutState.HALTED, RolloutState.REVERTED, *ENDED}
 _WITH_RESULT: Final = " with a result;"
 _SUCCEEDED: Final = " devices succeeded, "
 
-_NAMED: Final = 3
-"""Devices that are named in a line; all of them are in lists."""
 
 _ANEW: Final = "release it anew to begin with others"
 
@@ -147,13 +145,7 @@ def away_text(rollout: Rollout, devices: Iterable[RolloutDevice]) -> str:
         for one in devices
         if not one.online and one.verdict in waited_for and one.wave is not None and one.wave <= rollout.wave
     ]
-    return f"away: {_first_of(away)}" if away else ""
-
-
-def _first_of(devices: Sequence[str]) -> str:
-    """Some of the names, and how many there are besides."""
-    more = f" and {len(devices) - _NAMED} more" if len(devices) > _NAMED else ""
-    return f"{', '.join(devices[:_NAMED])}{more}"
+    return f"away: {first_of(away)}" if away else ""
 
 
 def left_out_text(number: int) -> str:
@@ -350,9 +342,9 @@ def _with_nobody(plan: Plan, tally: Tally, number: int) -> str:
         return f"no device is in it yet; {result}"
     there = [one for one in listed if one not in plan.base.exclude]
     if not there:
-        return f"{result}; {_first_of(listed)} left out; nobody is left to prove it: {_ANEW}"
+        return f"{result}; {first_of(listed)} left out; nobody is left to prove it: {_ANEW}"
     fits = ", or without what the release asks for" if plan.base.where else ""
-    return f"waits for {_first_of(there)}, unknown or on another channel{fits}; where that stays so, {_ANEW}"
+    return f"waits for {first_of(there)}, unknown or on another channel{fits}; where that stays so, {_ANEW}"
 
 
 def _next(plan: Plan, tally: Tally, held: Sequence[Held]) -> str:

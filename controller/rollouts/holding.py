@@ -83,9 +83,14 @@ def _are(some: Sequence[Held], why: str) -> str:
     return "are held by their owners" if why == BY_OWNER else f"are {why}"
 
 
+def first_of(devices: Sequence[str]) -> str:
+    """Some of the names, and how many there are besides."""
+    more = f" and {len(devices) - _NAMED} more" if len(devices) > _NAMED else ""
+    return f"{', '.join(devices[:_NAMED])}{more}"
+
+
 def _names(some: Sequence[Held]) -> str:
-    more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
-    return f"{', '.join(one.device for one in some[:_NAMED])}{more}"
+    return first_of([one.device for one in some])
 
 
 def _way(some: Sequence[Held]) -> str:
